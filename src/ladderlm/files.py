@@ -1,0 +1,291 @@
+"""The only place that writes files.
+
+Owns atomic publication (a reader sees the old file or the new one, never a part), append-only
+logs, locks and checksums. A folder is published by a manifest written last. Nothing else in the
+package opens a file for writing (a test reads the source for it).
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ladderlm.errors import CheckpointError, DataError, LadderError
+
+__all__ = [
+    "AppendLog",
+    "FolderLock",
+    "append_lines",
+    "check_free_space",
+    "publish",
+    "publish_json",
+    "publish_stream",
+    "publish_text",
+    "read_json",
+    "remove_tree",
+    "sha256_file",
+    "sync_folder",
+    "to_json",
+]
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, each synced into its own parent."""
+    missing = []
+    probe = folder
+    while not probe.exists():
+        missing.append(probe)
+        probe = probe.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
+    """Give a binary file that appears under `path` only when the block ends well.
+
+    Writes to a temporary file in the same folder, then flush, fsync, rename, fsync folder. An
+    exception removes the temporary file and leaves the old content untouched.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"[:250])
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise LadderError(
+                f"no room to write {path}: {error.strerror}",
+                "the new file was discarded; the previous one, if any, is untouched",
+                "free some disk space or choose another output folder, then run the same again",
+            ) from error
+        raise
+    sync_folder(path.parent)
+
+
+def publish(path: Path | str, write: Callable[[IO[bytes]], object]) -> None:
+    """Publish what `write(stream)` puts into a binary stream. See `publish_stream`."""
+    with publish_stream(path) as stream:
+        write(stream)
+
+
+def publish_text(path: Path | str, text: str) -> None:
+    """Publish UTF-8 text. Lone surrogates (undecodable file names) are kept as `\\udcXX`."""
+    with publish_stream(path) as stream:
+        stream.write(text.encode("utf-8", "backslashreplace"))
+
+
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """Serialise to strict JSON: NaN and infinities become null, since JSON has no word for them."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_non_finite(value), indent=indent, ensure_ascii=False)
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(item) for item in value]
+    return value
+
+
+def publish_json(path: Path | str, value: Any) -> None:
+    """Publish a value as indented JSON with a final newline."""
+    publish_text(path, to_json(value) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        DataError: the file is missing, unreadable or not JSON; names line and column.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})",
+            "the file was edited by hand, cut short, or is not one of ours",
+            "restore it from a copy, or make it again with the command that wrote it",
+        ) from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(
+            f"cannot read {path}: {error}", "", "check the path and the permissions"
+        ) from error
+
+
+def sha256_file(path: Path | str) -> str:
+    """Give the hex SHA-256 of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_free_space(folder: Path, n_bytes: int) -> None:
+    """Refuse to begin a write that the disk cannot hold.
+
+    Raises:
+        LadderError: fewer than `n_bytes` are free where `folder` lies (or will lie).
+    """
+    probe = folder
+    while not probe.exists():
+        probe = probe.parent
+    status = os.statvfs(probe)
+    free = status.f_bavail * status.f_frsize
+    if free < n_bytes:
+        raise LadderError(
+            f"{folder} needs {n_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free",
+            "a write that fills the disk would be thrown away half done",
+            "free some space or choose another output folder",
+        )
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder that we published. The manifest goes first, so that no reader trusts a part.
+
+    Symbolic links are unlinked, never followed.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            folder.unlink()
+        return
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "manifest.json").unlink()
+    for entry in sorted(folder.iterdir()):
+        remove_tree(entry)
+    folder.rmdir()
+    sync_folder(folder.parent)
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Append whole lines with one write each call, synced; creates the file."""
+    new = not path.exists()
+    with open(path, "ab") as stream:
+        stream.write("".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
+        stream.flush()
+        os.fsync(stream.fileno())
+    if new:
+        sync_folder(path.parent)
+
+
+class AppendLog:
+    """A JSON-lines file that is appended to, and cut back to a known state on resume.
+
+    Args:
+        path: the file; its folder exists.
+        keep: called with each parsed line of an existing file; lines for which it is false, torn
+            last lines and lines that are not JSON objects are dropped by an atomic rewrite.
+    """
+
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
+        self.path = path
+        if path.exists():
+            kept, n_seen = [], 0
+            for raw in path.read_bytes().split(b"\n"):
+                n_seen += bool(raw)
+                with contextlib.suppress(ValueError):
+                    row = json.loads(raw)
+                    if isinstance(row, dict) and keep(row):
+                        kept.append(raw)
+            if len(kept) != n_seen or (kept and not path.read_bytes().endswith(b"\n")):
+                publish(path, lambda stream: stream.write(b"".join(row + b"\n" for row in kept)))
+        self._stream = open(path, "ab")  # noqa: SIM115  # held open for the whole run
+        sync_folder(path.parent)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one object as a line; visible to readers at once, synced by `sync`."""
+        try:
+            self._stream.write(to_json(row, indent=None).encode("utf-8", "backslashreplace") + b"\n")
+            self._stream.flush()
+        except OSError as error:
+            raise LadderError(
+                f"cannot append to {self.path}: {error.strerror}",
+                "numbers that are not logged would be lost",
+                "free some disk space, then run the same command again: it resumes",
+            ) from error
+
+    def sync(self) -> None:
+        """Force what was written to disk."""
+        self._stream.flush()
+        with contextlib.suppress(OSError):  # a pipe or /dev/full cannot be synced
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Sync and close."""
+        with contextlib.suppress(ValueError):
+            self.sync()
+            self._stream.close()
+
+
+class FolderLock:
+    """Hold a folder for one process; the kernel frees it when the process dies.
+
+    Uses an advisory `flock` on `folder/.lock`, so that neither a dead nor a reused pid can keep
+    a folder locked. The file names the holder for the message of the one who is refused.
+
+    Raises:
+        CheckpointError: another live process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        make_folder(folder)
+        self._stream = open(folder / ".lock", "a+b")  # noqa: SIM115  # open means held
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._stream.seek(0)
+            holder = self._stream.read().decode("utf-8", "replace").strip() or "another process"
+            self._stream.close()
+            raise CheckpointError(
+                f"{folder} is in use by {holder}",
+                "two writers in one folder would spoil each other's files",
+                "wait for it to end or stop it, or choose another --out",
+            ) from error
+        self._stream.truncate(0)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._stream.write(f"pid {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
+        self._stream.flush()
+
+    def release(self) -> None:
+        """Give the folder back; a second call does nothing."""
+        if not self._stream.closed:
+            self._stream.truncate(0)
+            self._stream.close()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
