@@ -1,0 +1,215 @@
+"""Dataclass configs: read, check, override, hash.
+
+Owns the way from a dict (TOML, JSON) to nested frozen dataclasses and back, and the hash of the
+half of a config that carries meaning. Does not own any field: each part declares its own in its
+`config.py`. Command-line flags are made from the same dataclasses in `cli/`.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from ladderlm.errors import ConfigError
+
+__all__ = [
+    "added_later",
+    "content_hash",
+    "execution",
+    "from_dict",
+    "meaning_of",
+    "nearest",
+    "read_config_file",
+    "replace_at",
+    "to_dict",
+]
+
+T = TypeVar("T")
+_HALF = "ladderlm.half"
+_NEUTRAL = "ladderlm.neutral"
+
+
+def execution(default: Any) -> Any:
+    """Declare a field that says how a run is carried out; it is recorded, never hashed."""
+    return dataclasses.field(default=default, metadata={_HALF: "execution"})
+
+
+def added_later(neutral: Any) -> Any:
+    """Declare a field added after version 1, whose neutral value stays out of the hash."""
+    return dataclasses.field(default=neutral, metadata={_NEUTRAL: neutral})
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str | None:
+    """Give the known word closest in spelling, or None when nothing is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def read_config_file(path: Path | str) -> dict[str, Any]:
+    """Read a TOML (by hand) or JSON (as written by runs) file as a dict.
+
+    Raises:
+        ConfigError: missing, unreadable, not TOML or JSON, or not a table; names the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}", "", "check the path") from error
+    try:
+        value = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: {error}",
+            "a config file is TOML, or JSON if its name ends in .json",
+            "mend the line named above",
+        ) from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds a {type(value).__name__}, not a table of options")
+    return value
+
+
+def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
+    """Build a frozen dataclass from nested dicts, with types checked and no key ignored.
+
+    Args:
+        cls: a dataclass whose fields are scalars, Literals, tuples, optionals or dataclasses.
+        values: what a TOML or JSON file holds.
+        where: the dotted place named in errors.
+
+    Raises:
+        ConfigError: unknown key (offers the nearest), wrong type, NaN, infinity, missing key.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{where} = {values!r} is not a table", f"{where} holds options of {cls.__name__}"
+        )
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            close = nearest(str(key), fields)
+            raise ConfigError(
+                f"unknown option {where}.{key}",
+                "a misspelt option that is ignored would change the experiment in silence",
+                f"did you mean {where}.{close}?" if close else f"known here: {', '.join(fields)}",
+            )
+        arguments[key] = _convert(hints[key], value, f"{where}.{key}")
+    for name, field in fields.items():
+        no_default = field.default is dataclasses.MISSING
+        if name not in arguments and no_default and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name} is missing", "it has no default", "set it")
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(typing.cast(type, kind), value, where)
+    if origin in (Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        first: ConfigError | None = None
+        for option in options:
+            if option is not type(None):
+                try:
+                    return _convert(option, value, where)
+                except ConfigError as error:
+                    first = first or error
+        raise first or ConfigError(f"{where} = {value!r} is not allowed")
+    if origin is Literal:
+        allowed = typing.get_args(kind)
+        if value in allowed and not isinstance(value, bool):
+            return value
+        close = nearest(str(value), [str(word) for word in allowed])
+        hint = f"did you mean {close!r}?" if close else ""
+        raise ConfigError(f"{where} = {value!r}", f"it must be one of {list(allowed)}", hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} = {value!r} is not a list")
+        arguments = typing.get_args(kind)
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        if len(arguments) != len(value):
+            raise ConfigError(f"{where} = {value!r} must hold {len(arguments)} values")
+        pairs = zip(arguments, value, strict=True)
+        return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(pairs))
+    return _convert_scalar(kind, value, where)
+
+
+def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1e6 is how people write a million tokens
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(
+            f"{where} = {value!r} is a {type(value).__name__}", f"it must be a {kind.__name__}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} = {value!r}", "it must be a finite number")
+    return value
+
+
+def to_dict(config: Any) -> Any:
+    """Turn nested dataclasses into plain dicts and lists, fit for JSON."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, list | tuple):
+        return [to_dict(item) for item in config]
+    return config
+
+
+def replace_at(config: T, dotted: str, value: Any) -> T:
+    """Copy a config with one nested option changed, named by its dotted path.
+
+    Raises:
+        ConfigError: no such option, or a value of the wrong type.
+    """
+    head, _, rest = dotted.partition(".")
+    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if head not in names:
+        close = nearest(head, names)
+        raise ConfigError(
+            f"unknown option {dotted}",
+            f"{type(config).__name__} has no field {head!r}",
+            f"did you mean {close}?" if close else f"known here: {', '.join(names)}",
+        )
+    if rest:
+        new = replace_at(getattr(config, head), rest, value)
+    else:
+        new = _convert(typing.get_type_hints(type(config))[head], value, dotted)
+    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+
+
+def meaning_of(config: Any) -> Any:
+    """Give the half of a config that can change a number, as plain dicts.
+
+    Leaves out fields declared by `execution`, and later additions that stand at their neutral
+    value, so that a run keeps its name when ladderlm gains an option.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return to_dict(config)
+    kept = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get(_HALF) == "execution":
+            continue
+        if _NEUTRAL in field.metadata and value == field.metadata[_NEUTRAL]:
+            continue
+        kept[field.name] = meaning_of(value)
+    return kept
+
+
+def content_hash(value: Any) -> str:
+    """Give the hex SHA-256 of a value's canonical JSON (sorted keys, no white space)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""Parameters and FLOPs from a config alone, without building the model (no torch).
+
+Owns the counting conventions of the project. The formulas are checked in the tests against the
+built model and against PyTorch's FLOP counter.
+"""
+
+from dataclasses import dataclass
+
+from ladderlm.model.config import ModelConfig
+
+__all__ = [
+    "ParamCount",
+    "count_params",
+    "forward_flops_per_token",
+    "kv_cache_bytes",
+    "train_flops_6nd",
+    "train_flops_per_token",
+]
+
+
+@dataclass(frozen=True)
+class ParamCount:
+    """Parameters by kind.
+
+    Args:
+        matrices: attention and MLP matrices of all layers.
+        head: output matrix.
+        embedding: lookup table, which multiplies nothing.
+        norms: gains of RMSNorm.
+    """
+
+    matrices: int
+    head: int
+    embedding: int
+    norms: int
+
+    @property
+    def total(self) -> int:
+        """Every trained number."""
+        return self.matrices + self.head + self.embedding + self.norms
+
+    @property
+    def n_matmul(self) -> int:
+        """N of the ladders: parameters in matrix products, head in, embedding lookup out."""
+        return self.matrices + self.head
+
+
+def count_params(model: ModelConfig) -> ParamCount:
+    """Count parameters of a config with a known vocabulary."""
+    attention = model.dim * model.head_dim * (2 * model.n_heads + 2 * model.kv_heads)
+    n_mlp_matrices = 3 if model.mlp == "swiglu" else 2
+    mlp = n_mlp_matrices * model.dim * model.ffn_width
+    return ParamCount(
+        matrices=model.n_layers * (attention + mlp),
+        head=model.vocabulary * model.dim,
+        embedding=model.vocabulary * model.dim,
+        norms=(2 * model.n_layers + 1) * model.dim,
+    )
+
+
+def forward_flops_per_token(model: ModelConfig, seq_len: int) -> float:
+    """Count forward FLOPs per position of a full causal sequence of `seq_len` positions.
+
+    Two per weight of every matrix product (head in, embedding lookup out) plus attention scores
+    and mixing: 2 * 2 * n_heads * head_dim * mean span per layer, where a causal position sees
+    (seq_len + 1) / 2 keys on average. Norms, softmax and activations are left out, as is usual.
+    Source: Kaplan et al. 2020, table 1, with the causal mean instead of the full context.
+    """
+    mean_span = (seq_len + 1) / 2
+    attention = 4.0 * model.n_heads * model.head_dim * mean_span * model.n_layers
+    return 2.0 * count_params(model).n_matmul + attention
+
+
+def train_flops_per_token(model: ModelConfig, seq_len: int) -> float:
+    """Count forward and backward FLOPs per trained position: three times the forward pass.
+
+    Recomputation is not counted (that would be hardware FLOPs), nor is the optimizer.
+    """
+    return 3.0 * forward_flops_per_token(model, seq_len)
+
+
+def train_flops_6nd(model: ModelConfig, n_tokens: int) -> float:
+    """Give the 6ND estimate with N = `n_matmul`, to stand beside the exact count."""
+    return 6.0 * count_params(model).n_matmul * n_tokens
+
+
+def kv_cache_bytes(model: ModelConfig, batch: int, seq_len: int, bytes_per_number: int) -> int:
+    """Give the bytes of keys and values kept while generating."""
+    per_position = 2 * model.kv_heads * model.head_dim * model.n_layers
+    return batch * seq_len * per_position * bytes_per_number

@@ -1,0 +1,141 @@
+"""Causal grouped-query attention with document masks and a key/value cache.
+
+Owns the projections and two backends of the same mathematics: `reference`, in Meta's explicit
+order of operations, and `sdpa`, PyTorch's fused kernel. Shapes: B sequences, T query positions,
+S key positions, H heads, K key/value heads, E channels of a head.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladderlm.model.config import ModelConfig
+from ladderlm.model.rope import rotate
+
+__all__ = ["Attention", "LayerCache", "document_mask"]
+
+
+def document_mask(segment_ids: Tensor) -> Tensor:
+    """Say which keys each query may see: earlier positions of its own document.
+
+    Args:
+        segment_ids: (B, T) int; equal ids belong together, -1 is padding.
+
+    Returns:
+        (B, 1, T, T) bool. A padded query sees only itself, so that its softmax has one entry and
+        no NaN arises; nothing that counts ever sees padding.
+    """
+    n_positions = segment_ids.shape[1]
+    same = segment_ids.unsqueeze(2) == segment_ids.unsqueeze(1)
+    real = (segment_ids >= 0).unsqueeze(2)
+    causal = torch.ones(n_positions, n_positions, dtype=torch.bool, device=same.device).tril()
+    itself = torch.eye(n_positions, dtype=torch.bool, device=same.device)
+    return ((same & real & causal) | itself).unsqueeze(1)
+
+
+class LayerCache:
+    """Keys and values of the positions already read, for one layer.
+
+    Args:
+        keys, values: (B, S_max, K, E), allocated once and filled from the front.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+
+    def extend(self, k_BTKE: Tensor, v_BTKE: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Store T new positions at `start`; return all keys and values up to their end."""
+        end = start + k_BTKE.shape[1]
+        self.keys[:, start:end] = k_BTKE
+        self.values[:, start:end] = v_BTKE
+        return self.keys[:, :end], self.values[:, :end]
+
+
+class Attention(nn.Module):
+    """Project to queries, keys and values, attend, project back. No biases."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.kv_heads
+        self.backend = config.attention
+        self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
+        self.wk = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
+        self.wv = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
+        self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """Attend over x (B, T, D) and what the cache holds before `start`.
+
+        Args:
+            x: (B, T, D).
+            angles: (B or 1, T, E / 2, 2) of the positions of x.
+            mask: (B, 1, T, S) bool, True where a query may look; None: causal over x alone, or
+                everything in the cache when T is 1.
+            cache: written at `start` and read up to start + T.
+            start: first position of x in the cache.
+
+        Returns:
+            (B, T, D).
+        """
+        q_BTHE = rotate(self.wq(x).unflatten(-1, (self.n_heads, -1)), angles)
+        k_BSKE = rotate(self.wk(x).unflatten(-1, (self.n_kv_heads, -1)), angles)
+        v_BSKE = self.wv(x).unflatten(-1, (self.n_kv_heads, -1))
+        if cache is not None:
+            k_BSKE, v_BSKE = cache.extend(k_BSKE, v_BSKE, start)
+        q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BSKE, v_BSKE))
+        attend = attend_reference if self.backend == "reference" else attend_sdpa
+        mixed_BHTE = attend(q, k, v, mask)
+        return self.wo(mixed_BHTE.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+
+def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend by PyTorch's fused kernel.
+
+    Args:
+        q: (B, H, T, E).
+        k, v: (B, K, S, E) with S >= T; key j of kv head h serves query heads h*H/K .. (h+1)*H/K-1.
+        mask: as in `Attention.forward`.
+
+    Returns:
+        (B, H, T, E).
+    """
+    if k.shape[1] != q.shape[1]:
+        n_repeats = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(n_repeats, 1), v.repeat_interleave(n_repeats, 1)
+    causal = mask is None and q.shape[2] > 1
+    if causal and k.shape[2] != q.shape[2]:
+        mask, causal = _causal_mask(q.shape[2], k.shape[2], q.device), False
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend in Meta's order: scores in the model dtype, softmax in float32, cast back.
+
+    Arguments and result as in `attend_sdpa`.
+    """
+    n_repeats = q.shape[1] // k.shape[1]
+    if n_repeats > 1:
+        k, v = k.repeat_interleave(n_repeats, 1), v.repeat_interleave(n_repeats, 1)
+    scores_BHTS = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(q.shape[-1])
+    if mask is None and q.shape[2] > 1:
+        mask = _causal_mask(q.shape[2], k.shape[2], q.device)
+    if mask is not None:
+        closed = torch.zeros_like(mask, dtype=scores_BHTS.dtype)
+        scores_BHTS = scores_BHTS + closed.masked_fill(~mask, float("-inf"))
+    weights_BHTS = F.softmax(scores_BHTS.float(), dim=-1).type_as(q)
+    return torch.matmul(weights_BHTS, v)
+
+
+def _causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
+    """Let the last `n_queries` of `n_keys` positions look back: (T, S) bool."""
+    square = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+    return square.tril(diagonal=n_keys - n_queries)

@@ -1,0 +1,117 @@
+"""Shape of a model.
+
+Owns `ModelConfig` and everything derived from it. Does not count parameters or FLOPs
+(`accounting.py`) and builds nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ladderlm.config import execution
+from ladderlm.errors import ConfigError
+
+__all__ = ["ModelConfig"]
+
+_LARGEST = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of one decoder-only transformer of the LLaMA family; everything derived is a property.
+
+    Names are Meta's. `None` means "derived" for a width and "off" for a feature.
+    """
+
+    dim: int = 128  # width of the residual stream
+    n_layers: int = 4
+    n_heads: int = 4  # query heads
+    n_kv_heads: int | None = None  # key/value heads; None: as many as n_heads
+    vocab_size: int | None = None  # None: taken from the data's tokenizer before the run starts
+    max_seq_len: int = 256  # tokens; the longest context the model is built for
+    mlp: Literal["swiglu", "gelu"] = "swiglu"  # swiglu: LLaMA's three matrices; gelu: two, 4x wide
+    ffn_dim: int | None = None  # hidden width of the MLP; None: Meta's rule, see ffn_width
+    multiple_of: int = 32  # Meta's rule rounds the SwiGLU width up to a multiple of this
+    ffn_dim_multiplier: float | None = None  # Meta's rule, as in LLaMA 2 70B
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    dropout: float = 0.0  # on each residual branch; LLaMA has none
+    init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
+    attention: Literal["sdpa", "reference"] = execution("sdpa")  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):
+            _check_count(f"model.{name}", getattr(self, name))
+        for name in ("n_kv_heads", "ffn_dim", "vocab_size"):
+            if getattr(self, name) is not None:
+                _check_count(f"model.{name}", getattr(self, name))
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            fitting = [h for h in range(1, self.dim + 1) if self.dim % h == 0]
+            fitting = [h for h in fitting if (self.dim // h) % 2 == 0]
+            raise ConfigError(
+                f"model.dim = {self.dim} does not split into model.n_heads = {self.n_heads} heads",
+                "each head needs an equal and even width: RoPE turns pairs of channels",
+                f"choose n_heads among {fitting}" if fitting else "choose an even dim",
+            )
+        if self.n_heads % self.kv_heads:
+            divisors = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
+            raise ConfigError(
+                f"model.n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.kv_heads}",
+                "each key/value head serves an equal share of the query heads",
+                f"choose n_kv_heads among {divisors}",
+            )
+        for name, low in (("norm_eps", 0.0), ("rope_theta", 0.0)):
+            if getattr(self, name) <= low:
+                raise ConfigError(f"model.{name} = {getattr(self, name)}", "it must be positive")
+        for name in ("ffn_dim_multiplier", "init_std"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"model.{name} = {value}", "it must be positive")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"model.dropout = {self.dropout}", "it is a probability below 1")
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads, with the default filled in."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_width(self) -> int:
+        """Hidden width F of the MLP.
+
+        SwiGLU follows Meta's rule, both truncations included: int(2 * 4 dim / 3), times the
+        multiplier and truncated again, rounded up to `multiple_of`. GELU uses 4 dim. Source:
+        facebookresearch/llama, FeedForward.
+        """
+        if self.ffn_dim is not None:
+            return self.ffn_dim
+        if self.mlp == "gelu":
+            return 4 * self.dim
+        width = int(2 * (4 * self.dim) / 3)
+        if self.ffn_dim_multiplier is not None:
+            width = int(self.ffn_dim_multiplier * width)
+        return self.multiple_of * ((width + self.multiple_of - 1) // self.multiple_of)
+
+    @property
+    def vocabulary(self) -> int:
+        """`vocab_size`, once it is known.
+
+        Raises:
+            ConfigError: the config has not been resolved against a tokenizer.
+        """
+        if self.vocab_size is None:
+            raise ConfigError(
+                "model.vocab_size is not set",
+                "the embedding and the head have one row per token of the vocabulary",
+                "name prepared data (it brings its tokenizer) or set model.vocab_size",
+            )
+        return self.vocab_size
+
+
+def _check_count(name: str, value: int) -> None:
+    if not 1 <= value < _LARGEST:
+        raise ConfigError(f"{name} = {value}", "it must be at least 1 and below 2^31")

@@ -1,0 +1,127 @@
+"""The decoder-only transformer, under Meta's parameter names.
+
+Owns the order of operations of a forward pass: h = x + attention(norm(x)); out = h + mlp(norm(h)).
+Knows no files, no padding and no subsets.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladderlm.model.attention import Attention, LayerCache, document_mask
+from ladderlm.model.config import ModelConfig
+from ladderlm.model.mlp import build_mlp
+from ladderlm.model.norm import RMSNorm
+from ladderlm.model.rope import rope_table
+
+__all__ = ["Block", "Transformer"]
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = build_mlp(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.dropout = config.dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """Map x (B, T, D) to (B, T, D). Arguments as in `Attention.forward`."""
+        h = x + self._drop(self.attention(self.attention_norm(x), angles, mask, cache, start))
+        return h + self._drop(self.feed_forward(self.ffn_norm(h)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Transformer(nn.Module):
+    """LLaMA: token embedding, layers, final norm, untied head.
+
+    Args:
+        config: shape with a known vocabulary. Weights are whatever PyTorch leaves in them until
+            `init.init_weights` or a checkpoint fills them.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocabulary, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
+        table = rope_table(config.head_dim, config.max_seq_len, config.rope_theta)
+        self.register_buffer("angles", table, persistent=False)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Give the normed residual stream before the head.
+
+        Args:
+            tokens: (B, T), int64.
+            positions: (B, T), int64, each below max_seq_len; None: 0 .. T - 1.
+            segment_ids: (B, T), int64; a position sees only earlier ones of its own segment.
+                None: plain causal attention.
+
+        Returns:
+            (B, T, D).
+        """
+        mask = None if segment_ids is None else document_mask(segment_ids)
+        angles = self.angles[: tokens.shape[1]].unsqueeze(0)
+        if positions is not None:
+            angles = self.angles[positions]
+        x = self.tok_embeddings(tokens)
+        for layer in self.layers:
+            x = layer(x, angles, mask)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Give next-token logits (B, T, V) in float32. Arguments as in `hidden`."""
+        return self.output(self.hidden(tokens, positions, segment_ids)).float()  # type: ignore[no-any-return]
+
+    def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:
+        """Allocate empty caches for `batch` sequences of at most `seq_len` positions."""
+        weight = self.tok_embeddings.weight
+        shape = (batch, seq_len, self.config.kv_heads, self.config.head_dim)
+        return [
+            LayerCache(
+                torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+                torch.zeros(shape, dtype=weight.dtype, device=weight.device),
+            )
+            for _ in self.layers
+        ]
+
+    def step(self, tokens: Tensor, caches: list[LayerCache], start: int) -> Tensor:
+        """Read T more tokens of every sequence, with all earlier ones in the caches.
+
+        Args:
+            tokens: (B, T), int64, standing at positions start .. start + T - 1.
+            caches: from `make_caches`; written in place.
+            start: how many positions the caches hold.
+
+        Returns:
+            Logits (B, T, V), float32.
+        """
+        angles = self.angles[start : start + tokens.shape[1]].unsqueeze(0)
+        x = self.tok_embeddings(tokens)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer(x, angles, None, cache, start)
+        return self.output(self.norm(x)).float()  # type: ignore[no-any-return]
