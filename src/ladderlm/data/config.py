@@ -1,0 +1,36 @@
+"""What a model is fed.
+
+Owns `DataConfig`. Where the data lies is execution; what it holds is meaning.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ladderlm.config import execution
+from ladderlm.errors import ConfigError
+
+__all__ = ["DataConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Data, row length, packing and order.
+
+    The fingerprints are None in a config written by hand; they are filled in from the manifests
+    before the run starts, are part of its name, and are checked at every resume.
+    """
+
+    path: str | None = execution(None)  # folder written by `ladderlm prepare`
+    split: str = "train"
+    seq_len: int = 256  # tokens of a row
+    packing: Literal["concat", "padded"] = "concat"  # padded: one document a row, cut to seq_len
+    mask_documents: bool = True  # a token attends only within its own document
+    order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing
+    fingerprint: str | None = None  # of the training split's tokens; None: taken from the data
+    tokenizer_fingerprint: str | None = None  # None: taken from the data
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.seq_len < 2**24:
+            raise ConfigError(f"data.seq_len = {self.seq_len}", "a row holds 2 tokens or more")
+        if not 0 <= self.order_seed < 2**32:
+            raise ConfigError(f"data.order_seed = {self.order_seed}", "it lies in [0, 2^32)")

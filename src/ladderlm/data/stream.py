@@ -1,0 +1,103 @@
+"""Rows of training data by number.
+
+Owns the way from a row's number to its `Batch`. The state of the data is the count of rows
+consumed, itself a function of the step; nothing here remembers anything but caches.
+"""
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.data.batch import Batch
+from ladderlm.data.config import DataConfig
+from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
+from ladderlm.data.shards import Split
+from ladderlm.errors import DataError
+
+__all__ = ["RowStream", "fill_rows"]
+
+
+def fill_rows(split: Split, rows: list[list[Piece]], seq_len: int, bos_id: int) -> Batch:
+    """Read the tokens of planned rows.
+
+    Args:
+        split: where the documents lie.
+        rows: pieces of each row; together at most `seq_len` tokens, the rest is padding.
+        bos_id: never a target.
+
+    Returns:
+        A batch of len(rows) rows.
+    """
+    shape = (len(rows), seq_len)
+    tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    segment_ids, document_ids = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    positions = np.zeros(shape, np.int64)
+    for row, pieces in enumerate(rows):
+        at = 0
+        for segment, piece in enumerate(pieces):
+            begin = int(split.offsets[piece.document]) + piece.start
+            run = split.tokens(begin, begin + piece.n_tokens + 1).astype(np.int64)
+            place = slice(at, at + piece.n_tokens)
+            tokens[row, place], targets[row, place] = run[:-1], run[1:]
+            segment_ids[row, place], document_ids[row, place] = segment, piece.document
+            positions[row, place] = np.arange(piece.n_tokens)
+            at += piece.n_tokens
+    loss_mask = (segment_ids >= 0) & (targets != bos_id)
+    return Batch(tokens, targets, loss_mask, segment_ids, positions, document_ids)
+
+
+class RowStream:
+    """An endless sequence of rows: epoch after epoch, each in its own seeded order.
+
+    Args:
+        split: prepared documents.
+        config: row length, packing and order.
+        bos_id: of the data's tokenizer.
+
+    Raises:
+        DataError: the split holds nothing that could be a target.
+    """
+
+    def __init__(self, split: Split, config: DataConfig, bos_id: int) -> None:
+        self.split, self.config, self.bos_id = split, config, bos_id
+        self.rows_per_epoch = self._plan(0).n_rows
+        if self.rows_per_epoch == 0:
+            raise DataError(
+                f"split {split.name!r} holds {split.n_tokens} tokens in "
+                f"{split.n_documents} documents",
+                "there is no pair of neighbouring tokens to train on",
+                "prepare more text, or name another split",
+            )
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  # two epochs meet in one batch; few streams exist
+    def _plan(self, epoch: int) -> EpochPlan:
+        lengths: NDArray[np.int64] = np.diff(self.split.offsets)
+        config = self.config
+        return plan_epoch(lengths, config.order_seed, epoch, config.seq_len, config.packing)
+
+    def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Give this process's share of rows first_row .. first_row + n_rows - 1.
+
+        The rows are the same for any number of processes; rank r takes a contiguous share, the
+        first ranks one row more where the division leaves a rest.
+        """
+        share, rest = divmod(n_rows, world_size)
+        begin = first_row + rank * share + min(rank, rest)
+        end = begin + share + (rank < rest)
+        planned = []
+        for row in range(begin, end):
+            epoch, index = divmod(row, self.rows_per_epoch)
+            planned.append(self._plan(epoch).row(index))
+        return fill_rows(self.split, planned, self.config.seq_len, self.bos_id)
+
+    def n_targets(self, first_row: int, n_rows: int) -> int:
+        """Count the targets of a range of rows without reading tokens: every pair counts once.
+
+        A document's BOS stands only at its start, so it is never the second of a pair.
+        """
+        total = 0
+        for row in range(first_row, first_row + n_rows):
+            epoch, index = divmod(row, self.rows_per_epoch)
+            total += sum(piece.n_tokens for piece in self._plan(epoch).row(index))
+        return total

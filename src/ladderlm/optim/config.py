@@ -1,0 +1,52 @@
+"""How weights are updated.
+
+Owns `OptimConfig`: rule, rates and schedule. Builds nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ladderlm.errors import ConfigError
+
+__all__ = ["OptimConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Update rule, its constants and the schedule of the learning rate."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = 3e-3  # peak, reached at the end of the warm-up
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # decoupled; on matrices only, never on norms or embeddings
+    grad_clip: float | None = 1.0  # largest global gradient norm; None: no clipping
+    schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
+    warmup_fraction: float = 0.05  # of all steps
+    decay_fraction: float = 0.3  # of all steps; the cooldown of wsd
+    final_lr_fraction: float = 0.1  # of the peak, at the last step
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it must be positive")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it lies in [0, 1)")
+        for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it lies in [0, 1]")
+        if self.weight_decay < 0:
+            raise ConfigError(f"optim.weight_decay = {self.weight_decay}", "it is not negative")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ConfigError(
+                f"optim.grad_clip = {self.grad_clip}", "it must be positive", "None turns it off"
+            )
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            raise ConfigError(
+                f"optim.warmup_fraction + optim.decay_fraction = "
+                f"{self.warmup_fraction + self.decay_fraction}",
+                "warm-up and cooldown together cannot be longer than the run",
+                "lower one of them",
+            )

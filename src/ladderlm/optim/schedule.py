@@ -1,0 +1,35 @@
+"""Learning rate as a pure function of the step.
+
+Owns the formulas; keeps no state, so a resumed run cannot disagree with an uninterrupted one.
+"""
+
+import math
+
+from ladderlm.optim.config import OptimConfig
+
+__all__ = ["learning_rate_at"]
+
+
+def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
+    """Give the learning rate of update number `step` (0-based) of `n_steps`.
+
+    Warm-up is linear from peak / n_warmup to the peak. Cosine: Loshchilov and Hutter 2016,
+    equation 5, one half period, ending at `final_lr_fraction` of the peak at the last update.
+    WSD: Hägele et al. 2024 (2405.18392), constant, then linear to the final fraction.
+
+    Args:
+        step: 0 .. n_steps - 1.
+    """
+    n_warmup = math.ceil(config.warmup_fraction * n_steps)
+    if step < n_warmup:
+        return config.learning_rate * (step + 1) / n_warmup
+    last = max(n_steps - 1, 1)
+    if config.schedule == "cosine":
+        begin = min(n_warmup, last - 1) if last > 1 else 0
+        progress = (step - begin) / max(last - begin, 1)
+        shape = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    else:
+        n_decay = max(math.ceil(config.decay_fraction * n_steps), 1)
+        shape = min(1.0, (n_steps - 1 - step) / n_decay)
+    floor = config.final_lr_fraction
+    return config.learning_rate * (floor + (1 - floor) * shape)
