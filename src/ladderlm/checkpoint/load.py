@@ -1,0 +1,158 @@
+"""Read a checkpoint back, strictly.
+
+Owns the checks that every tensor is there, once, with its shape and dtype. No pickle anywhere.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ladderlm.checkpoint.layout import (
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    Checkpoint,
+    list_checkpoints,
+    verify_checkpoint,
+)
+from ladderlm.errors import CheckpointError
+from ladderlm.files import read_json
+
+__all__ = [
+    "SavedState",
+    "load_newest",
+    "load_optimizer",
+    "load_state",
+    "load_weights",
+    "read_tensors",
+]
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A verified checkpoint in memory."""
+
+    checkpoint: Checkpoint
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        CheckpointError: not a safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}", "not a readable safetensors file") from error
+
+
+def load_state(checkpoint: Checkpoint, with_optimizer: bool = True) -> SavedState:
+    """Verify and read one checkpoint.
+
+    Raises:
+        CheckpointError: damaged; names the file.
+    """
+    verify_checkpoint(checkpoint)
+    folder = checkpoint.folder
+    return SavedState(
+        checkpoint,
+        read_tensors(folder / MODEL_FILE),
+        read_tensors(folder / OPTIMIZER_FILE) if with_optimizer else {},
+        read_json(folder / STATE_FILE),
+    )
+
+
+def load_newest(checkpoints: Path, say: Callable[[str], object]) -> SavedState | None:
+    """Read the newest good checkpoint; None if the run has none at all.
+
+    Args:
+        checkpoints: the run's folder of checkpoints.
+        say: told about every damaged one that is passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints and all are damaged.
+    """
+    found = list_checkpoints(checkpoints)
+    for checkpoint in reversed(found):
+        try:
+            return load_state(checkpoint)
+        except CheckpointError as error:
+            say(f"passing over a damaged checkpoint: {error.what}")
+    if found:
+        raise CheckpointError(
+            f"all {len(found)} checkpoints in {checkpoints} are damaged",
+            "there is no good state to go on from",
+            "start again with another --out, or with --resume never to overwrite this run",
+        )
+    return None
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights into a model; every name, shape and dtype must match.
+
+    Raises:
+        CheckpointError: names what is missing, unknown or of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    _check_names(set(parameters), set(weights), source)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            _check_tensor(name, weights[name], parameter, source)
+            parameter.copy_(weights[name])
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """Put saved optimizer state back; kinds, names and shapes must match exactly.
+
+    Raises:
+        CheckpointError: state is missing, superfluous or of another shape or dtype.
+    """
+    kinds = ("step", "exp_avg", "exp_avg_sq")
+    named = [
+        (name, parameter)
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    ]
+    _check_names({f"{kind}.{name}" for kind in kinds for name, _ in named}, set(tensors), source)
+    for name, parameter in named:
+        state: dict[str, Tensor] = {}
+        for kind in kinds:
+            saved = tensors[f"{kind}.{name}"]
+            if kind != "step":
+                _check_tensor(f"{kind}.{name}", saved, parameter, source)
+            state[kind] = saved.to(parameter.device)
+        optimizer.state[parameter] = state
+
+
+def _check_names(expected: set[str], found: set[str], source: str) -> None:
+    if expected != found:
+        missing, extra = sorted(expected - found), sorted(found - expected)
+        parts = [f"missing: {', '.join(missing[:5])}"] if missing else []
+        parts += [f"unknown: {', '.join(extra[:5])}"] if extra else []
+        raise CheckpointError(
+            f"{source} does not fit the model: {'; '.join(parts)}",
+            "a weight that is silently left out would keep its random value",
+            "load it with the config it was saved with (config.json of the run)",
+        )
+
+
+def _check_tensor(name: str, saved: Tensor, parameter: Tensor, source: str) -> None:
+    if saved.shape != parameter.shape or saved.dtype != parameter.dtype:
+        raise CheckpointError(
+            f"{source}: {name} is {saved.dtype} {tuple(saved.shape)}, the model has "
+            f"{parameter.dtype} {tuple(parameter.shape)}",
+            "the checkpoint was written by another config",
+            "load it with the config it was saved with (config.json of the run)",
+        )

@@ -1,0 +1,132 @@
+"""Write a checkpoint.
+
+Owns the order of writing (tensors, state, manifest last) and a streaming safetensors writer.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ladderlm.checkpoint.layout import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    step_folder,
+)
+from ladderlm.files import check_free_space, publish_json, publish_stream, remove_tree, to_json
+
+__all__ = ["optimizer_tensors", "save_checkpoint", "write_safetensors"]
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+
+
+class _Hashing:
+    """A binary stream that hashes and counts what passes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.digest, self.n_bytes = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.stream.write(data)
+        self.digest.update(data)
+        self.n_bytes += len(data)
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return {"n_bytes": self.n_bytes, "sha256": self.digest.hexdigest()}
+
+
+def write_safetensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors in the safetensors format, one at a time, in the order of their names.
+
+    Source: huggingface/safetensors, README, section Format: an 8-byte little-endian header
+    length, a JSON header padded with spaces to 8 bytes, then the bytes of the tensors.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        n_bytes = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + n_bytes],
+        }
+        offset += n_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little"))
+    stream.write(text)
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        stream.write(flat.view(torch.uint8).numpy().tobytes())
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Give the optimizer's state as `<kind>.<parameter name>`, for example exp_avg.norm.weight."""
+    tensors: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for kind, value in optimizer.state[parameter].items():
+                tensors[f"{kind}.{name}"] = value
+    return tensors
+
+
+def save_checkpoint(
+    checkpoints: Path,
+    step: int,
+    weights: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    state: dict[str, Any],
+) -> Path:
+    """Publish one checkpoint; the manifest, written last, makes it count.
+
+    Args:
+        checkpoints: the run's folder of checkpoints.
+        step: updates done.
+        weights: float32 masters by Meta's names.
+        optimizer: from `optimizer_tensors`.
+        state: JSON-able rest of the training state.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        LadderError: the disk is too small; older checkpoints are untouched.
+    """
+    n_bytes = sum(t.numel() * t.element_size() for t in [*weights.values(), *optimizer.values()])
+    check_free_space(checkpoints, n_bytes + (1 << 20))
+    folder = step_folder(checkpoints, step)
+    if folder.exists():
+        remove_tree(folder)
+    files: dict[str, Any] = {}
+    for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer)):
+        with publish_stream(folder / name) as stream:
+            hashing = _Hashing(stream)
+            write_safetensors(hashing, tensors)
+        files[name] = hashing.entry
+    with publish_stream(folder / STATE_FILE) as stream:
+        hashing = _Hashing(stream)
+        hashing.write((to_json(state) + "\n").encode())
+    files[STATE_FILE] = hashing.entry
+    manifest = {
+        "kind": "ladderlm-checkpoint",
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "files": files,
+    }
+    publish_json(folder / MANIFEST_FILE, manifest)
+    return folder

@@ -1,0 +1,76 @@
+"""What is measured, on which documents, with which context.
+
+Owns `EvalConfig` (validation of a run) and `Policy` (how documents are cut into windows).
+"""
+
+from dataclasses import dataclass
+
+from ladderlm.config import execution
+from ladderlm.errors import ConfigError
+
+__all__ = ["EvalConfig", "Policy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How a document longer than the context is scored: every token exactly once.
+
+    Args:
+        context: tokens a window may hold.
+        stride: tokens scored per window after the first; context - stride tokens are re-read as
+            context. stride == context: no overlap.
+        n_documents: the first this many of the split; None: all.
+    """
+
+    context: int
+    stride: int
+    n_documents: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.context < 2:
+            raise ConfigError(f"context = {self.context}", "a window holds 2 tokens or more")
+        if not 1 <= self.stride <= self.context:
+            raise ConfigError(
+                f"stride = {self.stride}", f"it lies between 1 and the context {self.context}"
+            )
+        if self.n_documents is not None and self.n_documents < 1:
+            raise ConfigError(f"n_documents = {self.n_documents}", "it is at least 1")
+
+    @property
+    def name(self) -> str:
+        """A word for file names: ctx256-str256-all or ctx256-str128-first10000."""
+        which = "all" if self.n_documents is None else f"first{self.n_documents}"
+        return f"ctx{self.context}-str{self.stride}-{which}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Validation during a run and at its end."""
+
+    path: str | None = execution(None)  # prepared data; None: the training data's folder
+    split: str = "val"
+    fingerprint: str | None = None  # of the split's tokens; None: taken from the data
+    n_documents: int = 10_000  # the first this many are scored at the end of the run
+    n_evals: int = 20  # validations during the run, beside the one at step 0
+    head_tokens: int | None = None  # size of the part validated during the run; None: by time_share
+    time_share: float = 0.04  # of the run's FLOPs that validation may take, by prediction
+    context: int | None = None  # None: data.seq_len
+    stride: int | None = None  # None: the context
+    n_samples: int = execution(2)  # texts written at each checkpoint; 0: none
+    sample_tokens: int = execution(64)
+    sample_prompts: tuple[str, ...] = execution(())  # beside the unconditional ones
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_documents < 2**40:
+            raise ConfigError(f"eval.n_documents = {self.n_documents}", "it is at least 1")
+        if not 0 <= self.n_evals < 2**31:
+            raise ConfigError(f"eval.n_evals = {self.n_evals}", "it is not negative")
+        if self.head_tokens is not None and self.head_tokens < 1:
+            raise ConfigError(f"eval.head_tokens = {self.head_tokens}", "it is at least 1")
+        if not 0 < self.time_share <= 1:
+            raise ConfigError(f"eval.time_share = {self.time_share}", "it lies in (0, 1]")
+        if self.n_samples < 0 or self.sample_tokens < 1:
+            raise ConfigError(
+                f"eval.n_samples = {self.n_samples}, eval.sample_tokens = {self.sample_tokens}",
+                "the first is not negative, the second at least 1",
+            )

@@ -1,0 +1,81 @@
+"""`RunConfig`: everything one run needs, and the hash that names it.
+
+Owns the assembly of the parts and `NUMERICS_VERSION`. Resolution against data and machine is the
+business of `resolve.py`.
+"""
+
+from dataclasses import dataclass, field
+
+from ladderlm.config import content_hash, execution, meaning_of
+from ladderlm.data.config import DataConfig
+from ladderlm.errors import ConfigError
+from ladderlm.eval.config import EvalConfig
+from ladderlm.model.config import ModelConfig
+from ladderlm.optim.config import OptimConfig
+from ladderlm.train.config import CheckpointConfig, ExecutionConfig, TrainConfig
+
+__all__ = ["NUMERICS_VERSION", "RunConfig"]
+
+NUMERICS_VERSION = 1  # raised by hand whenever the golden run's losses move
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run.
+
+    Meaning (hashed): model, optimizer, data and its fingerprints, batch, length, seeds,
+    precision, what is validated. Execution (recorded): paths, device, threads, micro-batch.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    out: str | None = execution(None)  # run folder; None: runs/<run id>
+    numerics_version: int = NUMERICS_VERSION
+
+    def __post_init__(self) -> None:
+        if self.numerics_version != NUMERICS_VERSION:
+            raise ConfigError(
+                f"numerics_version = {self.numerics_version}, this ladderlm has {NUMERICS_VERSION}",
+                "the same config would give other numbers here than where it was written",
+                "remove the key to run it anew, or use the ladderlm version it was written by",
+            )
+        if self.train.global_batch_tokens % self.data.seq_len:
+            raise ConfigError(
+                f"train.global_batch_tokens = {self.train.global_batch_tokens} is not a multiple "
+                f"of data.seq_len = {self.data.seq_len}",
+                "a batch is made of whole rows",
+                f"choose {-(-self.train.global_batch_tokens // self.data.seq_len) * self.data.seq_len}",
+            )
+        longest = max(self.data.seq_len, self.eval_context)
+        if longest > self.model.max_seq_len:
+            raise ConfigError(
+                f"model.max_seq_len = {self.model.max_seq_len} is shorter than a row or an "
+                f"evaluation window of {longest} tokens",
+                "the table of rotary angles ends there",
+                f"set model.max_seq_len to {longest} or more",
+            )
+
+    @property
+    def global_batch_seqs(self) -> int:
+        """Rows of one update, over all processes."""
+        return self.train.global_batch_tokens // self.data.seq_len
+
+    @property
+    def eval_context(self) -> int:
+        """Window of validation, with the default filled in."""
+        return self.eval.context or self.data.seq_len
+
+    @property
+    def meaning_hash(self) -> str:
+        """SHA-256 over the half of the config that can change a number."""
+        return content_hash(meaning_of(self))
+
+    @property
+    def run_id(self) -> str:
+        """First 12 hex digits of the meaning hash."""
+        return self.meaning_hash[:12]
