@@ -21,7 +21,7 @@ from ladderlm.errors import ConfigError
 __all__ = [
     "added_later",
     "content_hash",
-    "execution",
+    "execution_field",
     "from_dict",
     "meaning_of",
     "nearest",
@@ -35,7 +35,7 @@ _HALF = "ladderlm.half"
 _NEUTRAL = "ladderlm.neutral"
 
 
-def execution(default: Any) -> Any:
+def execution_field(default: Any) -> Any:
     """Declare a field that says how a run is carried out; it is recorded, never hashed."""
     return dataclasses.field(default=default, metadata={_HALF: "execution"})
 
@@ -193,7 +193,7 @@ def replace_at(config: T, dotted: str, value: Any) -> T:
 def meaning_of(config: Any) -> Any:
     """Give the half of a config that can change a number, as plain dicts.
 
-    Leaves out fields declared by `execution`, and later additions that stand at their neutral
+    Leaves out fields declared by `execution_field`, and later additions that stand at their neutral
     value, so that a run keeps its name when ladderlm gains an option.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):

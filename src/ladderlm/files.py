@@ -24,6 +24,8 @@ __all__ = [
     "FolderLock",
     "append_lines",
     "check_free_space",
+    "make_folder",
+    "move_into_place",
     "publish",
     "publish_json",
     "publish_stream",
@@ -86,6 +88,13 @@ def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
             ) from error
         raise
     sync_folder(path.parent)
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Rename a finished, synced file into a folder of the same disk, and sync both folders."""
+    os.replace(source, target)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
 
 
 def publish(path: Path | str, write: Callable[[IO[bytes]], object]) -> None:

@@ -6,7 +6,7 @@ Owns `DataConfig`. Where the data lies is execution; what it holds is meaning.
 from dataclasses import dataclass
 from typing import Literal
 
-from ladderlm.config import execution
+from ladderlm.config import execution_field
 from ladderlm.errors import ConfigError
 
 __all__ = ["DataConfig"]
@@ -20,7 +20,7 @@ class DataConfig:
     before the run starts, are part of its name, and are checked at every resume.
     """
 
-    path: str | None = execution(None)  # folder written by `ladderlm prepare`
+    path: str | None = execution_field(None)  # folder written by `ladderlm prepare`
     split: str = "train"
     seq_len: int = 256  # tokens of a row
     packing: Literal["concat", "padded"] = "concat"  # padded: one document a row, cut to seq_len

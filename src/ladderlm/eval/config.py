@@ -5,7 +5,7 @@ Owns `EvalConfig` (validation of a run) and `Policy` (how documents are cut into
 
 from dataclasses import dataclass
 
-from ladderlm.config import execution
+from ladderlm.config import execution_field
 from ladderlm.errors import ConfigError
 
 __all__ = ["EvalConfig", "Policy"]
@@ -47,7 +47,7 @@ class Policy:
 class EvalConfig:
     """Validation during a run and at its end."""
 
-    path: str | None = execution(None)  # prepared data; None: the training data's folder
+    path: str | None = execution_field(None)  # prepared data; None: the training data's folder
     split: str = "val"
     fingerprint: str | None = None  # of the split's tokens; None: taken from the data
     n_documents: int = 10_000  # the first this many are scored at the end of the run
@@ -56,9 +56,9 @@ class EvalConfig:
     time_share: float = 0.04  # of the run's FLOPs that validation may take, by prediction
     context: int | None = None  # None: data.seq_len
     stride: int | None = None  # None: the context
-    n_samples: int = execution(2)  # texts written at each checkpoint; 0: none
-    sample_tokens: int = execution(64)
-    sample_prompts: tuple[str, ...] = execution(())  # beside the unconditional ones
+    n_samples: int = execution_field(2)  # texts written at each checkpoint; 0: none
+    sample_tokens: int = execution_field(64)
+    sample_prompts: tuple[str, ...] = execution_field(())  # beside the unconditional ones
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_documents < 2**40:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladderlm.model.config import ModelConfig
+from ladderlm.model.precision import widen
 from ladderlm.model.rope import rotate
 
 __all__ = ["Attention", "LayerCache", "document_mask"]
@@ -131,7 +132,7 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     if mask is not None:
         closed = torch.zeros_like(mask, dtype=scores_BHTS.dtype)
         scores_BHTS = scores_BHTS + closed.masked_fill(~mask, float("-inf"))
-    weights_BHTS = F.softmax(scores_BHTS.float(), dim=-1).type_as(q)
+    weights_BHTS = F.softmax(widen(scores_BHTS), dim=-1).type_as(q)
     return torch.matmul(weights_BHTS, v)
 
 

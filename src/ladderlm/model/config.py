@@ -7,7 +7,7 @@ Owns `ModelConfig` and everything derived from it. Does not count parameters or 
 from dataclasses import dataclass
 from typing import Literal
 
-from ladderlm.config import execution
+from ladderlm.config import execution_field
 from ladderlm.errors import ConfigError
 
 __all__ = ["ModelConfig"]
@@ -36,7 +36,7 @@ class ModelConfig:
     rope_theta: float = 10000.0
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: Literal["sdpa", "reference"] = execution("sdpa")  # type: ignore[assignment]
+    attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):

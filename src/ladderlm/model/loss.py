@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ladderlm.errors import LadderError
+from ladderlm.model.precision import widen
 
 __all__ = ["sum_token_loss", "token_nats"]
 
@@ -20,9 +21,9 @@ def token_nats(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         targets: (B, T), int64 in [0, V).
 
     Returns:
-        (B, T), float32, nats. The softmax is taken in float32.
+        (B, T), nats, float32 (float64 for a float64 model), the dtype of the softmax.
     """
-    logits_BTV = F.linear(hidden, head).float()  # half precision loses the tail of the sum
+    logits_BTV = widen(F.linear(hidden, head))  # half precision loses the tail of the sum
     return F.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), reduction="none").view(
         targets.shape
     )

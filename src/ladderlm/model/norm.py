@@ -6,6 +6,8 @@ Owns `RMSNorm`. Source: Zhang and Sennrich 2019; order of casts as in facebookre
 import torch
 from torch import Tensor, nn
 
+from ladderlm.model.precision import widen
+
 __all__ = ["RMSNorm"]
 
 
@@ -27,6 +29,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., dim), any float dtype; the result has the same shape and dtype."""
-        x32 = x.float()
+        x32 = widen(x)
         scaled = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
         return scaled.type_as(x) * self.weight

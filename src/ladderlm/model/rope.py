@@ -6,6 +6,8 @@ Owns the table of angles and the rotation. Source: Su et al. 2021, section 3.2.2
 import torch
 from torch import Tensor
 
+from ladderlm.model.precision import widen
+
 __all__ = ["rope_table", "rotate"]
 
 
@@ -35,7 +37,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     Returns:
         (B, T, H, E) in the dtype of x.
     """
-    pairs = x.float().unflatten(-1, (-1, 2))
+    pairs = widen(x).unflatten(-1, (-1, 2))
     even, odd = pairs.unbind(-1)
     cos, sin = angles.unsqueeze(2).unbind(-1)  # one angle for all heads
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)

@@ -12,6 +12,7 @@ from ladderlm.model.attention import Attention, LayerCache, document_mask
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.mlp import build_mlp
 from ladderlm.model.norm import RMSNorm
+from ladderlm.model.precision import widen
 from ladderlm.model.rope import rope_table
 
 __all__ = ["Block", "Transformer"]
@@ -95,7 +96,7 @@ class Transformer(nn.Module):
         segment_ids: Tensor | None = None,
     ) -> Tensor:
         """Give next-token logits (B, T, V) in float32. Arguments as in `hidden`."""
-        return self.output(self.hidden(tokens, positions, segment_ids)).float()  # type: ignore[no-any-return]
+        return widen(self.output(self.hidden(tokens, positions, segment_ids)))
 
     def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:
         """Allocate empty caches for `batch` sequences of at most `seq_len` positions."""
@@ -124,4 +125,4 @@ class Transformer(nn.Module):
         x = self.tok_embeddings(tokens)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, angles, None, cache, start)
-        return self.output(self.norm(x)).float()  # type: ignore[no-any-return]
+        return widen(self.output(self.norm(x)))  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ business of `resolve.py`.
 
 from dataclasses import dataclass, field
 
-from ladderlm.config import content_hash, execution, meaning_of
+from ladderlm.config import content_hash, execution_field, meaning_of
 from ladderlm.data.config import DataConfig
 from ladderlm.errors import ConfigError
 from ladderlm.eval.config import EvalConfig
@@ -34,7 +34,7 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    out: str | None = execution(None)  # run folder; None: runs/<run id>
+    out: str | None = execution_field(None)  # run folder; None: runs/<run id>
     numerics_version: int = NUMERICS_VERSION
 
     def __post_init__(self) -> None:

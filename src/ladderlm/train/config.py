@@ -6,7 +6,7 @@ Owns `TrainConfig` (length, batch, seed), `CheckpointConfig` and `ExecutionConfi
 from dataclasses import dataclass
 from typing import Literal
 
-from ladderlm.config import execution
+from ladderlm.config import execution_field
 from ladderlm.errors import ConfigError
 
 __all__ = ["CheckpointConfig", "ExecutionConfig", "TrainConfig"]
@@ -19,7 +19,7 @@ class TrainConfig:
     n_steps: int = 1000  # optimizer updates
     global_batch_tokens: int = 4096  # row positions of one update, over all processes
     seed: int = 1  # initial weights and dropout; the order of data has its own
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32"] = "float32"
     log_every_steps: int = 10
 
     def __post_init__(self) -> None:
@@ -34,8 +34,8 @@ class TrainConfig:
 class CheckpointConfig:
     """When the state is saved and how many states are kept. Neither changes a number."""
 
-    every_steps: int | None = execution(None)  # None: ten times a run, at validations
-    keep: int = execution(1)  # newest checkpoints kept beside the best one
+    every_steps: int | None = execution_field(None)  # None: ten times a run, at validations
+    keep: int = execution_field(1)  # newest checkpoints kept beside the best one
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
@@ -52,9 +52,9 @@ class CheckpointConfig:
 class ExecutionConfig:
     """Where and how a run is carried out. Recorded, never part of the run's name."""
 
-    device: Literal["auto", "cpu", "cuda"] = execution("auto")  # type: ignore[assignment]
-    n_threads: int | None = execution(None)  # CPU threads; None: all cores this process may use
-    micro_batch_seqs: int | None = execution(None)  # rows per forward pass; None: 8192 tokens' worth
+    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # type: ignore[assignment]
+    n_threads: int | None = execution_field(None)  # CPU threads; None: all cores this process may use
+    micro_batch_seqs: int | None = execution_field(None)  # rows per forward pass; None: 8192 tokens' worth
 
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):

@@ -1,0 +1,246 @@
+"""Read documents from text corpora.
+
+Owns the readers of `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.txt`, folders of those and standard
+input, and the errors that name file and line. What a file is is decided by its first bytes.
+"""
+
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ladderlm.errors import DataError
+
+__all__ = ["Document", "Reader", "expand_sources"]
+
+MAX_LINE_BYTES = 256 << 20
+UNKNOWN_SUBSET = "unknown"
+_SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".txt", ".txt.zst", ".txt.gz")
+_ZSTD_MAGIC, _GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus.
+
+    Args:
+        text: valid Unicode.
+        subset: `meta.pile_set_name`, or "unknown".
+        source: name of the file it came from.
+        line: its line there, from 1; 0 for a whole file.
+    """
+
+    text: str
+    subset: str
+    source: str
+    line: int
+
+
+def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
+    """Replace folders by the corpus files in them, sorted by name; "-" is standard input.
+
+    Raises:
+        DataError: a source does not exist, or a folder holds no corpus file.
+    """
+    files: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = sorted(p for p in source.rglob("*") if p.is_file() and p.name.endswith(_SUFFIXES))
+            if not inside:
+                raise DataError(
+                    f"folder {source} holds no corpus file",
+                    f"files ending in {', '.join(_SUFFIXES)} are read",
+                    "name the files, or another folder",
+                )
+            files += inside
+        elif source.exists() or str(source) == "-":
+            files.append(source)
+        else:
+            raise DataError(f"source {source} does not exist", "", "check the path")
+    return files
+
+
+class Reader:
+    """Iterate over the documents of some files, in order, with bounded memory.
+
+    Args:
+        sources: files or folders, see `expand_sources`.
+        text_key, subset_key: dotted places in a record.
+        skip_bad: count and pass over bad records instead of stopping at the first.
+
+    `skipped` counts the reasons of what was passed over.
+
+    Raises (while iterating):
+        DataError: names file, line and column, and how to go on.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[str | Path],
+        *,
+        text_key: str = "text",
+        subset_key: str = "meta.pile_set_name",
+        skip_bad: bool = False,
+    ) -> None:
+        self.files = expand_sources(sources)
+        self.text_key, self.subset_key = text_key.split("."), subset_key.split(".")
+        self.skip_bad = skip_bad
+        self.skipped: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Document]:
+        for path in self.files:
+            yield from self._read_file(path)
+
+    def _read_file(self, path: Path) -> Iterator[Document]:
+        name = "<stdin>" if str(path) == "-" else str(path)
+        try:
+            with _open_plain(path, name) as stream:
+                if path.name.removesuffix(".zst").removesuffix(".gz").endswith(".txt"):
+                    yield from self._read_text(stream, name)
+                else:
+                    yield from self._read_lines(stream, name)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(
+                f"{name}: cannot be read to its end: {error}",
+                "a file that is cut short or damaged would silently give less data",
+                "fetch it again, or compare its checksum with the source's",
+            ) from error
+
+    def _read_text(self, stream: IO[bytes], name: str) -> Iterator[Document]:
+        raw = stream.read(MAX_LINE_BYTES + 1)
+        if len(raw) > MAX_LINE_BYTES:
+            raise _too_long(name, 0)
+        try:
+            yield Document(raw.decode("utf-8"), UNKNOWN_SUBSET, name, 0)
+        except UnicodeDecodeError as error:
+            self._bad("not UTF-8", f"{name}: byte {error.start} is not UTF-8")
+
+    def _read_lines(self, stream: IO[bytes], name: str) -> Iterator[Document]:
+        number = 0
+        while raw := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(raw) > MAX_LINE_BYTES:
+                raise _too_long(name, number)
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if raw.lstrip()[:1] == b"<":
+                    raise DataError(
+                        f"{name} is an HTML or XML page, not JSON lines",
+                        "a mirror that is gone often answers with such a page",
+                        "fetch the file again from another source",
+                    )
+            if not raw.strip():
+                continue
+            document = self._parse(raw, name, number)
+            if document is not None:
+                yield document
+
+    def _parse(self, raw: bytes, name: str, number: int) -> Document | None:
+        place = f"{name}:{number}"
+        try:
+            record = _loads(raw)
+        except UnicodeDecodeError as error:
+            return self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8")
+        except (ValueError, RecursionError) as error:
+            column = getattr(error, "colno", 1)
+            return self._bad("not JSON", f"{place}:{column}: not valid JSON ({error})")
+        text = _dig(record, self.text_key)
+        if not isinstance(text, str):
+            found = "missing" if text is None else f"a {type(text).__name__}"
+            return self._bad(
+                "no text", f"{place}: {'.'.join(self.text_key)!r} is {found}, not a string"
+            )
+        if not text:
+            return self._bad("empty text", f"{place}: the text is empty")
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                return self._bad("lone surrogate", f"{place}: the text holds a lone surrogate")
+        subset = _dig(record, self.subset_key)
+        known = isinstance(subset, str) and subset
+        return Document(text, subset if known else UNKNOWN_SUBSET, name, number)
+
+    def _bad(self, reason: str, what: str) -> None:
+        if reason == "empty text":
+            self.skipped[reason] += 1  # nothing to train on and nothing to score: never an error
+        elif self.skip_bad:
+            self.skipped[reason] += 1
+        else:
+            raise DataError(
+                what,
+                "a corpus that loses records in silence is another corpus",
+                "mend the line, or use --skip-bad to leave such records out and have them counted",
+            )
+
+
+def _loads(raw: bytes) -> Any:
+    """Parse one line by orjson where it is installed, else by the standard library."""
+    try:
+        import orjson
+    except ImportError:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return json.loads(raw, parse_constant=_refuse_constant)  # lone surrogates; a better message
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _dig(record: Any, keys: list[str]) -> Any:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def _too_long(name: str, number: int) -> DataError:
+    return DataError(
+        f"{name}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB",
+        "it would not fit in bounded memory; such a line is nearly always damage or an attack",
+        "remove the line",
+    )
+
+
+def _open_plain(path: Path, name: str) -> IO[bytes]:
+    """Open a file for reading, decompressing by what its first bytes say it is."""
+    stream: IO[bytes]
+    if str(path) == "-":
+        stream = io.BufferedReader(sys.stdin.buffer.raw) if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
+    else:
+        stream = open(path, "rb")  # noqa: SIM115  # closed by the caller's with
+    head = stream.peek(4)[:4]  # type: ignore[attr-defined]
+    if head == _ZSTD_MAGIC or 0x184D2A50 <= int.from_bytes(head, "little") <= 0x184D2A5F:
+        return _open_zstd(stream)
+    if head[:2] == _GZIP_MAGIC:
+        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+    if path.suffix == ".zst" and not head:
+        raise DataError(f"{name} is empty", "a compressed file has at least a header", "fetch it again")
+    return stream
+
+
+def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
+    """Read all frames of a zstd file; a cut frame raises EOFError."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    class Readable(zstd.ZstdFile):  # type: ignore[misc]
+        """Turn the library's own error into one that the caller names the file for."""
+
+        def readline(self, size: int | None = -1) -> bytes:
+            try:
+                return super().readline(size)  # type: ignore[no-any-return]
+            except zstd.ZstdError as error:
+                raise OSError(str(error)) from error
+
+    return Readable(stream, "rb")  # type: ignore[return-value]

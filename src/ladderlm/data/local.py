@@ -1,0 +1,281 @@
+"""A corpus without a download: the text files of the pinned Python packages on this machine.
+
+Owns the choice of packages and files, the check against the committed digests, and the writing
+of `train.jsonl.zst`, `val.jsonl.zst` and `corpus.json`. Nothing is redistributed: the text stays
+where its packages were installed.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ladderlm.config import content_hash
+from ladderlm.errors import DataError
+from ladderlm.files import FolderLock, publish_json, publish_stream, read_json, sha256_file, to_json
+
+__all__ = ["LocalFile", "collect_package", "expected_packages", "fetch_local", "subset_of"]
+
+MAX_FILE_BYTES = 64 << 10
+MIN_CORPUS_BYTES = 60_000_000
+# A document goes to val if its hash falls into one class of this many; small subsets give more.
+VAL_ONE_IN = {"Documentation": 8, "Licences": 12, "Type stubs": 40}
+VAL_ONE_IN_OTHERS = 110
+_ZSTD_LEVEL = 3
+_KINDS = (".py", ".pyi", ".pxd", ".pyx", ".rst", ".md", ".txt")
+# Files that installers or builds write, whose content differs between machines.
+_MADE_HERE = re.compile(r"(^|/)(__config__|_?version|version_info|_build_config|top_level)\.\w+$")
+_TESTS = re.compile(r"(^|/)(tests?|testing|_test\w*)/|(^|/)(test_\w+|\w+_test|conftest)\.pyi?$")
+_LICENCE = re.compile(r"(^|/)(licen[cs]es?|copying|notice|authors)([^/]*$|/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """One chosen text file of a package."""
+
+    package: str
+    version: str
+    name: str
+    subset: str
+    text: str
+    digest: str
+
+
+def subset_of(name: str, group: str) -> str | None:
+    """Name the subset of a file by its path; None for files that are not part of the corpus.
+
+    Args:
+        name: path below the folder of installed packages.
+        group: what the package's own code is filed under, for example "Mathematics code".
+    """
+    if _LICENCE.search(name) and not name.endswith((".py", ".pyi")):
+        return "Licences"
+    if name.endswith(".dist-info/METADATA"):
+        return "Documentation"
+    suffix = Path(name).suffix
+    if suffix not in _KINDS or _MADE_HERE.search(name):
+        return None
+    if suffix in (".rst", ".md", ".txt"):
+        return None if ".dist-info/" in name else "Documentation"
+    return "Type stubs" if suffix in (".pyi", ".pxd") else group
+
+
+def _why_not(raw: bytes, text: str) -> str | None:
+    """Give the reason to leave a file out, or None."""
+    if len(raw) < 64:
+        return "shorter than 64 bytes"
+    longest = max(map(len, text.split("\n")))
+    if longest > 2000:
+        return "a line of more than 2000 characters"
+    if sum(char.isdigit() for char in text) > 0.2 * len(text):
+        return "more than a fifth digits"
+    return "a control character" if "\x00" in text else None
+
+
+def collect_package(
+    distribution: importlib.metadata.Distribution, group: str, skipped: Counter[str]
+) -> list[LocalFile]:
+    """Read the text files of one installed package, in the order of their names.
+
+    Only plain files that the package's record lists are read; links out of it are not followed.
+    """
+    name, version = distribution.metadata["Name"], distribution.version.split("+")[0]
+    root = Path(str(distribution.locate_file(""))).resolve()
+    files = []
+    for entry in sorted(set(map(str, distribution.files or []))):
+        subset = subset_of(entry, group)
+        if subset is None:
+            continue
+        path = root / entry
+        if _TESTS.search(entry):
+            skipped["a test"] += 1
+        elif path.is_symlink() or not path.resolve().is_relative_to(root) or not path.is_file():
+            skipped["missing, a link, or outside the package folder"] += 1
+        elif path.stat().st_size > MAX_FILE_BYTES:
+            skipped[f"larger than {MAX_FILE_BYTES >> 10} KiB"] += 1
+        else:
+            raw = path.read_bytes()
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                skipped["not UTF-8"] += 1
+                continue
+            if reason := _why_not(raw, text):
+                skipped[reason] += 1
+                continue
+            digest = hashlib.sha256(raw).hexdigest()
+            label = re.sub(r"^[^/]*\.dist-info/", f"{name}.dist-info/", entry)
+            files.append(LocalFile(name, version, label, subset, text, digest))
+    return files
+
+
+def package_digest(files: Iterable[LocalFile]) -> str:
+    """Hash names and contents of a package's chosen files."""
+    return content_hash(sorted((file.name, file.digest) for file in files))
+
+
+def expected_packages() -> dict[str, dict[str, Any]]:
+    """Give the committed list: package -> version and digests (one for each known build)."""
+    text = importlib.resources.files("ladderlm.data").joinpath("local_packages.json").read_text()
+    packages: dict[str, dict[str, Any]] = json.loads(text)["packages"]
+    return packages
+
+
+def _collect_all(
+    expected: dict[str, dict[str, Any]], search_path: list[str]
+) -> tuple[list[LocalFile], dict[str, Any], Counter[str]]:
+    """Read every listed package and say how it compares with the list."""
+    installed = {}
+    for found in importlib.metadata.distributions(path=search_path):
+        installed.setdefault(_normal(found.metadata["Name"] or ""), found)
+    files: list[LocalFile] = []
+    packages: dict[str, Any] = {}
+    skipped: Counter[str] = Counter()
+    for name, pin in expected.items():
+        distribution = installed.get(_normal(name))
+        if distribution is None:
+            packages[name] = {"status": "missing", "expected_version": pin["version"]}
+            continue
+        own = collect_package(distribution, pin["group"], skipped)
+        digest = package_digest(own)
+        version = distribution.version.split("+")[0]
+        status = "as pinned" if digest in pin["digests"] else "content differs"
+        if version != pin["version"]:
+            status = "other version"
+        packages[name] = {
+            "status": status,
+            "version": version,
+            "expected_version": pin["version"],
+            "digest": digest,
+            "n_files": len(own),
+        }
+        files += own
+    return files, packages, skipped
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _without_copies(files: list[LocalFile], skipped: Counter[str]) -> list[LocalFile]:
+    """Keep the first of texts that are equal but for case and white space."""
+    seen: set[bytes] = set()
+    kept = []
+    for file in files:
+        key = hashlib.sha256(" ".join(file.text.lower().split()).encode()).digest()
+        if key in seen:
+            skipped["a copy of another file"] += 1
+        else:
+            seen.add(key)
+            kept.append(file)
+    return kept
+
+
+def fetch_local(
+    out: Path,
+    expected: dict[str, dict[str, Any]] | None = None,
+    search_path: list[str] | None = None,
+) -> dict[str, Any]:
+    """Write the corpus of this machine's packages; give what `corpus.json` says.
+
+    Documents are ordered by their hash, so the first N are a fair sample and the split does not
+    depend on anything but the texts. A package that is missing or differs is named under
+    `packages`, not refused; the fingerprint tells corpora apart.
+
+    Args:
+        out: folder to write to.
+        expected: packages to look for; None: the committed list.
+        search_path: where packages are installed; None: this interpreter's path.
+
+    Raises:
+        DataError: no text at all was found.
+    """
+    with FolderLock(out):
+        listed = expected_packages() if expected is None else expected
+        files, packages, skipped = _collect_all(listed, search_path or sys.path)
+        files = sorted(_without_copies(files, skipped), key=lambda file: file.digest)
+        if not files:
+            raise DataError(
+                "none of the packages that make up the local corpus is installed",
+                f"looked for {', '.join(listed)}",
+                "install ladderlm with its dependencies (make setup), or name a corpus of your own",
+            )
+        listed_files = [[file.package, file.name, file.digest, _split_of(file)] for file in files]
+        fingerprint = content_hash(listed_files)
+        known = out / "corpus.json"
+        if known.exists():
+            corpus: dict[str, Any] = read_json(known)
+            if corpus.get("fingerprint") == fingerprint and _files_are_good(out, corpus):
+                return corpus
+        splits = {name: [f for f in files if _split_of(f) == name] for name in ("train", "val")}
+        written = {name: _write_split(out / f"{name}.jsonl.zst", splits[name]) for name in splits}
+        corpus = {
+            "kind": "ladderlm-corpus",
+            "format_version": 1,
+            "fingerprint": fingerprint,
+            "n_bytes": sum(entry["n_bytes"] for entry in written.values()),
+            "packages": packages,
+            "splits": written,
+            "skipped": dict(sorted(skipped.items())),
+        }
+        publish_json(known, corpus)
+    return corpus
+
+
+def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
+    return all(
+        (out / entry["file"]).is_file() and sha256_file(out / entry["file"]) == entry["sha256"]
+        for entry in corpus["splits"].values()
+    )
+
+
+def _split_of(file: LocalFile) -> str:
+    one_in = VAL_ONE_IN.get(file.subset, VAL_ONE_IN_OTHERS)
+    return "val" if int(file.digest[:8], 16) % one_in == 0 else "train"
+
+
+def _write_split(path: Path, files: list[LocalFile]) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    subsets: dict[str, dict[str, int]] = {}
+    with publish_stream(path) as raw, zstd.open(raw, "wb", level=_ZSTD_LEVEL) as stream:
+        for file in files:
+            meta = {"pile_set_name": file.subset, "package": file.package, "file": file.name}
+            record = {"text": file.text, "meta": meta | {"version": file.version}}
+            stream.write((to_json(record, indent=None) + "\n").encode())
+            counts = subsets.setdefault(file.subset, {"n_documents": 0, "n_bytes": 0})
+            counts["n_documents"] += 1
+            counts["n_bytes"] += len(file.text.encode())
+    return {
+        "file": path.name,
+        "sha256": sha256_file(path),
+        "n_documents": len(files),
+        "n_bytes": sum(counts["n_bytes"] for counts in subsets.values()),
+        "subsets": dict(sorted(subsets.items())),
+    }
+
+
+def update_pins(path: Path) -> None:
+    """Bring the committed list up to what is installed; digests of other builds are kept."""
+    listed = read_json(path)
+    for name, pin in listed["packages"].items():
+        distribution = importlib.metadata.distribution(name)
+        digest = package_digest(collect_package(distribution, pin["group"], Counter()))
+        version = distribution.version.split("+")[0]
+        others = pin.get("digests", []) if pin.get("version") == version else []
+        pin |= {"version": version, "digests": sorted({digest, *others})}
+    publish_json(path, listed)
+
+
+if __name__ == "__main__":
+    update_pins(Path(__file__).with_name("local_packages.json"))

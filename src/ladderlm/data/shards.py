@@ -1,0 +1,332 @@
+"""Prepared data on disk: token shards, document index, manifest.
+
+Owns the format (version 1), its writer and its verifying reader. Reads with `pread`, never
+through a memory map: a file that shrinks under a run is then an error and not a crash.
+"""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.config import content_hash
+from ladderlm.errors import DataError
+from ladderlm.files import publish, publish_stream, read_json, sha256_file
+
+__all__ = [
+    "FORMAT_VERSION",
+    "INDEX_DTYPE",
+    "PreparedData",
+    "Split",
+    "SplitWriter",
+    "open_data",
+    "token_dtype",
+]
+
+FORMAT_VERSION = 1
+INDEX_DTYPE = np.dtype([("offset", "<u8"), ("n_bytes", "<u8"), ("subset", "<u2")])
+SHARD_TOKENS = 64 << 20
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Give uint16 where every id fits, else uint32.
+
+    Raises:
+        DataError: more than 2^32 ids.
+    """
+    if vocab_size <= 2**16:
+        return np.dtype("<u2")
+    if vocab_size <= 2**32:
+        return np.dtype("<u4")
+    raise DataError(f"a vocabulary of {vocab_size} does not fit in 32 bits")
+
+
+class SplitWriter:
+    """Write one split: `<split>-00000.bin` ... and `<split>-documents.npy`.
+
+    Args:
+        folder: the data folder.
+        split: its name.
+        dtype: from `token_dtype`.
+        shard_tokens: a shard is closed at the first document end past this size.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, dtype: np.dtype[Any], shard_tokens: int = SHARD_TOKENS
+    ) -> None:
+        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
+        self._pending: list[NDArray[Any]] = []
+        self._n_pending = 0
+        self._rows: list[tuple[int, int, int]] = []
+        self._subsets: dict[str, dict[str, int]] = {}
+        self._shards: list[dict[str, Any]] = []
+        self._n_tokens, self._max_id = 0, 0
+
+    def add(self, tokens: NDArray[np.int64], n_bytes: int, subset: str) -> None:
+        """Append one document.
+
+        Args:
+            tokens: with BOS and EOS.
+            n_bytes: UTF-8 bytes of its raw text.
+            subset: its name.
+        """
+        largest = int(tokens.max())
+        if int(tokens.min()) < 0 or largest > np.iinfo(self.dtype).max:
+            raise DataError(f"token id {largest} does not fit in {self.dtype}")
+        self._max_id = max(self._max_id, largest)
+        counts = self._subsets.setdefault(subset, {"n_documents": 0, "n_bytes": 0, "n_tokens": 0})
+        counts["n_documents"] += 1
+        counts["n_bytes"] += n_bytes
+        counts["n_tokens"] += len(tokens)
+        self._rows.append((self._n_tokens, n_bytes, list(self._subsets).index(subset)))
+        self._pending.append(tokens.astype(self.dtype))
+        self._n_tokens += len(tokens)
+        self._n_pending += len(tokens)
+        if self._n_pending >= self.shard_tokens:
+            self._write_shard()
+
+    def _write_shard(self) -> None:
+        name = f"{self.split}-{len(self._shards):05d}.bin"
+        digest, n_bytes = hashlib.sha256(), 0
+        with publish_stream(self.folder / name) as stream:
+            for tokens in self._pending:
+                data = tokens.tobytes()
+                stream.write(data)
+                digest.update(data)
+                n_bytes += len(data)
+        entry = {"file": name, "n_tokens": self._n_pending, "n_bytes": n_bytes}
+        self._shards.append({**entry, "sha256": digest.hexdigest()})
+        self._pending, self._n_pending = [], 0
+
+    def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Write what is left and the index; give the split's entry for the manifest."""
+        if self._n_pending:
+            self._write_shard()
+        path = self.folder / f"{self.split}-documents.npy"
+        rows = np.array(self._rows, dtype=INDEX_DTYPE)
+        publish(path, lambda stream: np.save(stream, rows, allow_pickle=False))
+        index = {"file": path.name, "n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        entry: dict[str, Any] = {
+            "n_documents": len(rows),
+            "n_bytes": int(rows["n_bytes"].sum()),
+            "n_tokens": self._n_tokens,
+            "n_text_tokens": self._n_tokens - 2 * len(rows),
+            "max_token_id": self._max_id,
+            "subset_names": list(self._subsets),
+            "subsets": dict(sorted(self._subsets.items())),
+            "shards": self._shards,
+            "index": index,
+            **extra,
+        }
+        hashed = [self.dtype.str, index["sha256"], [s["sha256"] for s in self._shards]]
+        entry["fingerprint"] = content_hash([*hashed, entry["subset_names"]])
+        return entry
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of prepared data, opened for reading.
+
+    Args:
+        name: for example "train".
+        fingerprint: hash of its tokens and index.
+        n_documents, n_tokens: sizes; tokens count BOS and EOS.
+        subset_names: names that `subset_ids` point to.
+        offsets: (n_documents + 1,) int64, first token of each document; the last entry is the end.
+        n_bytes: (n_documents,) int64, UTF-8 bytes of each raw text.
+        subset_ids: (n_documents,) int64.
+    """
+
+    name: str
+    fingerprint: str
+    n_documents: int
+    n_tokens: int
+    subset_names: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    n_bytes: NDArray[np.int64]
+    subset_ids: NDArray[np.int64]
+    shards: tuple[tuple[Path, int, int], ...]  # path, first token, end
+    dtype: np.dtype[Any]
+
+    def tokens(self, start: int, stop: int) -> NDArray[Any]:
+        """Read tokens start .. stop - 1 of the split, across shards.
+
+        Raises:
+            DataError: outside the split, or a shard has become shorter than its manifest says.
+        """
+        if not 0 <= start <= stop <= self.n_tokens:
+            raise DataError(f"tokens {start}..{stop} of split {self.name} with {self.n_tokens}")
+        parts = []
+        for path, first, end in self.shards:
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                parts.append(self._read(path, low - first, high - low))
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self.dtype), *parts])
+
+    def _read(self, path: Path, start: int, n_tokens: int) -> NDArray[Any]:
+        size = self.dtype.itemsize
+        data = os.pread(_descriptor(path), n_tokens * size, start * size)
+        if len(data) != n_tokens * size:
+            raise DataError(
+                f"{path} ends {n_tokens * size - len(data)} bytes too early",
+                "the file was cut while it was in use",
+                "prepare the data again, then resume the run",
+            )
+        return np.frombuffer(data, dtype=self.dtype)
+
+    def document(self, index: int) -> NDArray[Any]:
+        """Read one document with BOS and EOS."""
+        return self.tokens(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+_MAX_OPEN = 16
+_open_files: dict[Path, int] = {}
+
+
+def _descriptor(path: Path) -> int:
+    """Keep the few shards last used open."""
+    if path not in _open_files:
+        if len(_open_files) >= _MAX_OPEN:
+            os.close(_open_files.pop(next(iter(_open_files))))
+        _open_files[path] = os.open(path, os.O_RDONLY)
+    return _open_files[path]
+
+
+def _forget(path: Path) -> None:
+    if path in _open_files:
+        os.close(_open_files.pop(path))
+
+
+class PreparedData:
+    """A folder written by `ladderlm prepare`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+        tokenizer = manifest["tokenizer"]
+        self.vocab_size, self.bos_id = int(tokenizer["vocab_size"]), int(tokenizer["bos_id"])
+        self.eos_id, self.tokenizer_fingerprint = int(tokenizer["eos_id"]), tokenizer["fingerprint"]
+        self.tokenizer_folder = path / "tokenizer"
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of the splits that are there."""
+        return tuple(self.manifest["splits"])
+
+    def split(self, name: str, verify: bool = True) -> Split:
+        """Open a split.
+
+        Args:
+            verify: compare the size and SHA-256 of every file with the manifest, once a process.
+
+        Raises:
+            DataError: no such split, or a damaged file, by name.
+        """
+        if name not in self.manifest["splits"]:
+            raise DataError(
+                f"{self.path} has no split {name!r}",
+                f"it has {', '.join(self.split_names)}",
+                f"prepare it: ladderlm prepare SOURCE --split {name} --out {self.path}",
+            )
+        entry = self.manifest["splits"][name]
+        for file in [*entry["shards"], entry["index"]]:
+            path = self.path / file["file"]
+            if Path(file["file"]).name != file["file"]:
+                raise _damaged(path, "a manifest names plain files of its own folder")
+            _check_size(path, file["n_bytes"])
+            _forget(path)
+            if verify:
+                _check_hash(path, file["sha256"])
+        return self._open_split(name, entry)
+
+    def _open_split(self, name: str, entry: dict[str, Any]) -> Split:
+        path = self.path / entry["index"]["file"]
+        try:
+            rows = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise _damaged(path, f"{error}") from error
+        offsets = np.append(rows["offset"].astype(np.int64), entry["n_tokens"])
+        shards, end = [], 0
+        for shard in entry["shards"]:
+            shards.append((self.path / shard["file"], end, end + shard["n_tokens"]))
+            end += shard["n_tokens"]
+        sane = rows.dtype == INDEX_DTYPE and len(rows) == entry["n_documents"]
+        if not sane or end != entry["n_tokens"] or (np.diff(offsets) < 2).any():
+            raise _damaged(path, "the index does not fit the shards")
+        if entry["max_token_id"] >= self.vocab_size:
+            raise _damaged(path, f"token id {entry['max_token_id']} >= {self.vocab_size}")
+        return Split(
+            name=name,
+            fingerprint=entry["fingerprint"],
+            n_documents=len(rows),
+            n_tokens=end,
+            subset_names=tuple(entry["subset_names"]),
+            offsets=offsets,
+            n_bytes=rows["n_bytes"].astype(np.int64),
+            subset_ids=rows["subset"].astype(np.int64),
+            shards=tuple(shards),
+            dtype=np.dtype(self.manifest["dtype"]),
+        )
+
+
+def open_data(path: Path | str) -> PreparedData:
+    """Open a folder of prepared data by its manifest.
+
+    Raises:
+        DataError: no manifest, a damaged one, or another format version.
+    """
+    path = Path(path)
+    file = path / "manifest.json"
+    fix = f"make it: ladderlm prepare SOURCE... --tokenizer DIR --out {path}"
+    if not file.is_file():
+        raise DataError(f"{path} holds no prepared data (no manifest.json)", "", fix)
+    manifest = read_json(file)
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{file} has data format {version!r}, this ladderlm reads {FORMAT_VERSION}",
+            "the meaning of its files may differ",
+            fix,
+        )
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
+        raise DataError(
+            f"{file} does not match its own fingerprint",
+            "it was edited or damaged after it was written",
+            fix,
+        )
+    return PreparedData(path, manifest)
+
+
+def manifest_fingerprint(manifest: dict[str, Any]) -> str:
+    """Hash everything in a manifest but the fingerprint itself."""
+    return content_hash({key: value for key, value in manifest.items() if key != "fingerprint"})
+
+
+def _check_size(path: Path, n_bytes: int) -> None:
+    if path.is_symlink() or not path.is_file():
+        raise _damaged(path, "it is missing or not a plain file")
+    if path.stat().st_size != n_bytes:
+        raise _damaged(path, f"it has {path.stat().st_size} bytes, the manifest says {n_bytes}")
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_hash_at(path: Path, digest: str, n_bytes: int, modified_ns: int) -> None:
+    if sha256_file(path) != digest:
+        raise _damaged(path, "its SHA-256 is not the manifest's")
+
+
+def _check_hash(path: Path, digest: str) -> None:
+    status = path.stat()
+    _check_hash_at(path, digest, status.st_size, status.st_mtime_ns)
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path} is damaged: {what}",
+        "training on changed tokens would be silently wrong",
+        "delete the folder and prepare the data again",
+    )

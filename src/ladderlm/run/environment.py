@@ -1,0 +1,85 @@
+"""What a run was carried out on.
+
+Owns `environment.json`: versions, hardware, threads, commit, command line. No environment
+variables, host names or home paths are recorded.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_environment", "describe_hardware"]
+
+_PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "scipy", "matplotlib")
+
+
+def describe_environment(n_threads: int, device: str) -> dict[str, Any]:
+    """Describe this process's machine and software."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "ladderlm": _own_version(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "hardware": describe_hardware(device),
+        "device": device,
+        "n_threads": n_threads,
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "commit": _commit(),
+        "command": [_without_home(word) for word in sys.argv],
+    }
+
+
+def describe_hardware(device: str) -> str:
+    """Give one line: the GPU's name, or the CPU's with its cores and memory."""
+    if device == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def _own_version() -> str | None:
+    try:
+        return metadata.version("ladderlm")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _without_home(word: str) -> str:
+    home = os.path.expanduser("~")
+    return word.replace(home, "~") if len(home) > 1 else word
+
+
+def _commit() -> str | None:
+    """Give the commit of the source tree, with "+" when it has uncommitted changes."""
+    folder = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

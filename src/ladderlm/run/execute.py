@@ -1,0 +1,364 @@
+"""From a `RunConfig` to a finished run folder.
+
+Owns opening or resuming the folder, building the model, the final evaluations and the summary.
+Uses nothing but the standard library, torch, numpy and safetensors (tiktoken where installed).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ladderlm.checkpoint.layout import list_checkpoints, remove_unfinished
+from ladderlm.checkpoint.load import load_newest, load_state, load_weights
+from ladderlm.config import meaning_of, to_dict
+from ladderlm.data.shards import Split
+from ladderlm.data.stream import RowStream
+from ladderlm.dist import Processes
+from ladderlm.errors import CheckpointError, LadderError, Stopped
+from ladderlm.eval.config import Policy
+from ladderlm.eval.meter import score_documents
+from ladderlm.eval.subsets import save_losses, summarise
+from ladderlm.files import AppendLog, FolderLock, publish_json, read_json, remove_tree
+from ladderlm.model.init import init_weights
+from ladderlm.model.transformer import Transformer
+from ladderlm.optim.groups import build_optimizer
+from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
+from ladderlm.run.environment import describe_environment
+from ladderlm.run.resolve import eval_steps, open_splits, resolve
+from ladderlm.run.summary import describe_run
+from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.train.guards import SignalFlag
+from ladderlm.train.loop import LoopPlan, Prompt, run_loop
+from ladderlm.train.state import TrainState
+
+__all__ = ["Resume", "execute"]
+
+Resume = Literal["auto", "never", "must"]
+_log = logging.getLogger(__name__)
+
+
+def execute(
+    config: RunConfig,
+    resume: Resume = "auto",
+    observe: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Path:
+    """Carry out a run, or go on with it; give its folder.
+
+    A finished run is left as it is. A run that was killed goes on from its newest good
+    checkpoint and ends with the same bytes as one that was not.
+
+    Args:
+        config: as written by hand, or the config.json of a run.
+        resume: auto goes on if there is something to go on from; never starts anew and deletes
+            the folder's old run; must demands a checkpoint.
+        observe: told every row of metrics.
+
+    Raises:
+        LadderError: see `errors.py`.
+        Stopped: a signal came and the state was saved.
+    """
+    device = config.execution.device
+    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    processes = Processes("cuda" if gpu else "cpu")
+    try:
+        resolved = resolve(config, processes.world_size)
+        folder = Path(resolved.out) if resolved.out else Path("runs") / resolved.run_id
+        directory = RunDirectory(folder)
+        lock = FolderLock(folder) if processes.first else None
+        try:
+            with SignalFlag() as flag:
+                return _execute_locked(resolved, directory, resume, processes, flag, observe)
+        finally:
+            if lock is not None:
+                lock.release()
+    finally:
+        processes.leave()
+
+
+def _execute_locked(
+    config: RunConfig,
+    directory: RunDirectory,
+    resume: Resume,
+    processes: Processes,
+    flag: SignalFlag,
+    observe: Callable[[dict[str, Any]], None],
+) -> Path:
+    if processes.first:
+        _open_folder(config, directory, resume)
+    processes.wait()
+    if directory.finished:
+        return directory.path
+    config = _keep_execution(config, directory)
+    torch.set_num_threads(config.execution.n_threads or 1)
+    device = config.execution.device
+    if processes.first:
+        publish_json(directory.config_file, to_dict(config))
+        environment = describe_environment(torch.get_num_threads(), device)
+        publish_json(directory.environment_file, environment)
+    try:
+        state = _train(config, directory, resume, processes, flag, observe)
+        _finish(config, directory, state, processes, flag, observe)
+    except LadderError as error:
+        _note_end(directory, processes, "failed", error.what)
+        raise
+    except Stopped as stop:
+        _note_end(directory, processes, "stopped", f"signal {stop.signal_number}")
+        raise
+    return directory.path
+
+
+def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> None:
+    """Refuse a folder that holds another run; clear it if asked to start anew."""
+    if resume == "never":
+        for name in ("checkpoints", "evals"):
+            remove_tree(directory.path / name)
+        for file in (directory.metrics_file, directory.samples_file, directory.summary_file):
+            remove_tree(file)
+    elif directory.config_file.exists():
+        old = directory.config()
+        if old.run_id != config.run_id:
+            changed = _difference(meaning_of(old), meaning_of(config))
+            raise CheckpointError(
+                f"{directory.path} holds run {old.run_id}, this config is {config.run_id}",
+                f"they differ in {'; '.join(changed[:6])}",
+                "choose another --out, or --resume never to delete the old run",
+            )
+    for name in remove_unfinished(directory.checkpoints):
+        _log.warning("removed %s: a save that was cut short", name)
+    if resume == "must" and not list_checkpoints(directory.checkpoints):
+        raise CheckpointError(
+            f"{directory.path} holds no checkpoint",
+            "--resume must was given",
+            "start it without --resume must",
+        )
+
+
+def _difference(old: Any, new: Any, place: str = "") -> list[str]:
+    """List the dotted options in which two nested dicts differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        parts = [_difference(old.get(k), new.get(k), f"{place}.{k}".strip(".")) for k in keys]
+        return [line for part in parts for line in part]
+    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
+
+
+def _keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
+    """Resume with the execution that the run began with, so that equal bytes come out."""
+    if not directory.config_file.exists():
+        return config
+    began = directory.config().execution
+    ours = config.execution
+    if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
+        _log.warning(
+            "going on with %s threads and micro-batches of %s rows, as the run began",
+            began.n_threads,
+            began.micro_batch_seqs,
+        )
+    kept = replace(ours, n_threads=began.n_threads, micro_batch_seqs=began.micro_batch_seqs)
+    return replace(config, execution=kept)
+
+
+def _build(config: RunConfig) -> Transformer:
+    model = Transformer(config.model)
+    init_weights(model, config.train.seed)
+    return model.to(config.execution.device)
+
+
+def _train(
+    config: RunConfig,
+    directory: RunDirectory,
+    resume: Resume,
+    processes: Processes,
+    flag: SignalFlag,
+    observe: Callable[[dict[str, Any]], None],
+) -> TrainState:
+    data, train, val = open_splits(config)
+    model = _build(config)
+    state = TrainState(model, build_optimizer(model, config.optim), config.run_id)
+    saved = load_newest(directory.checkpoints, _log.warning)
+    if saved is not None:
+        state.restore(saved)
+        _log.info("going on from step %d", state.step)
+    reached = state.step if saved is not None else -1
+    logs = [_NoLog(), _NoLog()]
+    if processes.first:
+        kept = [directory.metrics_file, directory.samples_file]
+        logs = [AppendLog(path, lambda row: row.get("step", 0) <= reached) for path in kept]
+        _write_summary(config, directory, state, "running", {})
+    processes.wait()
+    metrics, samples = logs
+    validated = frozenset(row["step"] for row in directory.metrics("eval"))
+    stream = RowStream(train, config.data, data.bos_id)
+    plan = _plan(config, val)
+    saved_step = state.step if saved is not None else None
+    try:
+        run_loop(
+            plan,
+            state,
+            stream,
+            metrics,
+            samples,
+            directory.checkpoints,
+            processes,
+            flag,
+            observe,
+            validated,
+            saved_step,
+        )
+    finally:
+        metrics.close()
+        samples.close()
+    return state
+
+
+class _NoLog(AppendLog):
+    """Stands in for the logs on processes that write no files."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Drop the row."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _plan(config: RunConfig, val: Split) -> LoopPlan:
+    tokenizer = load_tokenizer(Path(config.data.path or "") / "tokenizer")
+    evaluation = config.eval
+    texts = ["" for _ in range(evaluation.n_samples)] + list(evaluation.sample_prompts)
+    prompts = [Prompt(text, tuple(tokenizer.encode(text, bos=True))) for text in texts]
+    scored = eval_steps(config.train.n_steps, evaluation.n_evals)
+    every = config.checkpoint.every_steps
+    n_steps = config.train.n_steps
+    saved = set(sorted(scored)[2::2]) if every is None else set(range(every, n_steps, every))
+    return LoopPlan(
+        n_steps=n_steps,
+        global_batch_seqs=config.global_batch_seqs,
+        seq_len=config.data.seq_len,
+        seed=config.train.seed,
+        log_every_steps=config.train.log_every_steps,
+        optim=config.optim,
+        micro_batch_seqs=config.execution.micro_batch_seqs or 1,
+        mask_documents=config.data.mask_documents,
+        validation=val,
+        head_name=f"val-head-{evaluation.head_tokens}",
+        head_tokens=evaluation.head_tokens or 1,
+        n_documents=evaluation.n_documents,
+        policy=_policy(config),
+        eval_steps=scored,
+        checkpoint_steps=frozenset(saved | {n_steps}),
+        keep=config.checkpoint.keep,
+        prompts=tuple(prompts),
+        sample_tokens=evaluation.sample_tokens,
+        decode=tokenizer.decode,
+        stop_ids=frozenset({tokenizer.eos_id, tokenizer.bos_id}),
+    )
+
+
+def _policy(config: RunConfig) -> Policy:
+    context = config.eval_context
+    return Policy(context=context, stride=config.eval.stride or context)
+
+
+def _finish(
+    config: RunConfig,
+    directory: RunDirectory,
+    state: TrainState,
+    processes: Processes,
+    flag: SignalFlag,
+    observe: Callable[[dict[str, Any]], None],
+) -> None:
+    """Score the last and the best checkpoint over all validation documents and sum up."""
+    _, _, val = open_splits(config)
+    n_documents = min(config.eval.n_documents, val.n_documents)
+    policy = replace(_policy(config), n_documents=n_documents)
+    wanted = {"last": state.step}
+    if state.best and state.best["step"] != state.step:
+        wanted["best"] = state.best["step"]
+    found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
+    results: dict[str, Any] = {}
+    for which, step in wanted.items():
+        name = f"{val.fingerprint[:8]}-{val.name}-{policy.name}" + "-best" * (which == "best")
+        path = directory.evals / name
+        if not path.with_name(name + ".json").exists():
+            saved = load_state(found[step], with_optimizer=False)
+            load_weights(state.model, saved.weights, str(found[step].folder))
+            losses = score_documents(
+                state.model,
+                val,
+                np.arange(n_documents),
+                policy,
+                processes=processes,
+                check=flag.check if processes.world_size == 1 else lambda: None,
+            )
+            if processes.first:
+                extra = {"step": step, "split": val.name, "split_documents": val.n_documents}
+                save_losses(path, losses, policy, extra | summarise(losses, with_interval=False))
+        processes.wait()
+        results[which] = read_json(path.with_name(name + ".json"))
+    results.setdefault("best", results["last"])
+    if processes.first:
+        _log_final(config, directory, results["last"], val.name, state, observe)
+        _write_summary(config, directory, state, "finished", {val.name: results})
+
+
+def _log_final(
+    config: RunConfig,
+    directory: RunDirectory,
+    result: dict[str, Any],
+    split: str,
+    state: TrainState,
+    observe: Callable[[dict[str, Any]], None],
+) -> None:
+    """Add the full validation to metrics.jsonl, once."""
+    if any(row.get("split") == split for row in directory.metrics("eval")):
+        return
+    row = {
+        "kind": "eval",
+        "step": state.step,
+        "n_tokens": state.n_tokens,
+        "flops": describe_run(config, directory, state.step)["flops"],
+        "split": split,
+        "loss": result["loss"],
+        "bits_per_byte": result["bits_per_byte"],
+        "subsets": {n: r["bits_per_byte"] for n, r in result["subsets"].items()},
+        "policy": result["policy"],
+        "timing": {"seconds": state.seconds},
+    }
+    log = AppendLog(directory.metrics_file)
+    log.write(row)
+    log.close()
+    observe(row)
+
+
+def _write_summary(
+    config: RunConfig, directory: RunDirectory, state: TrainState, status: str, evals: Any
+) -> None:
+    summary = describe_run(config, directory, state.step)
+    summary |= {"status": status, "restarts": state.restarts, "evals": evals}
+    summary["n_tokens"] = state.n_tokens
+    summary["best_step"] = state.best.get("step")
+    summary["timing"]["seconds"] = state.seconds
+    publish_json(directory.summary_file, summary)
+
+
+def _note_end(directory: RunDirectory, processes: Processes, status: str, reason: str) -> None:
+    """Say in the summary why the run is not finished; what was saved stays."""
+    if processes.first and directory.summary_file.exists():
+        try:
+            publish_json(
+                directory.summary_file, read_json(directory.summary_file) | {"status": status, "reason": reason}
+            )
+        except LadderError:  # a full disk must not hide the first error
+            _log.exception("could not note the end of the run")

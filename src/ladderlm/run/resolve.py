@@ -1,0 +1,128 @@
+"""Make a config whole before a run starts.
+
+Owns the filling in of everything that depends on data or machine: vocabulary, fingerprints,
+validation head, checkpoints, device, threads, micro-batch. After this nothing is filled in,
+downgraded or ignored. No clock and no cache has a say in it.
+"""
+
+import os
+from dataclasses import replace
+
+from ladderlm.data.shards import PreparedData, Split, open_data
+from ladderlm.errors import ConfigError, DataError
+from ladderlm.run.config import RunConfig
+from ladderlm.train.config import ExecutionConfig
+
+__all__ = ["eval_steps", "open_splits", "resolve"]
+
+MICRO_BATCH_TOKENS = 8192
+
+
+def open_splits(config: RunConfig) -> tuple[PreparedData, Split, Split]:
+    """Open the data and its training and validation splits, with hashes checked.
+
+    Raises:
+        ConfigError: no data is named.
+        DataError: damaged, or not the data that the config was resolved with.
+    """
+    if config.data.path is None:
+        raise ConfigError(
+            "no data is named",
+            "a run needs prepared token shards",
+            "add --data DIR (made by `ladderlm prepare`)",
+        )
+    data = open_data(config.data.path)
+    eval_data = open_data(config.eval.path) if config.eval.path else data
+    train, val = data.split(config.data.split), eval_data.split(config.eval.split)
+    for what, stated, found in (
+        ("data.fingerprint", config.data.fingerprint, train.fingerprint),
+        ("eval.fingerprint", config.eval.fingerprint, val.fingerprint),
+        (
+            "data.tokenizer_fingerprint",
+            config.data.tokenizer_fingerprint,
+            data.tokenizer_fingerprint,
+        ),
+        ("the tokenizer of eval.path", data.tokenizer_fingerprint, eval_data.tokenizer_fingerprint),
+    ):
+        if stated is not None and stated != found:
+            raise DataError(
+                f"{what} is {stated[:12]} in the config and {found[:12]} in the data",
+                "the run would silently go on with other tokens than it began with",
+                "point --data at the data of the config, or start a new run for the new data",
+            )
+    return data, train, val
+
+
+def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
+    """Give the config with every derived option filled in.
+
+    Raises:
+        ConfigError: an option cannot be honoured with this data or on this machine.
+    """
+    data, train, val = open_splits(config)
+    vocab_size = config.model.vocab_size or data.vocab_size
+    if vocab_size < data.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {vocab_size}, the data's tokenizer has {data.vocab_size} tokens",
+            "the model would have no row for some of them",
+            "leave model.vocab_size out",
+        )
+    n_evals = min(config.eval.n_evals, config.train.n_steps)
+    resolved = replace(
+        config,
+        model=replace(config.model, vocab_size=vocab_size),
+        data=replace(
+            config.data,
+            fingerprint=train.fingerprint,
+            tokenizer_fingerprint=data.tokenizer_fingerprint,
+        ),
+        eval=replace(
+            config.eval,
+            fingerprint=val.fingerprint,
+            n_evals=n_evals,
+            context=config.eval_context,
+            stride=config.eval.stride or config.eval_context,
+            head_tokens=config.eval.head_tokens or _head_tokens(config, n_evals),
+        ),
+        checkpoint=replace(
+            config.checkpoint,
+            every_steps=config.checkpoint.every_steps or -(-config.train.n_steps // 10),
+        ),
+    )
+    return replace(resolved, execution=_resolve_execution(resolved, world_size))
+
+
+def _head_tokens(config: RunConfig, n_evals: int) -> int:
+    """Size the validation head by FLOPs: a forward pass costs a third of a training pass."""
+    n_positions = config.train.n_steps * config.train.global_batch_tokens
+    reread = config.eval_context / (config.eval.stride or config.eval_context)
+    return max(int(3 * config.eval.time_share * n_positions / ((n_evals + 1) * reread)), 1)
+
+
+def _resolve_execution(config: RunConfig, world_size: int) -> ExecutionConfig:
+    execution = config.execution
+    device = execution.device
+    if device != "cpu":
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "execution.device = 'cuda', and this PyTorch sees no CUDA device",
+                "an option that cannot be honoured is never replaced in silence",
+                "use --execution.device cpu, or install a CUDA build of torch and a driver",
+            )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    own_rows = -(-config.global_batch_seqs // world_size)
+    rows = execution.micro_batch_seqs or max(1, MICRO_BATCH_TOKENS // config.data.seq_len)
+    return replace(
+        execution,
+        device=device,
+        n_threads=execution.n_threads or max((n_cores or 1) // world_size, 1),
+        micro_batch_seqs=min(rows, own_rows),
+    )
+
+
+def eval_steps(n_steps: int, n_evals: int) -> frozenset[int]:
+    """Give the steps after which the head is scored: 0, then evenly to the last step."""
+    return frozenset({0, n_steps, *(round(n_steps * i / n_evals) for i in range(1, n_evals + 1))})

@@ -1,0 +1,53 @@
+"""What a run amounts to, from its config and its metrics.
+
+Owns the fixed part of `summary.json`. No torch.
+"""
+
+import statistics
+from typing import Any
+
+from ladderlm.model.accounting import count_params, train_flops_6nd, train_flops_per_token
+from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
+
+__all__ = ["describe_run"]
+
+
+def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[str, Any]:
+    """Describe a run after `step` updates: identity, size, compute, time.
+
+    `device_seconds` is the median step time times the number of steps and devices, so that a
+    pause of the machine does not count as compute.
+    """
+    params = count_params(config.model)
+    environment = directory.environment()
+    n_positions = step * config.train.global_batch_tokens
+    step_seconds = [row["timing"]["step_seconds"] for row in directory.metrics("train")]
+    median = statistics.median(step_seconds) if step_seconds else 0.0
+    world_size = int(environment.get("world_size", 1))
+    return {
+        "run_id": config.run_id,
+        "meaning_hash": config.meaning_hash,
+        "numerics_version": config.numerics_version,
+        "data_fingerprint": config.data.fingerprint,
+        "n_params": {
+            "total": params.total,
+            "matrices": params.matrices,
+            "head": params.head,
+            "embedding": params.embedding,
+            "norms": params.norms,
+            "n_matmul": params.n_matmul,
+        },
+        "n_steps": step,
+        "n_positions": n_positions,
+        "flops": train_flops_per_token(config.model, config.data.seq_len) * n_positions,
+        "flops_6nd": train_flops_6nd(config.model, n_positions),
+        "hardware": environment.get("hardware"),
+        "n_threads": environment.get("n_threads"),
+        "world_size": world_size,
+        "timing": {
+            "median_step_seconds": median,
+            "device_seconds": median * step * world_size,
+            "tokens_per_second": config.train.global_batch_tokens / median if median else None,
+        },
+    }

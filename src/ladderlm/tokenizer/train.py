@@ -1,0 +1,122 @@
+"""Learn a byte-pair vocabulary from text.
+
+Owns training (by the `tokenizers` library) and the proof that all encoders give the same ids.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ladderlm.errors import ConfigError, DataError
+from ladderlm.files import publish_json, publish_text
+from ladderlm.tokenizer.bpe import (
+    BOS,
+    EOS,
+    SPLIT_PATTERN,
+    BytePairTokenizer,
+    byte_alphabet,
+    encode_reference,
+    tokenizer_json,
+)
+
+__all__ = ["prove_identical", "save_tokenizer", "train_bpe"]
+
+NASTY_TEXTS = (
+    "",
+    " ",
+    "\n\n \t\r\n  x",
+    "It's I'LL we'Ve \u017f'\u017f",
+    f"{BOS}text{EOS}<s></s>[INST]<|endoftext|>",
+    "日本語テキスト и русский ١٢٣٤ Ⅷ ½",
+    "e\u0301 👩‍👩‍👧 \u202e\u00a0\u3000\u2028\u0085x",
+    "\x00\x1c\x1f\x7f" + "a" * 100 + "  !!  ??\r\r\n",
+    "    def f(x):\n\treturn  12345678 # …\n",
+)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+    """Learn merges from texts; ids 0-255 are bytes, then merges in order, then BOS and EOS.
+
+    Args:
+        texts: read once, one at a time.
+        vocab_size: all ids, controls included.
+
+    Raises:
+        ConfigError: vocab_size below 258 or above 2^20.
+        DataError: the text is too poor for that many tokens.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    if not 258 <= vocab_size <= 2**20:
+        raise ConfigError(
+            f"--vocab-size {vocab_size}",
+            "256 bytes and 2 control tokens are always there, and 2^20 is more than any model uses",
+            "choose between 258 and 1048576",
+        )
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2,
+        initial_alphabet=sorted(byte_alphabet().values()),
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    to_byte = {char: byte for byte, char in byte_alphabet().items()}
+    by_id = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    words = [bytes(to_byte[char] for char in word) for word, _ in by_id]
+    if len(words) != vocab_size - 2:
+        raise DataError(
+            f"the text gives only {len(words) + 2} tokens, not {vocab_size}",
+            "there are no further pairs to merge",
+            f"give more text or use --vocab-size {len(words) + 2}",
+        )
+    return BytePairTokenizer({word: rank for rank, word in enumerate(words)})
+
+
+def prove_identical(tokenizer: BytePairTokenizer, texts: Sequence[str]) -> int:
+    """Encode texts by tiktoken, `tokenizers` and the reference; all ids must be equal.
+
+    Returns:
+        Number of texts compared, the built-in nasty ones included.
+
+    Raises:
+        DataError: an encoder disagrees, or a text does not come back whole.
+    """
+    from tokenizers import Tokenizer
+
+    other = Tokenizer.from_str(tokenizer_json(tokenizer.ranks))
+    other.encode_special_tokens = True
+    checked = [*NASTY_TEXTS, *texts]
+    for text in checked:
+        ids = tokenizer.encode(text)
+        same = ids == other.encode(text, add_special_tokens=False).ids
+        if not same or ids != encode_reference(text, tokenizer.ranks) or tokenizer.decode(ids) != text:
+            raise DataError(
+                f"encoders disagree on {text[:60]!r}",
+                "ids would depend on which library is installed",
+                "report this text together with the versions printed by `ladderlm doctor`",
+            )
+    return len(checked)
+
+
+def save_tokenizer(folder: Path, tokenizer: BytePairTokenizer, provenance: dict[str, Any]) -> None:
+    """Publish `tokenizer.json`, then `ladderlm.json` with fingerprint and provenance."""
+    text = tokenizer_json(tokenizer.ranks)
+    publish_text(folder / "tokenizer.json", text)
+    record = {
+        "kind": "ladderlm-tokenizer",
+        "format_version": 1,
+        "fingerprint": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        **provenance,
+    }
+    publish_json(folder / "ladderlm.json", record)

@@ -1,0 +1,71 @@
+"""Signals and non-finite numbers: what must stop a run without spoiling it.
+
+Owns the flag that a signal sets and the checks before the optimizer moves.
+"""
+
+import math
+import signal
+from types import FrameType
+from typing import Any
+
+from ladderlm.errors import Stopped, TrainingError
+
+__all__ = ["SignalFlag", "check_finite"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+class SignalFlag:
+    """Remember the first signal; every long phase looks at it.
+
+    A signal only sets the flag, so that a save under way is never cut in two. Use as a context:
+    the previous handlers come back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "SignalFlag":
+        for number in _SIGNALS:
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: the caller owns the signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal has come."""
+        if self.number is not None:
+            raise Stopped(self.number)
+
+
+def check_finite(loss: float, grad_norm: float, step: int, documents: list[int]) -> None:
+    """Refuse to update weights from a loss or gradient that is not a number.
+
+    Args:
+        loss: nats per token of the batch.
+        grad_norm: before clipping.
+        step: update about to be made, from 1.
+        documents: ids of the documents of the batch, named in the error.
+
+    Raises:
+        TrainingError: either is NaN or infinite.
+    """
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    named = ", ".join(map(str, documents[:8])) + (" ..." if len(documents) > 8 else "")
+    raise TrainingError(
+        f"step {step}: loss {loss}, gradient norm {grad_norm}",
+        f"the weights were not moved; the batch held documents {named}; the last checkpoint is good",
+        "lower optim.learning_rate or lengthen optim.warmup_fraction; "
+        "look at the batch with `ladderlm inspect`",
+    )

@@ -1,0 +1,263 @@
+"""The training loop.
+
+Owns the order of things in a run: validate, save, update, log. There is one loop for every
+device and any number of processes.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ladderlm.data.shards import Split
+from ladderlm.data.stream import RowStream
+from ladderlm.dist import Processes
+from ladderlm.errors import Stopped
+from ladderlm.eval.config import Policy
+from ladderlm.eval.meter import head_documents, score_documents
+from ladderlm.eval.subsets import summarise
+from ladderlm.files import AppendLog
+from ladderlm.generate.engine import generate
+from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.model.accounting import train_flops_per_token
+from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.groups import set_learning_rate
+from ladderlm.optim.schedule import learning_rate_at
+from ladderlm.train.guards import SignalFlag
+from ladderlm.train.state import TrainState
+from ladderlm.train.step import train_step
+
+__all__ = ["LoopPlan", "Prompt", "run_loop"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue during the run; empty text is the unconditional prompt, BOS alone."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """What the loop needs to know beside the state; all of it fixed before the run starts.
+
+    Args:
+        n_steps, global_batch_seqs, seq_len, seed: length, batch and randomness.
+        log_every_steps: the first and the last step are always logged.
+        optim: for the schedule and clipping.
+        micro_batch_seqs, mask_documents: as in `train_step`.
+        validation: split that the head is taken from.
+        head_name, head_tokens, n_documents: which head.
+        policy: windows of validation.
+        eval_steps: after which steps the head is scored.
+        checkpoint_steps: after which steps the state is saved.
+        keep: newest checkpoints to keep.
+        prompts, sample_tokens: texts written at each checkpoint.
+        decode: ids to text.
+        stop_ids: ids that end a sample.
+    """
+
+    n_steps: int
+    global_batch_seqs: int
+    seq_len: int
+    seed: int
+    log_every_steps: int
+    optim: OptimConfig
+    micro_batch_seqs: int
+    mask_documents: bool
+    validation: Split
+    head_name: str
+    head_tokens: int
+    n_documents: int
+    policy: Policy
+    eval_steps: frozenset[int]
+    checkpoint_steps: frozenset[int]
+    keep: int
+    prompts: tuple[Prompt, ...]
+    sample_tokens: int
+    decode: Callable[[list[int]], str]
+    stop_ids: frozenset[int]
+
+
+class _Loop:
+    """The loop's moving parts; `run_loop` is its only user."""
+
+    def __init__(
+        self,
+        plan: LoopPlan,
+        state: TrainState,
+        stream: RowStream,
+        metrics: AppendLog,
+        samples: AppendLog,
+        checkpoints: Path,
+        processes: Processes,
+        flag: SignalFlag,
+        observe: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.plan, self.state, self.stream = plan, state, stream
+        self.metrics, self.samples, self.checkpoints = metrics, samples, checkpoints
+        self.processes, self.flag, self.observe = processes, flag, observe
+        config = state.model.config
+        self.flops_per_step = (
+            train_flops_per_token(config, plan.seq_len) * plan.global_batch_seqs * plan.seq_len
+        )
+        self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
+
+    def update(self) -> None:
+        """Make one update and log it."""
+        plan, state = self.plan, self.state
+        began = time.monotonic()
+        first_row = state.step * plan.global_batch_seqs
+        rank, world_size = self.processes.rank, self.processes.world_size
+        batch = self.stream.rows(first_row, plan.global_batch_seqs, rank, world_size)
+        batch.check_vocabulary(state.model.config.vocabulary)
+        n_targets = self.stream.n_targets(first_row, plan.global_batch_seqs)
+        rate = learning_rate_at(plan.optim, state.step, plan.n_steps)
+        set_learning_rate(state.optimizer, rate)
+        torch.manual_seed(hash((plan.seed, state.step, rank)))
+        done = train_step(
+            state.model,
+            state.optimizer,
+            batch,
+            n_targets,
+            step=state.step + 1,
+            micro_batch_seqs=plan.micro_batch_seqs,
+            mask_documents=plan.mask_documents,
+            grad_clip=plan.optim.grad_clip,
+            processes=self.processes,
+        )
+        state.step += 1
+        state.n_tokens += n_targets
+        seconds = time.monotonic() - began
+        state.seconds += seconds
+        if state.step % plan.log_every_steps == 0 or state.step in (1, plan.n_steps):
+            fields = {"loss": done.loss, "learning_rate": rate, "grad_norm": done.grad_norm}
+            self._log("train", fields, {"step_seconds": seconds})
+
+    def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float]) -> None:
+        state = self.state
+        row = {
+            "kind": kind,
+            "step": state.step,
+            "n_tokens": state.n_tokens,
+            "flops": self.flops_per_step * state.step,
+            **fields,
+            "timing": {"seconds": state.seconds, **timing},
+        }
+        if kind == "train":
+            n_positions = self.plan.global_batch_seqs * self.plan.seq_len
+            row["timing"]["tokens_per_second"] = n_positions / timing["step_seconds"]
+        if self.processes.first:
+            self.metrics.write(row)
+            self.observe(row)
+
+    def validate(self) -> None:
+        """Score the head and note whether it is the best so far."""
+        plan, state = self.plan, self.state
+        began = time.monotonic()
+        alone = self.processes.world_size == 1
+        losses = score_documents(
+            state.model,
+            plan.validation,
+            self.head,
+            plan.policy,
+            processes=self.processes,
+            check=self.flag.check if alone else lambda: None,
+        )
+        summary = summarise(losses, with_interval=False)
+        policy = {"context": plan.policy.context, "stride": plan.policy.stride}
+        fields = {
+            "split": plan.head_name,
+            "loss": summary["loss"],
+            "bits_per_byte": summary["bits_per_byte"],
+            "subsets": {n: row["bits_per_byte"] for n, row in summary["subsets"].items()},
+            "policy": policy | {"n_documents": len(self.head)},
+        }
+        if state.step in plan.checkpoint_steps and np.isfinite(summary["loss"]):
+            if not state.best or summary["loss"] < state.best["loss"]:
+                state.best = {"step": state.step, "loss": summary["loss"]}
+        state.seconds += time.monotonic() - began
+        self._log("eval", fields, {"eval_seconds": time.monotonic() - began})
+
+    def write_samples(self) -> None:
+        """Continue the prompts from the weights as they are."""
+        plan, state = self.plan, self.state
+        if not (self.processes.first and plan.prompts):
+            return
+        sampling = SamplingConfig(temperature=0.8, seed=1)
+        completions = generate(
+            state.model,
+            [prompt.tokens for prompt in plan.prompts],
+            plan.sample_tokens,
+            sampling,
+            plan.stop_ids,
+            lambda: self.flag.number is not None,
+        )
+        for i, (prompt, completion) in enumerate(zip(plan.prompts, completions, strict=True)):
+            row = {"step": state.step, "index": i, "prompt": prompt.text}
+            row |= {"text": plan.decode(completion.tokens), "stopped": completion.stopped}
+            row |= {"temperature": sampling.temperature, "seed": sampling.seed + i}
+            self.samples.write(row)
+
+    def save(self) -> None:
+        """Make what was logged durable, then publish a checkpoint."""
+        if self.processes.first:
+            self.metrics.sync()
+            self.samples.sync()
+            self.state.save(self.checkpoints, self.plan.keep)
+        self.processes.wait()
+
+    def stop_if_asked(self) -> None:
+        """Save and leave when any process has got a signal."""
+        number = self.processes.agree(self.flag.number or 0)
+        if number:
+            self.save()
+            raise Stopped(number)
+
+
+def run_loop(
+    plan: LoopPlan,
+    state: TrainState,
+    stream: RowStream,
+    metrics: AppendLog,
+    samples: AppendLog,
+    checkpoints: Path,
+    processes: Processes,
+    flag: SignalFlag,
+    observe: Callable[[dict[str, Any]], None],
+    validated: frozenset[int],
+    saved_step: int | None,
+) -> None:
+    """Train from `state.step` to the end.
+
+    Args:
+        observe: told every row that is logged, on the first process.
+        validated: steps whose validation the log already holds.
+        saved_step: step of the checkpoint that the state came from.
+
+    Raises:
+        Stopped: a signal came; a checkpoint of the last whole step has been saved.
+        TrainingError: a number was not finite; nothing of that step was kept.
+    """
+    parts = (plan, state, stream, metrics, samples, checkpoints, processes, flag, observe)
+    loop = _Loop(*parts)
+    state.model.train()
+    while True:
+        loop.stop_if_asked()
+        try:
+            if state.step in plan.eval_steps and state.step not in validated:
+                loop.validate()
+        except Stopped:
+            loop.save()
+            raise
+        if state.step in plan.checkpoint_steps and state.step != saved_step:
+            loop.write_samples()
+            loop.save()
+        if state.step == plan.n_steps:
+            return
+        loop.update()

@@ -1,0 +1,74 @@
+"""Everything that a resumed run must take over.
+
+Owns `TrainState` and its way into and out of a checkpoint.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladderlm.checkpoint.layout import rotate
+from ladderlm.checkpoint.load import SavedState, load_optimizer, load_weights
+from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
+from ladderlm.errors import CheckpointError
+from ladderlm.model.transformer import Transformer
+
+__all__ = ["TrainState"]
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer and the few numbers beside them.
+
+    Args:
+        step: updates done; the position in the data and all randomness follow from it.
+        n_tokens: targets trained on so far.
+        seconds: monotonic seconds spent training, summed over restarts.
+        restarts: how often the run was taken up again.
+        best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
+    """
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    run_id: str
+    step: int = 0
+    n_tokens: int = 0
+    seconds: float = 0.0
+    restarts: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def restore(self, saved: SavedState) -> None:
+        """Take over a verified checkpoint.
+
+        Raises:
+            CheckpointError: it belongs to another config, or does not fit.
+        """
+        source = str(saved.checkpoint.folder)
+        if saved.state.get("run_id") != self.run_id:
+            raise CheckpointError(
+                f"{source} belongs to run {saved.state.get('run_id')}, the config names "
+                f"{self.run_id}",
+                "an option that can change a number differs from the one it was trained with",
+                "use the run's own config.json, or another --out for the new config",
+            )
+        load_weights(self.model, saved.weights, source)
+        load_optimizer(self.optimizer, saved.optimizer, source)
+        self.step, self.n_tokens = int(saved.state["step"]), int(saved.state["n_tokens"])
+        self.best = dict(saved.state["best"])
+        self.seconds = float(saved.state["timing"]["seconds"])
+        self.restarts = int(saved.state["timing"]["restarts"]) + 1
+
+    def save(self, checkpoints: Path, keep: int) -> None:
+        """Publish a checkpoint of this step, then delete the ones no longer wanted."""
+        state = {
+            "run_id": self.run_id,
+            "step": self.step,
+            "n_tokens": self.n_tokens,
+            "best": self.best,
+            "timing": {"seconds": self.seconds, "restarts": self.restarts},
+        }
+        weights = dict(self.model.named_parameters())
+        save_checkpoint(checkpoints, self.step, weights, optimizer_tensors(self.optimizer), state)
+        rotate(checkpoints, keep, {self.best["step"]} if self.best else set())

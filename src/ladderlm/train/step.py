@@ -1,0 +1,106 @@
+"""One update: forward, backward, clip, optimizer.
+
+Owns the arithmetic of a step: sums of nats over micro-batches and processes, divided once by the
+global count of targets.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ladderlm.data.batch import Batch
+from ladderlm.dist import Processes
+from ladderlm.model.loss import sum_token_loss, token_nats
+from ladderlm.model.transformer import Transformer
+from ladderlm.train.guards import check_finite
+
+__all__ = ["Update", "accumulate_gradients", "train_step"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step did.
+
+    Args:
+        loss: nats per target over the whole global batch.
+        grad_norm: global gradient norm before clipping.
+        n_targets: targets of the global batch.
+    """
+
+    loss: float
+    grad_norm: float
+    n_targets: int
+
+
+def accumulate_gradients(
+    model: Transformer,
+    batch: Batch,
+    n_targets: int,
+    micro_batch_seqs: int,
+    mask_documents: bool,
+) -> torch.Tensor:
+    """Add this process's share of the gradient of the mean loss; give its sum of nats.
+
+    Args:
+        batch: this process's rows.
+        n_targets: targets of the *global* batch, by which every sum is divided.
+        micro_batch_seqs: rows of one forward pass.
+        mask_documents: hand segments and restarting positions to the model.
+
+    Returns:
+        Sum of nats over the rows, float64 scalar, detached.
+    """
+    device = model.tok_embeddings.weight.device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for start in range(0, batch.n_rows, micro_batch_seqs):
+        rows = batch.rows(start, start + micro_batch_seqs)
+        tokens = torch.from_numpy(rows.tokens).to(device)
+        positions = segments = None
+        if mask_documents:
+            positions = torch.from_numpy(rows.positions).to(device)
+            segments = torch.from_numpy(rows.segment_ids).to(device)
+        hidden = model.hidden(tokens, positions, segments)
+        nats = token_nats(hidden, model.output.weight, torch.from_numpy(rows.targets).to(device))
+        loss = sum_token_loss(nats, torch.from_numpy(rows.loss_mask).to(device))
+        (loss / n_targets).backward()
+        total += loss.detach().double()
+    return total
+
+
+def train_step(
+    model: Transformer,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    n_targets: int,
+    *,
+    step: int,
+    micro_batch_seqs: int,
+    mask_documents: bool,
+    grad_clip: float | None,
+    processes: Processes,
+) -> Update:
+    """Make one update from the global batch, of which this process holds `batch`.
+
+    Args: as in `accumulate_gradients`; step counts from 1 and is named in errors.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite; nothing has been changed.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    nats = accumulate_gradients(model, batch, n_targets, micro_batch_seqs, mask_documents)
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        if parameter.grad is None:  # a process without rows still takes part in the sum
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    processes.sum_tensors(gradients)
+    processes.sum_tensors([nats])
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    loss, grad_norm = torch.stack([nats / n_targets, norm.double()]).tolist()
+    check_finite(loss, grad_norm, step, sorted({int(d) for d in batch.document_ids.ravel()} - {-1}))
+    if grad_clip is not None and grad_norm > grad_clip:
+        scale = grad_clip / (grad_norm + 1e-6)
+        for gradient in gradients:
+            gradient.mul_(scale)
+    optimizer.step()
+    return Update(loss, grad_norm, n_targets)
