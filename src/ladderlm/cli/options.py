@@ -1,78 +1,94 @@
-"""Command-line options out of dataclasses.
+"""Command-line options out of dataclasses, and how commands speak.
 
-Owns the one way in which commands read their arguments (tyro) and print progress.
+Owns the one way in which commands read their arguments (tyro), print JSON and show progress.
 """
 
 import contextlib
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["parse", "print_json", "progress_bar"]
+__all__ = ["Progress", "parse", "print_json", "progress_bar"]
 
 T = TypeVar("T")
 
 
+class Progress(Protocol):
+    """What a progress display is told."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Say how much is done, with a short note."""
+
+
 def parse(
-    cls: type[T], argv: Sequence[str], command: str, description: str, default: T | None = None
+    cls: type[T],
+    argv: Sequence[str],
+    command: str,
+    description: str,
+    default: T | None = None,
+    flags: bool = True,
 ) -> T:
     """Read options into a dataclass; `--a.b 1`, `--a.b=1`, `-` and `_` are all understood.
 
+    With `flags`, a boolean is set by `--name` alone; without, it takes True or False.
     Exits with code 2 and the nearest known option on a mistake, with 0 after `--help`.
     """
     import tyro
 
+    arguments: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
         cls,
         prog=f"ladderlm {command}",
         description=description,
         args=list(argv),
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff)
-        if False
-        else (tyro.conf.AvoidSubcommands,),
+        config=(tyro.conf.AvoidSubcommands, *(() if flags else (tyro.conf.FlagConversionOff,))),
+        **arguments,
     )
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document to standard output."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager
-def progress_bar(label: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
-    """Show progress: a bar on a terminal, a plain line now and then otherwise.
-
-    Gives a function to call with (done so far, a short note).
-    """
-    if sys.stderr.isatty():
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"))
-        times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        with Progress(*columns, *times, transient=False) as bar:
-            task = bar.add_task(label, total=total, note="")
-            yield lambda done, note="": bar.update(task, completed=done, note=note)
+def progress_bar(label: str, total: int | None = None) -> Iterator[Progress]:
+    """Show progress: a bar on a terminal, a plain line now and then otherwise."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress(label, total)
         return
-    yield _plain_progress(label, total)
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def report(done: int, note: str = "") -> None:
+            bar.update(task, completed=done, note=note)
+
+        yield report
 
 
-def _plain_progress(label: str, total: int | None) -> Callable[[int, str], None]:
-    """Print a line at most every 5 seconds."""
-    import time
+class _PlainProgress:
+    """Print a line at most every five seconds."""
 
-    last = time.monotonic()
+    def __init__(self, label: str, total: int | None) -> None:
+        self.label, self.total, self.last = label, total, time.monotonic()
 
-    def report(done: int, note: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last >= 5.0:
-            last = time.monotonic()
-            share = f" of {total:,}" if total else ""
-            print(f"{label}: {done:,}{share} {note}".rstrip(), file=sys.stderr, flush=True)
-
-    return report
+    def __call__(self, done: int, note: str = "") -> None:
+        if time.monotonic() - self.last < 5.0:
+            return
+        self.last = time.monotonic()
+        share = f" of {self.total:,}" if self.total else ""
+        print(f"{self.label}: {done:,}{share} {note}".rstrip(), file=sys.stderr, flush=True)

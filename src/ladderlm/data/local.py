@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 64 << 10
 MIN_CORPUS_BYTES = 60_000_000
 # A document goes to val if its hash falls into one class of this many; small subsets give more.
 VAL_ONE_IN = {"Documentation": 8, "Licences": 12, "Type stubs": 40}
-VAL_ONE_IN_OTHERS = 110
+VAL_ONE_IN_OTHERS = 200
 _ZSTD_LEVEL = 3
 _KINDS = (".py", ".pyi", ".pxd", ".pyx", ".rst", ".md", ".txt")
 # Files that installers or builds write, whose content differs between machines.

@@ -23,7 +23,7 @@ from ladderlm.errors import CheckpointError, LadderError, Stopped
 from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import score_documents
 from ladderlm.eval.subsets import save_losses, summarise
-from ladderlm.files import AppendLog, FolderLock, publish_json, read_json, remove_tree
+from ladderlm.files import AppendLog, FolderLock, publish_json, publish_text, read_json, remove_tree
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
@@ -101,6 +101,10 @@ def _execute_locked(
         publish_json(directory.config_file, to_dict(config))
         environment = describe_environment(torch.get_num_threads(), device)
         publish_json(directory.environment_file, environment)
+        source = Path(config.data.path or "") / "tokenizer"
+        for name in ("tokenizer.json", "ladderlm.json"):
+            text = (source / name).read_text(encoding="utf-8")
+            publish_text(directory.path / "tokenizer" / name, text)
     try:
         state = _train(config, directory, resume, processes, flag, observe)
         _finish(config, directory, state, processes, flag, observe)

@@ -1,0 +1,29 @@
+"""Train LLaMA-style language models from scratch, and find out which changes really help.
+
+The names below load what they need when they are first used, so `import ladderlm` is cheap.
+"""
+
+import importlib
+from typing import Any
+
+__all__ = ["evaluate", "generate", "load", "train"]
+
+_PLACES = {
+    "load": "ladderlm.run.open",
+    "generate": "ladderlm.run.open",
+    "train": "ladderlm.run.execute",
+    "evaluate": "ladderlm.eval.meter",
+}
+_NAMES = {"train": "execute", "evaluate": "score_documents", "generate": "complete"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name at its first use (PEP 562)."""
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), _NAMES.get(name, name))
+    raise AttributeError(f"module 'ladderlm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names for completion."""
+    return sorted(__all__)

@@ -1,0 +1,59 @@
+"""`ladderlm doctor`: what this machine has."""
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from ladderlm.cli.options import parse, print_json
+
+__all__ = ["run"]
+
+_PARTS = {
+    "interop": ("transformers", "gguf"),
+    "evals": ("lm_eval",),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+    "track": ("tensorboard", "wandb", "trackio"),
+    "pdf": ("typst",),
+    "gpu": ("liger_kernel", "torchao"),
+    "fast": ("gigatoken", "fastokens"),
+}
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Say what this machine has and what is missing."""
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print as JSON."""
+
+
+def run(argv: list[str]) -> int:
+    """Look around and print."""
+    options = parse(DoctorOptions, argv, "doctor", "What this machine has.")
+    import torch
+
+    from ladderlm.run.environment import describe_environment
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found: dict[str, Any] = describe_environment(torch.get_num_threads(), device)
+    found["free_disk_bytes"] = shutil.disk_usage(os.getcwd()).free
+    found["optional_parts"] = {
+        part: all(importlib.util.find_spec(name) is not None for name in names)
+        for part, names in _PARTS.items()
+    }
+    if options.json:
+        print_json(found)
+        return 0
+    print(f"ladderlm {found['ladderlm']}, Python {found['python']}, {found['platform']}")
+    print(f"hardware  {found['hardware']}; device {device}, {found['n_threads']} threads")
+    print("versions  " + ", ".join(f"{name} {v}" for name, v in found["versions"].items()))
+    print(f"free disk {found['free_disk_bytes'] / 1e9:.1f} GB here")
+    for part, present in found["optional_parts"].items():
+        state = "installed" if present else f"missing: pip install 'ladderlm[{part}]'"
+        print(f"  {part:<8} {state}")
+    return 0

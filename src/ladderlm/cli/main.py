@@ -1,0 +1,107 @@
+"""The `ladderlm` command.
+
+Owns the table of commands, and the one place where errors become messages and exit codes:
+0 done, 1 failed, 2 wrong use or bad input, 130 interrupted, 143 stopped by SIGTERM after saving.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ladderlm.errors import LadderError, Stopped
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "quickstart": ("quickstart", "local corpus -> tokenizer -> shards -> ladder -> report"),
+    "fetch": ("fetch", "get a corpus: `fetch local` takes the packages on this machine"),
+    "tokenizer": ("tokenizer", "train a byte-level BPE, or show one"),
+    "prepare": ("prepare", "text -> verified token shards"),
+    "inspect": ("inspect", "look at batches as the model sees them"),
+    "train": ("train", "train one model, or go on with it"),
+    "eval": ("evaluate", "nats per token and bits per byte, per subset"),
+    "generate": ("generate", "continue a prompt, or write from nothing"),
+    "study": ("study", "an ablation over a ladder of compute: plan, run, status, fit, report"),
+    "report": ("report", "runs and studies -> one self-contained page; verify one"),
+    "verify": ("verify", "check a run or prepared data against its hashes"),
+    "doctor": ("doctor", "what this machine has: versions, hardware, optional parts"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; give its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except Stopped as stop:
+        _say(f"{stop}; what was done is saved. The same command goes on from there.")
+        return stop.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lets the interpreter flush in peace
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Turn an error into a message without a traceback, and an exit code."""
+    if isinstance(error, LadderError):
+        _say(f"error: {error}")
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        _say("error: out of memory\n  fix: a smaller model, or a lower execution.micro_batch_seqs")
+        return 1
+    if isinstance(error, OSError):
+        _say(f"error: {error}\n  fix: check the path, its permissions and the free space")
+        return 1
+    _say(f"error: {type(error).__name__}: {error}\n  this is a bug: run it again with --debug")
+    return 1
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):  # standard error is closed
+        pass
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"ladderlm {version('ladderlm')}")
+        return 0
+    if words[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`ladderlm --help` lists them"
+        _say(f"error: unknown command {words[0]!r}\n  fix: {hint}")
+        return 2
+    module = importlib.import_module(f"ladderlm.cli.{COMMANDS[words[0]][0]}")
+    code: int = module.run(words[1:])
+    sys.stdout.flush()
+    return code
+
+
+def _print_help() -> None:
+    print("usage: ladderlm COMMAND [options]      ladderlm COMMAND --help\n")
+    width = max(map(len, COMMANDS))
+    for name, (_, line) in COMMANDS.items():
+        print(f"  {name:<{width}}  {line}")
+    print("\n  --debug with any command shows the traceback of an error; --version prints the version")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

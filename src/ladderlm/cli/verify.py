@@ -1,0 +1,42 @@
+"""`ladderlm verify`: check files against their hashes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ladderlm.checkpoint.layout import list_checkpoints, verify_checkpoint
+from ladderlm.cli.options import parse
+from ladderlm.data.shards import open_data
+from ladderlm.errors import ConfigError
+from ladderlm.run.directory import RunDirectory
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Check every file of prepared data or of a run against its manifest."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Data or run folder."""
+
+
+def run(argv: list[str]) -> int:
+    """Verify as asked; the first damaged file is named and gives exit code 2."""
+    folder = Path(parse(VerifyOptions, argv, "verify", "Check files against hashes.").folder)
+    if (folder / "manifest.json").is_file():
+        data = open_data(folder)
+        for name in data.split_names:
+            split = data.split(name)
+            print(f"{folder}: split {name}: {split.n_tokens:,} tokens good")
+    elif (folder / "config.json").is_file():
+        directory = RunDirectory(folder)
+        directory.config()
+        for checkpoint in list_checkpoints(directory.checkpoints):
+            verify_checkpoint(checkpoint)
+            print(f"{checkpoint.folder}: good")
+    else:
+        raise ConfigError(f"{folder} is neither prepared data nor a run", "", "check the path")
+    return 0

@@ -1,0 +1,44 @@
+"""`python -m ladderlm.run CONFIG.json [--resume auto|never|must]`: the bare runner.
+
+Imports only the standard library, torch, numpy and safetensors, so that it runs on a machine
+that has nothing else. Every executor uses it, alone or under torchrun.
+"""
+
+import logging
+import sys
+from typing import cast
+
+from ladderlm.config import from_dict, read_config_file
+from ladderlm.errors import ConfigError, LadderError, Stopped
+from ladderlm.run.config import RunConfig
+from ladderlm.run.execute import Resume, execute
+
+
+def main(argv: list[str]) -> int:
+    """Run the config; give the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log = logging.getLogger("ladderlm.run")
+    try:
+        resume = "auto"
+        if len(argv) == 3 and argv[1] == "--resume":
+            resume = argv.pop(2)
+            argv.pop(1)
+        if len(argv) != 1 or resume not in ("auto", "never", "must"):
+            raise ConfigError(
+                f"wrong arguments: {' '.join(argv)}",
+                "",
+                "python -m ladderlm.run CONFIG.json [--resume auto|never|must]",
+            )
+        config = from_dict(RunConfig, read_config_file(argv[0]), argv[0])
+        log.info("%s", execute(config, cast("Resume", resume)))
+    except LadderError as error:
+        log.error("error: %s", error)
+        return error.exit_code
+    except Stopped as stop:
+        log.info("%s; the state is saved", stop)
+        return stop.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
