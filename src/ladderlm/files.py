@@ -26,6 +26,7 @@ __all__ = [
     "check_free_space",
     "make_folder",
     "move_into_place",
+    "open_log",
     "publish",
     "publish_json",
     "publish_stream",
@@ -207,6 +208,12 @@ def append_lines(path: Path, lines: list[str]) -> None:
         os.fsync(stream.fileno())
     if new:
         sync_folder(path.parent)
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a log for a child process to append to; creates its folder."""
+    make_folder(path.parent)
+    return open(path, "ab")
 
 
 class AppendLog:

@@ -1,0 +1,143 @@
+"""From a compute budget to a shape, a batch and a number of steps.
+
+Owns the arithmetic of a rung. Sizes snap to a grid, FLOPs are met to one step, tokens follow.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from ladderlm.errors import ConfigError
+from ladderlm.model.accounting import count_params, train_flops_per_token
+from ladderlm.model.config import ModelConfig
+
+__all__ = ["Rung", "choose_shape", "plan_rung", "shapes"]
+
+MAX_MISS = 1.2  # tokens per parameter may miss their target by this factor
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One budget of the ladder for one arm.
+
+    Args:
+        index: from 0, by rising budget.
+        budget: FLOPs asked for.
+        model: shape with the arm's options.
+        n_steps, global_batch_tokens: what meets the budget.
+        flops: what the steps come to, nominal causal.
+        n_tokens: row positions trained on.
+        n_matmul: N, parameters in matrix products.
+    """
+
+    index: int
+    budget: float
+    model: ModelConfig
+    n_steps: int
+    global_batch_tokens: int
+    flops: float
+    n_tokens: int
+    n_matmul: int
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D / N as it came out."""
+        return self.n_tokens / self.n_matmul
+
+
+def shapes(base: ModelConfig, aspect_ratio: float) -> list[ModelConfig]:
+    """List shapes with the base's head size and dim / n_layers within a factor 2 of the aspect.
+
+    dim is a multiple of the head size, so that every head stays as wide as the base's.
+    """
+    head_dim = base.head_dim
+    group = base.n_heads // base.kv_heads
+    found = []
+    for n_heads in [*range(1, 33), *range(34, 65, 2), *range(68, 257, 4)]:
+        dim = n_heads * head_dim
+        low = max(1, math.ceil(dim / aspect_ratio / 2))
+        high = max(low, math.floor(dim / aspect_ratio * 2))
+        if n_heads % group:
+            continue
+        for n_layers in range(low, high + 1):
+            kv_heads = None if base.n_kv_heads is None else n_heads // group
+            shape = replace(base, dim=dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=kv_heads)
+            found.append(shape)
+    return found
+
+
+def choose_shape(
+    budget: float, tokens_per_param: float, base: ModelConfig, seq_len: int, aspect_ratio: float
+) -> ModelConfig:
+    """Choose the shape whose tokens per parameter at this budget come nearest to the target.
+
+    Among shapes within 10 % of the target the one nearest to the aspect ratio wins.
+
+    Raises:
+        ConfigError: the best one misses by more than 20 %; names the smallest budget that works.
+    """
+
+    def miss(shape: ModelConfig, flops: float) -> float:
+        n_tokens = flops / train_flops_per_token(shape, seq_len)
+        return abs(math.log(n_tokens / count_params(shape).n_matmul / tokens_per_param))
+
+    def cost(shape: ModelConfig) -> float:
+        aspect = abs(math.log(shape.dim / shape.n_layers / aspect_ratio))
+        return max(miss(shape, budget), math.log(1.1)) + 0.1 * aspect
+
+    grid = shapes(base, aspect_ratio)
+    best = min(grid, key=cost)
+    if miss(best, budget) <= math.log(MAX_MISS):
+        return best
+    budgets = sorted(
+        tokens_per_param * count_params(s).n_matmul * train_flops_per_token(s, seq_len)
+        for s in grid
+    )
+    above = [b for b in budgets if b >= budget / MAX_MISS]
+    n_tokens = budget / train_flops_per_token(best, seq_len)
+    raise ConfigError(
+        f"a rung of {budget:.3g} FLOPs: the nearest shape (dim {best.dim}, {best.n_layers} layers) "
+        f"gets {n_tokens / count_params(best).n_matmul:.1f} tokens per parameter, not "
+        f"{tokens_per_param:g}",
+        "rungs that miss by more than 20 % are not on one ladder",
+        f"the smallest budget that works from there is {(above or budgets[-1:])[0]:.3g} FLOPs",
+    )
+
+
+def batch_tokens(
+    n_tokens: float, base_tokens: int, seq_len: int, min_updates: int
+) -> int:
+    """Give the global batch: the base's, made smaller until a rung has enough updates.
+
+    A multiple of seq_len, at least one row.
+    """
+    fitting = int(n_tokens / min_updates / seq_len) * seq_len
+    return max(seq_len, min(base_tokens, fitting))
+
+
+def plan_rung(
+    index: int,
+    budget: float,
+    shape: ModelConfig,
+    base_batch_tokens: int,
+    seq_len: int,
+    min_updates: int,
+) -> Rung:
+    """Spend a budget on a shape.
+
+    Args:
+        shape: with the options of the arm.
+        base_batch_tokens: batch of the base config; see `batch_tokens`.
+    """
+    per_token = train_flops_per_token(shape, seq_len)
+    batch = batch_tokens(budget / per_token, base_batch_tokens, seq_len, min_updates)
+    n_steps = max(1, round(budget / (per_token * batch)))
+    return Rung(
+        index=index,
+        budget=budget,
+        model=shape,
+        n_steps=n_steps,
+        global_batch_tokens=batch,
+        flops=per_token * batch * n_steps,
+        n_tokens=batch * n_steps,
+        n_matmul=count_params(shape).n_matmul,
+    )

@@ -1,0 +1,126 @@
+"""All runs of a study, before any of them is made.
+
+Owns the way from a `StudySpec` to resolved `RunConfig`s, and the warnings that a reader of the
+result would want to have had. Builds no model.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ladderlm.run.config import RunConfig
+from ladderlm.run.resolve import open_splits, resolve
+from ladderlm.study.ladder import Rung, choose_shape, plan_rung
+from ladderlm.study.spec import Arm, StudySpec
+
+__all__ = ["PlannedRun", "StudyPlan", "plan_study"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study: where it stands in the ladder, and its whole config."""
+
+    arm: str
+    rung: Rung
+    seed: int
+    config: RunConfig
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run in the pool."""
+        return self.config.run_id
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Runs in the order in which they should start, and what to warn about."""
+
+    spec: StudySpec
+    runs: tuple[PlannedRun, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of all runs."""
+        return sum(run.rung.flops for run in self.runs)
+
+
+def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
+    """Plan every run: rungs x arms x seeds, largest rung last, arms of a pair side by side.
+
+    Args:
+        pool: folder of the runs, `STUDY/runs` or a shared one.
+
+    Raises:
+        ConfigError, DataError: a rung cannot be met, or the data is not there.
+    """
+    ladder = spec.ladder
+    data, train, _ = open_splits(spec.base)
+    base = replace(spec.base.model, vocab_size=data.vocab_size)
+    seq_len = spec.base.data.seq_len
+    runs = []
+    for index, budget in enumerate(ladder.flops):
+        shape = choose_shape(
+            budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio
+        )
+        for seed in ladder.seeds_of(index):
+            runs += [_plan_run(spec, arm, index, budget, shape, seed, pool) for arm in spec.arms]
+    return StudyPlan(spec, tuple(runs), tuple(_warnings(spec, runs, train.n_tokens)))
+
+
+def _plan_run(
+    spec: StudySpec, arm: Arm, index: int, budget: float, shape: object, seed: int, pool: Path
+) -> PlannedRun:
+    config = spec.arm_config(arm)
+    size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "vocab_size")}
+    if config.model.n_kv_heads is not None:
+        group = config.model.n_heads // config.model.n_kv_heads
+        size["n_kv_heads"] = max(1, size["n_heads"] // group)
+    model = replace(config.model, **size)
+    rung = plan_rung(
+        index,
+        budget,
+        model,
+        config.train.global_batch_tokens,
+        config.data.seq_len,
+        spec.ladder.min_updates,
+    )
+    train = replace(
+        config.train,
+        n_steps=rung.n_steps,
+        global_batch_tokens=rung.global_batch_tokens,
+        seed=seed,
+    )
+    config = replace(
+        config, model=model, train=train, data=replace(config.data, order_seed=seed), out=None
+    )
+    threads = config.execution.n_threads or 1
+    execution = replace(config.execution, n_threads=threads)
+    config = resolve(replace(config, execution=execution))
+    out = os.path.relpath(pool / config.run_id)
+    return PlannedRun(arm.name, rung, seed, replace(config, out=out))
+
+
+def _warnings(spec: StudySpec, runs: list[PlannedRun], unique_tokens: int) -> list[str]:
+    flops = spec.ladder.flops
+    found = []
+    if flops[-1] / flops[0] < 9.99:
+        found.append(
+            f"the ladder spans {flops[-1] / flops[0]:.1f}x of compute: less than a decade says "
+            "little about scaling"
+        )
+    few = [run for run in runs if run.rung.n_steps < 300]
+    if few:
+        found.append(f"{len(few)} runs have fewer than 300 updates")
+    longest = max(run.rung.n_tokens for run in runs)
+    if longest > unique_tokens:
+        found.append(f"the longest run repeats its data {longest / unique_tokens:.1f} times")
+    batches = {run.rung.global_batch_tokens for run in runs}
+    if len(batches) > 1:
+        found.append(
+            f"the batch changes with the rung ({min(batches):,} to {max(batches):,} tokens): batch "
+            "and size are confounded to that extent"
+        )
+    if not all(arm.tune for arm in spec.arms):
+        found.append("learning rates are not tuned per arm: the verdict will be INCONCLUSIVE")
+    return found

@@ -1,0 +1,158 @@
+"""The table of a study: one row a run, from the run folders.
+
+Owns `results.csv`, from which every figure and number can be recomputed, and its way to `Points`.
+"""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladderlm.errors import DataError
+from ladderlm.files import publish_text
+from ladderlm.run.directory import RunDirectory
+from ladderlm.scaling.fit import Points
+from ladderlm.study.plan import StudyPlan
+
+__all__ = ["COLUMNS", "collect_results", "points_of", "read_results", "write_results"]
+
+COLUMNS = (
+    "study",
+    "run_id",
+    "config_hash",
+    "arm",
+    "rung",
+    "seed",
+    "dim",
+    "n_layers",
+    "n_params_matrices",
+    "n_params_head",
+    "n_params_embedding",
+    "params",
+    "tokens",
+    "n_steps",
+    "global_batch_tokens",
+    "learning_rate",
+    "flops",
+    "flops_spent",
+    "flops_6nd",
+    "seconds",
+    "device_seconds",
+    "hardware",
+    "loss",
+    "bits_per_byte",
+    "cluster",
+    "status",
+    "excluded_because",
+)
+TIMING_COLUMNS = ("seconds", "device_seconds")
+Row = dict[str, Any]
+
+
+def collect_results(plan: StudyPlan, pool: Path) -> list[Row]:
+    """Read the summary of every planned run; a run that is missing or failed keeps its row."""
+    return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.runs]
+
+
+def _row(study: str, run: Any, directory: RunDirectory) -> Row:
+    config, rung = run.config, run.rung
+    row: Row = dict.fromkeys(COLUMNS, "")
+    row |= {
+        "study": study,
+        "run_id": run.run_id,
+        "config_hash": config.meaning_hash,
+        "arm": run.arm,
+        "rung": rung.index,
+        "seed": run.seed,
+        "dim": config.model.dim,
+        "n_layers": config.model.n_layers,
+        "n_steps": config.train.n_steps,
+        "global_batch_tokens": config.train.global_batch_tokens,
+        "learning_rate": config.optim.learning_rate,
+        "params": rung.n_matmul,
+        "tokens": rung.n_tokens,
+        "flops": rung.flops,
+        "flops_spent": rung.flops,
+        "cluster": run.run_id,
+        "status": "missing",
+        "excluded_because": "not run yet",
+    }
+    summary = directory.summary()
+    if summary is None:
+        return row
+    counts = summary["n_params"]
+    row |= {
+        "n_params_matrices": counts["matrices"],
+        "n_params_head": counts["head"],
+        "n_params_embedding": counts["embedding"],
+        "flops_6nd": summary["flops_6nd"],
+        "seconds": summary["timing"]["seconds"],
+        "device_seconds": summary["timing"]["device_seconds"],
+        "hardware": summary["hardware"],
+        "status": summary["status"],
+    }
+    if summary["status"] != "finished":
+        row["excluded_because"] = summary.get("reason") or f"the run is {summary['status']}"
+        return row
+    last = summary["evals"][config.eval.split]["last"]
+    row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
+    row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
+    if not math.isfinite(float(last["loss"] if last["loss"] is not None else math.nan)):
+        row["excluded_because"] = "the loss is not finite"
+    return row
+
+
+def write_results(path: Path, rows: list[Row]) -> None:
+    """Publish the table; numbers in full precision."""
+    subsets = sorted({key for row in rows for key in row if key.startswith("bpb[")})
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [*COLUMNS, *subsets], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    publish_text(path, buffer.getvalue())
+
+
+def read_results(path: Path) -> list[Row]:
+    """Read a table back, numbers as numbers.
+
+    Raises:
+        DataError: missing, or lacking a column.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}", "", "run `ladderlm study run` first") from error
+    missing = [c for c in COLUMNS if rows and c not in rows[0]]
+    if not rows or missing:
+        raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")
+    return [{key: _number(value) for key, value in row.items()} for row in rows]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def points_of(rows: list[Row], loss: str = "bits_per_byte", x: str = "flops") -> Points:
+    """Give the rows that count as arrays.
+
+    Args:
+        loss: column of the y axis; bits per byte also compares arms with different tokenizers.
+        x: flops, device_seconds or tokens.
+    """
+    kept = [row for row in rows if not row["excluded_because"]]
+    return Points(
+        arm=np.array([row["arm"] for row in kept], dtype=np.str_),
+        rung=np.array([row["rung"] for row in kept], dtype=np.int64),
+        seed=np.array([row["seed"] for row in kept], dtype=np.int64),
+        x=np.array([row[x] for row in kept], dtype=np.float64),
+        loss=np.array([row[loss] for row in kept], dtype=np.float64),
+    )

@@ -1,0 +1,198 @@
+"""The study file.
+
+Owns `StudySpec` and its reading from TOML. What runs it means is in `plan.py`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ladderlm.config import from_dict, read_config_file, replace_at
+from ladderlm.errors import ConfigError
+from ladderlm.run.config import RunConfig
+from ladderlm.run.presets import preset
+
+__all__ = ["Arm", "LadderOptions", "StudySpec", "read_study"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderOptions:
+    """Budgets of the ladder and what happens at each.
+
+    Args:
+        flops: budget of each rung, rising.
+        tokens_per_param: tokens per parameter in matrix products.
+        seeds: set both the initial weights and the order of the data, in every arm.
+        extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
+        extra_seed_rungs: how many rungs get them.
+        holdout: top rungs kept out of the fit that makes the forecast.
+        aspect_ratio: dim / n_layers that shapes keep close to.
+        min_updates: the batch shrinks until a rung has this many updates.
+    """
+
+    flops: tuple[float, ...]
+    tokens_per_param: float = 20.0
+    seeds: tuple[int, ...] = (1, 2)
+    extra_seeds: tuple[int, ...] = ()
+    extra_seed_rungs: int = 0
+    holdout: int = 1
+    aspect_ratio: float = 32.0
+    min_updates: int = 500
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
+        if not self.flops or self.flops[0] <= 0 or not rising:
+            raise ConfigError(f"ladder.flops = {list(self.flops)}", "budgets are positive and rise")
+        if not self.seeds or len(set(self.seeds + self.extra_seeds)) != len(
+            self.seeds + self.extra_seeds
+        ):
+            raise ConfigError(
+                f"ladder.seeds = {list(self.seeds)}, extra_seeds = {list(self.extra_seeds)}",
+                "seeds are distinct: a repeated run is no replicate",
+            )
+        for name in ("tokens_per_param", "aspect_ratio", "min_updates"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
+        if not 0 <= self.holdout < len(self.flops):
+            raise ConfigError(
+                f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
+                "rungs must be left to fit",
+            )
+
+    def seeds_of(self, rung: int) -> tuple[int, ...]:
+        """Give the seeds of a rung."""
+        return self.seeds + (self.extra_seeds if rung < self.extra_seed_rungs else ())
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant: options laid over the base."""
+
+    name: str
+    set: dict[str, Any] = field(default_factory=dict)
+    hypothesis: str = ""
+    tune: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A study: a question, a base, a ladder and its arms; the first arm is the baseline."""
+
+    name: str
+    question: str
+    rationale: str
+    base: RunConfig
+    ladder: LadderOptions
+    arms: tuple[Arm, ...]
+    pool: str | None
+    demonstration: bool
+
+    def arm_config(self, arm: Arm) -> RunConfig:
+        """Give the base with an arm's options set."""
+        config = self.base
+        for dotted, value in arm.set.items():
+            config = replace_at(config, dotted, value)
+        return config
+
+
+_TOP = ("name", "question", "rationale", "base", "ladder", "arm", "study")
+
+
+def read_study(path: Path | str) -> StudySpec:
+    """Read a study file.
+
+    Raises:
+        ConfigError: unknown keys, missing parts, an arm that changes nothing or sets what the
+            ladder sets.
+    """
+    path = Path(path)
+    values = read_config_file(path)
+    _refuse_unknown(values, _TOP, str(path))
+    for needed in ("name", "base", "ladder", "arm"):
+        if needed not in values:
+            raise ConfigError(f"{path}: {needed!r} is missing", "", "see docs/studies.md")
+    name = str(values["name"])
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"{path}: name = {name!r}", "it names a folder", "use letters, digits, -")
+    arms = tuple(_read_arm(arm, path) for arm in values["arm"])
+    if len(arms) < 2 or len({arm.name for arm in arms}) < len(arms):
+        raise ConfigError(
+            f"{path}: arms {[arm.name for arm in arms]}",
+            "a study compares two or more arms of different names",
+            "add an [[arm]]",
+        )
+    own = values.get("study", {})
+    _refuse_unknown(own, ("pool", "demonstration"), f"{path}: [study]")
+    spec = StudySpec(
+        name=name,
+        question=str(values.get("question", "")),
+        rationale=str(values.get("rationale", "")),
+        base=_read_base(dict(values["base"]), path),
+        ladder=from_dict(LadderOptions, values["ladder"], f"{path}: ladder"),
+        arms=arms,
+        pool=own.get("pool"),
+        demonstration=bool(own.get("demonstration", False)),
+    )
+    _check_arms(spec, path)
+    return spec
+
+
+def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}", f"known: {', '.join(known)}")
+
+
+def _read_arm(values: dict[str, Any], path: Path) -> Arm:
+    names = tuple(f.name for f in dataclasses.fields(Arm))
+    _refuse_unknown(values, names, f"{path}: [[arm]]")
+    if "name" not in values:
+        raise ConfigError(f"{path}: an [[arm]] has no name")
+    return Arm(**values)
+
+
+def _read_base(values: dict[str, Any], path: Path) -> RunConfig:
+    """Read `[base]`: preset or config, data, then dotted or nested options."""
+    config = RunConfig()
+    if "preset" in values:
+        config = preset(str(values.pop("preset")))
+    elif "config" in values:
+        file = path.parent / str(values.pop("config"))
+        config = from_dict(RunConfig, read_config_file(file), str(file))
+    if "data" in values and isinstance(values["data"], str):
+        config = replace_at(config, "data.path", values.pop("data"))
+    for dotted, value in _flatten(values).items():
+        config = replace_at(config, dotted, value)
+    return config
+
+
+def _flatten(values: dict[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{place}.{key}" if place else key
+        flat |= _flatten(value, dotted) if isinstance(value, dict) else {dotted: value}
+    return flat
+
+
+_LADDER_SETS = ("model.dim", "model.n_layers", "model.n_heads", "train.n_steps", "train.seed")
+
+
+def _check_arms(spec: StudySpec, path: Path) -> None:
+    hashes = {}
+    for arm in spec.arms:
+        clash = [dotted for dotted in arm.set if dotted in _LADDER_SETS]
+        if clash:
+            raise ConfigError(
+                f"{path}: arm {arm.name!r} sets {clash[0]}",
+                "the ladder sets it at every rung",
+                "change the ladder, or leave it out",
+            )
+        digest = spec.arm_config(arm).meaning_hash
+        if digest in hashes:
+            raise ConfigError(
+                f"{path}: arms {hashes[digest]!r} and {arm.name!r} mean the same",
+                "two equal arms with equal seeds are one set of runs",
+                "let an arm change an option",
+            )
+        hashes[digest] = arm.name

@@ -1,0 +1,115 @@
+"""From a comparison to a verdict in fixed words.
+
+Owns the rules, applied in order; the first that matches wins. Pure functions.
+"""
+
+import math
+from dataclasses import dataclass
+
+from ladderlm.scaling.compare import Comparison
+
+__all__ = ["Verdict", "decide"]
+
+INCONCLUSIVE = "INCONCLUSIVE"
+NOT_RECOMMENDED = "NOT RECOMMENDED"
+NO_EFFECT = "NO EFFECT WORTH 2 %"
+SCALE_DEPENDENT = "SCALE-DEPENDENT"
+RECOMMEND_UP_TO = "RECOMMEND UP TO C"
+RECOMMEND = "RECOMMEND"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict and what it rests on.
+
+    Args:
+        word: one of the fixed words.
+        reason: the rule that matched, with its numbers.
+        would_be: the word of the later rules when rule 0 (not tuned, hold-out failed) decided.
+        demonstration: the study is too small for its own fit.
+        rungs_needed: rungs of this spread that would bring the 95 % interval within 2 %; None
+            when that does not apply.
+    """
+
+    word: str
+    reason: str
+    would_be: str
+    demonstration: bool
+    rungs_needed: int | None
+
+    @property
+    def text(self) -> str:
+        """The verdict as it is printed everywhere."""
+        return f"DEMONSTRATION: {self.word}" if self.demonstration else self.word
+
+
+def decide(
+    comparison: Comparison,
+    *,
+    tuned: bool,
+    edge_of_grid: bool = False,
+    holdout_passed: bool | None,
+    demonstration: bool,
+) -> Verdict:
+    """Apply the rules.
+
+    Args:
+        tuned: both arms' learning rates were chosen by a search, equally.
+        edge_of_grid: a best rate lies at the end of its grid.
+        holdout_passed: None if no rung was held out, which counts as failed.
+        demonstration: see `Verdict`.
+    """
+    word, reason = _by_numbers(comparison)
+    needed = _rungs_needed(comparison) if word == INCONCLUSIVE else None
+    blocked = None
+    if not tuned:
+        blocked = "the learning rates of the arms were not tuned"
+    elif edge_of_grid:
+        blocked = "a best learning rate lies on the edge of its grid"
+    elif holdout_passed is None:
+        blocked = "no rung was held out to test the forecast"
+    elif not holdout_passed:
+        blocked = "the forecast of the held-out rung failed"
+    if blocked is not None:
+        return Verdict(INCONCLUSIVE, f"{blocked}; {reason}", word, demonstration, needed)
+    return Verdict(word, reason, word, demonstration, needed)
+
+
+def _by_numbers(comparison: Comparison) -> tuple[str, str]:
+    """Apply rules 1 to 6 of the verdicts."""
+    pooled, trend, ahead = comparison.pooled, comparison.trend, comparison.m_at_10x
+    shown = f"pooled m = {pooled.value:.3f} (95 % {pooled.low_95:.3f} to {pooled.high_95:.3f})"
+    if pooled.high_95 < 1:
+        return NOT_RECOMMENDED, f"{shown}: the upper bound is below 1"
+    if pooled.low_90 >= 1 / 1.02 and pooled.high_90 <= 1.02:
+        return NO_EFFECT, (
+            f"{shown}: the 90 % interval {pooled.low_90:.3f} to {pooled.high_90:.3f} lies within 2 %"
+        )
+    surely_above = any(rung.estimate.low_95 > 1 for rung in comparison.rungs)
+    surely_below = any(rung.estimate.high_95 < 1 for rung in comparison.rungs)
+    if surely_above and surely_below:
+        return SCALE_DEPENDENT, f"{shown}: the sign changes inside the range"
+    if math.isfinite(trend.value) and trend.high_95 < 0:
+        return SCALE_DEPENDENT, (
+            f"{shown}: ln m falls by {-trend.value * math.log(10):.3f} per decade of compute "
+            f"(95 % {-trend.high_95 * math.log(10):.3f} to {-trend.low_95 * math.log(10):.3f})"
+        )
+    if pooled.low_95 > 1 and not ahead.low_95 > 1:
+        return RECOMMEND_UP_TO, (
+            f"{shown}; at 10 times the top rung m = {ahead.value:.3f}, "
+            f"lower bound {ahead.low_95:.3f}"
+        )
+    if pooled.low_95 > 1.02 and ahead.value > 1:
+        return RECOMMEND, f"{shown}; at 10 times the top rung m = {ahead.value:.3f}"
+    return INCONCLUSIVE, f"{shown}: neither a gain nor its absence is shown"
+
+
+def _rungs_needed(comparison: Comparison) -> int | None:
+    """Estimate rungs for 80 % power to see the pooled effect: ((z_0.975 + z_0.8) sd / effect)^2."""
+    means = [sum(rung.log_m) / len(rung.log_m) for rung in comparison.rungs]
+    if len(means) < 2:
+        return None
+    centre = sum(means) / len(means)
+    variance = sum((v - centre) ** 2 for v in means) / (len(means) - 1)
+    effect = max(abs(centre), math.log(1.02))
+    return max(2, math.ceil(((1.96 + 0.84) ** 2) * variance / effect**2))
