@@ -137,7 +137,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} = {value!r} is not a list")
         arguments = typing.get_args(kind)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+            return tuple(
+                _convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
+            )
         if len(arguments) != len(value):
             raise ConfigError(f"{where} = {value!r} must hold {len(arguments)} values")
         pairs = zip(arguments, value, strict=True)

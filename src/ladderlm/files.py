@@ -243,7 +243,9 @@ class AppendLog:
     def write(self, row: dict[str, Any]) -> None:
         """Append one object as a line; visible to readers at once, synced by `sync`."""
         try:
-            self._stream.write(to_json(row, indent=None).encode("utf-8", "backslashreplace") + b"\n")
+            self._stream.write(
+                to_json(row, indent=None).encode("utf-8", "backslashreplace") + b"\n"
+            )
             self._stream.flush()
         except OSError as error:
             raise LadderError(

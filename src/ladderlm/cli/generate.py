@@ -90,7 +90,9 @@ def _read_prompt(options: GenerateOptions) -> str:
         if options.prompt_file is not None:
             return Path(options.prompt_file).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"the prompt is not UTF-8 at byte {error.start}", "", "convert it") from error
+        raise DataError(
+            f"the prompt is not UTF-8 at byte {error.start}", "", "convert it"
+        ) from error
     return options.prompt or ""
 
 

@@ -100,7 +100,9 @@ def _print_help() -> None:
     width = max(map(len, COMMANDS))
     for name, (_, line) in COMMANDS.items():
         print(f"  {name:<{width}}  {line}")
-    print("\n  --debug with any command shows the traceback of an error; --version prints the version")
+    print(
+        "\n  --debug with any command shows the traceback of an error; --version prints the version"
+    )
 
 
 if __name__ == "__main__":

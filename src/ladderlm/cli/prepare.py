@@ -75,7 +75,9 @@ def describe_data(manifest: dict[str, Any]) -> None:
         for subset, counts in split["subsets"].items():
             rate = counts["n_bytes"] / max(counts["n_tokens"] - 2 * counts["n_documents"], 1)
             size = format_bytes(counts["n_bytes"])
-            print(f"    {subset:<24} {counts['n_documents']:>8,}  {size:>8}  {rate:.2f} bytes/token")
+            print(
+                f"    {subset:<24} {counts['n_documents']:>8,}  {size:>8}  {rate:.2f} bytes/token"
+            )
         for reason, count in split["skipped"].items():
             print(f"    left out: {count:,} x {reason}")
     for pair, count in manifest["overlap"].items():

@@ -12,7 +12,7 @@ from ladderlm.cli.options import parse, print_json
 from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome, State
 from ladderlm.executors.local import LocalExecutor
-from ladderlm.files import FolderLock, publish_json, publish_text
+from ladderlm.files import FolderLock, publish_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse, write_forecast
 from ladderlm.study.launch import launch, pending_runs

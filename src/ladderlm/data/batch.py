@@ -54,7 +54,7 @@ class Batch:
             DataError: an id is outside [0, vocab_size).
         """
         for array in (self.tokens, self.targets):
-            if array.size and not (0 <= array.min() and array.max() < vocab_size):
+            if array.size and not (array.min() >= 0 and array.max() < vocab_size):
                 raise DataError(
                     f"token id {int(array.max())} in a batch for a vocabulary of {vocab_size}",
                     "data and model come from different tokenizers, or the data is damaged",

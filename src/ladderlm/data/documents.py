@@ -51,7 +51,9 @@ def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            inside = sorted(p for p in source.rglob("*") if p.is_file() and p.name.endswith(_SUFFIXES))
+            inside = sorted(
+                p for p in source.rglob("*") if p.is_file() and p.name.endswith(_SUFFIXES)
+            )
             if not inside:
                 raise DataError(
                     f"folder {source} holds no corpus file",
@@ -214,7 +216,11 @@ def _open_plain(path: Path, name: str) -> IO[bytes]:
     """Open a file for reading, decompressing by what its first bytes say it is."""
     stream: IO[bytes]
     if str(path) == "-":
-        stream = io.BufferedReader(sys.stdin.buffer.raw) if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
+        stream = (
+            io.BufferedReader(sys.stdin.buffer.raw)
+            if hasattr(sys.stdin.buffer, "raw")
+            else sys.stdin.buffer
+        )
     else:
         stream = open(path, "rb")  # noqa: SIM115  # closed by the caller's with
     head = stream.peek(4)[:4]  # type: ignore[attr-defined]
@@ -223,7 +229,9 @@ def _open_plain(path: Path, name: str) -> IO[bytes]:
     if head[:2] == _GZIP_MAGIC:
         return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
     if path.suffix == ".zst" and not head:
-        raise DataError(f"{name} is empty", "a compressed file has at least a header", "fetch it again")
+        raise DataError(
+            f"{name} is empty", "a compressed file has at least a header", "fetch it again"
+        )
     return stream
 
 

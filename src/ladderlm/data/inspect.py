@@ -28,7 +28,9 @@ def describe_stream(stream: RowStream) -> str:
     )
 
 
-def row_pieces(batch: Batch, row: int, split: Split, tokenizer: Tokenizer) -> list[dict[str, object]]:
+def row_pieces(
+    batch: Batch, row: int, split: Split, tokenizer: Tokenizer
+) -> list[dict[str, object]]:
     """Give each run of one document in a row, padding last.
 
     Returns:
@@ -56,7 +58,9 @@ def row_pieces(batch: Batch, row: int, split: Split, tokenizer: Tokenizer) -> li
     return pieces
 
 
-def describe_row(batch: Batch, row: int, split: Split, tokenizer: Tokenizer, width: int = 400) -> str:
+def describe_row(
+    batch: Batch, row: int, split: Split, tokenizer: Tokenizer, width: int = 400
+) -> str:
     """Describe one row: each piece's place, document, mask and decoded text."""
     lines = []
     for piece in row_pieces(batch, row, split, tokenizer):

@@ -146,9 +146,7 @@ def _plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
         folder = Path(config.sources[0])
         for name in ("train", "val", "test"):
             inside = [
-                file
-                for file in files
-                if file.relative_to(folder).parts[0].split(".")[0] == name
+                file for file in files if file.relative_to(folder).parts[0].split(".")[0] == name
             ]
             if inside:
                 plan[name] = inside

@@ -108,7 +108,10 @@ def save_losses(path: Path, losses: DocumentLosses, policy: Policy, extra: dict[
     arrays = {n: v for n, v in vars(losses).items() if n != "subset_names"}
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, allow_pickle=False, subset_names=np.array(losses.subset_names, dtype=np.str_), **arrays
+        buffer,
+        allow_pickle=False,
+        subset_names=np.array(losses.subset_names, dtype=np.str_),
+        **arrays,
     )
     publish(path.with_name(path.name + ".npz"), lambda stream: stream.write(buffer.getvalue()))
     summary = {**extra, "policy": vars(policy), **summarise(losses)}
@@ -124,7 +127,9 @@ def load_losses(path: Path) -> DocumentLosses:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["subset_names"])
-            fields = {n: arrays[n] for n in DocumentLosses.__dataclass_fields__ if n != "subset_names"}
+            fields = {
+                n: arrays[n] for n in DocumentLosses.__dataclass_fields__ if n != "subset_names"
+            }
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"cannot read {path}: {error}", "", "run `ladderlm eval` again") from error
     return DocumentLosses(**fields, subset_names=names)

@@ -362,7 +362,8 @@ def _note_end(directory: RunDirectory, processes: Processes, status: str, reason
     if processes.first and directory.summary_file.exists():
         try:
             publish_json(
-                directory.summary_file, read_json(directory.summary_file) | {"status": status, "reason": reason}
+                directory.summary_file,
+                read_json(directory.summary_file) | {"status": status, "reason": reason},
             )
         except LadderError:  # a full disk must not hide the first error
             _log.exception("could not note the end of the run")

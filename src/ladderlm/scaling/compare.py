@@ -119,12 +119,12 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     rungs = _per_rung(rung_ids, log_m, log_x, slope_error, (base_range.min(), base_range.max()))
     pooled = _pool(means, slope_error)
     trend, at_10x = _trend(means, log_x)
-    return Comparison(
-        baseline, variant, law, rungs, pooled, trend, at_10x, _seed_sd(both), METHOD
-    )
+    return Comparison(baseline, variant, law, rungs, pooled, trend, at_10x, _seed_sd(both), METHOD)
 
 
-def _pair(points: Points, baseline: str, variant: str) -> list[tuple[int, float, float, float, float]]:
+def _pair(
+    points: Points, baseline: str, variant: str
+) -> list[tuple[int, float, float, float, float]]:
     """Match runs of one rung and seed: (rung, x_base, x_variant, loss_base, loss_variant)."""
     index = {
         (str(a), int(r), int(s)): i
@@ -135,9 +135,7 @@ def _pair(points: Points, baseline: str, variant: str) -> list[tuple[int, float,
         other = index.get((baseline, rung, seed))
         if arm == variant and other is not None:
             x, loss = points.x, points.loss
-            pairs.append(
-                (rung, float(x[other]), float(x[i]), float(loss[other]), float(loss[i]))
-            )
+            pairs.append((rung, float(x[other]), float(x[i]), float(loss[other]), float(loss[i])))
     if not pairs:
         raise DataError(
             f"no run of {variant!r} shares rung and seed with one of {baseline!r}",
@@ -147,7 +145,9 @@ def _pair(points: Points, baseline: str, variant: str) -> list[tuple[int, float,
     return pairs
 
 
-def _estimate(log_value: float, error: float, freedom: float, exponentiate: bool = True) -> Estimate:
+def _estimate(
+    log_value: float, error: float, freedom: float, exponentiate: bool = True
+) -> Estimate:
     """Turn ln m and its standard error into an estimate with t intervals."""
     ends = [log_value]
     for level in (0.95, 0.90):

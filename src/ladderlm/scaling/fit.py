@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ladderlm.errors import DataError
 from ladderlm.scaling.laws import LogLinearLaw
 
-__all__ = ["Points", "fit_log_linear", "fit_card", "holdout_errors"]
+__all__ = ["Points", "fit_card", "fit_log_linear", "holdout_errors"]
 
 
 @dataclass(frozen=True)

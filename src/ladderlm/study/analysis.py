@@ -41,7 +41,9 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
         law = fit_log_linear(points_of(lower))
     except DataError:
         return None
-    held = {(r["arm"], int(r["rung"]), float(r["flops"])) for r in rows if int(r["rung"]) >= first_held}
+    held = {
+        (r["arm"], int(r["rung"]), float(r["flops"])) for r in rows if int(r["rung"]) >= first_held
+    }
     predictions = []
     for arm, rung, flops in sorted(held):
         x = np.array([flops])
@@ -49,7 +51,13 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
         value = float(law.predict(arm, x)[0])
         interval = [value * float(np.exp(-2 * error)), value * float(np.exp(2 * error))]
         predictions.append(
-            {"arm": arm, "rung": rung, "flops": flops, "bits_per_byte": value, "interval_95": interval}
+            {
+                "arm": arm,
+                "rung": rung,
+                "flops": flops,
+                "bits_per_byte": value,
+                "interval_95": interval,
+            }
         )
     forecast = {"made_from": digest, "law": law.to_json(), "predictions": predictions}
     publish_json(path, forecast)

@@ -103,9 +103,7 @@ def choose_shape(
     )
 
 
-def batch_tokens(
-    n_tokens: float, base_tokens: int, seq_len: int, min_updates: int
-) -> int:
+def batch_tokens(n_tokens: float, base_tokens: int, seq_len: int, min_updates: int) -> int:
     """Give the global batch: the base's, made smaller until a rung has enough updates.
 
     A multiple of seq_len, at least one row.

@@ -60,9 +60,7 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
     seq_len = spec.base.data.seq_len
     runs = []
     for index, budget in enumerate(ladder.flops):
-        shape = choose_shape(
-            budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio
-        )
+        shape = choose_shape(budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio)
         for seed in ladder.seeds_of(index):
             runs += [_plan_run(spec, arm, index, budget, shape, seed, pool) for arm in spec.arms]
     return StudyPlan(spec, tuple(runs), tuple(_warnings(spec, runs, train.n_tokens)))

@@ -6,7 +6,6 @@ Owns `results.csv`, from which every figure and number can be recomputed, and it
 import csv
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,9 @@ def read_results(path: Path) -> list[Row]:
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error}", "", "run `ladderlm study run` first") from error
+        raise DataError(
+            f"cannot read {path}: {error}", "", "run `ladderlm study run` first"
+        ) from error
     missing = [c for c in COLUMNS if rows and c not in rows[0]]
     if not rows or missing:
         raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")

@@ -148,7 +148,7 @@ class BytePairTokenizer:
 
     @functools.cached_property
     def _tiktoken(self) -> Any:
-        """tiktoken's encoder, or None where it is not installed."""
+        """Tiktoken's encoder, or None where it is not installed."""
         try:
             import tiktoken
         except ImportError:
@@ -203,7 +203,9 @@ class BytePairTokenizer:
         path = folder / "tokenizer.json"
         fix = "make it with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`"
         if not path.is_file():
-            raise DataError(f"{folder} holds no tokenizer.json", "it is not a tokenizer folder", fix)
+            raise DataError(
+                f"{folder} holds no tokenizer.json", "it is not a tokenizer folder", fix
+            )
         tokenizer = cls(_read_ranks(read_json(path), path, fix))
         recorded = read_json(folder / "ladderlm.json")
         stated = recorded.get("fingerprint") if isinstance(recorded, dict) else None
@@ -229,7 +231,9 @@ def _read_ranks(value: Any, path: Path, fix: str) -> dict[bytes, int]:
         words = {w: i for w, i in vocab.items() if w not in (BOS, EOS)}
         ranks = {bytes(to_byte[char] for char in word): rank for word, rank in words.items()}
     except (KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{path} has a token outside the byte alphabet: {error}", "", fix) from error
+        raise DataError(
+            f"{path} has a token outside the byte alphabet: {error}", "", fix
+        ) from error
     complete = sorted(ranks.values()) == list(range(len(ranks)))
     bytes_first = all(bytes([b]) in ranks for b in range(256))
     controls = added == {BOS: len(ranks), EOS: len(ranks) + 1}

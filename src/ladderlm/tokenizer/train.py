@@ -96,7 +96,11 @@ def prove_identical(tokenizer: BytePairTokenizer, texts: Sequence[str]) -> int:
     for text in checked:
         ids = tokenizer.encode(text)
         same = ids == other.encode(text, add_special_tokens=False).ids
-        if not same or ids != encode_reference(text, tokenizer.ranks) or tokenizer.decode(ids) != text:
+        if (
+            not same
+            or ids != encode_reference(text, tokenizer.ranks)
+            or tokenizer.decode(ids) != text
+        ):
             raise DataError(
                 f"encoders disagree on {text[:60]!r}",
                 "ids would depend on which library is installed",

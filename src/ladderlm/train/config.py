@@ -53,8 +53,12 @@ class ExecutionConfig:
     """Where and how a run is carried out. Recorded, never part of the run's name."""
 
     device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # type: ignore[assignment]
-    n_threads: int | None = execution_field(None)  # CPU threads; None: all cores this process may use
-    micro_batch_seqs: int | None = execution_field(None)  # rows per forward pass; None: 8192 tokens' worth
+    n_threads: int | None = execution_field(
+        None
+    )  # CPU threads; None: all cores this process may use
+    micro_batch_seqs: int | None = execution_field(
+        None
+    )  # rows per forward pass; None: 8192 tokens' worth
 
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):
