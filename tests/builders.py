@@ -7,24 +7,7 @@ from typing import Any
 
 __all__ = ["make_records", "make_text", "write_jsonl"]
 
-WORDS = "the a of model loss token batch step rate layer def return for in print self".split()  # noqa: SIM905
-    "the",
-    "a",
-    "of",
-    "model",
-    "loss",
-    "token",
-    "batch",
-    "step",
-    "rate",
-    "layer",
-    "def",
-    "return",
-    "for",
-    "in",
-    "print",
-    "self",
-]
+WORDS = "the a of model loss token batch step rate layer def return for in print self".split()
 
 
 def make_text(rng: random.Random, n_words: int) -> str:
