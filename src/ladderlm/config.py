@@ -26,6 +26,7 @@ __all__ = [
     "meaning_of",
     "nearest",
     "read_config_file",
+    "replace_all",
     "replace_at",
     "to_dict",
 ]
@@ -176,20 +177,40 @@ def replace_at(config: T, dotted: str, value: Any) -> T:
     Raises:
         ConfigError: no such option, or a value of the wrong type.
     """
-    head, _, rest = dotted.partition(".")
-    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
-    if head not in names:
-        close = nearest(head, names)
-        raise ConfigError(
-            f"unknown option {dotted}",
-            f"{type(config).__name__} has no field {head!r}",
-            f"did you mean {close}?" if close else f"known here: {', '.join(names)}",
-        )
-    if rest:
-        new = replace_at(getattr(config, head), rest, value)
-    else:
-        new = _convert(typing.get_type_hints(type(config))[head], value, dotted)
-    return dataclasses.replace(config, **{head: new})  # type: ignore[type-var]
+    return replace_all(config, {dotted: value})
+
+
+def replace_all(config: T, options: dict[str, Any]) -> T:
+    """Copy a config with several nested options changed at once, each named by its dotted path.
+
+    The result is checked as a whole, so options that are only valid together may come in any
+    order.
+
+    Raises:
+        ConfigError: no such option, a value of the wrong type, or a combination that is refused.
+    """
+    values = to_dict(config)
+    for dotted, value in options.items():
+        *places, last = dotted.split(".")
+        table = values
+        for at, place in enumerate(places):
+            if not isinstance(table.get(place), dict):
+                _refuse_option(".".join(places[: at + 1]), place, table)
+            table = table[place]
+        if last not in table:
+            _refuse_option(dotted, last, table)
+        table[last] = value
+    return from_dict(type(config), values)
+
+
+def _refuse_option(dotted: str, word: str, known: dict[str, Any]) -> None:
+    close = nearest(word, known)
+    place = dotted.removesuffix(word)
+    raise ConfigError(
+        f"unknown option {dotted}",
+        f"there is no option {word!r} there",
+        f"did you mean {place}{close}?" if close else f"known here: {', '.join(known)}",
+    )
 
 
 def meaning_of(config: Any) -> Any:

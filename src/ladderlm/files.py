@@ -77,7 +77,7 @@ def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -93,7 +93,7 @@ def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
 
 def move_into_place(source: Path, target: Path) -> None:
     """Rename a finished, synced file into a folder of the same disk, and sync both folders."""
-    os.replace(source, target)
+    source.replace(target)
     sync_folder(target.parent)
     sync_folder(source.parent)
 
@@ -105,7 +105,7 @@ def publish(path: Path | str, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def publish_text(path: Path | str, text: str) -> None:
-    """Publish UTF-8 text. Lone surrogates (undecodable file names) are kept as `\\udcXX`."""
+    r"""Publish UTF-8 text. Lone surrogates (undecodable file names) are kept as `\udcXX`."""
     with publish_stream(path) as stream:
         stream.write(text.encode("utf-8", "backslashreplace"))
 

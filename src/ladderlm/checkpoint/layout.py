@@ -14,6 +14,10 @@ from ladderlm.files import read_json, remove_tree, sha256_file
 
 __all__ = [
     "FORMAT_VERSION",
+    "MANIFEST_FILE",
+    "MODEL_FILE",
+    "OPTIMIZER_FILE",
+    "STATE_FILE",
     "Checkpoint",
     "list_checkpoints",
     "remove_unfinished",
@@ -78,7 +82,7 @@ def verify_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     fix = "the run falls back to an older checkpoint if it has one; or start it anew elsewhere"
     try:
-        manifest = read_json(checkpoint.folder / MANIFEST_FILE)
+        manifest: dict[str, Any] = read_json(checkpoint.folder / MANIFEST_FILE)
     except DataError as error:
         raise CheckpointError(error.what, error.why, fix) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None

@@ -23,6 +23,7 @@ from ladderlm.checkpoint.layout import (
 )
 from ladderlm.errors import CheckpointError
 from ladderlm.files import read_json
+from ladderlm.optim.groups import STATE_OF_RULE
 
 __all__ = [
     "SavedState",
@@ -119,14 +120,13 @@ def load_optimizer(
     Raises:
         CheckpointError: state is missing, superfluous or of another shape or dtype.
     """
-    kinds = ("step", "exp_avg", "exp_avg_sq")
     named = [
-        (name, parameter)
+        (name, parameter, STATE_OF_RULE[group["rule"]])
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
     ]
-    _check_names({f"{kind}.{name}" for kind in kinds for name, _ in named}, set(tensors), source)
-    for name, parameter in named:
+    _check_names({f"{kind}.{n}" for n, _, kinds in named for kind in kinds}, set(tensors), source)
+    for name, parameter, kinds in named:
         state: dict[str, Tensor] = {}
         for kind in kinds:
             saved = tensors[f"{kind}.{name}"]

@@ -1,9 +1,9 @@
 """`ladderlm doctor`: what this machine has."""
 
 import importlib.util
-import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: dict[str, Any] = describe_environment(torch.get_num_threads(), device)
-    found["free_disk_bytes"] = shutil.disk_usage(os.getcwd()).free
+    found["free_disk_bytes"] = shutil.disk_usage(Path.cwd()).free
     found["optional_parts"] = {
         part: all(importlib.util.find_spec(name) is not None for name in names)
         for part, names in _PARTS.items()

@@ -45,9 +45,8 @@ def run(argv: list[str]) -> int:
 
 
 def _describe(corpus: dict[str, Any], out: str) -> None:
-    print(
-        f"{out}: {format_bytes(corpus['n_bytes'])} of text, fingerprint {corpus['fingerprint'][:12]}"
-    )
+    size = format_bytes(corpus["n_bytes"])
+    print(f"{out}: {size} of text, fingerprint {corpus['fingerprint'][:12]}")
     for name, split in corpus["splits"].items():
         print(f"  {name}: {split['n_documents']:,} documents, {format_bytes(split['n_bytes'])}")
         for subset, counts in split["subsets"].items():

@@ -55,10 +55,10 @@ def run(argv: list[str]) -> int:
 def _choose(options: InspectOptions) -> tuple[DataConfig, str, int]:
     """Give data config, data folder and rows of a batch."""
     if (Path(options.data) / "config.json").is_file():
-        config = RunDirectory(options.data).config()
-        if config.data.path is None:
+        run = RunDirectory(options.data).config()
+        if run.data.path is None:
             raise ConfigError(f"{options.data} does not say where its data lies")
-        return config.data, config.data.path, config.global_batch_seqs
+        return run.data, run.data.path, run.global_batch_seqs
     if options.packing not in ("concat", "padded"):
         raise ConfigError(f"--packing {options.packing!r}", "it is concat or padded")
     config = DataConfig(

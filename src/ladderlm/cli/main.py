@@ -4,6 +4,7 @@ Owns the table of commands, and the one place where errors become messages and e
 0 done, 1 failed, 2 wrong use or bad input, 130 interrupted, 143 stopped by SIGTERM after saving.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -67,10 +68,8 @@ def _explain(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is closed
         print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):  # standard error is closed
-        pass
 
 
 def _dispatch(words: list[str]) -> int:

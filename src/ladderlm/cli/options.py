@@ -38,7 +38,7 @@ def parse(
     import tyro
 
     arguments: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
+    return tyro.cli(  # type: ignore[no-any-return]
         cls,
         prog=f"ladderlm {command}",
         description=description,

@@ -12,16 +12,16 @@ from ladderlm.cli.options import parse, print_json
 from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome, State
 from ladderlm.executors.local import LocalExecutor
-from ladderlm.files import FolderLock, publish_json
+from ladderlm.files import FolderLock, publish_json, read_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse, write_forecast
 from ladderlm.study.launch import launch, pending_runs
 from ladderlm.study.plan import PlannedRun, StudyPlan, plan_study
 from ladderlm.study.results import collect_results, write_results
-from ladderlm.study.spec import StudySpec, read_study
+from ladderlm.study.spec import StudySpec, read_study, store_study
 from ladderlm.units import format_count, format_flops
 
-__all__ = ["carry_out", "evaluate_study", "open_study", "run"]
+__all__ = ["carry_out", "describe_fits", "evaluate_study", "open_study", "run"]
 
 _VERBS = ("plan", "run", "status", "fit", "report")
 
@@ -59,6 +59,7 @@ def run(argv: list[str]) -> int:
     if verb == "status":
         return _print_status(plan, pool, options.json)
     failed: list[Outcome] = []
+    store_study(folder, options.study, spec)
     if verb == "run":
         _print_plan(plan, pool, False)
         failed = carry_out(plan, folder, pool, options.threads)
@@ -70,7 +71,7 @@ def run(argv: list[str]) -> int:
     if verb == "report":
         from ladderlm.report.render import write_report
 
-        print(write_report(folder / "report", studies=[folder], runs=[]))
+        print(write_report(folder / "report", runs=[], studies=[folder]))
     return 1 if failed else 0
 
 
@@ -133,7 +134,16 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     forecast = write_forecast(folder, plan.spec, rows)
     fits = analyse(plan.spec, rows) | {"forecast": forecast}
     publish_json(folder / "fits.json", fits)
+    _draw_figures(folder, rows, fits)
     return fits
+
+
+def _draw_figures(folder: Path, rows: list[dict[str, Any]], fits: dict[str, Any]) -> None:
+    from ladderlm.report.render import draw_study, publish_figure
+
+    study = read_json(folder / "study.json") | {"rows": rows, "fits": fits}
+    for x, figure in draw_study(study).items():
+        publish_figure(folder / "figures" / f"scaling-{x}", figure)
 
 
 def _print_plan(plan: StudyPlan, pool: Path, as_json: bool) -> None:
@@ -221,5 +231,3 @@ def describe_fits(fits: dict[str, Any]) -> None:
                 f"(95 % {m['low_95']:.3f} to {m['high_95']:.3f}){flag}"
             )
 
-
-__all__ += ["describe_fits"]

@@ -94,14 +94,13 @@ def train_tokenizer(
     n_checked = prove_identical(tokenizer, [text[:20_000] for text, _ in sample])
     trained_on = {"n_documents": len(pairs), "n_bytes": sum(len(t.encode()) for t, _ in pairs)}
     save_tokenizer(out, tokenizer, {"trained_on": trained_on, "n_texts_proven": n_checked})
-    report = {
+    return {
         "fingerprint": tokenizer.fingerprint,
         "vocab_size": vocab_size,
         "trained_on": trained_on,
         "n_texts_proven": n_checked,
         "bytes_per_token": compression(tokenizer, pairs[:300]),
     }
-    return report
 
 
 def compression(tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, float]:

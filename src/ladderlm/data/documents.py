@@ -148,23 +148,26 @@ class Reader:
         try:
             record = _loads(raw)
         except UnicodeDecodeError as error:
-            return self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8")
+            self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8")
+            return None
         except (ValueError, RecursionError) as error:
             column = getattr(error, "colno", 1)
-            return self._bad("not JSON", f"{place}:{column}: not valid JSON ({error})")
+            self._bad("not JSON", f"{place}:{column}: not valid JSON ({error})")
+            return None
         text = _dig(record, self.text_key)
         if not isinstance(text, str):
             found = "missing" if text is None else f"a {type(text).__name__}"
-            return self._bad(
-                "no text", f"{place}: {'.'.join(self.text_key)!r} is {found}, not a string"
-            )
+            self._bad("no text", f"{place}: {'.'.join(self.text_key)!r} is {found}, not a string")
+            return None
         if not text:
-            return self._bad("empty text", f"{place}: the text is empty")
+            self._bad("empty text", f"{place}: the text is empty")
+            return None
         if not text.isascii():
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
-                return self._bad("lone surrogate", f"{place}: the text holds a lone surrogate")
+                self._bad("lone surrogate", f"{place}: the text holds a lone surrogate")
+                return None
         subset = _dig(record, self.subset_key)
         known = isinstance(subset, str) and subset
         return Document(text, subset if known else UNKNOWN_SUBSET, name, number)
@@ -223,7 +226,7 @@ def _open_plain(path: Path, name: str) -> IO[bytes]:
         )
     else:
         stream = open(path, "rb")  # noqa: SIM115  # closed by the caller's with
-    head = stream.peek(4)[:4]  # type: ignore[attr-defined]
+    head = stream.peek(4)[:4]  # type: ignore[attr-defined,union-attr]
     if head == _ZSTD_MAGIC or 0x184D2A50 <= int.from_bytes(head, "little") <= 0x184D2A5F:
         return _open_zstd(stream)
     if head[:2] == _GZIP_MAGIC:

@@ -21,7 +21,14 @@ from ladderlm.config import content_hash
 from ladderlm.errors import DataError
 from ladderlm.files import FolderLock, publish_json, publish_stream, read_json, sha256_file, to_json
 
-__all__ = ["LocalFile", "collect_package", "expected_packages", "fetch_local", "subset_of"]
+__all__ = [
+    "MIN_CORPUS_BYTES",
+    "LocalFile",
+    "collect_package",
+    "expected_packages",
+    "fetch_local",
+    "subset_of",
+]
 
 MAX_FILE_BYTES = 64 << 10
 MIN_CORPUS_BYTES = 60_000_000
@@ -132,7 +139,7 @@ def _collect_all(
     expected: dict[str, dict[str, Any]], search_path: list[str]
 ) -> tuple[list[LocalFile], dict[str, Any], Counter[str]]:
     """Read every listed package and say how it compares with the list."""
-    installed = {}
+    installed: dict[str, importlib.metadata.Distribution] = {}
     for found in importlib.metadata.distributions(path=search_path):
         installed.setdefault(_normal(found.metadata["Name"] or ""), found)
     files: list[LocalFile] = []

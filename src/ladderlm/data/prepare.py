@@ -72,7 +72,7 @@ class PrepareConfig:
 
 
 def prepare(
-    config: PrepareConfig, progress: Callable[[str, int], None] = lambda split, n: None
+    config: PrepareConfig, progress: Callable[[str, int], None] = lambda _split, _n: None
 ) -> dict[str, Any]:
     """Write or extend a data folder; give its manifest.
 

@@ -24,6 +24,7 @@ __all__ = [
     "PreparedData",
     "Split",
     "SplitWriter",
+    "manifest_fingerprint",
     "open_data",
     "token_dtype",
 ]
@@ -314,7 +315,7 @@ def _check_size(path: Path, n_bytes: int) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _check_hash_at(path: Path, digest: str, n_bytes: int, modified_ns: int) -> None:
+def _check_hash_at(path: Path, digest: str, _n_bytes: int, _modified_ns: int) -> None:
     if sha256_file(path) != digest:
         raise _damaged(path, "its SHA-256 is not the manifest's")
 

@@ -37,7 +37,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     Returns:
         (B, T, H, E) in the dtype of x.
     """
-    pairs = widen(x).unflatten(-1, (-1, 2))
+    pairs = widen(x).unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
     even, odd = pairs.unbind(-1)
     cos, sin = angles.unsqueeze(2).unbind(-1)  # one angle for all heads
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)

@@ -53,6 +53,8 @@ class Transformer(nn.Module):
             `init.init_weights` or a checkpoint fills them.
     """
 
+    angles: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

@@ -15,8 +15,10 @@ __all__ = ["OptimConfig"]
 class OptimConfig:
     """Update rule, its constants and the schedule of the learning rate."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"  # muon: on layer matrices; the rest stays with adamw
     learning_rate: float = 3e-3  # peak, reached at the end of the warm-up
+    embedding_lr_scale: float = 1.0  # factor on the rate of the embedding table
+    momentum: float = 0.95  # of muon
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -28,10 +30,10 @@ class OptimConfig:
     final_lr_fraction: float = 0.1  # of the peak, at the last step
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps"):
+        for name in ("learning_rate", "eps", "embedding_lr_scale"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it must be positive")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it lies in [0, 1)")
         for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction"):

@@ -1,45 +1,72 @@
 """Which parameter is updated how.
 
-Owns the split into groups with and without weight decay, and the optimizer built from them.
+Owns the split into groups, the optimizer built from them, and what state each rule keeps.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 
 from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.muon import MuonAdamW
 
-__all__ = ["build_optimizer", "parameter_groups", "set_learning_rate"]
+__all__ = ["STATE_OF_RULE", "build_optimizer", "parameter_groups", "set_learning_rate"]
+
+STATE_OF_RULE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum",)}
+EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Split trainable parameters: matrices decay; embeddings and norm gains do not.
 
-    Every parameter is in exactly one group, once, even where a tensor has two names.
+    Every parameter is in exactly one group, once, even where a tensor has two names. Under Muon
+    the matrices inside the layers follow it; embedding, head and gains stay with AdamW.
 
     Returns:
-        Two groups with `params`, `names` and `weight_decay`, in the order of the names.
+        Groups with `params`, `names`, `rule`, `weight_decay` and `lr_scale`, the factor on the
+        scheduled rate; names sorted within a group, empty groups left out.
     """
-    named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
-    decays = {n for n, p in named if p.ndim >= 2 and n != "tok_embeddings.weight"}
-    return [
-        {
-            "params": [p for n, p in named if (n in decays) == decaying],
-            "names": [n for n, _ in named if (n in decays) == decaying],
-            "weight_decay": weight_decay if decaying else 0.0,
+    members: dict[str, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            members.setdefault(_kind_of(name, parameter), []).append((name, parameter))
+    groups = []
+    for kind in ("matrices", "head", "embedding", "gains"):
+        if kind not in members:
+            continue
+        group: dict[str, Any] = {
+            "params": [p for _, p in members[kind]],
+            "names": [n for n, _ in members[kind]],
+            "rule": "muon" if config.name == "muon" and kind == "matrices" else "adamw",
+            "weight_decay": config.weight_decay if kind in ("matrices", "head") else 0.0,
+            "lr_scale": config.embedding_lr_scale if kind == "embedding" else 1.0,
         }
-        for decaying in (True, False)
-    ]
+        if group["rule"] == "muon":
+            group["momentum"] = config.momentum
+        groups.append(group)
+    return groups
+
+
+def _kind_of(name: str, parameter: nn.Parameter) -> str:
+    if name == EMBEDDING:
+        return "embedding"
+    if name == HEAD:
+        return "head"
+    return "matrices" if parameter.ndim >= 2 else "gains"
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """Build AdamW over the groups. Source: Loshchilov and Hutter 2017, algorithm 2.
+    """Build the optimizer over the groups.
 
-    PyTorch's fused kernel is used on CPU and CUDA; decay is scaled by the learning rate.
+    AdamW: Loshchilov and Hutter 2017, algorithm 2, decay scaled by the learning rate, by PyTorch's
+    fused kernel on CPU and CUDA. Muon: see `muon.py`.
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
-    return AdamW(
-        parameter_groups(model, config.weight_decay),
+    rule = MuonAdamW if config.name == "muon" else AdamW
+    return rule(
+        parameter_groups(model, config),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
@@ -48,6 +75,6 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the same rate in every group."""
+    """Set the scheduled rate, times each group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["lr_scale"]

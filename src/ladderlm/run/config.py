@@ -44,12 +44,13 @@ class RunConfig:
                 "the same config would give other numbers here than where it was written",
                 "remove the key to run it anew, or use the ladderlm version it was written by",
             )
-        if self.train.global_batch_tokens % self.data.seq_len:
+        n_rows, rest = divmod(self.train.global_batch_tokens, self.data.seq_len)
+        if rest:
             raise ConfigError(
                 f"train.global_batch_tokens = {self.train.global_batch_tokens} is not a multiple "
                 f"of data.seq_len = {self.data.seq_len}",
                 "a batch is made of whole rows",
-                f"choose {-(-self.train.global_batch_tokens // self.data.seq_len) * self.data.seq_len}",
+                f"choose {self.data.seq_len * (n_rows + 1)}",
             )
         longest = max(self.data.seq_len, self.eval_context)
         if longest > self.model.max_seq_len:

@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "scipy",
 
 def describe_environment(n_threads: int, device: str) -> dict[str, Any]:
     """Describe this process's machine and software."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
@@ -65,7 +65,7 @@ def _own_version() -> str | None:
 
 
 def _without_home(word: str) -> str:
-    home = os.path.expanduser("~")
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises for a user without a home
     return word.replace(home, "~") if len(home) > 1 else word
 
 

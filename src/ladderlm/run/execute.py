@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 def execute(
     config: RunConfig,
     resume: Resume = "auto",
-    observe: Callable[[dict[str, Any]], None] = lambda row: None,
+    observe: Callable[[dict[str, Any]], None] = lambda _row: None,
 ) -> Path:
     """Carry out a run, or go on with it; give its folder.
 
@@ -106,7 +106,7 @@ def _execute_locked(
             text = (source / name).read_text(encoding="utf-8")
             publish_text(directory.path / "tokenizer" / name, text)
     try:
-        state = _train(config, directory, resume, processes, flag, observe)
+        state = _train(config, directory, processes, flag, observe)
         _finish(config, directory, state, processes, flag, observe)
     except LadderError as error:
         _note_end(directory, processes, "failed", error.what)
@@ -177,7 +177,6 @@ def _build(config: RunConfig) -> Transformer:
 def _train(
     config: RunConfig,
     directory: RunDirectory,
-    resume: Resume,
     processes: Processes,
     flag: SignalFlag,
     observe: Callable[[dict[str, Any]], None],
@@ -190,7 +189,7 @@ def _train(
         state.restore(saved)
         _log.info("going on from step %d", state.step)
     reached = state.step if saved is not None else -1
-    logs = [_NoLog(), _NoLog()]
+    logs: list[AppendLog] = [_NoLog(), _NoLog()]
     if processes.first:
         kept = [directory.metrics_file, directory.samples_file]
         logs = [AppendLog(path, lambda row: row.get("step", 0) <= reached) for path in kept]

@@ -53,7 +53,7 @@ def load(path: Path | str, step: int | None = None, device: str = "cpu") -> Load
     directory = RunDirectory(path)
     config = directory.config()
     if step is None:
-        saved = load_newest(directory.checkpoints, lambda message: None)
+        saved = load_newest(directory.checkpoints, lambda _message: None)
     else:
         steps = {c.step: c for c in list_checkpoints(directory.checkpoints)}
         if step not in steps:

@@ -17,7 +17,15 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.fit import Points
 from ladderlm.study.plan import StudyPlan
 
-__all__ = ["COLUMNS", "collect_results", "points_of", "read_results", "write_results"]
+__all__ = [
+    "COLUMNS",
+    "TIMING_COLUMNS",
+    "collect_results",
+    "points_of",
+    "read_results",
+    "reread_results",
+    "write_results",
+]
 
 COLUMNS = (
     "study",
@@ -80,11 +88,27 @@ def _row(study: str, run: Any, directory: RunDirectory) -> Row:
         "status": "missing",
         "excluded_because": "not run yet",
     }
+    return row | _measured(directory, config.eval.split)
+
+
+def reread_results(rows: list[Row], pool: Path) -> list[Row]:
+    """Read again what the run folders say of the rows of a table; the plan's columns stay."""
+    fresh = []
+    for row in rows:
+        directory = RunDirectory(pool / str(row["run_id"]))
+        split = directory.config().eval.split if directory.config_file.is_file() else "val"
+        kept = {key: value for key, value in row.items() if not key.startswith("bpb[")}
+        fresh.append(kept | _measured(directory, split))
+    return fresh
+
+
+def _measured(directory: RunDirectory, split: str) -> Row:
+    """Give the columns that come from the run itself."""
     summary = directory.summary()
     if summary is None:
-        return row
+        return {"status": "missing", "excluded_because": "not run yet"}
     counts = summary["n_params"]
-    row |= {
+    row: Row = {
         "n_params_matrices": counts["matrices"],
         "n_params_head": counts["head"],
         "n_params_embedding": counts["embedding"],
@@ -95,9 +119,9 @@ def _row(study: str, run: Any, directory: RunDirectory) -> Row:
         "status": summary["status"],
     }
     if summary["status"] != "finished":
-        row["excluded_because"] = summary.get("reason") or f"the run is {summary['status']}"
-        return row
-    last = summary["evals"][config.eval.split]["last"]
+        reason = summary.get("reason") or f"the run is {summary['status']}"
+        return row | {"excluded_because": reason}
+    last = summary["evals"][split]["last"]
     row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
     row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
     if not math.isfinite(float(last["loss"] if last["loss"] is not None else math.nan)):

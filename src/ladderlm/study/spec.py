@@ -4,16 +4,29 @@ Owns `StudySpec` and its reading from TOML. What runs it means is in `plan.py`.
 """
 
 import dataclasses
+import difflib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ladderlm.config import from_dict, read_config_file, replace_at
+from ladderlm.config import from_dict, read_config_file, replace_all, to_dict
 from ladderlm.errors import ConfigError
+from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.run.config import RunConfig
 from ladderlm.run.presets import preset
 
-__all__ = ["Arm", "LadderOptions", "StudySpec", "read_study"]
+__all__ = [
+    "Arm",
+    "LadderOptions",
+    "StudySpec",
+    "read_stored_study",
+    "read_study",
+    "store_study",
+]
+
+STUDY_FILE, BASE_FILE = "study.toml", "base.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +103,52 @@ class StudySpec:
 
     def arm_config(self, arm: Arm) -> RunConfig:
         """Give the base with an arm's options set."""
-        config = self.base
-        for dotted, value in arm.set.items():
-            config = replace_at(config, dotted, value)
-        return config
+        return replace_all(self.base, arm.set)
+
+
+def store_study(folder: Path, file: Path | str, spec: StudySpec) -> None:
+    """Keep the study file and its resolved base in the study's folder.
+
+    A file that differs from the one kept before replaces it, and the difference is logged: runs
+    are named by what they mean, so results of the old file can never be taken for new ones.
+    """
+    text = Path(file).read_text(encoding="utf-8")
+    kept = folder / STUDY_FILE
+    if kept.is_file() and kept.read_text(encoding="utf-8") != text:
+        old = kept.read_text(encoding="utf-8").splitlines()
+        changes = list(difflib.unified_diff(old, text.splitlines(), lineterm="", n=0))
+        shown = "; ".join(line for line in changes[2:] if not line.startswith("@@"))
+        _log.warning("the study file has changed: %s", shown)
+        _log.warning("finished runs of the old file stay in the pool under their own ids")
+    publish_text(kept, text)
+    publish_json(folder / BASE_FILE, to_dict(spec.base))
+
+
+def read_stored_study(folder: Path) -> StudySpec:
+    """Read back what `store_study` kept.
+
+    Raises:
+        ConfigError: the folder is not a study.
+    """
+    if not (folder / STUDY_FILE).is_file():
+        raise ConfigError(
+            f"{folder} is not a study folder (no {STUDY_FILE})",
+            "",
+            "name the --out folder of `ladderlm study run`",
+        )
+    base = from_dict(RunConfig, read_json(folder / BASE_FILE), str(folder / BASE_FILE))
+    return read_study(folder / STUDY_FILE, base)
 
 
 _TOP = ("name", "question", "rationale", "base", "ladder", "arm", "study")
 
 
-def read_study(path: Path | str) -> StudySpec:
+def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
     """Read a study file.
+
+    Args:
+        path: TOML.
+        base: stands in for what `[base]` comes to, where that was written down before.
 
     Raises:
         ConfigError: unknown keys, missing parts, an arm that changes nothing or sets what the
@@ -128,7 +176,7 @@ def read_study(path: Path | str) -> StudySpec:
         name=name,
         question=str(values.get("question", "")),
         rationale=str(values.get("rationale", "")),
-        base=_read_base(dict(values["base"]), path),
+        base=base or _read_base(dict(values["base"]), path),
         ladder=from_dict(LadderOptions, values["ladder"], f"{path}: ladder"),
         arms=arms,
         pool=own.get("pool"),
@@ -161,10 +209,8 @@ def _read_base(values: dict[str, Any], path: Path) -> RunConfig:
         file = path.parent / str(values.pop("config"))
         config = from_dict(RunConfig, read_config_file(file), str(file))
     if "data" in values and isinstance(values["data"], str):
-        config = replace_at(config, "data.path", values.pop("data"))
-    for dotted, value in _flatten(values).items():
-        config = replace_at(config, dotted, value)
-    return config
+        values["data.path"] = values.pop("data")
+    return replace_all(config, _flatten(values))
 
 
 def _flatten(values: dict[str, Any], place: str = "") -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _split_end(text: str, at: int) -> int:
 
 
 def split_reference(text: str) -> Iterator[str]:
-    """Split a text as `SPLIT_PATTERN` does, by hand: the standard library has no Unicode classes."""
+    """Split a text as `SPLIT_PATTERN` does, by hand: `re` has no Unicode classes."""
     at = 0
     while at < len(text):
         end = _split_end(text, at)

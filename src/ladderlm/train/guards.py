@@ -38,7 +38,7 @@ class SignalFlag:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.number is None:
             self.number = number
 
@@ -65,7 +65,8 @@ def check_finite(loss: float, grad_norm: float, step: int, documents: list[int])
     named = ", ".join(map(str, documents[:8])) + (" ..." if len(documents) > 8 else "")
     raise TrainingError(
         f"step {step}: loss {loss}, gradient norm {grad_norm}",
-        f"the weights were not moved; the batch held documents {named}; the last checkpoint is good",
+        f"the weights were not moved; the batch held documents {named}; "
+        "the last checkpoint is good",
         "lower optim.learning_rate or lengthen optim.warmup_fraction; "
         "look at the batch with `ladderlm inspect`",
     )

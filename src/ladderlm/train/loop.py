@@ -119,7 +119,7 @@ class _Loop:
         n_targets = self.stream.n_targets(first_row, plan.global_batch_seqs)
         rate = learning_rate_at(plan.optim, state.step, plan.n_steps)
         set_learning_rate(state.optimizer, rate)
-        torch.manual_seed(hash((plan.seed, state.step, rank)))
+        torch.manual_seed(_dropout_seed(plan.seed, state.step, rank))
         done = train_step(
             state.model,
             state.optimizer,
@@ -178,9 +178,9 @@ class _Loop:
             "subsets": {n: row["bits_per_byte"] for n, row in summary["subsets"].items()},
             "policy": policy | {"n_documents": len(self.head)},
         }
-        if state.step in plan.checkpoint_steps and np.isfinite(summary["loss"]):
-            if not state.best or summary["loss"] < state.best["loss"]:
-                state.best = {"step": state.step, "loss": summary["loss"]}
+        eligible = state.step in plan.checkpoint_steps and np.isfinite(summary["loss"])
+        if eligible and (not state.best or summary["loss"] < state.best["loss"]):
+            state.best = {"step": state.step, "loss": summary["loss"]}
         state.seconds += time.monotonic() - began
         self._log("eval", fields, {"eval_seconds": time.monotonic() - began})
 
@@ -218,6 +218,11 @@ class _Loop:
         if number:
             self.save()
             raise Stopped(number)
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Give each step and process its own stream, as a pure function of the three."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def run_loop(

@@ -54,8 +54,9 @@ class TrainState:
                 "use the run's own config.json, or another --out for the new config",
             )
         load_weights(self.model, saved.weights, source)
-        load_optimizer(self.optimizer, saved.optimizer, source)
         self.step, self.n_tokens = int(saved.state["step"]), int(saved.state["n_tokens"])
+        if self.step > 0:  # before the first update the optimizer keeps no state
+            load_optimizer(self.optimizer, saved.optimizer, source)
         self.best = dict(saved.state["best"])
         self.seconds = float(saved.state["timing"]["seconds"])
         self.restarts = int(saved.state["timing"]["restarts"]) + 1

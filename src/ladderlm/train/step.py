@@ -62,7 +62,7 @@ def accumulate_gradients(
         hidden = model.hidden(tokens, positions, segments)
         nats = token_nats(hidden, model.output.weight, torch.from_numpy(rows.targets).to(device))
         loss = sum_token_loss(nats, torch.from_numpy(rows.loss_mask).to(device))
-        (loss / n_targets).backward()
+        (loss / n_targets).backward()  # type: ignore[no-untyped-call]
         total += loss.detach().double()
     return total
 

@@ -1,0 +1,76 @@
+"""`ladderlm report`: runs and studies to one page, and back to check it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ladderlm.cli.options import parse
+from ladderlm.errors import ConfigError
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write the report of runs and studies."""
+
+    folders: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run and study folders, in any order."""
+    out: str = "report"
+    """Folder of the report."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Check a report against its runs."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder of a report."""
+
+
+def run(argv: list[str]) -> int:
+    """Write or verify as asked."""
+    if argv[:1] == ["verify"]:
+        return _verify(Path(parse(VerifyOptions, argv[1:], "report verify", "Check.").folder))
+    options = parse(
+        ReportOptions,
+        argv,
+        "report",
+        "Write one self-contained page about runs and studies; `report verify DIR` checks one.",
+    )
+    if not options.folders:
+        raise ConfigError(
+            "no run or study is named", "", "ladderlm report RUN|STUDY... --out DIR"
+        )
+    runs, studies = [], []
+    for name in options.folders:
+        folder = Path(name)
+        if (folder / "study.json").is_file():
+            studies.append(folder)
+        elif (folder / "config.json").is_file():
+            runs.append(folder)
+        else:
+            raise ConfigError(
+                f"{folder} is neither a run nor a study",
+                "a run folder holds config.json, a study folder study.json",
+                "check the path",
+            )
+    from ladderlm.report.render import write_report
+
+    print(write_report(Path(options.out), runs, studies))
+    return 0
+
+
+def _verify(folder: Path) -> int:
+    from ladderlm.report.verify import verify_report
+
+    problems = verify_report(folder)
+    for problem in problems[:50]:
+        print(problem)
+    if len(problems) > 50:
+        print(f"... and {len(problems) - 50} more")
+    if not problems:
+        print(f"{folder}: every number and file holds")
+    return 1 if problems else 0

@@ -1,0 +1,78 @@
+"""Muon for matrices, AdamW for everything else, in one optimizer.
+
+Owns the orthogonalised update. Which parameter follows which rule is decided in `groups.py`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+__all__ = ["MuonAdamW", "orthogonalize"]
+
+# Quintic whose iteration drives singular values into about [0.7, 1.2] within five steps.
+# Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+N_ITERATIONS = 5
+# Makes the update's root mean square that of a typical AdamW step, so that one learning rate
+# fits both rules. Source: Liu et al. 2025 (2502.16982), equation 4.
+RMS_OF_ADAMW = 0.2
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Replace the singular values of each matrix by about 1, by Newton-Schulz iteration.
+
+    Args:
+        matrices: (N, rows, columns), float.
+
+    Returns:
+        Same shape: U f(S) V' with f(S) in about [0.7, 1.2]; a zero matrix stays zero.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.transpose(1, 2)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    for _ in range(N_ITERATIONS):
+        gram = x @ x.transpose(1, 2)
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return x if wide else x.transpose(1, 2)
+
+
+class MuonAdamW(AdamW):
+    """Update groups whose `rule` is "muon" by Muon and the others by AdamW.
+
+    Muon: m <- momentum * m + g; the Nesterov direction g + momentum * m is orthogonalised,
+    scaled by 0.2 * sqrt(max(rows, columns)) and applied with decoupled weight decay. Each of
+    Meta's matrices is orthogonalised by itself; equal shapes go through one batched product.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make one update; gradients of the Muon groups are consumed."""
+        for group in self.param_groups:
+            if group["rule"] == "muon":
+                by_shape: dict[torch.Size, list[Tensor]] = {}
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        by_shape.setdefault(parameter.shape, []).append(parameter)
+                for parameters in by_shape.values():
+                    self._update_matrices(parameters, group)
+        return super().step(closure)
+
+    def _update_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape."""
+        rate, decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
+        directions = []
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].mul_(momentum).add_(gradient)
+            directions.append(torch.add(gradient, state["momentum"], alpha=momentum))
+            parameter.grad = None  # AdamW passes over parameters without a gradient
+        scale = RMS_OF_ADAMW * math.sqrt(max(parameters[0].shape))
+        for parameter, update in zip(parameters, orthogonalize(torch.stack(directions)), strict=True):
+            parameter.mul_(1 - rate * decay).add_(update, alpha=-rate * scale)

@@ -1,0 +1,133 @@
+"""Loss against compute, and what a change is worth along it.
+
+Owns the scaling figure of a study: points of every seed, fitted lines with bands, held-out rungs
+hollow, the compute multiplier below, residuals at the bottom.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from ladderlm.report.figures.style import GREY, colour_of, new_figure
+from ladderlm.scaling.compare import Comparison
+from ladderlm.scaling.fit import Points
+from ladderlm.scaling.laws import LogLinearLaw
+
+__all__ = ["scaling_figure"]
+
+X_LABELS = {
+    "flops": "training FLOPs (exact, nominal causal)",
+    "device_seconds": "device-hours",
+    "tokens": "training tokens",
+}
+
+
+def scaling_figure(
+    points: Points,
+    law: LogLinearLaw | None,
+    comparisons: list[Comparison],
+    held_out: set[int],
+    x: str,
+    note: str,
+) -> Figure:
+    """Draw a study.
+
+    Args:
+        points: runs that count; x in FLOPs, device seconds or tokens.
+        law: fitted to them over the same x; None: not enough points.
+        comparisons: of each variant with the baseline over the same x.
+        held_out: rungs kept out of the forecast's fit, drawn hollow.
+        x: a key of `X_LABELS`.
+        note: a line under the figure.
+    """
+    figure, axes = new_figure(8.0, 8.0, 3, height_ratios=[3, 1.6, 1], sharex=True)
+    top, middle, bottom = axes
+    arms = list(dict.fromkeys(points.arm.tolist()))
+    unit = 1 / 3600 if x == "device_seconds" else 1.0
+    for index, arm in enumerate(arms):
+        _draw_arm(top, bottom, points, law, arm, index, held_out, unit)
+    top.set_ylabel("validation, bits per byte")
+    top.set_yscale("log")
+    top.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    top.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
+    top.tick_params(axis="y", which="minor", labelsize=8)
+    top.set_title("Loss against compute: each seed a point, held-out rungs hollow")
+    top.legend()
+    _draw_multipliers(middle, comparisons, arms, unit)
+    bottom.axhline(0, color=GREY, linewidth=0.8)
+    bottom.set_title("Residuals of the fit")
+    bottom.set_ylabel("sd")
+    bottom.set_xscale("log")
+    bottom.set_xlabel(X_LABELS[x] + (f"\n{note}" if note else ""))
+    if law is None:
+        top.text(0.5, 0.5, "not enough points for a fit", transform=top.transAxes, ha="center")
+    return figure
+
+
+def _draw_arm(
+    top: Any,
+    bottom: Any,
+    points: Points,
+    law: LogLinearLaw | None,
+    arm: str,
+    index: int,
+    held_out: set[int],
+    unit: float,
+) -> None:
+    """Draw one arm's runs, line, band and residuals."""
+    own = points.where(points.arm == arm)
+    colour = colour_of(index)
+    hollow = np.isin(own.rung, sorted(held_out))
+    for mask, face, label in ((~hollow, colour, arm), (hollow, "white", None)):
+        top.scatter(
+            own.x[mask] * unit, own.loss[mask], s=34, facecolors=face, edgecolors=colour,
+            linewidths=1.4, zorder=3, label=label if mask.any() else None,
+        )
+    if law is None or arm not in law.arms:
+        return
+    grid = np.geomspace(own.x.min(), own.x.max(), 60)
+    fitted = law.predict(arm, grid)
+    half = stats.t.ppf(0.975, max(law.degrees_of_freedom, 1)) * law.standard_error(arm, grid)
+    top.plot(grid * unit, fitted, color=colour, linewidth=1.4)
+    top.fill_between(
+        grid * unit, fitted * np.exp(-half), fitted * np.exp(half), color=colour, alpha=0.15,
+        linewidth=0,
+    )
+    if law.sigma > 0:
+        residuals = np.log(own.loss / law.predict(arm, own.x)) / law.sigma
+        bottom.scatter(own.x * unit, residuals, s=18, color=colour)
+
+
+def _draw_multipliers(axes: Any, comparisons: list[Comparison], arms: list[str], unit: float) -> None:
+    """Draw m with its 95 % interval at every rung and the pooled band."""
+    axes.axhline(1.0, color=GREY, linewidth=1.0)
+    axes.set_title("Compute multiplier m: baseline's compute for the same loss / compute used")
+    axes.set_ylabel("m")
+    for comparison in comparisons:
+        colour = colour_of(arms.index(comparison.variant))
+        for rung in comparison.rungs:
+            estimate = rung.estimate
+            if math.isfinite(estimate.low_95) and math.isfinite(estimate.high_95):
+                axes.plot(
+                    [rung.x * unit] * 2, [estimate.low_95, estimate.high_95], color=colour,
+                    linewidth=1.4,
+                )
+            face = "white" if rung.extrapolated else colour
+            axes.scatter(
+                [rung.x * unit], [estimate.value], s=34, facecolors=face, edgecolors=colour,
+                zorder=3,
+            )
+        pooled = comparison.pooled
+        if math.isfinite(pooled.low_95) and math.isfinite(pooled.high_95):
+            span = [rung.x * unit for rung in comparison.rungs]
+            axes.fill_between(
+                [min(span), max(span)], pooled.low_95, pooled.high_95, color=colour, alpha=0.12,
+                linewidth=0,
+                label=f"{comparison.variant}: pooled {pooled.value:.2f} "
+                f"({pooled.low_95:.2f} to {pooled.high_95:.2f})",
+            )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)

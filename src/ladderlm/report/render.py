@@ -1,0 +1,223 @@
+"""From facts to the document.
+
+Owns `write_report`: figures, `index.html` (one file, no script, nothing loaded), `report.md`,
+`facts.json` and the manifest by which `verify` checks them.
+"""
+
+import base64
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ladderlm.config import content_hash
+from ladderlm.errors import DataError
+from ladderlm.files import (
+    FolderLock,
+    publish,
+    publish_json,
+    publish_text,
+    read_json,
+    sha256_file,
+)
+from ladderlm.report.facts import gather
+from ladderlm.report.figures.curves import loss_curves
+from ladderlm.report.figures.scaling import scaling_figure
+from ladderlm.report.figures.style import png_bytes, svg_text
+from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, reproduce
+from ladderlm.scaling.compare import Comparison, compare_arms
+from ladderlm.scaling.fit import fit_log_linear
+from ladderlm.study.results import points_of
+from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
+
+__all__ = ["draw_study", "publish_figure", "render_html", "render_markdown", "visible", "write_report"]
+
+Facts = dict[str, Any]
+
+
+def write_report(out: Path, runs: list[Path], studies: list[Path]) -> Path:
+    """Write the report of some runs and studies; give the path of its page.
+
+    Args:
+        out: folder of the report.
+        runs: run folders beside those of the studies.
+        studies: study folders.
+
+    Raises:
+        ConfigError: there is no finished run.
+    """
+    with FolderLock(out):
+        old = out / "facts.json"
+        trivial = read_json(old).get("data", {}).get("trivial") if old.is_file() else None
+        facts = gather(runs, studies, out, trivial)
+        svgs = _draw(facts, out)
+        publish_json(out / "facts.json", facts)
+        publish_text(out / "index.html", render_html(facts, svgs))
+        publish_text(out / "report.md", render_markdown(facts))
+        figures = [f"figures/{name}{suffix}" for name in svgs for suffix in (".svg", ".png")]
+        written = ["facts.json", "index.html", "report.md", *sorted(figures)]
+        manifest = {
+            "kind": "ladderlm-report",
+            "format_version": 1,
+            "runs": [_relative(run, out) for run in runs],
+            "studies": [_relative(study, out) for study in studies],
+            "facts": content_hash(facts),
+            "files": {name: sha256_file(out / name) for name in written},
+        }
+        publish_json(out / "manifest.json", manifest)
+    return out / "index.html"
+
+
+def _relative(place: Path, home: Path) -> str:
+    return os.path.relpath(place, home)
+
+
+def draw_study(study: Facts) -> dict[str, Any]:
+    """Draw a study over FLOPs, device time and tokens; give figures by name.
+
+    Args:
+        study: of the facts.
+    """
+    figures = {}
+    n_rungs = len(study["ladder"]["flops"])
+    held = set(range(n_rungs - study["ladder"]["holdout"], n_rungs))
+    hardware = sorted({str(row["hardware"]) for row in study["rows"] if row.get("hardware")})
+    for x in ("flops", "device_seconds", "tokens"):
+        rows = [row for row in study["rows"] if not row["excluded_because"]]
+        points = points_of(rows, x=x)
+        comparisons: list[Comparison] = []
+        law = None
+        try:
+            law = fit_log_linear(points)
+            for arm in study["arms"][1:]:
+                comparisons.append(compare_arms(points, study["arms"][0]["name"], arm["name"]))
+        except DataError:
+            pass  # the figure says that there are not enough points
+        note = f"on {', '.join(hardware)}" if x == "device_seconds" else ""
+        span = points.x.max() / points.x.min() if len(points) else 0
+        if x == "flops" and span < 9.9:
+            note = f"only {span:.1f}x of compute: too little to say how the effect scales"
+        figures[x] = scaling_figure(points, law, comparisons, held, x, note)
+    return figures
+
+
+def _draw(facts: Facts, out: Path) -> dict[str, str]:
+    """Write every figure as SVG and PNG; give the SVGs by name."""
+    trivial = facts["data"].get("trivial", {}).get("bits_per_byte", {})
+    curves = facts["curves"]
+    drawn = {"curves": loss_curves(curves["train"], curves["validation"], trivial)}
+    for study in facts["studies"]:
+        for x, figure in draw_study(study).items():
+            drawn[f"{study['name']}-{x}"] = figure
+    return {name: publish_figure(out / "figures" / name, figure) for name, figure in drawn.items()}
+
+
+def publish_figure(path: Path, figure: Any) -> str:
+    """Publish a figure as `path`.svg and `path`.png; give the SVG."""
+    svg, image = svg_text(figure), png_bytes(figure)
+    publish_text(path.with_name(path.name + ".svg"), svg)
+    publish(path.with_name(path.name + ".png"), lambda stream: stream.write(image))
+    return svg
+
+
+def visible(text: str) -> str:
+    """Make control and direction characters visible; line ends and tabs stay.
+
+    Terminal escapes, right-to-left overrides and the like are shown as \\u{...}.
+    """
+    return "".join(
+        char
+        if char in "\n\t" or unicodedata.category(char)[0] != "C"
+        else f"\\u{{{ord(char):x}}}"
+        for char in text
+    )
+
+
+def _environment(html: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ladderlm.report", "templates"),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": format_bytes,
+        "count": format_count,
+        "flops": format_flops,
+        "seconds": format_seconds,
+        "visible": visible,
+        "fixed": _fixed,
+        "percent": lambda value: f"{value:+.1%}",
+        "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
+        "cell": _cell,
+        "fence": _fence,
+        "tree": _flat,
+    }
+    return environment
+
+
+def _fixed(value: Any, digits: int = 3) -> str:
+    """Spell a number, or say that there is none."""
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "not measured"
+
+
+def _cell(text: Any) -> str:
+    """Make text safe inside a Markdown table."""
+    shown = visible(str(text)).replace("\n", " ")
+    return re.sub(r"([\\`*_{}\[\]<>()#|!$])", r"\\\1", shown)
+
+
+def _fence(text: str) -> str:
+    """Quote any text as a Markdown code block that it cannot end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}text\n{visible(text)}\n{ticks}"
+
+
+def _flat(config: Facts) -> list[tuple[str, Any]]:
+    """List a nested config as dotted options."""
+    found: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found += [(f"{key}.{name}", item) for name, item in _flat(value)]
+        elif value is not None:
+            found.append((key, value))
+    return found
+
+
+def _context(facts: Facts) -> Facts:
+    return {
+        "facts": facts,
+        "best": next(run for run in facts["runs"] if run["run_id"] == facts["best"]),
+        "rubric": RUBRIC,
+        "changes": CHANGES,
+        "headline": headline(facts),
+        "discussion": discussion(facts),
+        "commands": reproduce(facts),
+        "trivial": facts["data"].get("trivial", {}),
+    }
+
+
+def render_html(facts: Facts, svgs: dict[str, str]) -> str:
+    """Give the page; figures are embedded, all text is escaped.
+
+    Args:
+        svgs: name -> SVG text.
+    """
+    embedded = {
+        name: Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())  # noqa: S704
+        for name, svg in svgs.items()
+    }
+    template = _environment(html=True).get_template("report.html.j2")
+    return template.render(**_context(facts), figures=embedded)
+
+
+def render_markdown(facts: Facts) -> str:
+    """Give the document as Markdown, beside its figures."""
+    template = _environment(html=False).get_template("report.md.j2")
+    return template.render(**_context(facts))

@@ -1,0 +1,256 @@
+"""The words of a report.
+
+Owns the sentences that are drawn from the facts by rule (headline, discussion, recommendation)
+and the fixed table of differences to Meta's code. Pure functions from facts to text.
+"""
+
+import math
+from typing import Any
+
+from ladderlm.units import format_count, format_flops, format_seconds
+
+__all__ = ["CHANGES", "RUBRIC", "discussion", "headline", "reproduce"]
+
+Facts = dict[str, Any]
+
+# Anchor and title of every section, in order; a test looks for each with content.
+RUBRIC = (
+    ("summary", "Summary"),
+    ("data", "How the data was processed"),
+    ("batches", "Example batches, as the model sees them"),
+    ("code", "What was changed against Meta's code"),
+    ("experiments", "Experiments"),
+    ("curves", "Training and validation curves of the best model"),
+    ("evaluation", "Evaluation of the best model"),
+    ("samples", "Samples"),
+    ("ablation", "Ablation study"),
+    ("discussion", "Discussion and recommendation"),
+    ("reproduce", "How to reproduce this"),
+    ("links", "Code and checkpoints"),
+    ("software", "Software used"),
+)
+
+# (part, Meta's code, here, module)
+CHANGES = (
+    (
+        "Loss and backward pass",
+        "none: forward runs under inference_mode",
+        "token_nats gives nats per token; sums over micro-batches and processes are divided once "
+        "by the global count of real tokens",
+        "model/loss.py, train/step.py",
+    ),
+    (
+        "Starting weights",
+        "none: layers are built to be loaded into",
+        "seeded normal weights; writers to the residual stream scaled by 1/sqrt(2 n_layers)",
+        "model/init.py",
+    ),
+    (
+        "Parallel layers",
+        "fairscale column and row parallel layers, one GPU each",
+        "plain torch layers with the same parameter names; many processes by data parallelism",
+        "model/transformer.py, dist.py",
+    ),
+    (
+        "Attention mask",
+        "causal over the whole row",
+        "causal within each document of a packed row, positions restart with each document",
+        "model/attention.py, data/packing.py",
+    ),
+    (
+        "Attention kernel",
+        "explicit matrix products",
+        "PyTorch's scaled_dot_product_attention; Meta's order of operations kept as the reference "
+        "backend that tests compare with",
+        "model/attention.py",
+    ),
+    (
+        "Devices and precision",
+        "CUDA half precision set globally",
+        "CPU or CUDA, float32 weights, nothing global",
+        "model/precision.py, run/execute.py",
+    ),
+    (
+        "Key/value cache",
+        "allocated on the GPU in every constructor",
+        "made when generating and handed in",
+        "model/attention.py, generate/engine.py",
+    ),
+    (
+        "MLP",
+        "SwiGLU",
+        "SwiGLU with Meta's rounding, or GELU of width 4 dim as an alternative",
+        "model/mlp.py",
+    ),
+    (
+        "Data, tokenizer training",
+        "none",
+        "readers, byte-level BPE, verified shards, packing, inspection",
+        "data/, tokenizer/",
+    ),
+    (
+        "Training",
+        "none",
+        "AdamW and Muon, cosine and WSD schedules, clipping, accumulation, validation, exact "
+        "resume, checkpoints without pickle",
+        "train/, optim/, checkpoint/",
+    ),
+    (
+        "Evaluation",
+        "none",
+        "bits per byte over whole documents, every byte scored once, per subset, with intervals",
+        "eval/",
+    ),
+    (
+        "Studies",
+        "none",
+        "ladders of runs, scaling-law fits, compute multipliers, verdicts by rule, this report",
+        "study/, scaling/, report/",
+    ),
+)
+
+
+def headline(facts: Facts) -> list[str]:
+    """Say the main results in a few sentences."""
+    best = _best(facts)
+    size = format_count(best["n_params"]["total"])
+    sentences = [
+        f"The best of {len(facts['runs'])} runs has {size} parameters, was trained on "
+        f"{format_count(best['n_positions'])} tokens ({format_flops(best['flops'])}, "
+        f"{format_seconds(best['timing']['seconds'])} of training) and reaches "
+        f"{best['bits_per_byte']:.3f} bits per byte on the validation text."
+    ]
+    trivial = facts["data"].get("trivial", {}).get("bits_per_byte", {})
+    beaten = [name for name, value in trivial.items() if best["bits_per_byte"] < value]
+    ahead = [name for name, value in trivial.items() if best["bits_per_byte"] >= value]
+    if beaten:
+        sentences.append(f"It beats {_listed(beaten, trivial)} on the same text.")
+    if ahead:
+        sentences.append(f"Still ahead of it: {_listed(ahead, trivial)}.")
+    for study in facts["studies"]:
+        for judged in study["fits"]["variants"]:
+            sentences.append(_verdict_sentence(study, judged))
+    return sentences
+
+
+def _listed(names: list[str], values: dict[str, float]) -> str:
+    return ", ".join(f"{name} ({values[name]:.2f})" for name in names)
+
+
+def _best(facts: Facts) -> Facts:
+    run: Facts = next(run for run in facts["runs"] if run["run_id"] == facts["best"])
+    return run
+
+
+def _verdict_sentence(study: Facts, judged: Facts) -> str:
+    baseline = study["arms"][0]["name"]
+    if "problem" in judged:
+        problem = judged["problem"].splitlines()[0]
+        return f"Study {study['name']}: {judged['variant']} against {baseline}: {problem}."
+    verdict = judged["verdict"]
+    return (
+        f"Study {study['name']}: {judged['variant']} against {baseline}: {verdict['text']} "
+        f"({verdict['reason']})."
+    )
+
+
+def discussion(facts: Facts) -> list[str]:
+    """Draw conclusions from the fits, paragraph by paragraph."""
+    paragraphs = []
+    for study in facts["studies"]:
+        paragraphs += _discuss_study(study)
+    check = facts["forecast_check"]
+    if check:
+        paragraphs.append(
+            f"The law fitted to {check['study']} ({check['arm']}) was also held against the best "
+            f"run, which has the same recipe and {check['times_the_top_rung']:.1f} times the "
+            f"compute of the top rung: predicted {check['predicted_bits_per_byte']:.3f}, measured "
+            f"{check['actual_bits_per_byte']:.3f} bits per byte "
+            f"({check['relative_error']:+.1%})."
+        )
+    if not paragraphs:
+        paragraphs.append(
+            "No study is part of this report, so it says nothing about which change helps. "
+            "`ladderlm study run STUDY.toml` makes one."
+        )
+    return paragraphs
+
+
+def _discuss_study(study: Facts) -> list[str]:
+    fits = study["fits"]
+    if "problem" in fits:
+        return [f"{study['name']}: {fits['problem'].splitlines()[0]}. No conclusion is drawn."]
+    law, card = fits["law"], fits["card"]
+    low, high = card["compute_range"]
+    paragraphs = [
+        f"Over {low:.2g} to {high:.2g} FLOPs ({high / low:.0f}x) loss follows compute as "
+        f"L ~ C^{law['slope']:.3f}: ten times the compute lowers bits per byte by "
+        f"{1 - 10 ** law['slope']:.1%}. {card['n_used']} runs are fitted with one slope for all "
+        f"arms; they scatter about the lines by {law['sigma']:.1%}."
+    ]
+    paragraphs += [_discuss_variant(study, judged) for judged in fits["variants"]]
+    held = fits.get("holdout")
+    if held:
+        worst = max(held, key=lambda row: abs(row["relative_error"]))
+        passed = all(row["passed"] for row in held)
+        paragraphs.append(
+            f"The forecast of the held-out top rung, made from the rungs below it, "
+            f"{'held' if passed else 'failed'}: the largest error is "
+            f"{worst['relative_error']:+.1%} ({worst['arm']}, predicted {worst['predicted']:.3f}, "
+            f"measured {worst['actual']:.3f})."
+        )
+    if study["warnings"]:
+        paragraphs.append("Limits: " + "; ".join(study["warnings"]) + ".")
+    return paragraphs
+
+
+def _discuss_variant(study: Facts, judged: Facts) -> str:
+    if "problem" in judged:
+        return _verdict_sentence(study, judged)
+    comparison, verdict = judged["comparison"], judged["verdict"]
+    baseline, variant = comparison["baseline"], judged["variant"]
+    pooled, trend = comparison["pooled"], comparison["trend"]
+    if pooled["low_95"] is None or pooled["value"] is None:
+        return f"{variant}: the pooled multiplier cannot be bounded by these runs."
+    better = "less" if pooled["value"] > 1 else "more"
+    text = (
+        f"{variant} against {baseline}: for the loss that {variant} reaches, {baseline} needs "
+        f"{pooled['value']:.2f} times the compute (95 % {pooled['low_95']:.2f} to "
+        f"{pooled['high_95']:.2f}), that is, {variant} needs {better}. "
+    )
+    if trend["value"] is not None and math.isfinite(trend["value"]):
+        text += (
+            f"Per decade of compute ln m changes by {trend['value'] * math.log(10):+.3f} (95 % "
+            f"{trend['low_95'] * math.log(10):+.3f} to {trend['high_95'] * math.log(10):+.3f}). "
+        )
+    equal_time = judged.get("at_equal_device_seconds", {}).get("pooled")
+    if equal_time and equal_time["value"] is not None:
+        text += f"At equal device time the multiplier is {equal_time['value']:.2f}. "
+    text += f"Verdict by rule: {verdict['text']}. {verdict['reason'][:1].upper()}"
+    text += f"{verdict['reason'][1:]}. "
+    if verdict["would_be"] != verdict["word"]:
+        text += f"Had nothing stood in the way, the rule would have said {verdict['would_be']}. "
+    if verdict["demonstration"]:
+        text += (
+            "A ladder this small shows how a study is made; it does not settle the question for "
+            "models that anyone would use."
+        )
+    return text.strip()
+
+
+def reproduce(facts: Facts) -> list[str]:
+    """Give the commands that make these runs again."""
+    best = _best(facts)
+    commands = [f"git checkout {best['commit'].rstrip('+')}"] if best["commit"] else []
+    commands.append("make setup")
+    commands += [
+        f"ladderlm study run {study['folder']}/study.toml --out {study['folder']}-again"
+        for study in facts["studies"]
+    ]
+    commands.append(
+        f"ladderlm train --config {best['folder']}/config.json --data DATA --out again/"
+        f"{best['run_id']}"
+    )
+    commands.append(f"ladderlm eval {best['folder']} --data DATA")
+    commands.append("ladderlm report verify .")
+    return commands

@@ -1,0 +1,190 @@
+"""Continuing prompts: with and without a cache, alone and in a batch, and where it ends."""
+
+import math
+
+import pytest
+import torch
+from reference.hand_made import make_model
+
+from ladderlm.errors import ConfigError
+from ladderlm.generate.engine import generate
+from ladderlm.generate.sampling import SamplingConfig, sample_tokens
+
+PROMPTS = [[1], [1, 5, 9, 12, 30], [1, 7, 7], [1, 20, 21, 22, 23, 24, 25, 26]]
+NEVER = frozenset({-1})
+
+
+def without_cache(model, prompt, n_new, sampling, seed, stop):
+    """Read the whole text again for every token."""
+    ids, generator = list(prompt), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _ in range(n_new):
+            logits = model(torch.tensor([ids]))[:, -1]
+            uniform = torch.rand((), generator=generator, dtype=torch.float64).view(1)
+            drawn = int(sample_tokens(logits, sampling, uniform))
+            if drawn in stop:
+                break
+            ids.append(drawn)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("n_kv_heads", [None, 1])
+@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+def test_logits_with_a_cache_equal_logits_without(backend, n_kv_heads):
+    """G03: whole, in pieces and one by one."""
+    model = make_model(attention=backend, n_kv_heads=n_kv_heads).eval()
+    tokens = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = model(tokens)
+        for pieces in ([20], [1] * 20, [7, 1, 5, 7]):
+            caches, at = model.make_caches(3, 20), 0
+            for n in pieces:
+                found = model.step(tokens[:, at : at + n], caches, at)
+                # two orders of summing float32
+                torch.testing.assert_close(found, whole[:, at : at + n], rtol=0, atol=2e-5)
+                at += n
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.5])
+def test_texts_with_a_cache_equal_texts_without(temperature):
+    """G03: same seed, same text."""
+    model = make_model().eval()
+    sampling = SamplingConfig(temperature=temperature, top_p=0.95, top_k=40, seed=11)
+    for prompt in PROMPTS:
+        (found,) = generate(model, [prompt], 25, sampling, frozenset({2}))
+        assert found.tokens == without_cache(model, prompt, 25, sampling, 11, {2})
+
+
+def test_texts_in_a_batch_equal_texts_alone():
+    """G03: sequence i of a batch draws with seed + i, whatever stands beside it."""
+    model = make_model().eval()
+    together = generate(model, PROMPTS, 20, SamplingConfig(seed=3), frozenset({2, 17}))
+    for i, prompt in enumerate(PROMPTS):
+        (alone,) = generate(model, [prompt], 20, SamplingConfig(seed=3 + i), frozenset({2, 17}))
+        assert together[i].tokens == alone.tokens
+        assert together[i].stopped == alone.stopped
+        assert together[i].log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)
+    assert len({tuple(c.tokens) for c in together}) == len(PROMPTS)
+
+
+def test_the_seed_decides_the_text():
+    model = make_model().eval()
+
+    def text(seed):
+        return generate(model, [[1]], 20, SamplingConfig(seed=seed), NEVER)[0].tokens
+
+    torch.manual_seed(0)
+    first = text(5)
+    torch.manual_seed(1)
+    assert text(5) == first
+    assert text(6) != first
+
+
+def test_sampling_does_not_disturb_the_random_state_of_training():
+    """C16: texts written during a run change nothing."""
+    model = make_model()
+    before = torch.get_rng_state()
+    generate(model, [[1]], 5, SamplingConfig(), NEVER)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_temperature_zero_takes_the_likeliest_token_for_any_seed():
+    model = make_model().eval()
+    texts = [
+        generate(model, [[1, 5]], 9, SamplingConfig(temperature=0.0, seed=seed), NEVER)[0].tokens
+        for seed in (1, 2)
+    ]
+    with torch.no_grad():
+        likeliest = int(model(torch.tensor([[1, 5]]))[0, -1].argmax())
+    assert texts[0] == texts[1]
+    assert texts[0][0] == likeliest
+
+
+def test_log_probabilities_are_those_of_the_unmodified_distribution():
+    model = make_model().eval()
+    sampling = SamplingConfig(temperature=0.5, top_k=3, seed=2)
+    (found,) = generate(model, [[1, 5, 9]], 10, sampling, NEVER)
+    ids = [1, 5, 9, *found.tokens]
+    with torch.no_grad():
+        shares = torch.log_softmax(model(torch.tensor([ids]))[0].double(), -1)
+    expected = [float(shares[2 + i, token]) for i, token in enumerate(found.tokens)]
+    assert found.log_probabilities == pytest.approx(expected, abs=1e-4)
+
+
+def chain_model():
+    """Give a model whose likeliest next token is always the id plus one."""
+    model = make_model(n_layers=1, dim=16, vocab_size=16)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.fill_(1.0) if name.endswith("norm.weight") else weight.zero_()
+        model.tok_embeddings.weight.copy_(torch.eye(16))
+        model.output.weight.copy_(torch.eye(16).roll(1, 0))
+    return model.eval()
+
+
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+def test_a_stop_id_ends_a_text_and_is_left_out():
+    found = generate(chain_model(), [[3], [5, 6], [9]], 4, GREEDY, frozenset({6, 8, 14}))
+    assert [c.tokens for c in found] == [[4, 5], [7], [10, 11, 12, 13]]
+    assert [c.stopped for c in found] == [True, True, False]
+
+
+def test_a_stop_id_inside_a_prompt_does_not_end_it():
+    found = generate(chain_model(), [[3], [5, 3, 8]], 2, GREEDY, frozenset({3, 5}))
+    assert [c.tokens for c in found] == [[4], [9, 10]]
+
+
+def test_a_text_ends_at_the_context_and_says_that_no_stop_was_met():
+    (found,) = generate(chain_model(), [[i % 16 for i in range(60)]], 100, GREEDY, NEVER)
+    assert found.tokens == [12, 13, 14, 15]
+    assert not found.stopped
+
+
+@pytest.mark.parametrize("n", [64, 65, 1000])
+def test_a_prompt_that_fills_the_context_is_refused_with_its_length(n):
+    """G01: no position is left to write to."""
+    with pytest.raises(ConfigError, match=f"{n} tokens fills the context of 64"):
+        generate(chain_model(), [[1] * n], 5, GREEDY, NEVER)
+
+
+def test_the_longest_prompt_that_fits_gets_one_token():
+    (found,) = generate(chain_model(), [[5] * 63], 5, GREEDY, NEVER)
+    assert found.tokens == [6]
+
+
+def test_an_empty_prompt_is_refused_and_no_prompt_gives_nothing():
+    """G01: an unconditional text begins with BOS, which the caller adds."""
+    with pytest.raises(ConfigError, match="empty prompt"):
+        generate(chain_model(), [[]], 5, GREEDY, NEVER)
+    assert generate(chain_model(), [], 5, GREEDY, NEVER) == []
+
+
+def test_no_new_tokens_are_no_new_tokens():
+    found = generate(chain_model(), [[1], [2, 3]], 0, GREEDY, NEVER)
+    assert [c.tokens for c in found] == [[], []]
+
+
+def test_asking_to_stop_ends_with_what_there_is_and_calls_it_no_stop():
+    """C05: a signal during sampling."""
+    asked = []
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) > 3
+
+    (found,) = generate(chain_model(), [[1]], 10, GREEDY, NEVER, should_stop)
+    assert found.tokens == [2, 3, 4]
+    assert not found.stopped
+
+
+def test_frequencies_of_an_unconditional_text_follow_the_model():
+    """A thousand first tokens after BOS, each from its own seed."""
+    model = make_model(vocab_size=5, n_layers=1).eval()
+    found = generate(model, [[1]] * 1000, 1, SamplingConfig(temperature=1.0, seed=0), NEVER)
+    counts = torch.bincount(torch.tensor([c.tokens[0] for c in found]), minlength=5) / 1000
+    with torch.no_grad():
+        shares = torch.softmax(model(torch.tensor([[1]]))[0, -1], -1)
+    # four standard deviations of a share of one half
+    assert float((counts - shares).abs().max()) < 4 * math.sqrt(0.25 / 1000)

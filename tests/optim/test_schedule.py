@@ -1,0 +1,98 @@
+"""Learning rate: end values by hand, and what holds for every length."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ladderlm.errors import ConfigError
+from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.schedule import learning_rate_at
+
+
+def rates(n_steps, **fields):
+    config = OptimConfig(learning_rate=1.0, **fields)
+    return [learning_rate_at(config, step, n_steps) for step in range(n_steps)]
+
+
+def test_cosine_values_by_hand():
+    found = rates(101, schedule="cosine", warmup_fraction=0.0, final_lr_fraction=0.1)
+    assert found[0] == 1.0
+    assert found[25] == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert found[50] == pytest.approx(0.55)
+    assert found[100] == pytest.approx(0.1)
+
+
+def test_warm_up_is_linear_from_one_share_to_the_peak():
+    for schedule in ("cosine", "wsd"):
+        found = rates(100, schedule=schedule, warmup_fraction=0.1, decay_fraction=0.3)
+        assert found[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+        assert max(found) == pytest.approx(1.0)
+
+
+def test_wsd_values_by_hand():
+    found = rates(
+        100, schedule="wsd", warmup_fraction=0.1, decay_fraction=0.2, final_lr_fraction=0.1
+    )
+    assert found[9:80] == [1.0] * 71
+    assert found[89] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert found[99] == pytest.approx(0.1)
+    steps = [a - b for a, b in zip(found[79:99], found[80:100], strict=True)]
+    assert steps == pytest.approx([0.9 / 20] * 20)
+
+
+FRACTIONS = st.floats(0.0, 0.5)
+
+
+@given(
+    n_steps=st.integers(3, 400),
+    schedule=st.sampled_from(["cosine", "wsd"]),
+    warmup=FRACTIONS,
+    decay=FRACTIONS,
+    final=st.floats(0.0, 1.0),
+)
+def test_the_rate_rises_to_its_peak_and_falls_to_its_end_without_a_jump(
+    n_steps, schedule, warmup, decay, final
+):
+    found = rates(
+        n_steps,
+        schedule=schedule,
+        warmup_fraction=warmup,
+        decay_fraction=decay,
+        final_lr_fraction=final,
+    )
+    n_warmup, n_decay = math.ceil(warmup * n_steps), max(math.ceil(decay * n_steps), 1)
+    begin = max(n_warmup - 1, 0)
+    assert all(0 <= rate <= 1 + 1e-12 for rate in found)
+    assert found[: begin + 1] == sorted(found[: begin + 1])
+    assert found[begin:] == sorted(found[begin:], reverse=True)
+    if n_warmup < n_steps - 1:
+        assert found[-1] == pytest.approx(final)
+    largest_step = (1 - final) * (
+        math.pi / 2 / max(n_steps - 1 - n_warmup, 1) if schedule == "cosine" else 1 / n_decay
+    )
+    falls = [a - b for a, b in zip(found[begin:], found[begin + 1 :], strict=False)]
+    assert all(fall <= largest_step + 1e-9 for fall in falls)
+
+
+@given(n_steps=st.integers(1, 5), schedule=st.sampled_from(["cosine", "wsd"]))
+def test_the_shortest_runs_have_finite_positive_rates(n_steps, schedule):
+    found = rates(n_steps, schedule=schedule)
+    assert all(math.isfinite(rate) and 0 < rate <= 1 for rate in found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"beta2": 1.0}, "beta2"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"grad_clip": 0.0}, "grad_clip"),
+        ({"schedule": "wsd", "warmup_fraction": 0.6, "decay_fraction": 0.5}, "warmup_fraction"),
+        ({"final_lr_fraction": 1.5}, "final_lr_fraction"),
+    ],
+)
+def test_impossible_constants_are_refused_by_name(fields, word):
+    with pytest.raises(ConfigError, match=word):
+        OptimConfig(**fields)
