@@ -21,7 +21,6 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Sequence
@@ -185,7 +184,7 @@ def announce(choice: TorchChoice, n_free_bytes: int) -> None:
 
 
 def advise(pip_output: str) -> str:
-    """Give the advice that fits pip's last lines."""
+    """Give the advice that fits the output of a pip that failed."""
     again = "then run the same command again: it goes on from there"
     if "No space left on device" in pip_output:
         return f"the disk is full: free some space, {again}"
@@ -238,19 +237,19 @@ class Environment:
         except OSError:
             return False
 
-    def create(self, state: dict[str, Any]) -> None:
+    def create(self, ours: bool, with_base_packages: bool) -> None:
         """Make the environment, or keep one that works and fits.
 
         Args:
-            state: what to note in a new one before anything else, so that a half-made one is
-                known as ours; `with_base_packages` lets it see the base's packages.
+            ours: it was made here, or is not there yet.
+            with_base_packages: let a new one see the packages of the base interpreter.
         """
         fits = self.runs(f"import sys; assert sys.version_info[:2] == {sys.version_info[:2]}")
-        noted = self.read_state().get("with_base_packages")
-        if fits and (not state["ours"] or noted == state["with_base_packages"]):
+        noted = self.read_state().get("with_base_packages")  # None: the making was interrupted
+        if fits and (not ours or noted == with_base_packages):
             return
         if os.path.lexists(self.folder):
-            if not state["ours"]:
+            if not ours:
                 raise SetupError(
                     f"{self.folder} was not made by bootstrap.py and does not work",
                     "move it away or delete it, then run the same command again",
@@ -258,9 +257,9 @@ class Environment:
             say(".venv is broken or of another Python: making it anew")
             shutil.rmtree(self.folder)
         self.folder.mkdir()
-        self.write_state(**state)
+        self.write_state(ours=True)
         words = [self.base, "-m", "venv", str(self.folder)]
-        words += ["--system-site-packages"] if state["with_base_packages"] else []
+        words += ["--system-site-packages"] if with_base_packages else []
         if subprocess.run(words, capture_output=True).returncode == 0:
             return
         # Debian and Colab come without ensurepip: then the base's own pip will do
@@ -283,7 +282,8 @@ class Environment:
             command = [self.base, "-m", "pip", "--python", str(self.python)]
         constraints = self.constraints.as_uri()  # a plain path would be split at its spaces
         variables = {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
-        tail: deque[str] = deque(maxlen=15)
+        variables["PIP_USER"] = "0"
+        lines: list[str] = []
         with subprocess.Popen(
             [*command, "--disable-pip-version-check", *words],
             stdout=subprocess.PIPE,
@@ -294,13 +294,13 @@ class Environment:
             errors="replace",
         ) as process:
             for line in process.stdout or ():
-                tail.append(line.rstrip())
+                lines.append(line.rstrip())
                 large = re.search(r"Downloading .*?([^/]+ \([\d.]+ [MG]B\))", line)
                 if large and not quiet:
                     print(f"  {large[1]}", flush=True)
         if process.returncode:
-            lines = "\n".join(f"  | {line}" for line in tail)
-            raise SetupError(f"pip failed; its last lines:\n{lines}", advise("\n".join(tail)))
+            tail = "\n".join(f"  | {line}" for line in lines[-15:])
+            raise SetupError(f"pip failed; its last lines:\n{tail}", advise("\n".join(lines)))
 
     def resolve(self, *words: str) -> list[Wheel] | None:
         """Give the wheels that `pip install WORDS` would take; None when it finds no way."""
@@ -338,7 +338,7 @@ class Environment:
             say(f"the PyTorch {base_torch} of the base Python is too old and is left alone")
             base_torch = None
         noted = {"ours": ours, "with_base_packages": base_torch is not None}
-        self.create(noted)
+        self.create(**noted)
         self.write_state(**noted, extras=sorted(extras))  # no fingerprint: not done yet
         pin = f"torch=={base_torch or wanted}"
         self.constraints.write_text(replace_pin(pins, pin), encoding="utf-8")

@@ -8,6 +8,7 @@ keeps the folders of the checkout: `.md` becomes `.html`, other files that are l
 # ruff: noqa: T201
 
 import html
+import itertools
 import re
 import shutil
 import sys
@@ -55,7 +56,7 @@ def walk(tokens: list[Token]) -> Iterator[Token]:
 def parse(page: Path) -> list[Token]:
     """Give the tokens of a page, its headings named."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
+    for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
             opening.attrSet("id", anchor_of(inline.content))
     return tokens
@@ -131,7 +132,7 @@ def write_site(pages: dict[Path, list[Token]], site: Path) -> None:
 
 def title_of(tokens: list[Token]) -> str:
     """Give the first heading, as text for HTML."""
-    headings = [t for o, t in zip(tokens, tokens[1:], strict=False) if o.type == "heading_open"]
+    headings = [t for o, t in itertools.pairwise(tokens) if o.type == "heading_open"]
     return html.escape(headings[0].content if headings else "ladderlm")
 
 

@@ -265,10 +265,23 @@ def test_setup_makes_the_environment_once_and_repairs_what_breaks(
     assert len(calls) > 0
     assert installed(project, "ladderlm") == "0.0.1"
 
-    # an interpreter that was taken away, as after an upgrade of the system
+    # an interpreter that was taken away, as after an upgrade of the system, and a setup of a new
+    # environment that was killed before it had pip
     (project / ".venv/bin/python").unlink()
     (project / ".venv/bin/python").symlink_to(project / "gone")
+    create = bootstrap.subprocess.run
+
+    def killed(words: list[Any], **options: Any) -> Any:
+        if "venv" in words:
+            create([*words, "--without-pip"], **options)
+            raise KeyboardInterrupt
+        return create(words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap.subprocess, "run", killed)
+        assert bootstrap.main(["setup"]) == 130
     assert bootstrap.main(["setup"]) == 0
+    assert (project / ".venv/bin/pip").exists()
     assert installed(project) == "2.13.0"
 
     # a change of what decides the installation
@@ -416,6 +429,9 @@ def test_constraints_pin_every_core_and_dev_package_by_name_alone() -> None:
 @pytest.mark.parametrize("verb", ["setup", "quickstart", "test", "lint", "bench", "docs", "clean"])
 def test_make_does_what_the_bootstrap_does(verb: str) -> None:
     words = ["make", "-n", verb, "ARGS=--one two", "PYTHON=python3"]
-    shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    alone = {name: v for name, v in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    shown = subprocess.run(
+        words, cwd=ROOT, env=alone, capture_output=True, text=True, check=True
+    ).stdout
     arguments = "" if verb in ("setup", "clean") else " --one two"
     assert shown.strip() == f"python3 bootstrap.py {verb}{arguments}"

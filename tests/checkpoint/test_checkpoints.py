@@ -1,15 +1,15 @@
 """Checkpoints: written whole, read strictly, never trusted unverified, never all deleted."""
 
+import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from reference.checks import ragged_batch, update
-from reference.hand_made import make_model
 
 from ladderlm.checkpoint import save as save_module
 from ladderlm.checkpoint.layout import (
@@ -25,6 +25,8 @@ from ladderlm.errors import CheckpointError
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train.state import TrainState
+from reference.checks import ragged_batch, update
+from reference.hand_made import make_model
 
 
 def trained_state(n_updates=2, run_id="abc"):
@@ -42,14 +44,20 @@ def folder(tmp_path):
     return tmp_path / "checkpoints"
 
 
-@pytest.fixture
-def three(folder):
-    """Checkpoints of steps 1, 2 and 3, all of the same weights."""
+@pytest.fixture(scope="module")
+def three_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
     state = trained_state(1)
     for step in (1, 2, 3):
         state.step = step
         state.save(folder, keep=9)
     return folder
+
+
+@pytest.fixture
+def three(three_once, folder):
+    """Checkpoints of steps 1, 2 and 3, all of the same weights."""
+    return Path(shutil.copytree(three_once, folder))
 
 
 def flip(path, place=-5):
@@ -74,9 +82,7 @@ def test_a_state_comes_back_bit_for_bit(folder):
     other.restore(load_newest(folder, pytest.fail))
     assert (other.step, other.n_tokens, other.best) == (2, 92, {"step": 1, "loss": 3.25})
     assert (other.seconds, other.restarts) == (1.5, 3)
-    for (name, a), b in zip(
-        state.model.named_parameters(), other.model.parameters(), strict=True
-    ):
+    for (name, a), b in zip(state.model.named_parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b), name
         ours, theirs = state.optimizer.state[a], other.optimizer.state[b]
         assert ours.keys() == theirs.keys() == {"step", "exp_avg", "exp_avg_sq"}
@@ -369,10 +375,7 @@ def test_a_verified_file_that_is_no_safetensors_is_refused(folder):
     target = step_folder(folder, 1)
     (target / "model.safetensors").write_bytes(b"\xff" * 100)
     manifest = json.loads((target / "manifest.json").read_text())
-    with open(target / "model.safetensors", "rb") as stream:
-        import hashlib
-
-        digest = hashlib.sha256(stream.read()).hexdigest()
+    digest = hashlib.sha256(b"\xff" * 100).hexdigest()
     manifest["files"]["model.safetensors"] = {"n_bytes": 100, "sha256": digest}
     (target / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="safetensors"):
@@ -383,7 +386,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(three, monkeypatch):
     """C08: free space is asked for first; what is there stays."""
     status = os.statvfs(three)
     small = os.statvfs_result((*status[:4], 0, *status[5:]))
-    monkeypatch.setattr(os, "statvfs", lambda path: small)
+    monkeypatch.setattr(os, "statvfs", lambda _: small)
     state = trained_state(1)
     state.step = 4
     with pytest.raises(Exception, match="are free"):

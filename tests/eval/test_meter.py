@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.hand_made import make_model, make_split, weights_of
-from reference.transformer import reference_logits, reference_nats
 
 from ladderlm.errors import ConfigError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import head_documents, make_windows, score_documents
 from ladderlm.eval.subsets import summarise
+from reference.hand_made import make_model, make_split, weights_of
+from reference.transformer import reference_logits, reference_nats
 
 BOS, EOS = 1, 2
 # float32 model against float64 twin: a sum over some 60 tokens

@@ -136,5 +136,5 @@ def test_a_damaged_file_of_losses_is_refused_by_name(damage, tmp_path):
         np.savez(path, something=np.zeros(3))
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"<html>"}[damage])
-    with pytest.raises(DataError, match="own.npz"):
+    with pytest.raises(DataError, match=r"own\.npz"):
         load_losses(path)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from reference.hand_made import make_model
 
 from ladderlm.errors import ConfigError
 from ladderlm.generate.engine import generate
 from ladderlm.generate.sampling import SamplingConfig, sample_tokens
+from reference.hand_made import make_model
 
 PROMPTS = [[1], [1, 5, 9, 12, 30], [1, 7, 7], [1, 20, 21, 22, 23, 24, 25, 26]]
 NEVER = frozenset({-1})

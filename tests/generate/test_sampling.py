@@ -70,7 +70,9 @@ def test_a_drawn_token_is_always_one_that_was_kept(logits, temperature, top_p, t
 
 def test_a_uniform_number_picks_by_cumulated_mass():
     config = SamplingConfig(temperature=1.0)
-    uniforms = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.94, 0.96, 1 - 1e-16], dtype=torch.float64)
+    uniforms = torch.tensor(
+        [0.0, 0.49, 0.51, 0.74, 0.76, 0.94, 0.96, 1 - 1e-16], dtype=torch.float64
+    )
     drawn = sample_tokens(LOGITS.expand(8, -1), config, uniforms)
     assert drawn.tolist() == [1, 1, 3, 3, 0, 0, 2, 2]
 

@@ -4,8 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.hand_made import make_model
-from reference.transformer import meta_ffn_width
 from torch.utils.flop_counter import FlopCounterMode
 
 from ladderlm.errors import ConfigError
@@ -19,6 +17,8 @@ from ladderlm.model.accounting import (
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.loss import token_nats
 from ladderlm.model.transformer import Transformer
+from reference.hand_made import make_model
+from reference.transformer import meta_ffn_width
 
 SHAPES = st.fixed_dictionaries(
     {

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.hand_made import make_batch, make_model, weights_of
-from reference.transformer import reference_logits, reference_nats, rms_norm, turn
 
 from ladderlm.model.attention import attend_reference, attend_sdpa, document_mask
 from ladderlm.model.loss import token_nats
 from ladderlm.model.norm import RMSNorm
 from ladderlm.model.rope import rope_table, rotate
+from reference.hand_made import make_batch, make_model, weights_of
+from reference.transformer import reference_logits, reference_nats, rms_norm, turn
 
 # The twin takes its angles in float64, the model keeps Meta's float32 table: at position p an
 # angle is off by up to p * 6e-8, so float64 logits agree to 1e-5 and not to the last bit.
@@ -48,7 +48,7 @@ def test_packed_documents_equal_those_of_the_slow_twin(backend):
 
 def test_token_nats_equal_those_of_the_slow_twin():
     model = make_model().double()
-    targets = TOKENS[1:] + [5]
+    targets = [*TOKENS[1:], 5]
     with torch.no_grad():
         hidden = model.hidden(torch.tensor([TOKENS]))
         nats = token_nats(hidden, model.output.weight, torch.tensor([targets]))[0].numpy()

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from reference.adamw import AdamWNumber, clip_scale
-from reference.hand_made import make_batch, make_model
 
 from ladderlm.dist import Processes
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer, parameter_groups, set_learning_rate
 from ladderlm.train.step import accumulate_gradients, train_step
+from reference.adamw import AdamWNumber, clip_scale
+from reference.hand_made import make_batch, make_model
 
 NO_DECAY = ("norm.weight", "tok_embeddings.weight")
 

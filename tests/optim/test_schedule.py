@@ -1,5 +1,6 @@
 """Learning rate: end values by hand, and what holds for every length."""
 
+import itertools
 import math
 
 import pytest
@@ -38,7 +39,7 @@ def test_wsd_values_by_hand():
     assert found[9:80] == [1.0] * 71
     assert found[89] == pytest.approx(0.1 + 0.9 * 0.5)
     assert found[99] == pytest.approx(0.1)
-    steps = [a - b for a, b in zip(found[79:99], found[80:100], strict=True)]
+    steps = [a - b for a, b in itertools.pairwise(found[79:])]
     assert steps == pytest.approx([0.9 / 20] * 20)
 
 
@@ -72,7 +73,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end_without_a_jump(
     largest_step = (1 - final) * (
         math.pi / 2 / max(n_steps - 1 - n_warmup, 1) if schedule == "cosine" else 1 / n_decay
     )
-    falls = [a - b for a, b in zip(found[begin:], found[begin + 1 :], strict=False)]
+    falls = [a - b for a, b in itertools.pairwise(found[begin:])]
     assert all(fall <= largest_step + 1e-9 for fall in falls)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from reference.hand_made import make_batch, make_model
 
 from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
@@ -16,6 +15,7 @@ from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train import step as step_module
+from reference.hand_made import make_batch, make_model
 
 __all__ = [
     "check_accumulation",

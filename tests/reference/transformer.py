@@ -57,8 +57,14 @@ def _attend(
         own, shared = head, head // n_repeats
         part_q = slice(own * width, (own + 1) * width)
         part_k = slice(shared * width, (shared + 1) * width)
-        q = [turn((weights["wq"] @ x)[part_q], p, config.rope_theta) for x, p in _with(rows, positions)]
-        k = [turn((weights["wk"] @ x)[part_k], p, config.rope_theta) for x, p in _with(rows, positions)]
+        q = [
+            turn((weights["wq"] @ x)[part_q], p, config.rope_theta)
+            for x, p in _with(rows, positions)
+        ]
+        k = [
+            turn((weights["wk"] @ x)[part_k], p, config.rope_theta)
+            for x, p in _with(rows, positions)
+        ]
         v = [(weights["wv"] @ x)[part_k] for x in rows]
         for t in range(len(rows)):
             seen = [s for s in range(t + 1) if segments[s] == segments[t] and segments[t] >= 0]
@@ -107,7 +113,9 @@ def reference_logits(
     for layer in range(config.n_layers):
         own = _layer_weights(weights, layer)
         normed = [rms_norm(x, own["attention_norm"], config.norm_eps) for x in stream]
-        for x, change in zip(stream, _attend(own, config, normed, positions, segments), strict=True):
+        for x, change in zip(
+            stream, _attend(own, config, normed, positions, segments), strict=True
+        ):
             x += change
         for x in stream:
             x += _feed_forward(own, config, rms_norm(x, own["ffn_norm"], config.norm_eps))
@@ -120,5 +128,7 @@ def reference_nats(logits: Array, targets: list[int]) -> list[float]:
     nats = []
     for row, target in zip(logits, targets, strict=True):
         peak = float(row.max())
-        nats.append(peak + math.log(sum(math.exp(value - peak) for value in row)) - float(row[target]))
+        nats.append(
+            peak + math.log(sum(math.exp(value - peak) for value in row)) - float(row[target])
+        )
     return nats

@@ -5,6 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+
+from ladderlm.dist import Processes
+from ladderlm.errors import DataError, TrainingError
+from ladderlm.model.config import ModelConfig
+from ladderlm.model.init import init_weights
+from ladderlm.model.transformer import Transformer
+from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.groups import build_optimizer
+from ladderlm.train.step import accumulate_gradients, train_step
 from reference.checks import (
     check_accumulation,
     check_copy_task,
@@ -15,15 +24,6 @@ from reference.checks import (
     train_on,
 )
 from reference.hand_made import make_batch, make_model
-
-from ladderlm.dist import Processes
-from ladderlm.errors import DataError, TrainingError
-from ladderlm.model.config import ModelConfig
-from ladderlm.model.init import init_weights
-from ladderlm.model.transformer import Transformer
-from ladderlm.optim.config import OptimConfig
-from ladderlm.optim.groups import build_optimizer
-from ladderlm.train.step import accumulate_gradients, train_step
 
 
 @pytest.mark.parametrize("mask_documents", [True, False])

@@ -41,9 +41,7 @@ def run(argv: list[str]) -> int:
         "Write one self-contained page about runs and studies; `report verify DIR` checks one.",
     )
     if not options.folders:
-        raise ConfigError(
-            "no run or study is named", "", "ladderlm report RUN|STUDY... --out DIR"
-        )
+        raise ConfigError("no run or study is named", "", "ladderlm report RUN|STUDY... --out DIR")
     runs, studies = [], []
     for name in options.folders:
         folder = Path(name)

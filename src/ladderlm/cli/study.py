@@ -147,7 +147,7 @@ def _draw_figures(folder: Path, rows: list[dict[str, Any]], fits: dict[str, Any]
 
 
 def _print_plan(plan: StudyPlan, pool: Path, as_json: bool) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "run_id": planned.run_id,
             "arm": planned.arm,
@@ -227,7 +227,6 @@ def describe_fits(fits: dict[str, Any]) -> None:
             m = rung["estimate"]
             flag = "  (beyond the baseline's range)" if rung["extrapolated"] else ""
             print(
-                f"  rung {rung['rung'] + 1}: {format_count(rung['x'])}FLOPs  m = {m['value']:.3f} "
+                f"  rung {rung['rung'] + 1}: {format_flops(rung['x'])}  m = {m['value']:.3f} "
                 f"(95 % {m['low_95']:.3f} to {m['high_95']:.3f}){flag}"
             )
-

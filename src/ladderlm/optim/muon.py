@@ -33,7 +33,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices if wide else matrices.transpose(1, 2)
+    x: Tensor = matrices if wide else matrices.transpose(1, 2)
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(N_ITERATIONS):
         gram = x @ x.transpose(1, 2)
@@ -60,7 +60,7 @@ class MuonAdamW(AdamW):
                         by_shape.setdefault(parameter.shape, []).append(parameter)
                 for parameters in by_shape.values():
                     self._update_matrices(parameters, group)
-        return super().step(closure)
+        return super().step(closure)  # type: ignore[no-any-return]
 
     def _update_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Update matrices of one shape."""
@@ -68,11 +68,13 @@ class MuonAdamW(AdamW):
         directions = []
         for parameter in parameters:
             state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None  # the caller chose those with one
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].mul_(momentum).add_(gradient)
             directions.append(torch.add(gradient, state["momentum"], alpha=momentum))
             parameter.grad = None  # AdamW passes over parameters without a gradient
         scale = RMS_OF_ADAMW * math.sqrt(max(parameters[0].shape))
-        for parameter, update in zip(parameters, orthogonalize(torch.stack(directions)), strict=True):
+        updates = orthogonalize(torch.stack(directions))
+        for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - rate * decay).add_(update, alpha=-rate * scale)

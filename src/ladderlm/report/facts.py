@@ -37,7 +37,9 @@ MAX_TRIVIAL_BYTES = 100_000_000  # training text that the byte models count
 Facts = dict[str, Any]
 
 
-def gather(runs: list[Path], studies: list[Path], home: Path, trivial: Facts | None = None) -> Facts:
+def gather(
+    runs: list[Path], studies: list[Path], home: Path, trivial: Facts | None = None
+) -> Facts:
     """Read runs and studies.
 
     Args:
@@ -95,8 +97,8 @@ def _run(folder: Path, home: Path) -> Facts:
     split = config.eval.split
     final = summary.get("evals", {}).get(split, {})
     best = final.get("best", {})
-    keep = ("n_documents", "n_bytes", "n_tokens", "policy", "subsets", "macro_bits_per_byte")
-    keep = (*keep, "bits_per_byte_95", "perplexity", "split_documents")
+    scored = ("n_documents", "n_bytes", "n_tokens", "split_documents", "policy")
+    keep = (*scored, "subsets", "macro_bits_per_byte", "bits_per_byte_95", "perplexity")
     return {
         "run_id": config.run_id,
         "folder": os.path.relpath(folder, home),
@@ -315,8 +317,12 @@ def _example_batch(
     batch = stream.rows(0, n_rows)
     padded = config.packing == "padded"
     row = next(
-        (r for r in range(n_rows) if batch.segment_ids[r].min() < (0 if padded else 1)
-         and batch.segment_ids[r].max() > (-1 if padded else 0)),
+        (
+            r
+            for r in range(n_rows)
+            if batch.segment_ids[r].min() < (0 if padded else 1)
+            and batch.segment_ids[r].max() > (-1 if padded else 0)
+        ),
         0,
     )
     pieces = row_pieces(batch, row, split, tokenizer)

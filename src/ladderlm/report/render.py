@@ -34,7 +34,14 @@ from ladderlm.scaling.fit import fit_log_linear
 from ladderlm.study.results import points_of
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["draw_study", "publish_figure", "render_html", "render_markdown", "visible", "write_report"]
+__all__ = [
+    "draw_study",
+    "publish_figure",
+    "render_html",
+    "render_markdown",
+    "visible",
+    "write_report",
+]
 
 Facts = dict[str, Any]
 
@@ -125,14 +132,12 @@ def publish_figure(path: Path, figure: Any) -> str:
 
 
 def visible(text: str) -> str:
-    """Make control and direction characters visible; line ends and tabs stay.
+    r"""Make control and direction characters visible; line ends and tabs stay.
 
     Terminal escapes, right-to-left overrides and the like are shown as \\u{...}.
     """
     return "".join(
-        char
-        if char in "\n\t" or unicodedata.category(char)[0] != "C"
-        else f"\\u{{{ord(char):x}}}"
+        char if char in "\n\t" or unicodedata.category(char)[0] != "C" else f"\\u{{{ord(char):x}}}"
         for char in text
     )
 
@@ -210,7 +215,7 @@ def render_html(facts: Facts, svgs: dict[str, str]) -> str:
         svgs: name -> SVG text.
     """
     embedded = {
-        name: Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())  # noqa: S704
+        name: Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
         for name, svg in svgs.items()
     }
     template = _environment(html=True).get_template("report.html.j2")

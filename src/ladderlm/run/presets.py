@@ -9,19 +9,28 @@ from ladderlm.run.config import RunConfig
 
 __all__ = ["PRESETS", "preset"]
 
+# Found by trying rates, batches and row lengths at 5e11 and 4e12 FLOPs on source code.
+_SMALL_OPTIM: dict[str, object] = {
+    "name": "muon",
+    "learning_rate": 0.02,
+    "embedding_lr_scale": 10.0,
+    "beta1": 0.8,
+}
+
 PRESETS: dict[str, dict[str, object]] = {
     # Made for minutes on two cores with a vocabulary of 1,024 to 4,096.
     "llama": {
-        "model": {"dim": 96, "n_layers": 3, "n_heads": 3},
+        "model": {"dim": 64, "n_layers": 2, "n_heads": 8, "max_seq_len": 256, "multiple_of": 8},
+        "data": {"seq_len": 128},
         "train": {"n_steps": 1000, "global_batch_tokens": 2048},
-        "optim": {"learning_rate": 8e-3},
+        "optim": _SMALL_OPTIM,
     },
     # About 5M parameters with a vocabulary of 8,192: a few minutes on two cores.
     "llama-5m": {
         "model": {"dim": 192, "n_layers": 4, "n_heads": 6, "max_seq_len": 512},
-        "data": {"seq_len": 512},
+        "data": {"seq_len": 256},
         "train": {"n_steps": 600, "global_batch_tokens": 4096},
-        "optim": {"learning_rate": 4e-3},
+        "optim": _SMALL_OPTIM | {"learning_rate": 0.01},
     },
     # GPT-2 small's size, for one GPU.
     "llama-124m": {

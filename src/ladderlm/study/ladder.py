@@ -10,7 +10,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 
-__all__ = ["Rung", "choose_shape", "plan_rung", "shapes"]
+__all__ = ["Rung", "choose_shape", "natural_budget", "plan_rung", "shapes", "snap_budgets"]
 
 MAX_MISS = 1.2  # tokens per parameter may miss their target by this factor
 
@@ -101,6 +101,60 @@ def choose_shape(
         "rungs that miss by more than 20 % are not on one ladder",
         f"the smallest budget that works from there is {(above or budgets[-1:])[0]:.3g} FLOPs",
     )
+
+
+def natural_budget(shape: ModelConfig, tokens_per_param: float, seq_len: int) -> float:
+    """Give the FLOPs at which a shape gets exactly its tokens per parameter."""
+    n_tokens = tokens_per_param * count_params(shape).n_matmul
+    return n_tokens * train_flops_per_token(shape, seq_len)
+
+
+def snap_budgets(
+    lowest: float,
+    n_rungs: int,
+    span: float,
+    tokens_per_param: float,
+    base: ModelConfig,
+    seq_len: int,
+    aspect_ratio: float,
+) -> tuple[float, ...]:
+    """Choose budgets near an even ladder that fit the grid of shapes.
+
+    Small shapes lie far apart, so an even ladder would ask for sizes that do not exist. Of the
+    shapes nearest to the aspect ratio, each rung takes the one whose natural budget is nearest
+    to its place; the top rung is raised, if need be, until the whole spans what was asked for.
+
+    Args:
+        lowest: about the FLOPs of the first rung; the smallest shape's budget if that is more.
+        n_rungs, span: rungs, and top over bottom.
+
+    Returns:
+        Rising budgets in FLOPs, three digits each.
+    """
+    grid = shapes(base, aspect_ratio)
+    natural = [natural_budget(shape, tokens_per_param, seq_len) for shape in grid]
+    slender = [abs(math.log(shape.dim / shape.n_layers / aspect_ratio)) for shape in grid]
+
+    def nearest_to(target: float, above: float) -> float:
+        allowed = [i for i in range(len(grid)) if natural[i] > above]
+        if not allowed:
+            raise ConfigError(
+                f"a ladder from {lowest:.3g} FLOPs over {span:g}x",
+                f"no shape of the grid needs more than {above:.3g} FLOPs",
+                "lower the budget or the span",
+            )
+        cost = {i: abs(math.log(natural[i] / target)) + 0.3 * slender[i] for i in allowed}
+        return natural[min(allowed, key=lambda i: cost[i])]
+
+    found = [nearest_to(lowest, 0.0)]
+    for k in range(1, n_rungs):
+        target = found[0] * span ** (k / (n_rungs - 1))
+        last = k == n_rungs - 1
+        floor = max(found[-1] * 1.3, span * found[0] / MAX_MISS**0.5 if last else 0.0)
+        found.append(nearest_to(target, floor))
+    budgets = [float(f"{budget:.3g}") for budget in found]
+    budgets[-1] = max(budgets[-1], float(f"{1.01 * span * budgets[0]:.3g}"))
+    return tuple(budgets)
 
 
 def batch_tokens(n_tokens: float, base_tokens: int, seq_len: int, min_updates: int) -> int:

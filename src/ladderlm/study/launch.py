@@ -22,7 +22,7 @@ def pending_runs(plan: StudyPlan, pool: Path) -> list[PlannedRun]:
 
     Long runs first keep all cores busy to the end.
     """
-    pending = {}
+    pending: dict[str, PlannedRun] = {}
     for run in plan.runs:
         if not RunDirectory(pool / run.run_id).finished:
             pending.setdefault(run.run_id, run)

@@ -19,6 +19,7 @@ from ladderlm.study.plan import StudyPlan
 
 __all__ = [
     "COLUMNS",
+    "Row",
     "TIMING_COLUMNS",
     "collect_results",
     "points_of",

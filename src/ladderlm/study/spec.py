@@ -225,7 +225,7 @@ _LADDER_SETS = ("model.dim", "model.n_layers", "model.n_heads", "train.n_steps",
 
 
 def _check_arms(spec: StudySpec, path: Path) -> None:
-    hashes = {}
+    hashes: dict[str, str] = {}
     for arm in spec.arms:
         clash = [dotted for dotted in arm.set if dotted in _LADDER_SETS]
         if clash:

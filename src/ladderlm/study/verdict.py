@@ -83,7 +83,8 @@ def _by_numbers(comparison: Comparison) -> tuple[str, str]:
         return NOT_RECOMMENDED, f"{shown}: the upper bound is below 1"
     if pooled.low_90 >= 1 / 1.02 and pooled.high_90 <= 1.02:
         return NO_EFFECT, (
-            f"{shown}: the 90 % interval {pooled.low_90:.3f} to {pooled.high_90:.3f} lies within 2 %"
+            f"{shown}: the 90 % interval {pooled.low_90:.3f} to {pooled.high_90:.3f} "
+            "lies within 2 %"
         )
     surely_above = any(rung.estimate.low_95 > 1 for rung in comparison.rungs)
     surely_below = any(rung.estimate.high_95 < 1 for rung in comparison.rungs)

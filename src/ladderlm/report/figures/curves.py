@@ -42,8 +42,13 @@ def loss_curves(
         if value <= top:
             right.axhline(value, color=GREY, linewidth=0.8, linestyle="--")
             right.annotate(
-                name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                fontsize=8, color=GREY,
+                name,
+                (1.0, value),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=GREY,
             )
     right.set_title("Bits per byte")
     right.set_ylabel("bits per byte")

@@ -83,8 +83,14 @@ def _draw_arm(
     hollow = np.isin(own.rung, sorted(held_out))
     for mask, face, label in ((~hollow, colour, arm), (hollow, "white", None)):
         top.scatter(
-            own.x[mask] * unit, own.loss[mask], s=34, facecolors=face, edgecolors=colour,
-            linewidths=1.4, zorder=3, label=label if mask.any() else None,
+            own.x[mask] * unit,
+            own.loss[mask],
+            s=34,
+            facecolors=face,
+            edgecolors=colour,
+            linewidths=1.4,
+            zorder=3,
+            label=label if mask.any() else None,
         )
     if law is None or arm not in law.arms:
         return
@@ -93,7 +99,11 @@ def _draw_arm(
     half = stats.t.ppf(0.975, max(law.degrees_of_freedom, 1)) * law.standard_error(arm, grid)
     top.plot(grid * unit, fitted, color=colour, linewidth=1.4)
     top.fill_between(
-        grid * unit, fitted * np.exp(-half), fitted * np.exp(half), color=colour, alpha=0.15,
+        grid * unit,
+        fitted * np.exp(-half),
+        fitted * np.exp(half),
+        color=colour,
+        alpha=0.15,
         linewidth=0,
     )
     if law.sigma > 0:
@@ -101,7 +111,9 @@ def _draw_arm(
         bottom.scatter(own.x * unit, residuals, s=18, color=colour)
 
 
-def _draw_multipliers(axes: Any, comparisons: list[Comparison], arms: list[str], unit: float) -> None:
+def _draw_multipliers(
+    axes: Any, comparisons: list[Comparison], arms: list[str], unit: float
+) -> None:
     """Draw m with its 95 % interval at every rung and the pooled band."""
     axes.axhline(1.0, color=GREY, linewidth=1.0)
     axes.set_title("Compute multiplier m: baseline's compute for the same loss / compute used")
@@ -112,19 +124,29 @@ def _draw_multipliers(axes: Any, comparisons: list[Comparison], arms: list[str],
             estimate = rung.estimate
             if math.isfinite(estimate.low_95) and math.isfinite(estimate.high_95):
                 axes.plot(
-                    [rung.x * unit] * 2, [estimate.low_95, estimate.high_95], color=colour,
+                    [rung.x * unit] * 2,
+                    [estimate.low_95, estimate.high_95],
+                    color=colour,
                     linewidth=1.4,
                 )
             face = "white" if rung.extrapolated else colour
             axes.scatter(
-                [rung.x * unit], [estimate.value], s=34, facecolors=face, edgecolors=colour,
+                [rung.x * unit],
+                [estimate.value],
+                s=34,
+                facecolors=face,
+                edgecolors=colour,
                 zorder=3,
             )
         pooled = comparison.pooled
         if math.isfinite(pooled.low_95) and math.isfinite(pooled.high_95):
             span = [rung.x * unit for rung in comparison.rungs]
             axes.fill_between(
-                [min(span), max(span)], pooled.low_95, pooled.high_95, color=colour, alpha=0.12,
+                [min(span), max(span)],
+                pooled.low_95,
+                pooled.high_95,
+                color=colour,
+                alpha=0.12,
                 linewidth=0,
                 label=f"{comparison.variant}: pooled {pooled.value:.2f} "
                 f"({pooled.low_95:.2f} to {pooled.high_95:.2f})",

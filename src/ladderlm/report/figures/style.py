@@ -16,7 +16,7 @@ __all__ = ["ARM_COLOURS", "GREY", "colour_of", "new_figure", "png_bytes", "svg_t
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#6b7280"
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "ladderlm",
     "font.size": 10.0,

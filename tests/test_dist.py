@@ -1,0 +1,152 @@
+"""Sums over processes, and losses weighted by real tokens."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ladderlm.dist import Processes, is_first_process
+from reference.checks import update
+from reference.hand_made import make_batch, make_model
+
+WORKER = """
+import json, sys
+import numpy as np
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from ladderlm.dist import Processes, is_first_process
+from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.groups import build_optimizer
+from ladderlm.train.step import train_step
+from reference.hand_made import make_batch, make_model
+
+processes = Processes()
+rank = processes.rank
+found = {"first": processes.first, "first by environment": is_first_process()}
+tensors = [torch.tensor([1.0 + rank, 2.0]), torch.full((2, 2), float(10 ** rank))]
+processes.sum_tensors(tensors)
+processes.sum_tensors([])
+found["tensors"] = [t.tolist() for t in tensors]
+found["array"] = processes.sum_array(np.array([0.1, 1.0 + rank])).tolist()
+found["agree"] = [processes.agree(0), processes.agree(15 * rank)]
+found["share"] = processes.share({"from": rank})
+processes.wait()
+rows = [[[1, 5, 9, 12, 30, 2]]] if rank == 0 else [[[1, 2]]]
+uneven = make_batch(rows, 8)
+model = make_model()
+done = train_step(
+    model, build_optimizer(model, OptimConfig()), uneven, 6, step=1, micro_batch_seqs=1,
+    mask_documents=True, grad_clip=1.0, processes=processes,
+)
+found["targets"] = uneven.n_targets
+found["loss"], found["norm"] = done.loss, done.grad_norm
+found["weights"] = {n: p.flatten().tolist() for n, p in model.named_parameters()}
+empty = make_batch([rows[0]], 8).rows(0, 1 - rank)
+model = make_model()
+done = train_step(
+    model, build_optimizer(model, OptimConfig()), empty, 5, step=1, micro_batch_seqs=1,
+    mask_documents=True, grad_clip=1.0, processes=processes,
+)
+found["loss of one full and one empty process"] = done.loss
+processes.leave()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What each of two processes saw."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    tests = os.path.dirname(__file__)
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, tests],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    results = []
+    try:
+        for child in children:
+            text, errors = child.communicate(timeout=60)
+            assert child.returncode == 0, errors[-3000:]
+            results.append(json.loads(text))
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    return results
+
+
+def test_sums_are_the_same_on_both_processes(found):
+    for own in found:
+        assert own["tensors"] == [[3.0, 4.0], [[11.0, 11.0], [11.0, 11.0]]]
+        assert own["array"] == [0.2, 3.0]
+
+
+def test_a_signal_of_one_process_is_known_to_both(found):
+    """C05: all stop after the same step."""
+    assert [own["agree"] for own in found] == [[0, 15], [0, 15]]
+
+
+def test_the_first_process_shares_its_value(found):
+    assert [own["share"] for own in found] == [{"from": 0}] * 2
+    assert [own["first"] for own in found] == [True, False]
+    assert [own["first by environment"] for own in found] == [True, False]
+
+
+def test_five_and_one_real_tokens_equal_one_process_with_six(found):
+    """T04: divided by the global count; the mean of two means would be another number."""
+    batch = make_batch([[[1, 5, 9, 12, 30, 2]], [[1, 2]]], 8)
+    assert [own["targets"] for own in found] == [5, 1]
+    model = make_model()
+    done = update(model, batch, micro_batch_seqs=1)
+    halves = [update(make_model(), batch.rows(i, i + 1)).loss for i in (0, 1)]
+    assert done.loss != pytest.approx(sum(halves) / 2, rel=1e-3)
+    for own in found:
+        assert own["loss"] == pytest.approx(done.loss, rel=1e-7)
+        assert own["norm"] == pytest.approx(done.grad_norm, rel=1e-5)
+        for name, weight in model.named_parameters():
+            # float32 sums in another order; AdamW's first step is near the sign of a gradient
+            found_weight = np.array(own["weights"][name])
+            np.testing.assert_allclose(
+                found_weight, weight.detach().flatten().numpy(), rtol=0, atol=2e-5, err_msg=name
+            )
+
+
+def test_both_processes_end_with_the_same_weights(found):
+    """T04: to the bit, or they would drift apart."""
+    assert found[0]["weights"] == found[1]["weights"]
+    assert found[0]["loss"] == found[1]["loss"]
+
+
+def test_a_process_without_rows_takes_part(found):
+    """T04: fewer rows than processes."""
+    loss = update(make_model(), make_batch([[[1, 5, 9, 12, 30, 2]]], 8)).loss
+    for own in found:
+        assert own["loss of one full and one empty process"] == pytest.approx(loss, rel=1e-7)
+
+
+def test_a_process_alone_sums_to_itself():
+    processes = Processes()
+    tensor, array = torch.tensor([1.5]), np.array([2.5])
+    processes.sum_tensors([tensor])
+    assert tensor.tolist() == [1.5]
+    assert processes.sum_array(array) is array
+    assert (processes.agree(9), processes.share("x")) == (9, "x")
+    assert processes.first
+    assert is_first_process()
+    processes.wait()
+    processes.leave()
