@@ -22,6 +22,7 @@ from ladderlm.errors import CheckpointError, DataError, LadderError
 __all__ = [
     "AppendLog",
     "FolderLock",
+    "append_bytes",
     "append_lines",
     "check_free_space",
     "make_folder",
@@ -208,6 +209,14 @@ def append_lines(path: Path, lines: list[str]) -> None:
         os.fsync(stream.fileno())
     if new:
         sync_folder(path.parent)
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Append to a file that is not published yet, such as a download under way; synced."""
+    with open(path, "ab") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def open_log(path: Path) -> IO[bytes]:

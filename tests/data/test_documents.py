@@ -162,7 +162,7 @@ def test_a_web_page_is_recognised(tmp_path, page, name):
 GOOD = b'{"text": "fine"}\n'
 BAD_RECORDS = {  # content of line 2 -> (column or None, reason it is counted under)
     b'{"text": "a" "b"}': (14, "not JSON"),
-    b'{"text": "never ends}': (10, "not JSON"),
+    b'{"text": "never ends}': (22, "not JSON"),
     b'{"text": "a",}': (None, "not JSON"),
     b'{"text": "a", "x": NaN}': (None, "not JSON"),
     b'{"text": "a", "x": -Infinity}': (None, "not JSON"),
@@ -199,6 +199,7 @@ def test_a_bad_record_is_named_with_its_line_or_left_out_and_counted(tmp_path, b
     error = refused(path)
     assert f"{path}:2" in error.what
     assert "--skip-bad" in error.fix
+    assert "line 1" not in error.what  # the parser's own count starts anew with each record
     if column is not None:
         assert f"{path}:2:{column}: " in error.what
     reader = Reader([path], skip_bad=True)

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json
+from ladderlm.cli.options import parse, print_json, progress_bar
 from ladderlm.data.local import MIN_CORPUS_BYTES, fetch_local
+from ladderlm.data.pile import fetch_pile
 from ladderlm.errors import ConfigError
 from ladderlm.units import format_bytes
 
@@ -19,28 +20,52 @@ class FetchOptions:
     """Get a corpus of `.jsonl.zst` files."""
 
     corpus: Annotated[Literal["local", "pile"], tyro.conf.Positional]
-    """local: the text of the Python packages installed here; no download."""
+    """local: text of the Python packages installed here, no download; pile: the Pile."""
     out: str
-    """Folder to write train.jsonl.zst, val.jsonl.zst and corpus.json to."""
+    """Folder to write to."""
+    split: str = "val"
+    """Of the Pile: train, val or test."""
+    shards: str = "0"
+    """Of the Pile's train split: numbers from 0 to 29, with commas. Each has about 14 GB."""
+    source: str | None = None
+    """Of the Pile: a known source, a URL or a folder. Default: the known sources in turn."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print corpus.json."""
+    """Print corpus.json or pile.json."""
 
 
 def run(argv: list[str]) -> int:
     """Fetch as asked."""
     options = parse(FetchOptions, argv, "fetch", "Get a corpus.")
     if options.corpus == "pile":
-        raise ConfigError(
-            "`fetch pile` is not part of this version",
-            "the readers take the Pile's files as they are, from wherever you have them",
-            "get val.jsonl.zst and some of train/*.jsonl.zst, then "
-            "`ladderlm prepare FOLDER --tokenizer DIR --out DATA`",
-        )
+        return _fetch_pile(options)
     corpus = fetch_local(Path(options.out))
     if options.json:
         print_json(corpus)
     else:
         _describe(corpus, options.out)
+    return 0
+
+
+def _fetch_pile(options: FetchOptions) -> int:
+    try:
+        shards = tuple(int(word) for word in options.shards.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--shards {options.shards!r}", "it is a list of numbers", "write 0 or 0,1,2"
+        ) from error
+    with progress_bar("bytes") as bar:
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            of = f" of {format_bytes(total)}" if total else ""
+            bar(done, f"{name}{of}")
+
+        record = fetch_pile(Path(options.out), options.split, shards, options.source, progress)
+    if options.json:
+        print_json(record)
+        return 0
+    for name, file in record["files"].items():
+        size, digest = format_bytes(file["n_bytes"]), file["sha256"][:16]
+        print(f"{options.out}/{name}: {size}, SHA-256 {digest}... ({file['note']})")
     return 0
 
 

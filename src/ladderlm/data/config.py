@@ -25,6 +25,7 @@ class DataConfig:
     seq_len: int = 256  # tokens of a row
     packing: Literal["concat", "padded"] = "concat"  # padded: one document a row, cut to seq_len
     mask_documents: bool = True  # a token attends only within its own document
+    n_lanes: int = 256  # places of the epoch read in turn, so that a batch mixes documents
     order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing
     fingerprint: str | None = None  # of the training split's tokens; None: taken from the data
     tokenizer_fingerprint: str | None = None  # None: taken from the data
@@ -32,5 +33,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.seq_len < 2**24:
             raise ConfigError(f"data.seq_len = {self.seq_len}", "a row holds 2 tokens or more")
+        if not 1 <= self.n_lanes < 2**31:
+            raise ConfigError(f"data.n_lanes = {self.n_lanes}", "it is at least 1", "1: no mixing")
         if not 0 <= self.order_seed < 2**32:
             raise ConfigError(f"data.order_seed = {self.order_seed}", "it lies in [0, 2^32)")

@@ -53,6 +53,7 @@ class EpochPlan:
         n_pairs: pairs of each document of `order`.
         seq_len: T.
         policy: how rows are filled.
+        n_lanes: places of the epoch that are read in turn, see `place`.
     """
 
     order: NDArray[np.int64]
@@ -60,6 +61,7 @@ class EpochPlan:
     n_pairs: NDArray[np.int64]
     seq_len: int
     policy: Literal["concat", "padded"]
+    n_lanes: int
 
     @property
     def n_rows(self) -> int:
@@ -67,9 +69,22 @@ class EpochPlan:
         total = int(self.ends[-1]) if len(self.ends) else 0
         return -(-total // self.seq_len) if self.policy == "concat" else total
 
+    def place(self, index: int) -> int:
+        """Give the place, in the order of packing, of the row that is read as number `index`.
+
+        The epoch is cut into `n_lanes` runs of equal length (give or take one row), and one row
+        of each is read in turn. So the rows of a batch come from different documents, although a
+        document may fill many rows. A bijection of 0 .. n_rows - 1.
+        """
+        n_lanes = min(self.n_lanes, self.n_rows)
+        length, rest = divmod(self.n_rows, n_lanes)
+        depth, lane = divmod(index, n_lanes)
+        return lane * length + min(lane, rest) + depth
+
     def row(self, index: int) -> list[Piece]:
-        """Give the pieces of row `index`, 0 <= index < n_rows, in order."""
-        return self._row_concat(index) if self.policy == "concat" else [self._row_padded(index)]
+        """Give the pieces of the row read as number `index`, 0 <= index < n_rows, in order."""
+        place = self.place(index)
+        return self._row_concat(place) if self.policy == "concat" else [self._row_padded(place)]
 
     def _row_concat(self, index: int) -> list[Piece]:
         begin, end = index * self.seq_len, (index + 1) * self.seq_len
@@ -98,6 +113,7 @@ def plan_epoch(
     epoch: int,
     seq_len: int,
     policy: Literal["concat", "padded"],
+    n_lanes: int = 1,
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -105,9 +121,9 @@ def plan_epoch(
         document_lengths: tokens of each document of the split, BOS and EOS in.
         order_seed, epoch: choose the permutation.
         seq_len: T, tokens of a row.
-        policy: see `EpochPlan`.
+        policy, n_lanes: see `EpochPlan`.
     """
     order = document_order(len(document_lengths), order_seed, epoch)
     n_pairs = np.maximum(document_lengths[order] - 1, 0)
     lengths = n_pairs if policy == "concat" else -(-n_pairs // seq_len)
-    return EpochPlan(order, np.cumsum(lengths), n_pairs, seq_len, policy)
+    return EpochPlan(order, np.cumsum(lengths), n_pairs, seq_len, policy, n_lanes)

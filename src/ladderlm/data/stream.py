@@ -74,7 +74,8 @@ class RowStream:
     def _plan(self, epoch: int) -> EpochPlan:
         lengths: NDArray[np.int64] = np.diff(self.split.offsets)
         config = self.config
-        return plan_epoch(lengths, config.order_seed, epoch, config.seq_len, config.packing)
+        policy = (config.seq_len, config.packing, config.n_lanes)
+        return plan_epoch(lengths, config.order_seed, epoch, *policy)
 
     def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Give this process's share of rows first_row .. first_row + n_rows - 1.

@@ -39,6 +39,7 @@ def generate(
     sampling: SamplingConfig,
     stop_ids: frozenset[int],
     should_stop: Callable[[], bool] = lambda: False,
+    first_ids: Sequence[Sequence[int] | None] = (),
 ) -> list[Completion]:
     """Continue every prompt until a stop token, `max_new_tokens` or the model's context.
 
@@ -52,6 +53,7 @@ def generate(
         sampling: sequence i draws with seed + i.
         stop_ids: ids that end a text.
         should_stop: asked before every position; True ends early with what there is.
+        first_ids: for each prompt the ids that may come first; None, or nothing at all: any.
 
     Raises:
         ConfigError: an empty prompt, or one that leaves no room in the context.
@@ -89,7 +91,12 @@ def generate(
         logits = model.step(new, caches, done_until)[:, -1].cpu()
         done_until = position
         writing = lengths <= position
-        drawn = sample_tokens(logits, sampling, _uniforms(generators, writing))
+        allowed = logits.clone()
+        for row, ids in enumerate(first_ids):
+            if ids is not None and int(lengths[row]) == position:
+                allowed[row] = float("-inf")
+                allowed[row, list(ids)] = logits[row, list(ids)]
+        drawn = sample_tokens(allowed, sampling, _uniforms(generators, writing))
         tokens[:, position] = torch.where(writing, drawn, tokens[:, position])
         chosen = tokens[:, position : position + 1]
         log_probabilities[:, position] = (

@@ -33,8 +33,9 @@ from ladderlm.run.environment import describe_environment
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.guards import SignalFlag
-from ladderlm.train.loop import LoopPlan, Prompt, run_loop
+from ladderlm.train.loop import LoopPlan, run_loop
 from ladderlm.train.state import TrainState
 
 __all__ = ["Resume", "execute"]
@@ -240,7 +241,8 @@ def _plan(config: RunConfig, val: Split) -> LoopPlan:
     tokenizer = load_tokenizer(Path(config.data.path or "") / "tokenizer")
     evaluation = config.eval
     texts = ["" for _ in range(evaluation.n_samples)] + list(evaluation.sample_prompts)
-    prompts = [Prompt(text, tuple(tokenizer.encode(text, bos=True))) for text in texts]
+    room = config.model.max_seq_len - 1
+    prompts = [encode_prompt(tokenizer, text, room) for text in texts]
     scored = eval_steps(config.train.n_steps, evaluation.n_evals)
     every = config.checkpoint.every_steps
     n_steps = config.train.n_steps
@@ -264,7 +266,7 @@ def _plan(config: RunConfig, val: Split) -> LoopPlan:
         keep=config.checkpoint.keep,
         prompts=tuple(prompts),
         sample_tokens=evaluation.sample_tokens,
-        decode=tokenizer.decode,
+        tokenizer=tokenizer,
         stop_ids=frozenset({tokenizer.eos_id, tokenizer.bos_id}),
     )
 

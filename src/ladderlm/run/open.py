@@ -19,6 +19,7 @@ from ladderlm.model.transformer import Transformer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.prompt import encode_prompt
 
 __all__ = ["LoadedRun", "complete", "load"]
 
@@ -86,15 +87,23 @@ def complete(
 ) -> list[tuple[str, Completion]]:
     """Continue texts; an empty text is the unconditional prompt, BOS alone.
 
-    A prompt longer than the context keeps its end.
+    A prompt longer than the context keeps its end. The last token of a prompt is healed, see
+    `encode_prompt`.
 
     Returns:
         For each prompt the new text and its `Completion`.
     """
     room = run.config.model.max_seq_len - 1
-    encoded = [run.tokenizer.encode(prompt, bos=True) for prompt in prompts]
-    cut = [ids if len(ids) <= room else [ids[0], *ids[-(room - 1) :]] for ids in encoded]
+    encoded = [encode_prompt(run.tokenizer, prompt, room) for prompt in prompts]
     stop = frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id})
     with torch.inference_mode():
-        done = generate_tokens(run.model, cut, max_new_tokens, sampling, stop)
-    return [(run.tokenizer.decode(completion.tokens), completion) for completion in done]
+        done = generate_tokens(
+            run.model,
+            [prompt.tokens for prompt in encoded],
+            max_new_tokens,
+            sampling,
+            stop,
+            first_ids=[prompt.first_ids for prompt in encoded],
+        )
+    pairs = zip(encoded, done, strict=True)
+    return [(prompt.continuation(run.tokenizer, made.tokens), made) for prompt, made in pairs]

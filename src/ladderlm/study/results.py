@@ -19,8 +19,8 @@ from ladderlm.study.plan import StudyPlan
 
 __all__ = [
     "COLUMNS",
-    "Row",
     "TIMING_COLUMNS",
+    "Row",
     "collect_results",
     "points_of",
     "read_results",

@@ -27,19 +27,13 @@ from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import set_learning_rate
 from ladderlm.optim.schedule import learning_rate_at
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.prompt import EncodedPrompt
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
 
-__all__ = ["LoopPlan", "Prompt", "run_loop"]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A text to continue during the run; empty text is the unconditional prompt, BOS alone."""
-
-    text: str
-    tokens: tuple[int, ...]
+__all__ = ["LoopPlan", "run_loop"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class LoopPlan:
         checkpoint_steps: after which steps the state is saved.
         keep: newest checkpoints to keep.
         prompts, sample_tokens: texts written at each checkpoint.
-        decode: ids to text.
+        tokenizer: of the data, to write the samples.
         stop_ids: ids that end a sample.
     """
 
@@ -78,9 +72,9 @@ class LoopPlan:
     eval_steps: frozenset[int]
     checkpoint_steps: frozenset[int]
     keep: int
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[EncodedPrompt, ...]
     sample_tokens: int
-    decode: Callable[[list[int]], str]
+    tokenizer: Tokenizer
     stop_ids: frozenset[int]
 
 
@@ -197,10 +191,12 @@ class _Loop:
             sampling,
             plan.stop_ids,
             lambda: self.flag.number is not None,
+            [prompt.first_ids for prompt in plan.prompts],
         )
         for i, (prompt, completion) in enumerate(zip(plan.prompts, completions, strict=True)):
             row = {"step": state.step, "index": i, "prompt": prompt.text}
-            row |= {"text": plan.decode(completion.tokens), "stopped": completion.stopped}
+            text = prompt.continuation(plan.tokenizer, completion.tokens)
+            row |= {"text": text, "stopped": completion.stopped}
             row |= {"temperature": sampling.temperature, "seed": sampling.seed + i}
             self.samples.write(row)
 
