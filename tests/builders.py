@@ -2,10 +2,15 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["make_records", "make_text", "write_jsonl"]
+import numpy as np
+
+from ladderlm.data.shards import PreparedData, Split, SplitWriter
+
+__all__ = ["SPLIT_BOS", "SPLIT_EOS", "make_records", "make_split", "make_text", "write_jsonl"]
 
 WORDS = "the a of model loss token batch step rate layer def return for in print self".split()
 
@@ -35,3 +40,22 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     return path
+
+
+SPLIT_BOS, SPLIT_EOS = 1, 2
+
+
+def make_split(folder: Path, lengths: Sequence[int], shard_tokens: int = 1 << 20) -> Split:
+    """Write and open a split of documents of given lengths, BOS and EOS in.
+
+    All other tokens are different, counting up from 3, so that each place can be recognised.
+    """
+    writer = SplitWriter(folder, "train", np.dtype("<u4"), shard_tokens)
+    next_id = 3
+    for i, length in enumerate(lengths):
+        middle = range(next_id, next_id + length - 2)
+        next_id += len(middle)
+        writer.add(np.array([SPLIT_BOS, *middle, SPLIT_EOS]), length, "even" if i % 2 else "odd")
+    tokenizer = {"vocab_size": 2**31, "bos_id": SPLIT_BOS, "eos_id": SPLIT_EOS, "fingerprint": "f"}
+    manifest = {"tokenizer": tokenizer, "dtype": "<u4", "splits": {"train": writer.finish({})}}
+    return PreparedData(folder, manifest).split("train", verify=False)

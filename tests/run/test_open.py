@@ -12,6 +12,7 @@ from ladderlm.errors import CheckpointError, ConfigError
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.run.execute import execute
 from ladderlm.run.open import complete, load
+from ladderlm.tokenizer.prompt import encode_prompt
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +91,17 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(run):
     found = load(run)
     text = "def loss batch return " * 40
     greedy = SamplingConfig(temperature=0.0)
-    ((new, completion),) = complete(found, [text], 5, greedy)
-    assert len(completion.tokens) == 1  # the context of 32 keeps 31 tokens of prompt
+    ((_, completion),) = complete(found, [text], 5, greedy)
+    prompt = encode_prompt(found.tokenizer, text, 31)
+    # the context of 32 keeps 31 tokens of prompt, of which the last may be drawn anew
+    assert len(completion.tokens) == 32 - len(prompt.tokens)
     ids = found.tokenizer.encode(text, bos=True)
-    kept = torch.tensor([[ids[0], *ids[-30:]]])
+    kept = [ids[0], *ids[-30:]]
+    assert list(prompt.tokens) == kept[: len(prompt.tokens)]
     with torch.inference_mode():
-        assert completion.tokens == [int(found.model(kept)[0, -1].argmax())]
-    assert new == found.tokenizer.decode(completion.tokens)
+        logits = found.model(torch.tensor([prompt.tokens]))[0, -1]
+    allowed = list(prompt.first_ids or range(found.tokenizer.vocab_size))
+    assert completion.tokens[0] == allowed[int(logits[allowed].argmax())]
 
 
 @pytest.mark.parametrize("prompt", ["", "def", "<|end_of_text|>", "\x00", "🦙 emoji", "\n\n"])

@@ -188,7 +188,9 @@ def test_an_id_outside_the_vocabulary_is_refused_before_step_1(
     """T17: by the manifest, and where the manifest lies by looking at the ids."""
     data = forged(tiny_data, tmp_path / "forged", split, 400, honest)
     rows = []
-    config = tiny_config(data__path=str(data), train__global_batch_tokens=32 * 300)
+    config = tiny_config(
+        data__path=str(data), train__global_batch_tokens=32 * 300, eval__head_tokens=10**6
+    )
     with pytest.raises(DataError, match="400"):
         execute(config, observe=rows.append)
     assert not [row for row in rows if row["kind"] == "train"]

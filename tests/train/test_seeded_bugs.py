@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from ladderlm.checkpoint import layout
+from ladderlm.checkpoint import load as load_module
 from ladderlm.data.batch import Batch
 from ladderlm.model import attention as attention_module
+from ladderlm.model import transformer as transformer_module
 from ladderlm.model.attention import document_mask
+from ladderlm.run import execute as execute_module
 from ladderlm.run.execute import execute
 from ladderlm.train import loop as loop_module
 from ladderlm.train import state as state_module
@@ -62,12 +65,11 @@ def test_targets_shifted_once_too_little_or_too_much_are_caught(shift, monkeypat
     caught(checks.check_copy_task)
 
 
-def test_a_mask_that_lets_documents_see_each_other_is_caught(monkeypatch):
-    """T08."""
-    from ladderlm.model import transformer as transformer_module
+def test_a_mask_that_lets_everything_see_padding_is_caught(monkeypatch):
+    """T01."""
 
     def leaking(segment_ids):
-        return document_mask(torch.zeros_like(segment_ids))
+        return torch.ones_like(document_mask(segment_ids))
 
     monkeypatch.setattr(transformer_module, "document_mask", leaking)
     caught(checks.check_padding)
@@ -113,8 +115,6 @@ def test_random_states_that_are_not_restored_are_caught(tiny_config, tmp_path, m
         starts["fresh"] = True
         return run_loop(*args, **kwargs)
 
-    from ladderlm.run import execute as execute_module
-
     run_loop = loop_module.run_loop
     monkeypatch.setattr(execute_module, "run_loop", fresh)
     monkeypatch.setattr(loop_module, "_dropout_seed", only_once)
@@ -129,8 +129,6 @@ def test_an_optimizer_that_starts_cold_is_caught(tiny_config, tmp_path, monkeypa
 
 def test_a_log_that_is_only_appended_to_is_caught(tiny_config, tmp_path, monkeypatch):
     """C19."""
-    from ladderlm.run import execute as execute_module
-
     log = execute_module.AppendLog
     monkeypatch.setattr(execute_module, "AppendLog", lambda path, keep=None: log(path))
     caught(resumed_equals_whole, tiny_config, tmp_path)
@@ -153,8 +151,6 @@ def test_a_position_in_the_data_that_starts_anew_is_caught(tiny_config, tmp_path
 
 def test_a_checkpoint_that_is_not_verified_is_caught(tiny_config, tmp_path, monkeypatch):
     """C10: changed weights would be trained on without a word."""
-    from ladderlm.checkpoint import load as load_module
-
     monkeypatch.setattr(load_module, "verify_checkpoint", lambda checkpoint: {})
     fields = {"eval__n_evals": 0, "eval__n_samples": 0, "checkpoint__keep": 2}
     whole = outcome(execute(tiny_config(**fields, out=str(tmp_path / "whole"))))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ladderlm.cli.options import parse, print_json, progress_bar
-from ladderlm.config import from_dict, read_config_file
+from ladderlm.config import from_dict, read_config_file, replace_at
 from ladderlm.dist import is_first_process
 from ladderlm.errors import ConfigError
 from ladderlm.run.config import RunConfig
@@ -17,7 +17,7 @@ from ladderlm.units import format_count, format_flops, format_seconds
 
 __all__ = ["read_base", "run"]
 
-_OWN = ("--config", "--preset", "--data", "--out", "--resume")
+_OWN = ("--config", "--preset", "--data", "--out", "--resume", "--device")
 
 
 def run(argv: list[str]) -> int:
@@ -28,10 +28,12 @@ def run(argv: list[str]) -> int:
         base = replace(base, data=replace(base.data, path=own["--data"]))
     if "--out" in own:
         base = replace(base, out=own["--out"])
+    if "--device" in own:
+        base = replace_at(base, "execution.device", own["--device"])
     description = (
         "Train one model. --config FILE (TOML, or a run's config.json) or --preset "
-        f"{'|'.join(PRESETS)} is the base; --data DIR, --out DIR and --resume auto|never|must "
-        "come on top, and every option below."
+        f"{'|'.join(PRESETS)} is the base; --data DIR, --out DIR, --device auto|cpu|cuda and "
+        "--resume auto|never|must come on top, and every option below."
     )
     config = parse(RunConfig, rest, "train", description, base, flags=False)
     resume = own.get("--resume", "auto")

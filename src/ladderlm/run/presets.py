@@ -12,7 +12,7 @@ __all__ = ["PRESETS", "preset"]
 # Found by trying rates, batches and row lengths at 5e11 and 4e12 FLOPs on source code.
 _SMALL_OPTIM: dict[str, object] = {
     "name": "muon",
-    "learning_rate": 0.02,
+    "learning_rate": 0.03,
     "embedding_lr_scale": 10.0,
     "beta1": 0.8,
 }

@@ -79,8 +79,8 @@ class Comparison:
 
 METHOD = (
     "ln m of a pair = (ln L_baseline - ln L_variant) / |slope|, corrected along the fitted line "
-    "for the pair's difference in compute; pooled and trend by t on rung means, the slope's own error "
-    "added by the delta method"
+    "for the pair's difference in compute; pooled and trend by t on rung means, the slope's own "
+    "error added by the delta method"
 )
 
 

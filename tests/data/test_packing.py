@@ -1,0 +1,150 @@
+"""Rows of an epoch: every pair of neighbours once, whatever the lengths."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ladderlm.data.packing import Piece, document_order, plan_epoch
+
+LENGTHS = st.lists(st.integers(2, 40), max_size=15)
+POLICIES = st.sampled_from(["concat", "padded"])
+LANES = st.integers(1, 20)
+
+
+def plan(lengths, seq_len, policy, n_lanes=1, order_seed=1, epoch=0):
+    return plan_epoch(
+        np.array(lengths, dtype=np.int64), order_seed, epoch, seq_len, policy, n_lanes
+    )
+
+
+def naive_rows(lengths, order, seq_len, policy):
+    """Lay pairs (document, place of the input) out one by one and cut."""
+    documents = [[(int(d), i) for i in range(lengths[d] - 1)] for d in order]
+    runs = [sum(documents, [])] if policy == "concat" else documents
+    return [run[at : at + seq_len] for run in runs for at in range(0, len(run), seq_len)]
+
+
+def pairs_of(pieces):
+    return [(p.document, p.start + i) for p in pieces for i in range(p.n_tokens)]
+
+
+@given(lengths=LENGTHS, seq_len=st.integers(2, 32), policy=POLICIES, seed=st.integers(0, 99))
+def test_rows_equal_those_of_laying_out_pairs_one_by_one(lengths, seq_len, policy, seed):
+    epoch = plan(lengths, seq_len, policy, order_seed=seed)
+    expected = naive_rows(lengths, document_order(len(lengths), seed, 0), seq_len, policy)
+    assert [pairs_of(epoch.row(i)) for i in range(epoch.n_rows)] == expected
+
+
+@given(lengths=LENGTHS, seq_len=st.integers(2, 32), policy=POLICIES, n_lanes=LANES)
+def test_every_pair_stands_in_exactly_one_row(lengths, seq_len, policy, n_lanes):
+    """No token lost, doubled or scored twice."""
+    epoch = plan(lengths, seq_len, policy, n_lanes)
+    rows = [epoch.row(i) for i in range(epoch.n_rows)]
+    found = [pair for row in rows for pair in pairs_of(row)]
+    assert sorted(found) == [(d, i) for d, n in enumerate(lengths) for i in range(n - 1)]
+    for row in rows:
+        assert 1 <= sum(piece.n_tokens for piece in row) <= seq_len
+        assert all(piece.n_tokens >= 1 for piece in row)
+        assert len({piece.document for piece in row}) == len(row)
+        assert policy == "concat" or len(row) == 1
+
+
+@given(lengths=LENGTHS.filter(len), seq_len=st.integers(2, 32), n_lanes=LANES)
+def test_packed_rows_are_full_but_for_one(lengths, seq_len, n_lanes):
+    epoch = plan(lengths, seq_len, "concat", n_lanes)
+    sizes = [sum(piece.n_tokens for piece in epoch.row(i)) for i in range(epoch.n_rows)]
+    assert sorted(sizes)[1:] == [seq_len] * (epoch.n_rows - 1)
+
+
+@given(lengths=LENGTHS, seq_len=st.integers(2, 32))
+def test_padded_rows_begin_each_document_anew(lengths, seq_len):
+    epoch = plan(lengths, seq_len, "padded")
+    pieces = [piece for i in range(epoch.n_rows) for piece in epoch.row(i)]
+    assert sorted(p.document for p in pieces if p.start == 0) == list(range(len(lengths)))
+    for piece in pieces:
+        assert piece.start % seq_len == 0
+        assert piece.n_tokens == min(seq_len, lengths[piece.document] - 1 - piece.start)
+
+
+@given(n_rows=st.integers(1, 300), n_lanes=st.integers(1, 400))
+def test_lanes_visit_each_place_once_and_keep_their_order(n_rows, n_lanes):
+    epoch = plan([n_rows * 2 + 1], 2, "concat", n_lanes)
+    places = [epoch.place(i) for i in range(epoch.n_rows)]
+    assert sorted(places) == list(range(n_rows))
+    lanes = min(n_lanes, n_rows)
+    firsts = sorted(places[:lanes])
+    borders = [b - a for a, b in zip(firsts, [*firsts[1:], n_rows], strict=True)]
+    assert max(borders) - min(borders) <= 1  # equal runs, give or take one row
+    for lane in range(lanes):
+        own = places[lane::lanes]
+        assert own == list(range(own[0], own[0] + len(own)))
+
+
+def test_with_lanes_the_rows_of_a_batch_come_from_different_documents():
+    epoch = plan([1000] * 8, 10, "concat", n_lanes=8)
+    first = [epoch.row(i)[0].document for i in range(8)]
+    assert len(set(first)) >= 7
+    alone = plan([1000] * 8, 10, "concat", n_lanes=1)
+    assert len({alone.row(i)[0].document for i in range(8)}) == 1
+
+
+@given(n=st.integers(0, 60), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6))
+def test_an_order_is_a_permutation_and_a_pure_function(n, seed, epoch):
+    order = document_order(n, seed, epoch)
+    assert sorted(order.tolist()) == list(range(n))
+    assert (order == document_order(n, seed, epoch)).all()
+
+
+def test_seeds_and_epochs_give_other_orders():
+    orders = {tuple(document_order(50, seed, epoch)) for seed in range(5) for epoch in range(5)}
+    assert len(orders) == 25
+
+
+@given(lengths=LENGTHS, sizes=st.lists(st.integers(2, 32), min_size=2, max_size=2))
+def test_the_order_of_documents_depends_on_neither_packing_nor_row_length_nor_tokenizer(
+    lengths, sizes
+):
+    """Contract, section 3: arms stay paired."""
+    expected = document_order(len(lengths), 7, 3).tolist()
+    longer = [2 * length for length in lengths]  # the same documents in another tokenizer
+    for policy in ("concat", "padded"):
+        for seq_len in sizes:
+            for own in (lengths, longer):
+                epoch = plan(own, seq_len, policy, order_seed=7, epoch=3)
+                seen = [p.document for i in range(epoch.n_rows) for p in epoch.row(i)]
+                assert list(dict.fromkeys(seen)) == expected
+
+
+def test_the_order_is_pinned():
+    """Changing how it is drawn would make every recorded run another run."""
+    assert document_order(8, 1, 0).tolist() == [5, 0, 1, 4, 2, 6, 3, 7]
+
+
+@pytest.mark.parametrize("policy", ["concat", "padded"])
+@pytest.mark.parametrize("lengths", [[], [0], [1], [1, 0, 1]])
+def test_nothing_to_train_on_gives_no_rows(lengths, policy):
+    """T18."""
+    assert plan(lengths, 8, policy).n_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "concat", "padded"),
+    [(2, [1], [1]), (7, [6], [6]), (8, [7], [7]), (9, [8], [8]), (10, [8, 1], [8, 1])],
+)
+def test_one_document_about_as_long_as_a_row(n_tokens, concat, padded):
+    """T18: T - 1, T, T + 1 and T + 2 tokens in rows of T = 8."""
+    for policy, expected in (("concat", concat), ("padded", padded)):
+        epoch = plan([n_tokens], 8, policy, n_lanes=256)
+        sizes = [sum(p.n_tokens for p in epoch.row(i)) for i in range(epoch.n_rows)]
+        assert sizes == expected
+
+
+def test_a_row_by_hand():
+    epoch = plan([4, 6], 4, "concat", order_seed=0)
+    a, b = document_order(2, 0, 0)
+    rows = {
+        (0, 1): [[Piece(0, 0, 3), Piece(1, 0, 1)], [Piece(1, 1, 4)]],
+        (1, 0): [[Piece(1, 0, 4)], [Piece(1, 4, 1), Piece(0, 0, 3)]],
+    }[int(a), int(b)]
+    assert [epoch.row(0), epoch.row(1)] == rows
