@@ -112,9 +112,13 @@ def test_readers_see_old_content_until_the_block_ends(tmp_path):
 def test_a_failure_keeps_old_content_and_leaves_no_temporary_file(tmp_path, error):
     target = tmp_path / "x"
     publish_text(target, "old")
-    with pytest.raises(type(error)), publish_stream(target) as stream:
+
+    def failing_write(stream) -> None:
         stream.write(b"half")
         raise error
+
+    with pytest.raises(type(error)):
+        publish(target, failing_write)
     assert target.read_text() == "old"
     assert names_in(tmp_path) == ["x"]
 

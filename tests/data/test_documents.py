@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -94,7 +95,7 @@ def test_any_texts_survive_any_framing(tmp_path_factory, texts, cuts):
     """D01."""
     whole = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
     places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    frames = [zstd.compress(whole[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    frames = [zstd.compress(whole[a:b]) for a, b in pairwise(places)]
     path = tmp_path_factory.getbasetemp() / "framed.jsonl.zst"
     path.write_bytes(b"".join(frames) or zstd.compress(b""))
     assert [document.text for document in read(path)] == texts
@@ -231,8 +232,18 @@ def test_an_empty_text_is_counted_and_never_an_error(tmp_path):
 
 @pytest.mark.parametrize(
     "meta",
-    [b"{}", b"null", b"5", b'"Code"', b"[]", b'{"pile_set_name": null}', b'{"pile_set_name": 7}']
-    + [b'{"pile_set_name": ""}', b'{"pile_set_name": ["Code"]}', b'{"name": "Code"}'],
+    [
+        b"{}",
+        b"null",
+        b"5",
+        b'"Code"',
+        b"[]",
+        b'{"pile_set_name": null}',
+        b'{"pile_set_name": 7}',
+        b'{"pile_set_name": ""}',
+        b'{"pile_set_name": ["Code"]}',
+        b'{"name": "Code"}',
+    ],
 )
 def test_a_record_without_a_usable_subset_is_kept_as_unknown(tmp_path, meta):
     """D08: counted apart, not dropped."""

@@ -3,12 +3,14 @@
 import json
 import random
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ladderlm.data import shards
 from ladderlm.data.shards import (
     INDEX_DTYPE,
     PreparedData,
@@ -64,10 +66,9 @@ def publish(folder, manifest):
     return folder
 
 
+@settings(max_examples=25)  # each writes and syncs several files
 @given(documents=DOCUMENTS, shard_tokens=st.integers(1, 60), dtype=st.sampled_from(["<u2", "<u4"]))
-def test_documents_read_back_as_they_were_written(
-    tmp_path_factory, documents, shard_tokens, dtype
-):
+def test_documents_read_back_as_they_were_written(tmp_path_factory, documents, shard_tokens, dtype):
     folder = tmp_path_factory.mktemp("split")
     entry = write_split(folder, documents, dtype, shard_tokens)
     split = PreparedData(folder, manifest_of({"train": entry}, dtype=dtype)).split("train")
@@ -75,7 +76,7 @@ def test_documents_read_back_as_they_were_written(
         assert split.document(i).tolist() == tokens
         assert split.n_bytes[i] == n_bytes
         assert split.subset_names[split.subset_ids[i]] == subset
-    everything = sum((tokens for tokens, _, _ in documents), [])
+    everything = list(chain(*(tokens for tokens, _, _ in documents)))
     assert split.n_tokens == len(everything) == entry["n_tokens"]
     for start in range(0, len(everything), 3):
         for stop in {start, start + 1, min(start + 17, len(everything)), len(everything)}:
@@ -84,6 +85,7 @@ def test_documents_read_back_as_they_were_written(
         assert shard["n_tokens"] >= shard_tokens  # closed at the first document end past the size
 
 
+@settings(max_examples=15)
 @given(documents=DOCUMENTS, sizes=st.tuples(st.integers(1, 60), st.integers(1, 60)))
 def test_the_tokens_do_not_depend_on_the_size_of_shards(tmp_path_factory, documents, sizes):
     splits = []
@@ -356,9 +358,10 @@ def test_a_key_that_is_another_for_every_document_names_no_subset(tmp_path):
     """D08: refused in words, and before the memory of hours is lost."""
     writer = SplitWriter(tmp_path, "train", np.dtype("<u2"))
     tokens = np.array([BOS, EOS])
+    for i in range(65_536):
+        writer.add(tokens, 1, f"id {i}")
     with pytest.raises(DataError, match="subsets"):
-        for i in range(65_537):
-            writer.add(tokens, 1, f"id {i}")
+        writer.add(tokens, 1, "one more")
 
 
 def test_many_shards_are_read_with_few_files_open(tmp_path):
@@ -371,6 +374,4 @@ def test_many_shards_are_read_with_few_files_open(tmp_path):
     for _ in range(500):
         i = rng.randrange(100)
         assert split.document(i).tolist() == documents[i][0]
-    from ladderlm.data import shards
-
     assert len(shards._open_files) <= 16

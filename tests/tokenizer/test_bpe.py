@@ -31,7 +31,20 @@ CONTROL_WORDS += ["<|eot_id|>", "<<SYS>>", "<bos>", "<mask>", "[CLS]", "<|im_sta
 ASSIGNED = st.characters(exclude_categories=["Cs", "Cn"])
 # Pieces where the alternatives of the pattern meet, so that random texts get there often.
 PIECES = [" ", "  ", "\t", "\n", "\r\n", "\n\n ", "\u00a0", "\u2028", "\u3000", "\x1c", "\x1f"]
-PIECES += ["\x85", "\u200b", "\ufeff", "'s", "'S", "'\u017f", "'Ll", "'re", "'", "''ve", "1", "1234"]
+PIECES += [
+    "\x85",
+    "\u200b",
+    "\ufeff",
+    "'s",
+    "'S",
+    "'\u017f",
+    "'Ll",
+    "'re",
+    "'",
+    "''ve",
+    "1",
+    "1234",
+]
 PIECES += ["\u0663", "\u00bd", "\u2167", "a", "The", "\u00e9", "e\u0301", "\u0130", "\u65e5\u672c"]
 PIECES += ["\U0001f469\u200d\U0001f467", "!", "...", "_", "$", "\x00", "\x7f", *CONTROL_WORDS]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(ASSIGNED, max_size=6), max_size=12).map("".join)

@@ -6,6 +6,7 @@ of workers, and nothing is visible under its final name before it is whole.
 """
 
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +41,7 @@ from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 
 __all__ = ["PrepareConfig", "prepare"]
 
+_log = logging.getLogger(__name__)
 CHUNK_DOCUMENTS = 256
 
 
@@ -150,7 +152,11 @@ def _plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
             ]
             if inside:
                 plan[name] = inside
-    return plan if "train" in plan else {"train": expand_sources(config.sources)}
+        unused = [file for file in files if not any(file in inside for inside in plan.values())]
+        if plan and unused:
+            names = ", ".join(str(file.relative_to(folder)) for file in unused[:5])
+            _log.warning("left out, since they are named after no split: %s", names)
+    return plan or {"train": expand_sources(config.sources)}
 
 
 def _request(files: list[Path], config: PrepareConfig) -> dict[str, Any]:

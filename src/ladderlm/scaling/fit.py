@@ -49,8 +49,8 @@ def fit_log_linear(points: Points) -> LogLinearLaw:
     regression, for example Draper and Smith 1998, section 5.1.
 
     Raises:
-        DataError: non-positive or non-finite values, fewer points than parameters + 1, or one
-            single x.
+        DataError: non-positive or non-finite values, fewer points than parameters + 1, or no arm
+            with two different x.
     """
     good = np.isfinite(points.x) & np.isfinite(points.loss) & (points.x > 0) & (points.loss > 0)
     if not good.all():
@@ -60,7 +60,8 @@ def fit_log_linear(points: Points) -> LogLinearLaw:
             "exclude those runs and say why",
         )
     arms = tuple(dict.fromkeys(points.arm.tolist()))
-    if len(points) < len(arms) + 2 or len(np.unique(points.x)) < 2:
+    on_a_line = any(len(np.unique(points.x[points.arm == arm])) > 1 for arm in arms)
+    if len(points) < len(arms) + 2 or not on_a_line:
         raise DataError(
             f"not enough points: {len(points)} runs of {len(arms)} arms",
             "a line with its error needs at least two rungs and one run to spare",
@@ -95,12 +96,19 @@ def holdout_errors(points: Points, n_rungs: int) -> list[dict[str, Any]]:
     prediction (of the line and of one run) in ln L.
 
     Raises:
-        DataError: too few rungs are left to fit.
+        DataError: too few rungs are left to fit, or an arm has no run on them.
     """
     rungs = np.unique(points.rung)
     kept = points.where(np.isin(points.rung, rungs[: len(rungs) - n_rungs]))
     held = points.where(np.isin(points.rung, rungs[len(rungs) - n_rungs :]))
     law = fit_log_linear(kept)
+    unknown = sorted(set(held.arm.tolist()) - set(law.arms))
+    if unknown:
+        raise DataError(
+            f"arm {unknown[0]!r} has no run on the lower rungs",
+            "a forecast is made from the rungs below the held-out ones",
+            "run those rungs, or find out why they failed",
+        )
     rows = []
     for i in range(len(held)):
         arm, x = str(held.arm[i]), held.x[i : i + 1]
