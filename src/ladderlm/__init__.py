@@ -4,6 +4,8 @@ The names below load what they need when they are first used, so `import ladderl
 """
 
 import importlib
+import sys
+import types
 from typing import Any
 
 __all__ = ["evaluate", "generate", "load", "train"]
@@ -27,3 +29,19 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names for completion."""
     return sorted(__all__)
+
+
+class _Package(types.ModuleType):
+    """Keep `ladderlm.generate` the function, though a folder of that name is imported too."""
+
+    @property
+    def generate(self) -> Any:
+        """Give `run.open.complete`."""
+        return __getattr__("generate")
+
+    @generate.setter
+    def generate(self, module: types.ModuleType) -> None:
+        """Ignore the import system, which sets every imported folder as an attribute."""
+
+
+sys.modules[__name__].__class__ = _Package

@@ -130,8 +130,8 @@ def load_optimizer(
         state: dict[str, Tensor] = {}
         for kind in kinds:
             saved = tensors[f"{kind}.{name}"]
-            if kind != "step":
-                _check_tensor(f"{kind}.{name}", saved, parameter, source)
+            like = torch.zeros(()) if kind == "step" else parameter
+            _check_tensor(f"{kind}.{name}", saved, like, source)
             state[kind] = saved.to(parameter.device)
         optimizer.state[parameter] = state
 

@@ -33,6 +33,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; give its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # Threads that spin for long at barriers stand still as soon as another process wants a core.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:

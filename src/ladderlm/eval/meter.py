@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ladderlm.data.shards import Split
 from ladderlm.dist import Processes
+from ladderlm.errors import DataError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.subsets import DocumentLosses
 from ladderlm.model.loss import token_nats
@@ -119,7 +120,7 @@ def score_documents(
     n_done = 0
     for group in _groups(windows, batch_tokens):
         check()
-        tokens, targets = _read(split, document_ids, group)
+        tokens, targets = _read(split, document_ids, group, model.config.vocabulary)
         hidden = model.hidden(torch.from_numpy(tokens).to(device))
         scored = token_nats(hidden, model.output.weight, torch.from_numpy(targets).to(device))
         rows = scored.double().cpu().numpy()
@@ -147,7 +148,7 @@ def score_documents(
 
 
 def _read(
-    split: Split, document_ids: NDArray[np.int64], group: list[Window]
+    split: Split, document_ids: NDArray[np.int64], group: list[Window], vocab_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read the inputs and targets of a group of windows, padded with 0 to the longest."""
     longest = max(window.n_tokens for window in group)
@@ -156,5 +157,11 @@ def _read(
     for row, window in enumerate(group):
         begin = int(split.offsets[document_ids[window.document]]) + window.start
         run = split.tokens(begin, begin + window.n_tokens + 1).astype(np.int64)
+        if int(run.max()) >= vocab_size:
+            raise DataError(
+                f"token id {int(run.max())} in split {split.name!r}, vocabulary {vocab_size}",
+                "data and model come from different tokenizers, or the data is damaged",
+                "run `ladderlm verify DATA`, and prepare the data with the model's tokenizer",
+            )
         tokens[row, : window.n_tokens], targets[row, : window.n_tokens] = run[:-1], run[1:]
     return tokens, targets

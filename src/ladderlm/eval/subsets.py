@@ -8,6 +8,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,11 +126,11 @@ def load_losses(path: Path) -> DocumentLosses:
         DataError: missing or not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             names = tuple(str(name) for name in arrays["subset_names"])
             fields = {
                 n: arrays[n] for n in DocumentLosses.__dataclass_fields__ if n != "subset_names"
             }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"cannot read {path}: {error}", "", "run `ladderlm eval` again") from error
     return DocumentLosses(**fields, subset_names=names)

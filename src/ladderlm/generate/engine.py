@@ -40,6 +40,7 @@ def generate(
     stop_ids: frozenset[int],
     should_stop: Callable[[], bool] = lambda: False,
     first_ids: Sequence[Sequence[int] | None] = (),
+    n_ids: int | None = None,
 ) -> list[Completion]:
     """Continue every prompt until a stop token, `max_new_tokens` or the model's context.
 
@@ -53,6 +54,7 @@ def generate(
         sampling: sequence i draws with seed + i.
         stop_ids: ids that end a text.
         should_stop: asked before every position; True ends early with what there is.
+        n_ids: ids of the tokenizer; rows of the head past them are never drawn. None: all.
         first_ids: for each prompt the ids that may come first; None, or nothing at all: any.
 
     Raises:
@@ -80,7 +82,7 @@ def generate(
     stop = torch.tensor(sorted(stop_ids), dtype=torch.int64)
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompts))]
     log_probabilities = torch.zeros(len(prompts), total, dtype=torch.float64)
-    stopped_at = ends.clone()
+    stopped_at, stopped = ends.clone(), torch.zeros(len(prompts), dtype=torch.bool)
     caches = model.make_caches(len(prompts), total)
     done_until = 0
     for position in range(shortest, total):
@@ -92,6 +94,8 @@ def generate(
         done_until = position
         writing = lengths <= position
         allowed = logits.clone()
+        if n_ids is not None:
+            allowed[:, n_ids:] = float("-inf")
         for row, ids in enumerate(first_ids):
             if ids is not None and int(lengths[row]) == position:
                 allowed[row] = float("-inf")
@@ -103,14 +107,14 @@ def generate(
             torch.log_softmax(logits.double(), -1).gather(-1, chosen).squeeze(-1)
         )
         hit = writing & torch.isin(tokens[:, position], stop) & (position < stopped_at)
-        stopped_at = torch.where(hit, position, stopped_at)
+        stopped_at, stopped = torch.where(hit, position, stopped_at), stopped | hit
         if bool((stopped_at <= position + 1).all()):
             break
     return [
         Completion(
             tokens[row, int(lengths[row]) : int(stopped_at[row])].tolist(),
             log_probabilities[row, int(lengths[row]) : int(stopped_at[row])].tolist(),
-            bool(stopped_at[row] < ends[row]),
+            bool(stopped[row]),
         )
         for row in range(len(prompts))
     ]

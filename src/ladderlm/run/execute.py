@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ladderlm.checkpoint.layout import list_checkpoints, remove_unfinished
+from ladderlm.checkpoint.layout import list_checkpoints, remove_unfinished, verify_checkpoint
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
 from ladderlm.config import meaning_of, to_dict
 from ladderlm.data.shards import Split
@@ -188,6 +188,7 @@ def _train(
     saved = load_newest(directory.checkpoints, _log.warning)
     if saved is not None:
         state.restore(saved)
+        _check_best(directory, state)
         _log.info("going on from step %d", state.step)
     reached = state.step if saved is not None else -1
     logs: list[AppendLog] = [_NoLog(), _NoLog()]
@@ -196,8 +197,11 @@ def _train(
         logs = [AppendLog(path, lambda row: row.get("step", 0) <= reached) for path in kept]
         _write_summary(config, directory, state, "running", {})
     processes.wait()
+    if processes.first and saved is not None:
+        _drop_newer(directory, state.step)
     metrics, samples = logs
     validated = frozenset(row["step"] for row in directory.metrics("eval"))
+    sampled = frozenset(row["step"] for row in directory.samples())
     stream = RowStream(train, config.data, data.bos_id)
     plan = _plan(config, val)
     saved_step = state.step if saved is not None else None
@@ -213,12 +217,35 @@ def _train(
             flag,
             observe,
             validated,
+            sampled,
             saved_step,
         )
     finally:
         metrics.close()
         samples.close()
     return state
+
+
+def _check_best(directory: RunDirectory, state: TrainState) -> None:
+    """Refuse to go on towards an end that needs a checkpoint which is gone or damaged."""
+    best = state.best.get("step", state.step)
+    found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
+    if best not in found:
+        raise CheckpointError(
+            f"{directory.checkpoints} has lost the checkpoint of step {best}, the best so far",
+            "the end of the run scores it over all documents",
+            "restore the folder from a copy, or begin anew with --resume never",
+        )
+    if best != state.step:
+        verify_checkpoint(found[best])
+
+
+def _drop_newer(directory: RunDirectory, step: int) -> None:
+    """Delete damaged checkpoints past the one that was loaded: rotation would prefer them."""
+    for checkpoint in list_checkpoints(directory.checkpoints):
+        if checkpoint.step > step:
+            _log.warning("removed %s: it is damaged", checkpoint.folder.name)
+            remove_tree(checkpoint.folder)
 
 
 class _NoLog(AppendLog):

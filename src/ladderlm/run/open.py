@@ -104,6 +104,7 @@ def complete(
             sampling,
             stop,
             first_ids=[prompt.first_ids for prompt in encoded],
+            n_ids=run.tokenizer.vocab_size,
         )
     pairs = zip(encoded, done, strict=True)
     return [(prompt.continuation(run.tokenizer, made.tokens), made) for prompt, made in pairs]

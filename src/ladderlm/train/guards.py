@@ -8,9 +8,12 @@ import signal
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import nn
+
 from ladderlm.errors import Stopped, TrainingError
 
-__all__ = ["SignalFlag", "check_finite"]
+__all__ = ["SignalFlag", "check_finite", "check_weights"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -70,3 +73,18 @@ def check_finite(loss: float, grad_norm: float, step: int, documents: list[int])
         "lower optim.learning_rate or lengthen optim.warmup_fraction; "
         "look at the batch with `ladderlm inspect`",
     )
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """Refuse to publish weights that are not numbers.
+
+    Raises:
+        TrainingError: names the first such weight; older checkpoints stay.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise TrainingError(
+                f"step {step}: {name} holds numbers that are not finite (nan or infinity)",
+                "nothing was saved; the checkpoint before it is good",
+                "lower optim.learning_rate, or run the same command again to go on from there",
+            )

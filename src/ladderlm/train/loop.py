@@ -29,7 +29,7 @@ from ladderlm.optim.groups import set_learning_rate
 from ladderlm.optim.schedule import learning_rate_at
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.prompt import EncodedPrompt
-from ladderlm.train.guards import SignalFlag
+from ladderlm.train.guards import SignalFlag, check_weights
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
 
@@ -183,6 +183,7 @@ class _Loop:
         plan, state = self.plan, self.state
         if not (self.processes.first and plan.prompts):
             return
+        alone = self.processes.world_size == 1
         sampling = SamplingConfig(temperature=0.8, seed=1)
         completions = generate(
             state.model,
@@ -190,9 +191,12 @@ class _Loop:
             plan.sample_tokens,
             sampling,
             plan.stop_ids,
-            lambda: self.flag.number is not None,
+            lambda: alone and self.flag.number is not None,
             [prompt.first_ids for prompt in plan.prompts],
+            plan.tokenizer.vocab_size,
         )
+        if alone:
+            self.flag.check()  # half a text is not logged: it is written when the run goes on
         for i, (prompt, completion) in enumerate(zip(plan.prompts, completions, strict=True)):
             row = {"step": state.step, "index": i, "prompt": prompt.text}
             text = prompt.continuation(plan.tokenizer, completion.tokens)
@@ -201,7 +205,12 @@ class _Loop:
             self.samples.write(row)
 
     def save(self) -> None:
-        """Make what was logged durable, then publish a checkpoint."""
+        """Make what was logged durable, then publish a checkpoint.
+
+        Raises:
+            TrainingError: a weight is not finite; nothing is published.
+        """
+        check_weights(self.state.model, self.state.step)
         if self.processes.first:
             self.metrics.sync()
             self.samples.sync()
@@ -232,6 +241,7 @@ def run_loop(
     flag: SignalFlag,
     observe: Callable[[dict[str, Any]], None],
     validated: frozenset[int],
+    sampled: frozenset[int],
     saved_step: int | None,
 ) -> None:
     """Train from `state.step` to the end.
@@ -239,6 +249,7 @@ def run_loop(
     Args:
         observe: told every row that is logged, on the first process.
         validated: steps whose validation the log already holds.
+        sampled: steps whose texts the log already holds.
         saved_step: step of the checkpoint that the state came from.
 
     Raises:
@@ -249,16 +260,20 @@ def run_loop(
     loop = _Loop(*parts)
     state.model.train()
     while True:
-        loop.stop_if_asked()
+        unscored = state.step in plan.eval_steps and state.step not in validated
+        unwritten = bool(plan.prompts) and state.step not in sampled
         try:
-            if state.step in plan.eval_steps and state.step not in validated:
+            if unscored:
                 loop.validate()
+            if state.step in plan.checkpoint_steps:
+                if unwritten:
+                    loop.write_samples()
+                if unscored or unwritten or state.step != saved_step:
+                    loop.save()  # again where a signal had cut this step's work short
         except Stopped:
             loop.save()
             raise
-        if state.step in plan.checkpoint_steps and state.step != saved_step:
-            loop.write_samples()
-            loop.save()
+        loop.stop_if_asked()
         if state.step == plan.n_steps:
             return
         loop.update()
