@@ -1,4 +1,4 @@
-"""Made-up corpora for tests: small, seeded, with some structure to learn."""
+"""Made-up corpora and studies for tests: small, seeded, with some structure to learn."""
 
 import json
 import random
@@ -8,9 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from ladderlm.config import from_dict, read_config_file
 from ladderlm.data.shards import PreparedData, Split, SplitWriter
+from ladderlm.errors import LadderError
+from ladderlm.executors.base import Job, State
+from ladderlm.run.config import RunConfig
 
-__all__ = ["SPLIT_BOS", "SPLIT_EOS", "make_records", "make_split", "make_text", "write_jsonl"]
+__all__ = [
+    "SPLIT_BOS",
+    "SPLIT_EOS",
+    "TINY_LADDER",
+    "InOwnProcess",
+    "make_records",
+    "make_split",
+    "make_text",
+    "tiny_study",
+    "toml_of",
+    "write_jsonl",
+    "write_study",
+]
 
 WORDS = "the a of model loss token batch step rate layer def return for in print self".split()
 
@@ -59,3 +75,91 @@ def make_split(folder: Path, lengths: Sequence[int], shard_tokens: int = 1 << 20
     tokenizer = {"vocab_size": 2**31, "bos_id": SPLIT_BOS, "eos_id": SPLIT_EOS, "fingerprint": "f"}
     manifest = {"tokenizer": tokenizer, "dtype": "<u4", "splits": {"train": writer.finish({})}}
     return PreparedData(folder, manifest).split("train", verify=False)
+
+
+# Three rungs that fit the grid of shapes of `tiny_study` at half a token a parameter.
+TINY_LADDER = (2.27e8, 4.53e8, 6.73e8)
+
+
+def tiny_study(data: Path, **changes: Any) -> dict[str, Any]:
+    """Give a study file as a dict: two arms on three rungs of a fraction of a second each.
+
+    Args:
+        changes: replace whole tables; None leaves one out.
+    """
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "question": "Is SwiGLU better than GELU?",
+        "rationale": "A test.",
+        "base": {
+            "data": str(data),
+            "model": {"dim": 16, "n_layers": 1, "n_heads": 2, "max_seq_len": 32, "multiple_of": 8},
+            "data.seq_len": 32,
+            "train.global_batch_tokens": 256,
+            "train.log_every_steps": 1,
+            "optim.learning_rate": 0.03,
+            "eval": {"n_evals": 3, "head_tokens": 300, "n_samples": 1, "sample_tokens": 8},
+            "execution.device": "cpu",
+        },
+        "ladder": {
+            "flops": list(TINY_LADDER),
+            "tokens_per_param": 0.5,
+            "aspect_ratio": 16,
+            "min_updates": 10,
+            "seeds": [1],
+        },
+        "arm": [{"name": "swiglu"}, {"name": "gelu", "set": {"model.mlp": "gelu"}}],
+    }
+    values |= changes
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def toml_of(value: Any) -> str:
+    """Spell a value as inline TOML."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)} = {toml_of(item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_of, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_study(path: Path, values: dict[str, Any]) -> Path:
+    """Write a study file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f"{json.dumps(key)} = {toml_of(value)}\n" for key, value in values.items())
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+class InOwnProcess:
+    """An executor that carries out runs at once, in this process: no start-up time."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []  # names of the jobs, each try
+        self._codes: dict[str, int] = {}
+
+    def submit(self, job: Job) -> str:
+        """Run a job of `python -m ladderlm.run CONFIG.json` to its end."""
+        from ladderlm.run.execute import execute
+
+        self.started.append(job.name)
+        handle = f"own-{len(self.started)}"
+        config = from_dict(RunConfig, read_config_file(job.argv[-1]))
+        try:
+            execute(config)
+            self._codes[handle] = 0
+        except LadderError as error:
+            self._codes[handle] = error.exit_code
+        return handle
+
+    def poll(self, handle: str) -> State:
+        """Say how it ended."""
+        return State.FAILED if self._codes[handle] else State.DONE
+
+    def cancel(self, handle: str) -> None:
+        """Do nothing: it has ended."""
+
+    def exit_code(self, handle: str) -> int | None:
+        """Give its code."""
+        return self._codes[handle]

@@ -51,3 +51,15 @@ def test_a_link_to_nowhere_is_found_and_a_good_one_is_rendered(
     assert 'href="../index.html"' in shown
     assert 'id="more-soon"' in shown
     assert (tmp_path / "site/docs/plot.svg").exists()
+
+
+def test_the_page_of_options_is_made_from_the_dataclasses() -> None:
+    place = ROOT / "docs/options.py"
+    specification = importlib.util.spec_from_file_location("options", place)
+    assert specification is not None
+    assert specification.loader is not None
+    options = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(options)
+    shown = (ROOT / "docs/options.md").read_text(encoding="utf-8")
+    assert shown == options.page(), "run python docs/options.py"
+    assert "`optim.learning_rate`" in shown

@@ -16,7 +16,7 @@ __all__ = ["run"]
 class EvalOptions:
     """Score documents: every byte of each once."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     data: str | None = None
     """Prepared data. Default: the data of the run."""
@@ -37,6 +37,8 @@ class EvalOptions:
 def run(argv: list[str]) -> int:
     """Evaluate as asked."""
     options = parse(EvalOptions, argv, "eval", "Score documents of a split.")
+    if options.max_documents < 1:
+        raise ConfigError(f"--max-documents {options.max_documents}", "it is at least 1")
     import numpy as np
 
     from ladderlm.data.shards import open_data
@@ -57,7 +59,7 @@ def run(argv: list[str]) -> int:
             f"prepare the text with --tokenizer {options.run}/tokenizer",
         )
     split = data.split(options.split)
-    context = options.context or loaded.config.eval_context
+    context = loaded.config.eval_context if options.context is None else options.context
     if context > loaded.config.model.max_seq_len:
         raise ConfigError(
             f"--context {context} is longer than the model's {loaded.config.model.max_seq_len}",
@@ -65,7 +67,7 @@ def run(argv: list[str]) -> int:
             "choose a shorter one",
         )
     n_documents = min(options.max_documents, split.n_documents)
-    stride = options.stride or context
+    stride = context if options.stride is None else options.stride
     policy = Policy(context=context, stride=stride, n_documents=n_documents)
     with progress_bar("windows") as bar:
         losses = score_documents(

@@ -17,9 +17,9 @@ __all__ = ["printable", "run"]
 class GenerateOptions:
     """Continue a prompt; without one, write from nothing."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
-    prompt: str | None = None
+    prompt: str = ""
     """Text to continue; - reads standard input. Default: none, the model starts from BOS."""
     prompt_file: str | None = None
     """File whose text is continued."""
@@ -27,8 +27,8 @@ class GenerateOptions:
     """Longest continuation."""
     temperature: float = 0.8
     """0 takes the likeliest token."""
-    top_p: float | None = None
-    """Keep the smallest set of likeliest tokens of this mass."""
+    top_p: float = 0.9
+    """Keep the smallest set of likeliest tokens of this mass; 1 keeps all."""
     top_k: int | None = None
     """Keep this many likeliest tokens."""
     seed: int = 1
@@ -50,6 +50,8 @@ def run(argv: list[str]) -> int:
     options = parse(GenerateOptions, argv, "generate", "Continue a prompt, or write from nothing.")
     if options.num_samples < 1 or options.max_new_tokens < 1:
         raise ConfigError("--num-samples and --max-new-tokens are at least 1")
+    if options.logprobs and not options.json:
+        raise ConfigError("--logprobs without --json", "the text alone has no place for them")
     prompt = _read_prompt(options)
 
     from ladderlm.generate.sampling import SamplingConfig
@@ -82,18 +84,22 @@ def run(argv: list[str]) -> int:
 
 
 def _read_prompt(options: GenerateOptions) -> str:
-    if options.prompt is not None and options.prompt_file is not None:
+    if options.prompt and options.prompt_file is not None:
         raise ConfigError("--prompt and --prompt-file are both given", "", "keep one of them")
     try:
         if options.prompt == "-":
-            return sys.stdin.buffer.read().decode("utf-8")
+            return sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
         if options.prompt_file is not None:
             return Path(options.prompt_file).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"the prompt is not UTF-8 at byte {error.start}", "", "convert it"
         ) from error
-    return options.prompt or ""
+    except OSError as error:
+        raise DataError(
+            f"--prompt-file {options.prompt_file}: {error.strerror}", "", "check the path"
+        ) from error
+    return options.prompt
 
 
 def printable(text: str) -> str:

@@ -22,7 +22,7 @@ __all__ = ["run"]
 class InspectOptions:
     """Print rows of training data: decoded tokens, documents, subsets, mask, positions."""
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA|RUN")]
     """Prepared data, or a run folder (then with the run's own rows and order)."""
     batch: int = 0
     """Which batch; of a run: its update number, from 0."""
@@ -39,6 +39,10 @@ class InspectOptions:
 def run(argv: list[str]) -> int:
     """Print rows as asked."""
     options = parse(InspectOptions, argv, "inspect", "Look at batches as the model sees them.")
+    if options.batch < 0 or options.rows < 1:
+        raise ConfigError(
+            f"--batch {options.batch} --rows {options.rows}", "batches count from 0, rows from 1"
+        )
     config, path, rows_per_batch = _choose(options)
     data = open_data(path)
     stream = RowStream(data.split(config.split), config, data.bos_id)
@@ -66,4 +70,4 @@ def _choose(options: InspectOptions) -> tuple[DataConfig, str, int]:
         packing=options.packing,  # type: ignore[arg-type]  # checked above
         split=options.split,
     )
-    return config, options.data, max(options.rows, 1)
+    return config, options.data, options.rows

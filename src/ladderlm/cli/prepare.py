@@ -7,6 +7,7 @@ import tyro
 
 from ladderlm.cli.options import parse, print_json, progress_bar
 from ladderlm.data.prepare import PrepareConfig, prepare
+from ladderlm.errors import ConfigError
 from ladderlm.units import format_bytes, format_count
 
 __all__ = ["describe_data", "run"]
@@ -16,7 +17,7 @@ __all__ = ["describe_data", "run"]
 class PrepareOptions:
     """Encode a corpus into verified token shards."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
     """.jsonl[.zst|.gz] or .txt files, folders of them, or - for standard input."""
     tokenizer: str
     """Tokenizer folder."""
@@ -43,6 +44,10 @@ class PrepareOptions:
 def run(argv: list[str]) -> int:
     """Prepare as asked."""
     options = parse(PrepareOptions, argv, "prepare", "Encode a corpus into token shards.")
+    if not options.sources:
+        raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
+    if options.workers < 1 or (options.max_documents is not None and options.max_documents < 1):
+        raise ConfigError("--workers and --max-documents are at least 1")
     config = PrepareConfig(
         sources=options.sources,
         tokenizer=options.tokenizer,

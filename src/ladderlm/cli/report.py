@@ -16,7 +16,7 @@ __all__ = ["run"]
 class ReportOptions:
     """Write the report of runs and studies."""
 
-    folders: Annotated[tuple[str, ...], tyro.conf.Positional]
+    folders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN|STUDY...")]
     """Run and study folders, in any order."""
     out: str = "report"
     """Folder of the report."""
@@ -26,7 +26,7 @@ class ReportOptions:
 class VerifyOptions:
     """Check a report against its runs."""
 
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of a report."""
 
 

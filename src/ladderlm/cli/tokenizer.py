@@ -24,7 +24,7 @@ N_SAMPLE = 40
 class TrainOptions:
     """Train a byte-level BPE on the first part of a corpus."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
     """Corpus files or folders; a folder's val and test files are left out."""
     vocab_size: int
     """All ids, 256 bytes and 2 control tokens included."""
@@ -32,6 +32,12 @@ class TrainOptions:
     """Folder to write."""
     max_bytes: str = "20MB"
     """Text to learn from."""
+    text_key: str = "text"
+    """Where a record's text is."""
+    subset_key: str = "meta.pile_set_name"
+    """Where a record's subset is."""
+    skip_bad: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out bad records instead of stopping."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the report as JSON."""
 
@@ -40,7 +46,7 @@ class TrainOptions:
 class ShowOptions:
     """Show a tokenizer."""
 
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Tokenizer folder."""
     text: str | None = None
     """A text to encode."""
@@ -48,11 +54,17 @@ class ShowOptions:
 
 def run(argv: list[str]) -> int:
     """Train or show."""
-    verb = argv[0] if argv else ""
+    verb = argv[0] if argv else "--help"
     if verb == "train":
         options = parse(TrainOptions, argv[1:], "tokenizer train", "Train a byte-level BPE.")
         report = train_tokenizer(
-            options.sources, options.vocab_size, Path(options.out), parse_bytes(options.max_bytes)
+            options.sources,
+            options.vocab_size,
+            Path(options.out),
+            parse_bytes(options.max_bytes),
+            text_key=options.text_key,
+            subset_key=options.subset_key,
+            skip_bad=options.skip_bad,
         )
         if options.json:
             print_json(report)
@@ -65,7 +77,7 @@ def run(argv: list[str]) -> int:
     if verb in ("-h", "--help"):
         print("usage: ladderlm tokenizer train SOURCE... --vocab-size N --out DIR")
         print("       ladderlm tokenizer show DIR [--text TEXT]")
-        return 0
+        return 0 if argv else 2
     raise ConfigError(f"unknown verb {verb!r}", "", "use `tokenizer train` or `tokenizer show`")
 
 
@@ -79,15 +91,23 @@ def _texts(reader: Reader, max_bytes: int) -> Iterator[tuple[str, str]]:
 
 
 def train_tokenizer(
-    sources: tuple[str, ...], vocab_size: int, out: Path, max_bytes: int
+    sources: tuple[str, ...], vocab_size: int, out: Path, max_bytes: int, **reading: Any
 ) -> dict[str, Any]:
     """Train, prove the encoders identical, publish; give the report.
 
     Args:
         sources: files or folders; files named val or test in a folder are never learnt from.
+        reading: text_key, subset_key and skip_bad of the `Reader`.
     """
-    reader = Reader(sources)
-    reader.files = [f for f in reader.files if f.name.split(".")[0] not in ("val", "test")]
+    if not sources:
+        raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
+    reader = Reader(sources, **reading)
+    named = {Path(source) for source in sources}
+    reader.files = [
+        file
+        for file in reader.files
+        if file in named or file.name.split(".")[0] not in ("val", "test")
+    ]
     pairs = list(_texts(reader, max_bytes))
     tokenizer = train_bpe((text for text, _ in pairs), vocab_size)
     sample = pairs[:: max(len(pairs) // N_SAMPLE, 1)][:N_SAMPLE]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ladderlm.cli.options import parse, print_json, progress_bar
-from ladderlm.config import from_dict, read_config_file, replace_at
+from ladderlm.config import from_dict, read_config_file, replace_at, to_dict
 from ladderlm.dist import is_first_process
 from ladderlm.errors import ConfigError
 from ladderlm.run.config import RunConfig
@@ -36,6 +36,7 @@ def run(argv: list[str]) -> int:
         "--resume auto|never|must come on top, and every option below."
     )
     config = parse(RunConfig, rest, "train", description, base, flags=False)
+    config = from_dict(RunConfig, to_dict(config))  # refuses nan and inf, which the parser takes
     resume = own.get("--resume", "auto")
     if resume not in ("auto", "never", "must"):
         raise ConfigError(f"--resume {resume!r}", "it is one of auto, never, must")

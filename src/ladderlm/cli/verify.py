@@ -19,13 +19,15 @@ __all__ = ["run"]
 class VerifyOptions:
     """Check every file of prepared data or of a run against its manifest."""
 
-    folder: Annotated[str, tyro.conf.Positional]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DATA")]
     """Data or run folder."""
 
 
 def run(argv: list[str]) -> int:
     """Verify as asked; the first damaged file is named and gives exit code 2."""
     folder = Path(parse(VerifyOptions, argv, "verify", "Check files against hashes.").folder)
+    if (folder / "facts.json").is_file():
+        raise ConfigError(f"{folder} is a report", "", f"use `ladderlm report verify {folder}`")
     if (folder / "manifest.json").is_file():
         data = open_data(folder)
         for name in data.split_names:
@@ -34,9 +36,12 @@ def run(argv: list[str]) -> int:
     elif (folder / "config.json").is_file():
         directory = RunDirectory(folder)
         directory.config()
-        for checkpoint in list_checkpoints(directory.checkpoints):
+        checkpoints = list_checkpoints(directory.checkpoints)
+        for checkpoint in checkpoints:
             verify_checkpoint(checkpoint)
             print(f"{checkpoint.folder}: good")
+        if not checkpoints:
+            print(f"{folder}: no checkpoint yet")
     else:
         raise ConfigError(f"{folder} is neither prepared data nor a run", "", "check the path")
     return 0

@@ -21,9 +21,9 @@ class DataConfig:
     """
 
     path: str | None = execution_field(None)  # folder written by `ladderlm prepare`
-    split: str = "train"
+    split: str = "train"  # which split is trained on
     seq_len: int = 256  # tokens of a row
-    packing: Literal["concat", "padded"] = "concat"  # padded: one document a row, cut to seq_len
+    packing: Literal["concat", "padded"] = "concat"  # padded: a document begins in a row of its own
     mask_documents: bool = True  # a token attends only within its own document
     n_lanes: int = 256  # places of the epoch read in turn, so that a batch mixes documents
     order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing

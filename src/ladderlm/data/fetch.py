@@ -4,15 +4,18 @@ Owns resumable HTTP downloads: bytes arrive in `.part`, are continued by Range a
 get their name only when length and checksum hold. Knows no corpus.
 """
 
+import hashlib
 import http.client
+import logging
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ladderlm.errors import DataError
+from ladderlm.errors import DataError, LadderError
 from ladderlm.files import (
     append_bytes,
     check_free_space,
@@ -27,7 +30,10 @@ __all__ = ["Fetched", "download"]
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
 MAX_TRIES = 8
+MAX_WAIT_SECONDS = 120.0  # however long the server asks us to wait
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_OTHER_SOURCE = "name another --source, or fetch the file by hand and put it in the folder"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def download(
     progress: Callable[[int, int | None], None] = lambda done, total: None,
     back_off_seconds: float = 1.0,
 ) -> Fetched:
-    """Fetch a URL to a path, going on from an earlier `.part` if there is one.
+    """Fetch a URL to a path, going on from an earlier `.part` of the same URL if there is one.
 
     Args:
         sha256: expected digest; None: none is known, the one seen is given back.
@@ -65,17 +71,20 @@ def download(
     Raises:
         DataError: the server has no such file, sends a page instead of it, or the bytes are
             wrong; names the URL and what to do.
+        LadderError: the disk does not take the bytes.
     """
     make_folder(path.parent)
-    part = path.with_name(path.name + ".part")
+    part = _part_of(url, path)
     failures = 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
+        wait = 0.0
         try:
-            if _transfer(url, part, progress):
+            if _transfer(url, part, progress, sha256 is not None):
                 break
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416 and before:  # nothing is left to send, or the part is too long
                 if _total_of(error.headers.get("Content-Range")) == before:
                     break
@@ -84,56 +93,137 @@ def download(
                 raise DataError(
                     f"{url}: the server answers {error.code} {error.reason}",
                     "the file is not there, or not for everyone",
-                    "name another --source, or fetch the file by hand and put it in the folder",
+                    _OTHER_SOURCE,
                 ) from error
+            wait = _seconds(error.headers.get("Retry-After"))
             reason = f"the server answers {error.code}"
+        except (ValueError, http.client.InvalidURL) as error:
+            raise DataError(f"{url!r} is not a URL: {error}", "", "check its spelling") from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        after = part.stat().st_size if part.exists() else 0
-        failures = 0 if after > before else failures + 1
+        failures = 0 if _size(part) > before else failures + 1
         if failures >= MAX_TRIES:
             raise DataError(
                 f"{url}: {reason}, {MAX_TRIES} times in a row",
-                f"{after:,} bytes are kept in {part}",
+                f"{_size(part):,} bytes are kept in {part}",
                 "run the same command again later: it goes on from there",
             )
-        time.sleep(back_off_seconds * 2 ** max(failures - 1, 0) if failures else 0.0)
+        wait = max(wait, back_off_seconds * 2 ** (failures - 1) if failures else 0.0)
+        _log.warning("%s: %s; going on in %.0f s", url, reason, wait)
+        time.sleep(wait)
     return _accept(url, part, path, sha256)
 
 
-def _transfer(url: str, part: Path, progress: Callable[[int, int | None], None]) -> bool:
+def _part_of(url: str, path: Path) -> Path:
+    """Name the part after its URL, so that bytes of two sources never meet in one file."""
+    return path.with_name(f"{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _transfer(
+    url: str, part: Path, progress: Callable[[int, int | None], None], has_checksum: bool
+) -> bool:
     """Append what the server sends to the part; True if the file is whole now."""
-    start = part.stat().st_size if part.exists() else 0
+    done = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "ladderlm"})
     request.add_header("Accept-Encoding", "identity")
-    if start:
-        request.add_header("Range", f"bytes={start}-")
+    if done:
+        request.add_header("Range", f"bytes={done}-")
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-        if start and answer.status != 206:
-            remove_tree(part)  # the server ignores Range and begins anew
-            start = 0
-        if not start and "text/html" in (answer.headers.get("Content-Type") or ""):
+        _check_is_file(url, answer)
+        if done and _first_byte(answer) != done:
+            remove_tree(part)
+            if answer.status == 206:
+                raise http.client.HTTPException("the server sends other bytes than asked for")
+            done = 0  # the server ignores Range and begins anew
+        total = _total(answer, done)
+        if total is None and not answer.chunked and not has_checksum:
             raise DataError(
-                f"{url} answers with a web page, not a file",
-                "a mirror that is gone or asks for a login often does",
-                "name another --source, or fetch the file by hand and put it in the folder",
+                f"{url}: the server does not say how long the file is",
+                "a connection that is cut would look like the end of the file",
+                _OTHER_SOURCE,
             )
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        if total is not None:
-            check_free_space(part.parent, total - start)
-        done = start
-        while piece := answer.read(CHUNK_BYTES):
-            append_bytes(part, piece)
-            done += len(piece)
-            progress(done, total)
-        return total is None or done == total
+        check_free_space(part.parent, (total or done) - done)
+        waiting = bytearray()
+        try:
+            while total is None or done < total:
+                # read1 gives what has arrived; read would lose it when the connection breaks
+                left = CHUNK_BYTES if total is None else min(CHUNK_BYTES, total - done)
+                if not (piece := answer.read1(left)):
+                    break
+                waiting += piece
+                done += len(piece)
+                if len(waiting) >= CHUNK_BYTES:
+                    _append(part, waiting)
+                    progress(done, total)
+        finally:
+            _append(part, waiting)
+        progress(done, total)
+    if not done and total in (0, None):
+        raise DataError(f"{url}: the file is empty", "a mirror that is broken", _OTHER_SOURCE)
+    return total is None or done == total
+
+
+def _append(part: Path, waiting: bytearray) -> None:
+    """Move bytes from memory to the part; a full disk is no fault of the server."""
+    try:
+        if waiting:
+            append_bytes(part, bytes(waiting))
+    except OSError as error:
+        raise LadderError(
+            f"cannot write {part}: {error.strerror}",
+            "what was written before is kept",
+            "free some space or mend the permissions; the same command goes on from there",
+        ) from error
+    waiting.clear()
+
+
+def _check_is_file(url: str, answer: Any) -> None:
+    """Refuse an answer that is not the bytes of the file."""
+    if "text/html" in (answer.headers.get("Content-Type") or ""):
+        raise DataError(
+            f"{url} answers with a web page, not a file",
+            "a mirror that is gone or asks for a login often does",
+            _OTHER_SOURCE,
+        )
+    encoding = answer.headers.get("Content-Encoding") or "identity"
+    own = {"zstd": ".zst", "gzip": ".gz", "x-gzip": ".gz"}.get(encoding)  # named after its ending
+    if encoding != "identity" and not (own and url.endswith(own)):
+        raise DataError(
+            f"{url}: the server sends it in Content-Encoding {encoding}, which was not asked for",
+            "the bytes are not those of the file",
+            _OTHER_SOURCE,
+        )
+
+
+def _first_byte(answer: Any) -> int | None:
+    """Read where a partial answer begins: `bytes 100-199/200` gives 100."""
+    head = (answer.headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
+    return int(head) if answer.status == 206 and head.isdigit() else None
+
+
+def _total(answer: Any, done: int) -> int | None:
+    """Give the length of the whole file, None if the server does not say."""
+    total = _total_of(answer.headers.get("Content-Range"))
+    length = answer.headers.get("Content-Length") or ""
+    if answer.status != 206 or total is None:
+        total = done + int(length) if length.isdigit() else None
+    return total
 
 
 def _total_of(content_range: str | None) -> int | None:
     """Read the length from `bytes */12345`."""
     tail = (content_range or "").rpartition("/")[2]
     return int(tail) if tail.isdigit() else None
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Read how long the server asks us to wait; a date counts as not at all."""
+    asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+    return min(asked, MAX_WAIT_SECONDS)
 
 
 def _accept(url: str, part: Path, path: Path, sha256: str | None) -> Fetched:

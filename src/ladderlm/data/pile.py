@@ -67,7 +67,7 @@ def file_names(split: str, shards: tuple[int, ...]) -> list[str]:
 
 def _bases(split: str, source: str | None) -> list[tuple[str, str]]:
     """List (base URL or folder, note) to try in turn."""
-    if source is not None and ("://" in source or Path(source).is_dir()):
+    if source is not None and (_is_url(source) or Path(source).is_dir()):
         return [(source.rstrip("/"), "as named by --source")]
     if source is not None and source not in SOURCES:
         close = nearest(source, SOURCES)
@@ -75,6 +75,12 @@ def _bases(split: str, source: str | None) -> list[tuple[str, str]]:
             f"--source {source!r} is no known source, URL or folder",
             f"known: {', '.join(SOURCES)}",
             f"did you mean {close}?" if close else "name a URL (https://...) or a folder",
+        )
+    if source is not None and split not in SOURCES[source].splits:
+        raise ConfigError(
+            f"--source {source} does not have the split {split}",
+            f"it has {', '.join(SOURCES[source].splits)}",
+            "leave --source out: the known sources are tried in turn",
         )
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         raise DataError(
@@ -85,6 +91,10 @@ def _bases(split: str, source: str | None) -> list[tuple[str, str]]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     chosen = [SOURCES[source]] if source else [s for s in SOURCES.values() if split in s.splits]
     return [(f"{endpoint}/datasets/{s.repository}/resolve/main", s.note) for s in chosen]
+
+
+def _is_url(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
 
 
 def fetch_pile(
@@ -109,13 +119,14 @@ def fetch_pile(
         ConfigError: no such split, shard or source.
         DataError: no source has the file; lists what each said, and what to do by hand.
     """
+    names = file_names(split, shards)
     bases = _bases(split, source)
     with FolderLock(out):
         record_file = out / "pile.json"
         record: dict[str, Any] = {"kind": "ladderlm-pile", "format_version": 1, "files": {}}
         if record_file.is_file():
             record = read_json(record_file)
-        for name in file_names(split, shards):
+        for name in names:
             known = record["files"].get(name)
             if known and (out / name).is_file() and sha256_file(out / name) == known["sha256"]:
                 continue
@@ -135,7 +146,7 @@ def _fetch_one(
     complaints = []
     for base, note in bases:
         try:
-            if "://" not in base:
+            if not _is_url(base):
                 return _copy(Path(base) / name, path) | {"note": note}
             done = download(
                 f"{base}/{name}",
@@ -151,7 +162,7 @@ def _fetch_one(
                 "note": note,
             }
         except DataError as error:
-            complaints.append(f"{base}: {error.what}")
+            complaints.append(error.what)
     raise DataError(
         f"no source has {name}",
         "; ".join(complaints),

@@ -48,16 +48,16 @@ class EvalConfig:
     """Validation during a run and at its end."""
 
     path: str | None = execution_field(None)  # prepared data; None: the training data's folder
-    split: str = "val"
+    split: str = "val"  # which split is scored
     fingerprint: str | None = None  # of the split's tokens; None: taken from the data
     n_documents: int = 10_000  # the first this many are scored at the end of the run
     n_evals: int = 20  # validations during the run, beside the one at step 0
     head_tokens: int | None = None  # size of the part validated during the run; None: by time_share
     time_share: float = 0.04  # of the run's FLOPs that validation may take, by prediction
-    context: int | None = None  # None: data.seq_len
-    stride: int | None = None  # None: the context
+    context: int | None = None  # tokens of a window; None: data.seq_len
+    stride: int | None = None  # tokens scored per further window; None: the context
     n_samples: int = execution_field(2)  # texts written at each checkpoint; 0: none
-    sample_tokens: int = execution_field(64)
+    sample_tokens: int = execution_field(64)  # longest text
     sample_prompts: tuple[str, ...] = execution_field(())  # beside the unconditional ones
 
     def __post_init__(self) -> None:

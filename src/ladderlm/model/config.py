@@ -23,7 +23,7 @@ class ModelConfig:
     """
 
     dim: int = 128  # width of the residual stream
-    n_layers: int = 4
+    n_layers: int = 4  # transformer blocks
     n_heads: int = 4  # query heads
     n_kv_heads: int | None = None  # key/value heads; None: as many as n_heads
     vocab_size: int | None = None  # None: taken from the data's tokenizer before the run starts
@@ -32,11 +32,11 @@ class ModelConfig:
     ffn_dim: int | None = None  # hidden width of the MLP; None: Meta's rule, see ffn_width
     multiple_of: int = 32  # Meta's rule rounds the SwiGLU width up to a multiple of this
     ffn_dim_multiplier: float | None = None  # Meta's rule, as in LLaMA 2 70B
-    norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5  # inside the root of RMSNorm
+    rope_theta: float = 10000.0  # base of the rotary angles
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # type: ignore[assignment]
+    attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # type: ignore[assignment]  # reference: Meta's order
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):

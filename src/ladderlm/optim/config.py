@@ -19,9 +19,9 @@ class OptimConfig:
     learning_rate: float = 3e-3  # peak, reached at the end of the warm-up
     embedding_lr_scale: float = 1.0  # factor on the rate of the embedding table
     momentum: float = 0.95  # of muon
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    beta1: float = 0.9  # of adamw, decay of the mean gradient
+    beta2: float = 0.95  # of adamw, decay of the mean square
+    eps: float = 1e-8  # of adamw, added to the root
     weight_decay: float = 0.1  # decoupled; on matrices only, never on norms or embeddings
     grad_clip: float | None = 1.0  # largest global gradient norm; None: no clipping
     schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay

@@ -35,7 +35,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     out: str | None = execution_field(None)  # run folder; None: runs/<run id>
-    numerics_version: int = NUMERICS_VERSION
+    numerics_version: int = NUMERICS_VERSION  # a config of another version is refused
 
     def __post_init__(self) -> None:
         if self.numerics_version != NUMERICS_VERSION:

@@ -1,6 +1,6 @@
 """From a `RunConfig` to a finished run folder.
 
-Owns opening or resuming the folder, building the model, the final evaluations and the summary.
+Owns opening or resuming the folder and building the model; the end is in `finish.py`.
 Uses nothing but the standard library, torch, numpy and safetensors (tiktoken where installed).
 """
 
@@ -10,33 +10,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from ladderlm.checkpoint.layout import list_checkpoints, remove_unfinished, verify_checkpoint
-from ladderlm.checkpoint.load import load_newest, load_state, load_weights
+from ladderlm.checkpoint.load import load_newest
 from ladderlm.config import meaning_of, to_dict
 from ladderlm.data.shards import Split
 from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError, Stopped
-from ladderlm.eval.config import Policy
-from ladderlm.eval.meter import score_documents
-from ladderlm.eval.subsets import save_losses, summarise
-from ladderlm.files import AppendLog, FolderLock, publish_json, publish_text, read_json, remove_tree
+from ladderlm.files import AppendLog, FolderLock, publish_json, publish_text, remove_tree
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.environment import describe_environment
+from ladderlm.run.environment import describe_environment, describe_hardware
+from ladderlm.run.finish import finish, note_end, policy_of, write_summary
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
-from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
 from ladderlm.train.state import TrainState
+from ladderlm.train.throughput import peak_flops_per_second
 
 __all__ = ["Resume", "execute"]
 
@@ -108,12 +105,12 @@ def _execute_locked(
             publish_text(directory.path / "tokenizer" / name, text)
     try:
         state = _train(config, directory, processes, flag, observe)
-        _finish(config, directory, state, processes, flag, observe)
+        finish(config, directory, state, processes, flag, observe)
     except LadderError as error:
-        _note_end(directory, processes, "failed", error.what)
+        note_end(directory, processes, "failed", error.what)
         raise
     except Stopped as stop:
-        _note_end(directory, processes, "stopped", f"signal {stop.signal_number}")
+        note_end(directory, processes, "stopped", f"signal {stop.signal_number}")
         raise
     return directory.path
 
@@ -195,7 +192,7 @@ def _train(
     if processes.first:
         kept = [directory.metrics_file, directory.samples_file]
         logs = [AppendLog(path, lambda row: row.get("step", 0) <= reached) for path in kept]
-        _write_summary(config, directory, state, "running", {})
+        write_summary(config, directory, state, "running", {})
     processes.wait()
     if processes.first and saved is not None:
         _drop_newer(directory, state.step)
@@ -203,7 +200,7 @@ def _train(
     validated = frozenset(row["step"] for row in directory.metrics("eval"))
     sampled = frozenset(row["step"] for row in directory.samples())
     stream = RowStream(train, config.data, data.bos_id)
-    plan = _plan(config, val)
+    plan = _plan(config, val, processes.world_size)
     saved_step = state.step if saved is not None else None
     try:
         run_loop(
@@ -264,7 +261,7 @@ class _NoLog(AppendLog):
         """Do nothing."""
 
 
-def _plan(config: RunConfig, val: Split) -> LoopPlan:
+def _plan(config: RunConfig, val: Split, n_devices: int) -> LoopPlan:
     tokenizer = load_tokenizer(Path(config.data.path or "") / "tokenizer")
     evaluation = config.eval
     texts = ["" for _ in range(evaluation.n_samples)] + list(evaluation.sample_prompts)
@@ -273,6 +270,7 @@ def _plan(config: RunConfig, val: Split) -> LoopPlan:
     scored = eval_steps(config.train.n_steps, evaluation.n_evals)
     every = config.checkpoint.every_steps
     n_steps = config.train.n_steps
+    peak = peak_flops_per_second(describe_hardware(config.execution.device), config.train.precision)
     saved = set(sorted(scored)[2::2]) if every is None else set(range(every, n_steps, every))
     return LoopPlan(
         n_steps=n_steps,
@@ -287,7 +285,7 @@ def _plan(config: RunConfig, val: Split) -> LoopPlan:
         head_name=f"val-head-{evaluation.head_tokens}",
         head_tokens=evaluation.head_tokens or 1,
         n_documents=evaluation.n_documents,
-        policy=_policy(config),
+        policy=policy_of(config),
         eval_steps=scored,
         checkpoint_steps=frozenset(saved | {n_steps}),
         keep=config.checkpoint.keep,
@@ -295,103 +293,5 @@ def _plan(config: RunConfig, val: Split) -> LoopPlan:
         sample_tokens=evaluation.sample_tokens,
         tokenizer=tokenizer,
         stop_ids=frozenset({tokenizer.eos_id, tokenizer.bos_id}),
+        peak=peak * n_devices if peak else None,
     )
-
-
-def _policy(config: RunConfig) -> Policy:
-    context = config.eval_context
-    return Policy(context=context, stride=config.eval.stride or context)
-
-
-def _finish(
-    config: RunConfig,
-    directory: RunDirectory,
-    state: TrainState,
-    processes: Processes,
-    flag: SignalFlag,
-    observe: Callable[[dict[str, Any]], None],
-) -> None:
-    """Score the last and the best checkpoint over all validation documents and sum up."""
-    _, _, val = open_splits(config)
-    n_documents = min(config.eval.n_documents, val.n_documents)
-    policy = replace(_policy(config), n_documents=n_documents)
-    wanted = {"last": state.step}
-    if state.best and state.best["step"] != state.step:
-        wanted["best"] = state.best["step"]
-    found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
-    results: dict[str, Any] = {}
-    for which, step in wanted.items():
-        name = f"{val.fingerprint[:8]}-{val.name}-{policy.name}" + "-best" * (which == "best")
-        path = directory.evals / name
-        if not path.with_name(name + ".json").exists():
-            saved = load_state(found[step], with_optimizer=False)
-            load_weights(state.model, saved.weights, str(found[step].folder))
-            losses = score_documents(
-                state.model,
-                val,
-                np.arange(n_documents),
-                policy,
-                processes=processes,
-                check=flag.check if processes.world_size == 1 else lambda: None,
-            )
-            if processes.first:
-                extra = {"step": step, "split": val.name, "split_documents": val.n_documents}
-                save_losses(path, losses, policy, extra | summarise(losses, with_interval=False))
-        processes.wait()
-        results[which] = read_json(path.with_name(name + ".json"))
-    results.setdefault("best", results["last"])
-    if processes.first:
-        _log_final(config, directory, results["last"], val.name, state, observe)
-        _write_summary(config, directory, state, "finished", {val.name: results})
-
-
-def _log_final(
-    config: RunConfig,
-    directory: RunDirectory,
-    result: dict[str, Any],
-    split: str,
-    state: TrainState,
-    observe: Callable[[dict[str, Any]], None],
-) -> None:
-    """Add the full validation to metrics.jsonl, once."""
-    if any(row.get("split") == split for row in directory.metrics("eval")):
-        return
-    row = {
-        "kind": "eval",
-        "step": state.step,
-        "n_tokens": state.n_tokens,
-        "flops": describe_run(config, directory, state.step)["flops"],
-        "split": split,
-        "loss": result["loss"],
-        "bits_per_byte": result["bits_per_byte"],
-        "subsets": {n: r["bits_per_byte"] for n, r in result["subsets"].items()},
-        "policy": result["policy"],
-        "timing": {"seconds": state.seconds},
-    }
-    log = AppendLog(directory.metrics_file)
-    log.write(row)
-    log.close()
-    observe(row)
-
-
-def _write_summary(
-    config: RunConfig, directory: RunDirectory, state: TrainState, status: str, evals: Any
-) -> None:
-    summary = describe_run(config, directory, state.step)
-    summary |= {"status": status, "restarts": state.restarts, "evals": evals}
-    summary["n_tokens"] = state.n_tokens
-    summary["best_step"] = state.best.get("step")
-    summary["timing"]["seconds"] = state.seconds
-    publish_json(directory.summary_file, summary)
-
-
-def _note_end(directory: RunDirectory, processes: Processes, status: str, reason: str) -> None:
-    """Say in the summary why the run is not finished; what was saved stays."""
-    if processes.first and directory.summary_file.exists():
-        try:
-            publish_json(
-                directory.summary_file,
-                read_json(directory.summary_file) | {"status": status, "reason": reason},
-            )
-        except LadderError:  # a full disk must not hide the first error
-            _log.exception("could not note the end of the run")

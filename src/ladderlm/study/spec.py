@@ -3,14 +3,13 @@
 Owns `StudySpec` and its reading from TOML. What runs it means is in `plan.py`.
 """
 
-import dataclasses
 import difflib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ladderlm.config import from_dict, read_config_file, replace_all, to_dict
+from ladderlm.config import from_dict, nearest, read_config_file, replace_all, to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.run.config import RunConfig
@@ -140,7 +139,13 @@ def read_stored_study(folder: Path) -> StudySpec:
     return read_study(folder / STUDY_FILE, base)
 
 
-_TOP = ("name", "question", "rationale", "base", "ladder", "arm", "study")
+# Keys of the file and what their values must be.
+_Kinds = dict[str, type]
+_TOP: _Kinds = {"name": str, "question": str, "rationale": str, "base": dict, "ladder": dict}
+_TOP |= {"arm": list, "study": dict}
+_STUDY: _Kinds = {"pool": str, "demonstration": bool}
+_ARM: _Kinds = {"name": str, "set": dict, "hypothesis": str, "tune": dict}
+_WORDS = {str: "text", dict: "a table", list: "a list of tables, [[arm]]", bool: "true or false"}
 
 
 def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
@@ -151,16 +156,16 @@ def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
         base: stands in for what `[base]` comes to, where that was written down before.
 
     Raises:
-        ConfigError: unknown keys, missing parts, an arm that changes nothing or sets what the
-            ladder sets.
+        ConfigError: unknown keys, values of the wrong kind, missing parts, an arm that changes
+            nothing or sets what the ladder sets.
     """
     path = Path(path)
     values = read_config_file(path)
-    _refuse_unknown(values, _TOP, str(path))
+    _check_keys(values, _TOP, str(path))
     for needed in ("name", "base", "ladder", "arm"):
         if needed not in values:
             raise ConfigError(f"{path}: {needed!r} is missing", "", "see docs/studies.md")
-    name = str(values["name"])
+    name = values["name"]
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"{path}: name = {name!r}", "it names a folder", "use letters, digits, -")
     arms = tuple(_read_arm(arm, path) for arm in values["arm"])
@@ -171,30 +176,39 @@ def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
             "add an [[arm]]",
         )
     own = values.get("study", {})
-    _refuse_unknown(own, ("pool", "demonstration"), f"{path}: [study]")
+    _check_keys(own, _STUDY, f"{path}: [study]")
     spec = StudySpec(
         name=name,
-        question=str(values.get("question", "")),
-        rationale=str(values.get("rationale", "")),
+        question=values.get("question", ""),
+        rationale=values.get("rationale", ""),
         base=base or _read_base(dict(values["base"]), path),
         ladder=from_dict(LadderOptions, values["ladder"], f"{path}: ladder"),
         arms=arms,
         pool=own.get("pool"),
-        demonstration=bool(own.get("demonstration", False)),
+        demonstration=own.get("demonstration", False),
     )
     _check_arms(spec, path)
     return spec
 
 
-def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}", f"known: {', '.join(known)}")
+def _check_keys(values: Any, kinds: _Kinds, where: str) -> None:
+    """Refuse unknown keys and values of the wrong kind."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {values!r} is not a table", f"known keys: {', '.join(kinds)}")
+    for key, value in values.items():
+        if key not in kinds:
+            close = nearest(key, kinds)
+            raise ConfigError(
+                f"{where}: unknown key {key!r}",
+                f"known: {', '.join(kinds)}",
+                f"did you mean {close}?" if close else "",
+            )
+        if not isinstance(value, kinds[key]):
+            raise ConfigError(f"{where}: {key} = {value!r}", f"it must be {_WORDS[kinds[key]]}")
 
 
-def _read_arm(values: dict[str, Any], path: Path) -> Arm:
-    names = tuple(f.name for f in dataclasses.fields(Arm))
-    _refuse_unknown(values, names, f"{path}: [[arm]]")
+def _read_arm(values: Any, path: Path) -> Arm:
+    _check_keys(values, _ARM, f"{path}: [[arm]]")
     if "name" not in values:
         raise ConfigError(f"{path}: an [[arm]] has no name")
     return Arm(**values)
@@ -221,7 +235,8 @@ def _flatten(values: dict[str, Any], place: str = "") -> dict[str, Any]:
     return flat
 
 
-_LADDER_SETS = ("model.dim", "model.n_layers", "model.n_heads", "train.n_steps", "train.seed")
+_LADDER_SETS = {"model.dim", "model.n_layers", "model.n_heads", "model.vocab_size"}
+_LADDER_SETS |= {"train.n_steps", "train.seed", "data.order_seed", "out"}
 
 
 def _check_arms(spec: StudySpec, path: Path) -> None:

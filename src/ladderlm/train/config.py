@@ -19,8 +19,8 @@ class TrainConfig:
     n_steps: int = 1000  # optimizer updates
     global_batch_tokens: int = 4096  # row positions of one update, over all processes
     seed: int = 1  # initial weights and dropout; the order of data has its own
-    precision: Literal["float32"] = "float32"
-    log_every_steps: int = 10
+    precision: Literal["float32"] = "float32"  # of weights and products
+    log_every_steps: int = 10  # the first and the last step are always logged
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "global_batch_tokens", "log_every_steps"):
@@ -52,7 +52,7 @@ class CheckpointConfig:
 class ExecutionConfig:
     """Where and how a run is carried out. Recorded, never part of the run's name."""
 
-    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # type: ignore[assignment]
+    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # type: ignore[assignment]  # auto: cuda where there is one
     n_threads: int | None = execution_field(
         None
     )  # CPU threads; None: all cores this process may use

@@ -32,6 +32,7 @@ from ladderlm.tokenizer.prompt import EncodedPrompt
 from ladderlm.train.guards import SignalFlag, check_weights
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
+from ladderlm.train.throughput import throughput
 
 __all__ = ["LoopPlan", "run_loop"]
 
@@ -54,6 +55,7 @@ class LoopPlan:
         prompts, sample_tokens: texts written at each checkpoint.
         tokenizer: of the data, to write the samples.
         stop_ids: ids that end a sample.
+        peak: FLOPs per second of all devices together; None: not known.
     """
 
     n_steps: int
@@ -76,6 +78,7 @@ class LoopPlan:
     sample_tokens: int
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
+    peak: float | None
 
 
 class _Loop:
@@ -131,9 +134,11 @@ class _Loop:
         state.seconds += seconds
         if state.step % plan.log_every_steps == 0 or state.step in (1, plan.n_steps):
             fields = {"loss": done.loss, "learning_rate": rate, "grad_norm": done.grad_norm}
-            self._log("train", fields, {"step_seconds": seconds})
+            n_positions = plan.global_batch_seqs * plan.seq_len
+            speed = throughput(seconds, n_positions, self.flops_per_step, plan.peak)
+            self._log("train", fields, speed)
 
-    def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float]) -> None:
+    def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
         state = self.state
         row = {
             "kind": kind,
@@ -143,9 +148,6 @@ class _Loop:
             **fields,
             "timing": {"seconds": state.seconds, **timing},
         }
-        if kind == "train":
-            n_positions = self.plan.global_batch_seqs * self.plan.seq_len
-            row["timing"]["tokens_per_second"] = n_positions / timing["step_seconds"]
         if self.processes.first:
             self.metrics.write(row)
             self.observe(row)

@@ -1,0 +1,104 @@
+"""Write docs/options.md from the dataclasses, the one place where options are declared.
+
+python docs/options.py [--check]      --check writes nothing and fails if the page is old
+"""
+# ruff: noqa: T201
+
+import ast
+import dataclasses
+import inspect
+import sys
+import textwrap
+import typing
+from pathlib import Path
+from typing import Any
+
+from ladderlm.files import publish_text
+from ladderlm.run.config import RunConfig
+from ladderlm.study.spec import LadderOptions
+
+PAGE = Path(__file__).with_name("options.md")
+HEAD = """\
+# Options
+
+Made by `docs/options.py` from the dataclasses; do not edit.
+
+Every option is a flag of `ladderlm train` (`--model.dim 384`), a key of a config file (`[model]`
+`dim = 384`) and a dotted name in a study file (`"model.dim" = 384`). Options marked * say how a run
+is carried out; they are recorded but do not change its name.
+"""
+
+
+def comments_of(cls: type) -> dict[str, str]:
+    """Give the comment that stands behind each field."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    lines = source.splitlines()
+    found = {}
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            line = lines[(node.end_lineno or node.lineno) - 1]
+            comment = line.partition("  # ")[2].replace("type: ignore[assignment]", "")
+            found[node.target.id] = comment.strip(" #")
+    return found
+
+
+def described(cls: type) -> dict[str, str]:
+    """Give what the Args section of a docstring says of each field."""
+    found = {}
+    for line in inspect.getdoc(cls).splitlines():  # type: ignore[union-attr]
+        name, colon, text = line.strip().partition(": ")
+        if colon and name.replace("_", "").isalnum():
+            found[name] = text
+    return found
+
+
+def rows(cls: type, place: str = "") -> list[str]:
+    """Give a table row for every option below a dataclass."""
+    hints, comments, words = typing.get_type_hints(cls), comments_of(cls), described(cls)
+    made = []
+    for field in dataclasses.fields(cls):
+        kind, name = hints[field.name], place + field.name
+        if dataclasses.is_dataclass(kind):
+            section = typing.cast(type, kind)
+            made += ["", f"## {name}", "", (inspect.getdoc(section) or "").split("\n")[0], ""]
+            made += ["| option | type | default | meaning |", "|---|---|---|---|"]
+            made += rows(section, f"{name}.")
+            continue
+        star = " *" if field.metadata.get("ladderlm.half") == "execution" else ""
+        text = (comments[field.name] or words.get(field.name, "")).strip(" ;")
+        shown = "required" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        cells = [f"`{name}`{star}", f"`{spell(kind)}`", shown, text]
+        made.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return made
+
+
+def spell(kind: Any) -> str:
+    """Spell a type as it is written."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+
+
+def page() -> str:
+    """Give the whole page."""
+    sections = rows(RunConfig)
+    top = [row for row in sections if row.startswith(("| `out`", "| `numerics_version`"))]
+    rest = [row for row in sections if row not in top]
+    table = ["| option | type | default | meaning |", "|---|---|---|---|"]
+    ladder = ["", "## ladder (of a study file)", "", *table, *rows(LadderOptions)]
+    run = ["", "## the run", "", *table, *top]
+    return HEAD + "\n".join([*rest, *run, *ladder]).rstrip() + "\n"
+
+
+def main(argv: list[str]) -> int:
+    """Write the page, or say that it is old."""
+    text = page()
+    if "--check" in argv:
+        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        print("docs/options.md is as it should be" if same else "run python docs/options.py")
+        return 0 if same else 1
+    publish_text(PAGE, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

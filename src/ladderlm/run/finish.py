@@ -1,0 +1,131 @@
+"""The end of a run, and the summary that says where it stands.
+
+Owns the final evaluations of the last and the best checkpoint, and `summary.json`.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ladderlm.checkpoint.layout import list_checkpoints
+from ladderlm.checkpoint.load import load_state, load_weights
+from ladderlm.dist import Processes
+from ladderlm.errors import LadderError
+from ladderlm.eval.config import Policy
+from ladderlm.eval.meter import score_documents
+from ladderlm.eval.subsets import save_losses, summarise
+from ladderlm.files import AppendLog, publish_json, read_json
+from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
+from ladderlm.run.resolve import open_splits
+from ladderlm.run.summary import describe_run
+from ladderlm.train.guards import SignalFlag
+from ladderlm.train.state import TrainState
+
+__all__ = ["finish", "note_end", "policy_of", "write_summary"]
+
+_log = logging.getLogger(__name__)
+
+
+def policy_of(config: RunConfig) -> Policy:
+    """Give how documents are cut into windows in this run."""
+    context = config.eval_context
+    return Policy(context=context, stride=config.eval.stride or context)
+
+
+def finish(
+    config: RunConfig,
+    directory: RunDirectory,
+    state: TrainState,
+    processes: Processes,
+    flag: SignalFlag,
+    observe: Callable[[dict[str, Any]], None],
+) -> None:
+    """Score the last and the best checkpoint over all validation documents and sum up."""
+    _, _, val = open_splits(config)
+    n_documents = min(config.eval.n_documents, val.n_documents)
+    policy = replace(policy_of(config), n_documents=n_documents)
+    wanted = {"last": state.step}
+    if state.best and state.best["step"] != state.step:
+        wanted["best"] = state.best["step"]
+    found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
+    results: dict[str, Any] = {}
+    for which, step in wanted.items():
+        name = f"{val.fingerprint[:8]}-{val.name}-{policy.name}" + "-best" * (which == "best")
+        path = directory.evals / name
+        if not path.with_name(name + ".json").exists():
+            saved = load_state(found[step], with_optimizer=False)
+            load_weights(state.model, saved.weights, str(found[step].folder))
+            losses = score_documents(
+                state.model,
+                val,
+                np.arange(n_documents),
+                policy,
+                processes=processes,
+                check=flag.check if processes.world_size == 1 else lambda: None,
+            )
+            if processes.first:
+                extra = {"step": step, "split": val.name, "split_documents": val.n_documents}
+                save_losses(path, losses, policy, extra | summarise(losses, with_interval=False))
+        processes.wait()
+        results[which] = read_json(path.with_name(name + ".json"))
+    results.setdefault("best", results["last"])
+    if processes.first:
+        _log_final(config, directory, results["last"], val.name, state, observe)
+        write_summary(config, directory, state, "finished", {val.name: results})
+
+
+def _log_final(
+    config: RunConfig,
+    directory: RunDirectory,
+    result: dict[str, Any],
+    split: str,
+    state: TrainState,
+    observe: Callable[[dict[str, Any]], None],
+) -> None:
+    """Add the full validation to metrics.jsonl, once."""
+    if any(row.get("split") == split for row in directory.metrics("eval")):
+        return
+    row = {
+        "kind": "eval",
+        "step": state.step,
+        "n_tokens": state.n_tokens,
+        "flops": describe_run(config, directory, state.step)["flops"],
+        "split": split,
+        "loss": result["loss"],
+        "bits_per_byte": result["bits_per_byte"],
+        "subsets": {n: r["bits_per_byte"] for n, r in result["subsets"].items()},
+        "policy": result["policy"],
+        "timing": {"seconds": state.seconds},
+    }
+    log = AppendLog(directory.metrics_file)
+    log.write(row)
+    log.close()
+    observe(row)
+
+
+def write_summary(
+    config: RunConfig, directory: RunDirectory, state: TrainState, status: str, evals: Any
+) -> None:
+    """Publish `summary.json` as it stands at `state.step`."""
+    summary = describe_run(config, directory, state.step)
+    summary |= {"status": status, "restarts": state.restarts, "evals": evals}
+    summary["n_tokens"] = state.n_tokens
+    summary["best_step"] = state.best.get("step")
+    summary["timing"]["seconds"] = state.seconds
+    publish_json(directory.summary_file, summary)
+
+
+def note_end(directory: RunDirectory, processes: Processes, status: str, reason: str) -> None:
+    """Say in the summary why the run is not finished; what was saved stays."""
+    if processes.first and directory.summary_file.exists():
+        try:
+            publish_json(
+                directory.summary_file,
+                read_json(directory.summary_file) | {"status": status, "reason": reason},
+            )
+        except LadderError:  # a full disk must not hide the first error
+            _log.exception("could not note the end of the run")
