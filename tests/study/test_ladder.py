@@ -106,7 +106,7 @@ def test_a_budget_below_the_smallest_shape_is_refused_with_the_smallest_that_wor
     n_rungs=st.integers(2, 6),
     decades=st.floats(1, 2.5),
 )
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_snapped_budgets_rise_span_what_was_asked_and_are_met_by_a_shape(
     base, ratio, exponent, n_rungs, decades
 ):

@@ -108,7 +108,8 @@ def draw_study(study: Facts) -> dict[str, Any]:
         span = points.x.max() / points.x.min() if len(points) else 0
         if x == "flops" and span < 9.9:
             note = f"only {span:.1f}x of compute: too little to say how the effect scales"
-        figures[x] = scaling_figure(points, law, comparisons, held, x, note)
+        arms = [arm["name"] for arm in study["arms"]]
+        figures[x] = scaling_figure(points, arms, law, comparisons, held, x, note)
     return figures
 
 

@@ -58,6 +58,17 @@ COLUMNS = (
     "excluded_because",
 )
 TIMING_COLUMNS = ("seconds", "device_seconds")
+# A run id such as 12e345678901 must not be read as a number.
+TEXT_COLUMNS = (
+    "study",
+    "run_id",
+    "config_hash",
+    "arm",
+    "hardware",
+    "cluster",
+    "status",
+    "excluded_because",
+)
 Row = dict[str, Any]
 
 
@@ -155,7 +166,10 @@ def read_results(path: Path) -> list[Row]:
     missing = [c for c in COLUMNS if rows and c not in rows[0]]
     if not rows or missing:
         raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")
-    return [{key: _number(value) for key, value in row.items()} for row in rows]
+    return [
+        {key: value if key in TEXT_COLUMNS else _number(value) for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def _number(text: str) -> Any:

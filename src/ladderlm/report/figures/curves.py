@@ -8,11 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ladderlm.report.figures.style import GREY, colour_of, new_figure
+from ladderlm.report.figures.style import GREY, colour_of, new_figure, styled
 
 __all__ = ["loss_curves"]
 
 
+@styled
 def loss_curves(
     train: list[dict[str, Any]], validation: list[dict[str, Any]], trivial: dict[str, float]
 ) -> Figure:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
 
-from ladderlm.report.figures.style import GREY, colour_of, new_figure
+from ladderlm.report.figures.style import GREY, colour_of, marker_of, new_figure, styled
 from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.fit import Points
 from ladderlm.scaling.laws import LogLinearLaw
@@ -25,8 +26,10 @@ X_LABELS = {
 }
 
 
+@styled
 def scaling_figure(
     points: Points,
+    arms: list[str],
     law: LogLinearLaw | None,
     comparisons: list[Comparison],
     held_out: set[int],
@@ -37,6 +40,7 @@ def scaling_figure(
 
     Args:
         points: runs that count; x in FLOPs, device seconds or tokens.
+        arms: names, the baseline first; an arm keeps its colour and marker in every figure.
         law: fitted to them over the same x; None: not enough points.
         comparisons: of each variant with the baseline over the same x.
         held_out: rungs kept out of the forecast's fit, drawn hollow.
@@ -45,7 +49,6 @@ def scaling_figure(
     """
     figure, axes = new_figure(8.0, 8.0, 3, height_ratios=[3, 1.6, 1], sharex=True)
     top, middle, bottom = axes
-    arms = list(dict.fromkeys(points.arm.tolist()))
     unit = 1 / 3600 if x == "device_seconds" else 1.0
     for index, arm in enumerate(arms):
         _draw_arm(top, bottom, points, law, arm, index, held_out, unit)
@@ -61,10 +64,21 @@ def scaling_figure(
     bottom.set_title("Residuals of the fit")
     bottom.set_ylabel("sd")
     bottom.set_xscale("log")
+    bottom.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    bottom.xaxis.set_minor_locator(NullLocator())
+    bottom.xaxis.set_major_formatter(_spell)
     bottom.set_xlabel(X_LABELS[x] + (f"\n{note}" if note else ""))
     if law is None:
         top.text(0.5, 0.5, "not enough points for a fit", transform=top.transAxes, ha="center")
     return figure
+
+
+def _spell(value: float, _place: object = None) -> str:
+    """Spell a tick: 2e11 for large numbers, 0.05 for hours."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def _draw_arm(
@@ -89,6 +103,7 @@ def _draw_arm(
             facecolors=face,
             edgecolors=colour,
             linewidths=1.4,
+            marker=marker_of(index),
             zorder=3,
             label=label if mask.any() else None,
         )
@@ -97,7 +112,7 @@ def _draw_arm(
     grid = np.geomspace(own.x.min(), own.x.max(), 60)
     fitted = law.predict(arm, grid)
     half = stats.t.ppf(0.975, max(law.degrees_of_freedom, 1)) * law.standard_error(arm, grid)
-    top.plot(grid * unit, fitted, color=colour, linewidth=1.4)
+    top.plot(grid * unit, fitted, color=colour, linewidth=1.4, linestyle=("-", "--")[index % 2])
     top.fill_between(
         grid * unit,
         fitted * np.exp(-half),
@@ -108,7 +123,7 @@ def _draw_arm(
     )
     if law.sigma > 0:
         residuals = np.log(own.loss / law.predict(arm, own.x)) / law.sigma
-        bottom.scatter(own.x * unit, residuals, s=18, color=colour)
+        bottom.scatter(own.x * unit, residuals, s=18, color=colour, marker=marker_of(index))
 
 
 def _draw_multipliers(
@@ -119,7 +134,8 @@ def _draw_multipliers(
     axes.set_title("Compute multiplier m: baseline's compute for the same loss / compute used")
     axes.set_ylabel("m")
     for comparison in comparisons:
-        colour = colour_of(arms.index(comparison.variant))
+        index = arms.index(comparison.variant)
+        colour = colour_of(index)
         for rung in comparison.rungs:
             estimate = rung.estimate
             if math.isfinite(estimate.low_95) and math.isfinite(estimate.high_95):
@@ -136,6 +152,7 @@ def _draw_multipliers(
                 s=34,
                 facecolors=face,
                 edgecolors=colour,
+                marker=marker_of(index),
                 zorder=3,
             )
         pooled = comparison.pooled

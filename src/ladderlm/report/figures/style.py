@@ -4,13 +4,27 @@ Owns colours, fonts and the saving of figures as deterministic SVG. matplotlib i
 this package.
 """
 
+import functools
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-__all__ = ["ARM_COLOURS", "GREY", "colour_of", "new_figure", "png_bytes", "svg_text"]
+__all__ = [
+    "ARM_COLOURS",
+    "GREY",
+    "colour_of",
+    "marker_of",
+    "new_figure",
+    "png_bytes",
+    "styled",
+    "svg_text",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Okabe and Ito 2008: told apart with any colour vision.
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -39,20 +53,35 @@ _STYLE: Any = {
 }
 
 
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Let a drawing function draw in the house's style."""
+
+    @functools.wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> T:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def marker_of(index: int) -> str:
+    """Give the marker of an arm, so that arms are told apart without colour as well."""
+    return "osD^vP*"[index % 7]
+
+
 def colour_of(index: int) -> str:
     """Give the colour of an arm by its place in the study."""
     return ARM_COLOURS[index % len(ARM_COLOURS)]
 
 
 def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Make a figure (inches) with rows of axes, without any global state.
+    """Make a figure (inches) with rows of axes, without any global state; for `styled` functions.
 
     Returns:
         The figure, and one axes or an array of them.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, **options)
 
 
 def svg_text(figure: Figure) -> str:
