@@ -10,7 +10,7 @@ from ladderlm.tokenizer.train import train_bpe
 
 CODE = ["def name(self):\n    return self.name\n\n\ndef other(x):\n    return x\n"] * 3
 ACCENTS = ["déjà vu, été, naïve café — ¿qué? 日本 日本語 日記\n"] * 4
-WORDS = train_bpe(CODE + ACCENTS, 330)
+WORDS = train_bpe(CODE + ACCENTS, 315)
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.lists(
@@ -36,7 +36,7 @@ def test_the_space_that_ends_a_prompt_becomes_part_of_the_next_word():
     assert bytes_of(prompt, []) == b"def"
     words = {WORDS.decode([token]) for token in prompt.first_ids}
     assert " " in words
-    assert " name" in words
+    assert " café" in words
     assert all(word.startswith(" ") for word in words)
 
 
@@ -82,11 +82,10 @@ def test_characters_of_many_bytes_are_never_cut_in_two(text):
     """G01: the healed token may be one byte of a character."""
     prompt = encode_prompt(WORDS, text)
     for first in prompt.first_ids or WORDS.encode("x"):
-        added = prompt.continuation(WORDS, [first])
-        assert (bytes_of(prompt, [first])).startswith(text.encode())
-        assert added == WORDS.decode([first]) if not prompt.healed else True
-    again = [*WORDS.encode(text)[-1:]] if prompt.healed else []
-    assert prompt.continuation(WORDS, again) == ""
+        assert bytes_of(prompt, [first]).startswith(text.encode())
+    nothing_new = WORDS.encode(text)[-1:] if prompt.healed else []
+    assert prompt.continuation(WORDS, nothing_new) == ""
+    assert prompt.continuation(WORDS, [*nothing_new, *WORDS.encode("日é")]) == "日é"
 
 
 def test_a_character_that_is_broken_off_shows_as_a_replacement_not_as_an_error():

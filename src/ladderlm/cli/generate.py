@@ -23,7 +23,7 @@ class GenerateOptions:
     """Text to continue; - reads standard input. Default: none, the model starts from BOS."""
     prompt_file: str | None = None
     """File whose text is continued."""
-    max_new_tokens: int = 128
+    max_new_tokens: int = 256
     """Longest continuation."""
     temperature: float = 0.8
     """0 takes the likeliest token."""

@@ -186,7 +186,7 @@ class _Loop:
         if not (self.processes.first and plan.prompts):
             return
         alone = self.processes.world_size == 1
-        sampling = SamplingConfig(temperature=0.8, seed=1)
+        sampling = SamplingConfig(temperature=0.8, top_p=0.9, seed=1)
         completions = generate(
             state.model,
             [prompt.tokens for prompt in plan.prompts],
@@ -203,7 +203,8 @@ class _Loop:
             row = {"step": state.step, "index": i, "prompt": prompt.text}
             text = prompt.continuation(plan.tokenizer, completion.tokens)
             row |= {"text": text, "stopped": completion.stopped}
-            row |= {"temperature": sampling.temperature, "seed": sampling.seed + i}
+            row |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+            row["seed"] = sampling.seed + i
             self.samples.write(row)
 
     def save(self) -> None:
