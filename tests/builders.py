@@ -98,6 +98,7 @@ def tiny_study(data: Path, **changes: Any) -> dict[str, Any]:
             "train.global_batch_tokens": 256,
             "train.log_every_steps": 1,
             "optim.learning_rate": 0.03,
+            "checkpoint.every_steps": 100,
             "eval": {"n_evals": 3, "head_tokens": 300, "n_samples": 1, "sample_tokens": 8},
             "execution.device": "cpu",
         },

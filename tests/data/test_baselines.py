@@ -90,3 +90,29 @@ def test_rates_are_bits_of_the_raw_bytes():
 
 def test_no_text_gives_no_rate():
     assert math.isnan(trivial_models([b"a"], [])["bits_per_byte"]["gzip -9, whole"])
+
+
+def test_the_unigram_rate_is_the_one_by_hand():
+    """4 bytes of 2 types: (2 + 2/256) / 6 for each of both, 2/256 / 6 for any other byte."""
+    model = ByteModel()
+    model.learn([b"ab", b"ba"])
+    seen, unseen = (2 + 2 / 256) / 6, (2 / 256) / 6
+    assert model.bits([b"aab"], 0) == pytest.approx(-3 * math.log2(seen))
+    assert model.bits([b"z"], 0) == pytest.approx(-math.log2(unseen))
+
+
+def test_on_much_text_the_unigram_rate_is_the_entropy():
+    """p = 1/2, 1/4, 1/4: 1.5 bits; smoothing adds 3 types to 40,000 bytes."""
+    text = b"aabc" * 10_000
+    model = ByteModel()
+    model.learn([text])
+    assert model.bits([text], 0) / len(text) == pytest.approx(1.5, abs=1e-3)
+
+
+def test_documents_without_a_byte_cost_nothing_and_teach_nothing():
+    """P03: empty documents at the beginning, in the middle and at the end."""
+    plain = trivial_models([b"abc", b"abd"], [b"ab", b"b"])
+    empty = trivial_models([b"", b"abc", b"", b"abd", b""], [b"", b"ab", b"", b"b"])
+    assert (empty["n_documents"], empty["n_bytes"]) == (4, 3)
+    for name in ("uniform bytes", "byte unigram", "order-2 byte model", "xz -9e, whole"):
+        assert empty["bits_per_byte"][name] == plain["bits_per_byte"][name]

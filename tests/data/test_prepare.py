@@ -374,6 +374,69 @@ def test_the_dtype_follows_the_vocabulary(tmp_path, n_words, dtype):
     assert shard == split.n_tokens * int(dtype[-1])
 
 
+EVERY_CRASH = """
+import os, sys
+from pathlib import Path
+from ladderlm.data.prepare import PrepareConfig, prepare
+sources, tokenizer, out = sys.argv[1:]
+
+def die_at(number):
+    n_calls = 0
+    def watched(call):
+        def counted(*arguments, **options):
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == number:
+                os._exit(9)
+            return call(*arguments, **options)
+        return counted
+    for name in ("fsync", "replace", "unlink", "rmdir", "mkdir"):
+        setattr(os, name, watched(getattr(os, name)))
+
+for number in range(1, 1000):
+    child = os.fork()  # before any thread has been started
+    if child == 0:
+        die_at(number)
+        prepare(PrepareConfig(
+            sources=(sources,), tokenizer=tokenizer, out=f"{out}-{number}", n_workers=1
+        ))
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != 9:
+        print(number, status)
+        break
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_crash_at_every_single_file_operation_can_be_recovered_from(
+    config, corpus, tmp_path, child_environment
+):
+    """D15: death before each fsync, rename, unlink and mkdir of one prepare, one after another."""
+    write_jsonl(corpus / "train.jsonl", TRAIN[:6])
+    calm = config(out=str(tmp_path / "calm"))
+    prepare(calm)
+    expected = content_of(tmp_path / "calm")
+    crashed = tmp_path / "crashed"
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_CRASH, str(corpus), calm.tokenizer, str(crashed)],
+        env=child_environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    n_crashes, status = map(int, done.stdout.split())
+    assert status == 0
+    assert n_crashes > 30
+    for number in range(1, n_crashes):
+        out = Path(f"{crashed}-{number}")
+        if (out / "manifest.json").exists():
+            assert open_data(out).split("train").n_documents == 6
+        prepare(config(out=str(out)))
+        assert content_of(out) == expected, number
+
+
 class BoomError(Exception):
     pass
 

@@ -62,7 +62,7 @@ def test_every_shape_keeps_the_head_size_and_the_proportions(base, aspect):
 
 
 @given(base=bases(), aspect=ASPECTS, ratio=RATIOS, exponent=st.floats(8, 19))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_a_chosen_shape_meets_its_ratio_or_the_refusal_names_a_budget_that_works(
     base, aspect, ratio, exponent
 ):
@@ -80,7 +80,7 @@ def test_a_chosen_shape_meets_its_ratio_or_the_refusal_names_a_budget_that_works
 
 
 @given(base=bases(), aspect=ASPECTS, ratio=RATIOS, place=st.integers(0, 10_000))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_the_natural_budget_of_a_shape_is_never_refused(base, aspect, ratio, place):
     grid = shapes(base, aspect)
     shape = grid[place % len(grid)]
@@ -106,7 +106,7 @@ def test_a_budget_below_the_smallest_shape_is_refused_with_the_smallest_that_wor
     n_rungs=st.integers(2, 6),
     decades=st.floats(1, 2.5),
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_snapped_budgets_rise_span_what_was_asked_and_are_met_by_a_shape(
     base, ratio, exponent, n_rungs, decades
 ):

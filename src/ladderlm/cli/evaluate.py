@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, progress_bar
+from ladderlm.cli.options import parse, print_json, printable, progress_bar
 from ladderlm.errors import ConfigError
 
 __all__ = ["run"]
@@ -100,7 +100,7 @@ def _describe(summary: dict[str, Any]) -> None:
     print(f"  {'subset':<26} {'documents':>9} {'bytes':>11} {'bits/byte':>10} {'nats/token':>11}")
     for name, row in summary["subsets"].items():
         print(
-            f"  {name:<26} {row['n_documents']:>9,} {row['n_bytes']:>11,} "
+            f"  {printable(name):<26} {row['n_documents']:>9,} {row['n_bytes']:>11,} "
             f"{row['bits_per_byte']:>10.4f} {row['loss']:>11.4f}"
         )
     print(f"  {'mean over subsets':<26} {'':>9} {'':>11} {summary['macro_bits_per_byte']:>10.4f}")

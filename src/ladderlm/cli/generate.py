@@ -7,10 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json
+from ladderlm.cli.options import parse, print_json, printable
 from ladderlm.errors import ConfigError, DataError
 
-__all__ = ["printable", "run"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,3 @@ def _read_prompt(options: GenerateOptions) -> str:
             f"--prompt-file {options.prompt_file}: {error.strerror}", "", "check the path"
         ) from error
     return options.prompt
-
-
-def printable(text: str) -> str:
-    """Show control characters of a model's text instead of sending them to a terminal."""
-    kept = "\n\t"
-    return "".join(c if c in kept or c.isprintable() else f"\\x{ord(c):02x}" for c in text)

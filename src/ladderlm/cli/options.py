@@ -4,13 +4,14 @@ Owns the one way in which commands read their arguments (tyro), print JSON and s
 """
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Progress", "parse", "print_json", "progress_bar"]
+from ladderlm.files import to_json
+
+__all__ = ["Progress", "parse", "print_json", "printable", "progress_bar"]
 
 T = TypeVar("T")
 
@@ -49,8 +50,14 @@ def parse(
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one strict JSON document to standard output."""
+    print(to_json(value))
+
+
+def printable(text: str) -> str:
+    """Show control characters of a foreign text instead of sending them to a terminal."""
+    kept = "\n\t"
+    return "".join(c if c in kept or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 @contextlib.contextmanager

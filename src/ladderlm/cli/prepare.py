@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, progress_bar
+from ladderlm.cli.options import parse, print_json, printable, progress_bar
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.errors import ConfigError
 from ladderlm.units import format_bytes, format_count
@@ -79,10 +79,8 @@ def describe_data(manifest: dict[str, Any]) -> None:
         )
         for subset, counts in split["subsets"].items():
             rate = counts["n_bytes"] / max(counts["n_tokens"] - 2 * counts["n_documents"], 1)
-            size = format_bytes(counts["n_bytes"])
-            print(
-                f"    {subset:<24} {counts['n_documents']:>8,}  {size:>8}  {rate:.2f} bytes/token"
-            )
+            size, shown = format_bytes(counts["n_bytes"]), printable(subset)
+            print(f"    {shown:<24} {counts['n_documents']:>8,}  {size:>8}  {rate:.2f} bytes/token")
         for reason, count in split["skipped"].items():
             print(f"    left out: {count:,} x {reason}")
     for pair, count in manifest["overlap"].items():

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json
+from ladderlm.cli.options import parse, print_json, printable
 from ladderlm.data.documents import Reader
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
@@ -141,7 +141,7 @@ def _describe(report: dict[str, Any], out: str) -> None:
     print(f"  learnt from {learnt['n_documents']:,} documents, {format_bytes(learnt['n_bytes'])}")
     print(f"  tiktoken, tokenizers and the reference agree on {report['n_texts_proven']} texts")
     for name, rate in report["bytes_per_token"].items():
-        print(f"  {name:<20} {rate:.2f} bytes per token")
+        print(f"  {printable(name):<20} {rate:.2f} bytes per token")
 
 
 def _show(options: ShowOptions) -> int:

@@ -9,8 +9,10 @@ import tyro
 from ladderlm.checkpoint.layout import list_checkpoints, verify_checkpoint
 from ladderlm.cli.options import parse
 from ladderlm.data.shards import open_data
-from ladderlm.errors import ConfigError
+from ladderlm.errors import ConfigError, DataError
+from ladderlm.files import read_json, sha256_file
 from ladderlm.run.directory import RunDirectory
+from ladderlm.tokenizer.base import load_tokenizer
 
 __all__ = ["run"]
 
@@ -30,12 +32,15 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"{folder} is a report", "", f"use `ladderlm report verify {folder}`")
     if (folder / "manifest.json").is_file():
         data = open_data(folder)
+        _verify_tokenizer(data.tokenizer_folder, data.tokenizer_fingerprint)
         for name in data.split_names:
             split = data.split(name)
             print(f"{folder}: split {name}: {split.n_tokens:,} tokens good")
     elif (folder / "config.json").is_file():
         directory = RunDirectory(folder)
-        directory.config()
+        config = directory.config()
+        if (folder / "tokenizer").is_dir():
+            _verify_tokenizer(folder / "tokenizer", config.data.tokenizer_fingerprint)
         checkpoints = list_checkpoints(directory.checkpoints)
         for checkpoint in checkpoints:
             verify_checkpoint(checkpoint)
@@ -45,3 +50,15 @@ def run(argv: list[str]) -> int:
     else:
         raise ConfigError(f"{folder} is neither prepared data nor a run", "", "check the path")
     return 0
+
+
+def _verify_tokenizer(folder: Path, fingerprint: str | None) -> None:
+    """Compare a tokenizer with its own record and with those who use it."""
+    stated = read_json(folder / "ladderlm.json")["sha256"]
+    found = load_tokenizer(folder).fingerprint
+    if sha256_file(folder / "tokenizer.json") != stated or found != fingerprint:
+        raise DataError(
+            f"{folder / 'tokenizer.json'} is damaged: it is not the tokenizer that was recorded",
+            "its ids would mean other texts",
+            "restore the folder from a copy, or make it again",
+        )

@@ -4,6 +4,7 @@ Owns the readers of `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.txt`, folders of thos
 input, and the errors that name file and line. What a file is is decided by its first bytes.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -102,7 +103,8 @@ class Reader:
     def _read_file(self, path: Path) -> Iterator[Document]:
         name = "<stdin>" if str(path) == "-" else str(path)
         try:
-            with _open_plain(path, name) as stream:
+            with contextlib.ExitStack() as opened:
+                stream = _open_plain(path, name, opened)
                 if path.name.removesuffix(".zst").removesuffix(".gz").endswith(".txt"):
                     yield from self._read_text(stream, name)
                 else:
@@ -215,8 +217,12 @@ def _too_long(name: str, number: int) -> DataError:
     )
 
 
-def _open_plain(path: Path, name: str) -> IO[bytes]:
-    """Open a file for reading, decompressing by what its first bytes say it is."""
+def _open_plain(path: Path, name: str, opened: contextlib.ExitStack) -> IO[bytes]:
+    """Open a file for reading, decompressing by what its first bytes say it is.
+
+    Args:
+        opened: closes the file and what decompresses it.
+    """
     stream: IO[bytes]
     if str(path) == "-":
         stream = (
@@ -225,12 +231,13 @@ def _open_plain(path: Path, name: str) -> IO[bytes]:
             else sys.stdin.buffer
         )
     else:
-        stream = open(path, "rb")  # noqa: SIM115  # closed by the caller's with
+        stream = opened.enter_context(open(path, "rb"))
     head = stream.peek(4)[:4]  # type: ignore[attr-defined,union-attr]
     if head == _ZSTD_MAGIC or 0x184D2A50 <= int.from_bytes(head, "little") <= 0x184D2A5F:
-        return _open_zstd(stream)
+        return opened.enter_context(_open_zstd(stream))
     if head[:2] == _GZIP_MAGIC:
-        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+        unzipped: IO[bytes] = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+        return opened.enter_context(unzipped)
     if path.suffix == ".zst" and not head:
         raise DataError(
             f"{name} is empty", "a compressed file has at least a header", "fetch it again"

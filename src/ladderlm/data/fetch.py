@@ -134,7 +134,7 @@ def _transfer(
         request.add_header("Range", f"bytes={done}-")
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
         _check_is_file(url, answer)
-        if done and answer.status != 206:
+        if done and _first_byte(answer) != done:
             remove_tree(part)
             if answer.status == 206:
                 raise http.client.HTTPException("the server sends other bytes than asked for")

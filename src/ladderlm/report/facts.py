@@ -53,16 +53,23 @@ def gather(
         LadderError: a folder is not what it should be.
     """
     study_facts = [_study(folder, home) for folder in studies]
+    names = [study["name"] for study in study_facts]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two studies of one name: {', '.join(names)}",
+            "figures and verdicts of a report are told apart by it",
+            "report on them one by one",
+        )
     places = [Path(run) for run in runs]
     for study, folder in zip(study_facts, studies, strict=True):
         pool = folder / study["pool"]
         places += [pool / str(row["run_id"]) for row in study["rows"] if row["status"] != "missing"]
     unique = list({os.path.realpath(place): place for place in places}.values())
     rows = [_run(place, home) for place in unique]
-    finished = [row for row in rows if row["status"] == "finished"]
+    finished = [row for row in rows if row["status"] == "finished" and _is_scored(row)]
     if not finished:
         raise ConfigError(
-            "there is no finished run to report on",
+            "there is no finished run with a finite loss to report on",
             "a report shows measured numbers",
             "let a run or a study end first",
         )
@@ -84,6 +91,17 @@ def gather(
     return normal
 
 
+def _is_scored(run: Facts) -> bool:
+    values = [run[key] for key in ("loss", "bits_per_byte", "last_loss", "last_bits_per_byte")]
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def _without_home(text: Any) -> Any:
+    """Drop the user's home from an error's words."""
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises for a user without a home
+    return text.replace(home, "~") if isinstance(text, str) and len(home) > 1 else text
+
+
 def _normal(value: Any) -> Any:
     """Bring values into the form they have after a trip through JSON."""
     return json.loads(to_json(value, indent=None))
@@ -103,7 +121,7 @@ def _run(folder: Path, home: Path) -> Facts:
         "run_id": config.run_id,
         "folder": os.path.relpath(folder, home),
         "status": summary.get("status", "not finished"),
-        "reason": summary.get("reason"),
+        "reason": _without_home(summary.get("reason")),
         "split": split,
         "bits_per_byte": best.get("bits_per_byte"),
         "loss": best.get("loss"),
@@ -156,8 +174,11 @@ def _study(folder: Path, home: Path) -> Facts:
     spec = read_stored_study(folder)
     rows = study_rows(folder)
     forecast = folder / "forecast.json"
+    for row in rows:
+        row["excluded_because"] = _without_home(row["excluded_because"])
     return {
         **described,
+        "name": spec.name,  # checked: figures are files of that name
         "folder": os.path.relpath(folder, home),
         "rows": rows,
         "fits": analyse(spec, rows),
@@ -177,12 +198,14 @@ def _roles(run_id: str, studies: list[Facts]) -> list[str]:
 
 def _curves(directory: RunDirectory) -> Facts:
     """Give the logged training loss and the validations of one run."""
-    head = [row for row in directory.metrics("eval") if str(row["split"]).startswith("val-head")]
+    head = [
+        row for row in directory.metrics("eval") if str(row.get("split")).startswith("val-head")
+    ]
     keep_train = ("step", "n_tokens", "flops", "loss", "learning_rate", "grad_norm")
     keep_eval = ("step", "n_tokens", "flops", "loss", "bits_per_byte")
     return {
-        "train": [{k: row[k] for k in keep_train} for row in directory.metrics("train")],
-        "validation": [{k: row[k] for k in keep_eval} for row in head],
+        "train": [{k: row.get(k) for k in keep_train} for row in directory.metrics("train")],
+        "validation": [{k: row.get(k) for k in keep_eval} for row in head],
         "head": head[0]["policy"] | {"split": head[0]["split"]} if head else None,
     }
 

@@ -148,6 +148,7 @@ def _environment(html: bool) -> Environment:
         loader=PackageLoader("ladderlm.report", "templates"),
         autoescape=html,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -167,6 +168,11 @@ def _environment(html: bool) -> Environment:
     return environment
 
 
+def _shown(value: Any) -> Any:
+    """Make control characters visible in whatever a template prints."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _fixed(value: Any, digits: int = 3) -> str:
     """Spell a number, or say that there is none."""
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "not measured"
@@ -178,11 +184,11 @@ def _cell(text: Any) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#|!$])", r"\\\1", shown)
 
 
-def _fence(text: str) -> str:
+def _fence(text: str, language: str = "text") -> str:
     """Quote any text as a Markdown code block that it cannot end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
-    return f"{ticks}text\n{visible(text)}\n{ticks}"
+    return f"{ticks}{language}\n{visible(text)}\n{ticks}"
 
 
 def _flat(config: Facts) -> list[tuple[str, Any]]:

@@ -41,7 +41,7 @@ def verify_report(folder: Path) -> list[str]:
         runs = [folder / place for place in manifest["runs"]]
         studies = [folder / place for place in manifest["studies"]]
         again = gather(runs, studies, folder)
-    except (LadderError, KeyError, OSError) as error:
+    except (LadderError, LookupError, OSError, TypeError, ValueError, AttributeError) as error:
         return [*problems, f"the sources cannot be read again: {error}"]
     problems += differences(facts, again)
     if not problems:

@@ -45,7 +45,7 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
         (r["arm"], int(r["rung"]), float(r["flops"])) for r in rows if int(r["rung"]) >= first_held
     }
     predictions = []
-    for arm, rung, flops in sorted(held):
+    for arm, rung, flops in sorted(row for row in held if row[0] in law.arms):
         x = np.array([flops])
         error = float(np.hypot(law.standard_error(arm, x)[0], law.sigma))
         value = float(law.predict(arm, x)[0])

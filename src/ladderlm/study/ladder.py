@@ -44,10 +44,13 @@ class Rung:
         return self.n_tokens / self.n_matmul
 
 
-def shapes(base: ModelConfig, aspect_ratio: float) -> list[ModelConfig]:
+def shapes(base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1) -> list[ModelConfig]:
     """List shapes with the base's head size and dim / n_layers within a factor 2 of the aspect.
 
     dim is a multiple of the head size, so that every head stays as wide as the base's.
+
+    Args:
+        heads_multiple_of: so that arms with grouped key/value heads keep their groups.
     """
     head_dim = base.head_dim
     group = base.n_heads // base.kv_heads
@@ -56,7 +59,7 @@ def shapes(base: ModelConfig, aspect_ratio: float) -> list[ModelConfig]:
         dim = n_heads * head_dim
         low = max(1, math.ceil(dim / aspect_ratio / 2))
         high = max(low, math.floor(dim / aspect_ratio * 2))
-        if n_heads % group:
+        if n_heads % math.lcm(group, heads_multiple_of):
             continue
         for n_layers in range(low, high + 1):
             kv_heads = None if base.n_kv_heads is None else n_heads // group
@@ -66,11 +69,16 @@ def shapes(base: ModelConfig, aspect_ratio: float) -> list[ModelConfig]:
 
 
 def choose_shape(
-    budget: float, tokens_per_param: float, base: ModelConfig, seq_len: int, aspect_ratio: float
+    budget: float,
+    tokens_per_param: float,
+    base: ModelConfig,
+    seq_len: int,
+    aspect_ratio: float,
+    heads_multiple_of: int = 1,
 ) -> ModelConfig:
     """Choose the shape whose tokens per parameter at this budget come nearest to the target.
 
-    Among shapes within 10 % of the target the one nearest to the aspect ratio wins.
+    Among shapes within 10 % of the target the one nearest to the aspect ratio wins. See `shapes`.
 
     Raises:
         ConfigError: the best one misses by more than 20 %; names the smallest budget that works.
@@ -84,7 +92,7 @@ def choose_shape(
         aspect = abs(math.log(shape.dim / shape.n_layers / aspect_ratio))
         return max(miss(shape, budget), math.log(1.1)) + 0.1 * aspect
 
-    grid = shapes(base, aspect_ratio)
+    grid = shapes(base, aspect_ratio, heads_multiple_of)
     best = min(grid, key=cost)
     if miss(best, budget) <= math.log(MAX_MISS):
         return best

@@ -4,6 +4,7 @@ Owns the way from a `StudySpec` to resolved `RunConfig`s, and the warnings that 
 result would want to have had. Builds no model.
 """
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,9 +59,13 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
     data, train, _ = open_splits(spec.base)
     base = replace(spec.base.model, vocab_size=data.vocab_size)
     seq_len = spec.base.data.seq_len
+    models = [spec.arm_config(arm).model for arm in spec.arms]
+    group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
     runs = []
     for index, budget in enumerate(ladder.flops):
-        shape = choose_shape(budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio)
+        shape = choose_shape(
+            budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio, group
+        )
         for seed in ladder.seeds_of(index):
             runs += [_plan_run(spec, arm, index, budget, shape, seed, pool) for arm in spec.arms]
     return StudyPlan(spec, tuple(runs), tuple(_warnings(spec, runs, train.n_tokens)))
@@ -73,7 +78,7 @@ def _plan_run(
     size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "vocab_size")}
     if config.model.n_kv_heads is not None:
         group = config.model.n_heads // config.model.n_kv_heads
-        size["n_kv_heads"] = max(1, size["n_heads"] // group)
+        size["n_kv_heads"] = size["n_heads"] // group
     model = replace(config.model, **size)
     rung = plan_rung(
         index,

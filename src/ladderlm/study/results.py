@@ -5,7 +5,6 @@ Owns `results.csv`, from which every figure and number can be recomputed, and it
 
 import csv
 import io
-import math
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,8 @@ COLUMNS = (
     "excluded_because",
 )
 TIMING_COLUMNS = ("seconds", "device_seconds")
+_MEASURED = frozenset(("n_params_matrices", "n_params_head", "n_params_embedding", "flops_6nd"))
+_MEASURED |= frozenset(("seconds", "device_seconds", "hardware", "loss", "bits_per_byte"))
 # A run id such as 12e345678901 must not be read as a number.
 TEXT_COLUMNS = (
     "study",
@@ -110,7 +111,7 @@ def reread_results(rows: list[Row], pool: Path) -> list[Row]:
         directory = RunDirectory(pool / str(row["run_id"]))
         split = directory.config().eval.split if directory.config_file.is_file() else "val"
         kept = {key: value for key, value in row.items() if not key.startswith("bpb[")}
-        fresh.append(kept | _measured(directory, split))
+        fresh.append(kept | dict.fromkeys(_MEASURED, "") | _measured(directory, split))
     return fresh
 
 
@@ -136,8 +137,10 @@ def _measured(directory: RunDirectory, split: str) -> Row:
     last = summary["evals"][split]["last"]
     row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
     row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
-    if not math.isfinite(float(last["loss"] if last["loss"] is not None else math.nan)):
-        row["excluded_because"] = "the loss is not finite"
+    for name in ("loss", "bits_per_byte"):
+        value = last[name]
+        if not isinstance(value, int | float) or not 0 < value < 1e6:
+            row["excluded_because"] = f"{name} = {value} is not between 0 and 1e6"
     return row
 
 

@@ -68,7 +68,9 @@ def _finite(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[flo
     kept = [
         (float(row["n_tokens"]), float(row[key]))
         for row in rows
-        if isinstance(row.get(key), int | float) and abs(row[key]) < 1e6
+        if all(isinstance(row.get(k), int | float) for k in ("n_tokens", key))
+        and 0 <= row["n_tokens"] < 1e18
+        and abs(row[key]) < 1e6
     ]
     return [x for x, _ in kept], [y for _, y in kept]
 

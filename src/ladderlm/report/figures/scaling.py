@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
 
-from ladderlm.report.figures.style import GREY, colour_of, marker_of, new_figure, styled
+from ladderlm.report.figures.style import (
+    GREY,
+    colour_of,
+    label_of,
+    marker_of,
+    new_figure,
+    styled,
+)
 from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.fit import Points
 from ladderlm.scaling.laws import LogLinearLaw
@@ -52,13 +59,16 @@ def scaling_figure(
     unit = 1 / 3600 if x == "device_seconds" else 1.0
     for index, arm in enumerate(arms):
         _draw_arm(top, bottom, points, law, arm, index, held_out, unit)
+    if not len(points):  # a logarithmic axis needs a range
+        top.axis((1.0, 10.0, 1.0, 10.0))
     top.set_ylabel("validation, bits per byte")
     top.set_yscale("log")
     top.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     top.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
     top.tick_params(axis="y", which="minor", labelsize=8)
     top.set_title("Loss against compute: each seed a point, held-out rungs hollow")
-    top.legend()
+    if len(points):
+        top.legend()
     _draw_multipliers(middle, comparisons, arms, unit)
     bottom.axhline(0, color=GREY, linewidth=0.8)
     bottom.set_title("Residuals of the fit")
@@ -67,7 +77,7 @@ def scaling_figure(
     bottom.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
     bottom.xaxis.set_minor_locator(NullLocator())
     bottom.xaxis.set_major_formatter(_spell)
-    bottom.set_xlabel(X_LABELS[x] + (f"\n{note}" if note else ""))
+    bottom.set_xlabel(X_LABELS[x] + (f"\n{label_of(note, 120)}" if note else ""))
     if law is None:
         top.text(0.5, 0.5, "not enough points for a fit", transform=top.transAxes, ha="center")
     return figure
@@ -95,7 +105,7 @@ def _draw_arm(
     own = points.where(points.arm == arm)
     colour = colour_of(index)
     hollow = np.isin(own.rung, sorted(held_out))
-    for mask, face, label in ((~hollow, colour, arm), (hollow, "white", None)):
+    for mask, face, label in ((~hollow, colour, label_of(arm)), (hollow, "white", None)):
         top.scatter(
             own.x[mask] * unit,
             own.loss[mask],
@@ -165,7 +175,7 @@ def _draw_multipliers(
                 color=colour,
                 alpha=0.12,
                 linewidth=0,
-                label=f"{comparison.variant}: pooled {pooled.value:.2f} "
+                label=f"{label_of(comparison.variant)}: pooled {pooled.value:.2f} "
                 f"({pooled.low_95:.2f} to {pooled.high_95:.2f})",
             )
     if axes.get_legend_handles_labels()[0]:

@@ -6,16 +6,19 @@ this package.
 
 import functools
 import io
+import unicodedata
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 __all__ = [
     "ARM_COLOURS",
     "GREY",
     "colour_of",
+    "label_of",
     "marker_of",
     "new_figure",
     "png_bytes",
@@ -29,6 +32,7 @@ T = TypeVar("T")
 # Okabe and Ito 2008: told apart with any colour vision.
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#6b7280"
+FONT = "DejaVu Sans"  # comes with matplotlib
 
 _STYLE: Any = {
     "svg.fonttype": "path",
@@ -49,6 +53,8 @@ _STYLE: Any = {
     "xtick.color": "#4b5563",
     "ytick.color": "#4b5563",
     "figure.facecolor": "white",
+    "font.family": FONT,
+    "text.usetex": False,  # whatever the user's matplotlibrc says
     "text.parse_math": False,  # names of arms are shown as they are
 }
 
@@ -72,6 +78,26 @@ def marker_of(index: int) -> str:
 def colour_of(index: int) -> str:
     """Give the colour of an arm by its place in the study."""
     return ARM_COLOURS[index % len(ARM_COLOURS)]
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties(family=FONT))).get_charmap())
+
+
+def label_of(text: str, longest: int = 60) -> str:
+    """Make a name fit for a figure: characters that cannot be drawn are spelt out, long ones cut.
+
+    Legends leave out names that begin with an underscore, so those get a space before it.
+    """
+    shown = "".join(
+        char
+        if ord(char) in _glyphs() and unicodedata.category(char)[0] != "C"
+        else f"\\u{{{ord(char):x}}}"
+        for char in text
+    )
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return " " + shown if shown.startswith("_") else shown
 
 
 def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:

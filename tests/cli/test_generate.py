@@ -1,0 +1,160 @@
+"""`ladderlm generate`: prompts from everywhere, samples as text or JSON."""
+
+import io
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Set the bytes of standard input."""
+
+    def give(raw):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+
+    return give
+
+
+@pytest.fixture
+def write(ladderlm, shared_run):
+    """Generate a few tokens from the shared run."""
+
+    def call(*words):
+        return ladderlm("generate", shared_run, "--max-new-tokens", "6", *words)
+
+    return call
+
+
+def test_without_a_prompt_the_text_comes_from_nothing(write):
+    said = write("--json")
+    assert said.code == 0
+    assert said.json[0]["prompt"] == ""
+    assert write().out.rstrip("\n") == said.json[0]["text"]
+
+
+def test_a_prompt_is_the_same_from_the_line_a_file_and_standard_input(write, stdin, tmp_path):
+    text = "def loss é\n"
+    (tmp_path / "prompt.txt").write_text(text, encoding="utf-8")
+    stdin(text.encode())
+    found = [
+        write("--json", *words).json
+        for words in (
+            ["--prompt", text],
+            ["--prompt-file", tmp_path / "prompt.txt"],
+            ["--prompt", "-"],
+        )
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]["prompt"] == text
+
+
+def test_the_word_none_is_a_prompt_like_any_other(write):
+    assert write("--prompt", "None", "--json").json[0]["prompt"] == "None"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<|end_of_text|>", "a\x00b", "loss " * 200, "👩‍👩‍👧", "\ufeff"]
+)
+def test_odd_prompts_are_defined(text, write, stdin):
+    """G01: empty, only the name of a control token, NUL, longer than the context, emoji."""
+    stdin(text.encode())
+    said = write("--prompt", "-", "--json")
+    assert said.code == 0, said.err
+    assert said.json[0]["prompt"] == text
+
+
+@pytest.mark.parametrize("where", ["stdin", "file"])
+def test_a_prompt_that_is_not_utf8_is_refused_with_the_byte(where, write, stdin, tmp_path):
+    """G01: invalid UTF-8."""
+    stdin(b"ab\xff")
+    (tmp_path / "p").write_bytes(b"ab\xff")
+    said = write(*(["--prompt", "-"] if where == "stdin" else ["--prompt-file", tmp_path / "p"]))
+    assert said.code == 2
+    assert "not UTF-8 at byte 2" in said.err
+
+
+def test_a_prompt_on_the_line_that_is_not_utf8_is_refused(write):
+    said = write("--prompt", b"a\xff".decode("utf-8", "surrogateescape"))
+    assert said.code == 2
+    assert "lone surrogate" in said.err
+
+
+def test_a_closed_standard_input_is_an_empty_prompt(write, monkeypatch):
+    """X01."""
+    monkeypatch.setattr(sys, "stdin", None)
+    said = write("--prompt", "-", "--json")
+    assert (said.code, said.json[0]["prompt"]) == (0, "")
+
+
+def test_samples_are_numbered_and_each_is_that_of_its_seed(write):
+    three = write("--prompt", "def ", "--num-samples", "3", "--seed", "5", "--json").json
+    assert [row["seed"] for row in three] == [5, 6, 7]
+    alone = write("--prompt", "def ", "--seed", "7", "--json").json
+    assert alone == [three[2]]
+    shown = write("--prompt", "def ", "--num-samples", "3", "--seed", "5").out
+    assert [f"--- sample {i + 1}, seed {5 + i}" in shown for i in range(3)] == [True] * 3
+    assert all(row["text"] in shown for row in three)
+
+
+def test_echo_prints_the_prompt_before_its_continuation(write):
+    words = ["--prompt", "the loss", "--temperature", "0"]
+    assert write(*words, "--echo").out == "the loss" + write(*words).out
+
+
+def test_log_probabilities_belong_to_the_tokens(write):
+    row = write("--prompt", "def ", "--json", "--logprobs").json[0]
+    assert len(row["tokens"]) == len(row["logprobs"]) <= 6
+    assert all(value < 0 for value in row["logprobs"])
+    assert "".join(row["tokens"]).removeprefix(" ") == row["text"] or "\ufffd" in row["text"]
+
+
+def test_checkpoints_can_be_chosen(write):
+    assert write("--step", "4").code == 0
+    said = write("--step", "5")
+    assert said.code == 2
+    assert "it has [4, 8]" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--temperature", "-1"], "temperature = -1"),
+        (["--temperature", "nan"], "temperature = nan"),
+        (["--top-p", "0"], "(0, 1]"),
+        (["--top-p", "1.5"], "(0, 1]"),
+        (["--top-k", "0"], "top_k = 0"),
+        (["--seed", "-1"], "seed = -1"),
+        (["--max-new-tokens", "0"], "at least 1"),
+        (["--num-samples", "0"], "at least 1"),
+        (["--logprobs"], "--logprobs without --json"),
+        (["--prompt", "a", "--prompt-file", "b"], "keep one of them"),
+        (["--prompt-file", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["--num-sample", "3"], "--num-samples"),
+    ],
+)
+def test_wrong_options_are_refused(words, says, write):
+    said = write(*words)
+    assert said.code == 2
+    assert says in said.err
+    assert said.out == ""
+
+
+def test_a_damaged_or_foreign_folder_is_named(ladderlm, run, tmp_path, damage):
+    assert "is not a run folder" in ladderlm("generate", tmp_path).err
+    for step in (4, 8):
+        damage(run / f"checkpoints/step-{step:08d}/model.safetensors")
+    said = ladderlm("generate", run)
+    assert said.code == 2
+    assert "damaged" in said.err
+
+
+def test_what_a_terminal_would_obey_is_shown_to_it_and_kept_in_a_pipe(write, on_terminal):
+    """G04: escape sequences in a text."""
+    words = ["--prompt", "\x1b[31m\x07 red\u202e", "--echo"]
+    assert "\x1b[31m\x07" in write(*words).out
+    on_terminal()
+    said = write(*words)
+    assert said.code == 0
+    assert "\\x1b[31m\\x07 red\\x202e" in said.out
+    assert all(char.isprintable() or char in "\n\t" for char in said.out)

@@ -1,0 +1,73 @@
+"""`ladderlm study`: plan and status of a small study; running is tested beside its modules."""
+
+import pytest
+
+from builders import TINY_LADDER, tiny_study, write_study
+
+
+@pytest.fixture
+def study(tiny_data, tmp_path):
+    """The file of a study that has not begun."""
+    return write_study(tmp_path / "tiny.toml", tiny_study(tiny_data))
+
+
+def test_the_plan_lists_every_run_and_starts_none(ladderlm, study, tmp_path):
+    out = tmp_path / "out"
+    said = ladderlm("study", "plan", study, "--out", out, "--json")
+    assert said.code == 0, said.err
+    plan = said.json
+    assert len(plan["runs"]) == 2 * len(TINY_LADDER)
+    assert {row["arm"] for row in plan["runs"]} == {"swiglu", "gelu"}
+    assert not any(row["finished"] for row in plan["runs"])
+    assert len({row["run_id"] for row in plan["runs"]}) == len(plan["runs"])
+    assert plan["flops"] == pytest.approx(2 * sum(TINY_LADDER), rel=0.2)
+    shown = ladderlm("study", "plan", study, "--out", out)
+    assert all(row["run_id"] in shown.out + shown.err for row in plan["runs"])
+    assert not out.exists()
+
+
+def test_the_status_of_a_study_that_has_not_begun(ladderlm, study, tmp_path):
+    said = ladderlm("study", "status", study, "--out", tmp_path / "out", "--json")
+    assert said.code == 0, said.err
+    assert {row["status"] for row in said.json} == {"not started"}
+    text = ladderlm("study", "status", study, "--out", tmp_path / "out").out
+    assert text.count("not started") == len(said.json)
+
+
+def test_without_runs_the_fit_says_that_there_is_nothing_to_fit(ladderlm, study, tmp_path):
+    """S02, P03: a reason, not a line through nothing."""
+    said = ladderlm("study", "fit", study, "--out", tmp_path / "out")
+    assert said.code in (0, 1, 2)
+    assert (said.out + said.err).strip()
+    assert "this is a bug" not in said.err
+
+
+def test_verbs_and_files_that_do_not_exist_are_named(ladderlm, tmp_path):
+    assert "plan, run, status, fit, report" in ladderlm("study", "--help").out.replace(",", ", ")
+    said = ladderlm("study", "plam", tmp_path / "a.toml")
+    assert said.code == 2
+    assert "unknown verb 'plam'" in said.err
+    said = ladderlm("study", "plan", tmp_path / "nowhere.toml")
+    assert said.code == 2
+    assert f"{tmp_path}/nowhere.toml" in said.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"nam": "x"}, "'nam'"),
+        ({"ladder": None}, "ladder"),
+        ({"arm": None}, "arm"),
+        ({"arm": [{"name": "a"}, {"name": "b", "set": {"model.mpl": "gelu"}}]}, "model.mlp"),
+        ({"arm": [{"name": "a"}, {"name": "b", "set": {"model.mlp": "relu"}}]}, "relu"),
+        ({"base": {"preset": "lama"}}, "did you mean llama?"),
+        ({"ladder": {"flops": [1e9, 1e8]}}, "rise"),
+        ({"ladder": {"flops": [1e9], "seedz": [1]}}, "seeds"),
+        ({"ladder": {"flops": "1e9"}}, "flops"),
+    ],
+)
+def test_slips_in_a_study_file_are_named(changes, says, ladderlm, tiny_data, tmp_path):
+    file = write_study(tmp_path / "tiny.toml", tiny_study(tiny_data, **changes))
+    said = ladderlm("study", "plan", file)
+    assert said.code == 2, said.err
+    assert says in said.err

@@ -1,0 +1,122 @@
+"""From the table to forecast and fits: the forecast sees only lower rungs, fits say what is out."""
+
+import json
+
+import pytest
+
+from ladderlm.scaling.fit import fit_log_linear
+from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.study.results import points_of
+
+
+def falling(done, noise=0.0):
+    """The study's rows with losses on a known law: gelu needs a fifth less compute."""
+    rows = []
+    for row in done.rows:
+        gain = 1.25 if row["arm"] == "gelu" else 1.0
+        bits = 2.0 * (gain * row["flops"] / 1e8) ** -0.1
+        rows.append(row if row["arm"] == "broken" else row | {"bits_per_byte": bits})
+    return rows
+
+
+def test_the_forecast_is_made_from_the_lower_rungs_alone(done, tmp_path):
+    rows = falling(done)
+    forecast = write_forecast(tmp_path, done.spec, rows)
+    assert json.loads((tmp_path / "forecast.json").read_text()) == json.loads(json.dumps(forecast))
+    lower = [row for row in rows if row["rung"] < 2]
+    assert forecast["law"]["n_used"] == 4
+    law = fit_log_linear(points_of(lower))
+    assert forecast["law"]["slope"] == law.slope
+    assert [(p["arm"], p["rung"]) for p in forecast["predictions"]] == [("gelu", 2), ("swiglu", 2)]
+    for prediction in forecast["predictions"]:
+        low, high = prediction["interval_95"]
+        assert low <= prediction["bits_per_byte"] <= high
+    true = {row["arm"]: row["bits_per_byte"] for row in rows if row["rung"] == 2}
+    for prediction in forecast["predictions"]:
+        assert prediction["bits_per_byte"] == pytest.approx(true[prediction["arm"]])
+
+
+@pytest.mark.parametrize("held", [9.0, "", "not even a number"])
+def test_the_held_out_rung_is_never_looked_at(done, tmp_path, held):
+    """Whatever stands on the top rung, the same bytes are written."""
+    rows = falling(done)
+    write_forecast(tmp_path / "a", done.spec, rows)
+    other = [row | {"bits_per_byte": held} if row["rung"] == 2 else row for row in rows]
+    write_forecast(tmp_path / "b", done.spec, other)
+    first, second = ((tmp_path / n / "forecast.json").read_bytes() for n in "ab")
+    assert first == second
+
+
+def test_a_forecast_once_written_stays_until_the_lower_rungs_change(done, tmp_path):
+    rows = falling(done)
+    write_forecast(tmp_path, done.spec, rows)
+    file = tmp_path / "forecast.json"
+    before = (file.stat().st_mtime_ns, file.stat().st_ino, file.read_bytes())
+    write_forecast(tmp_path, done.spec, rows)
+    assert (file.stat().st_mtime_ns, file.stat().st_ino, file.read_bytes()) == before
+    changed = [row | {"bits_per_byte": 1.9} if row["rung"] == 0 else row for row in rows]
+    again = write_forecast(tmp_path, done.spec, changed)
+    assert again["made_from"] != json.loads(before[2])["made_from"]
+
+
+def test_without_lower_rungs_there_is_no_forecast(done, tmp_path):
+    """P03: one rung is no line."""
+    rows = [row | {"excluded_because": "no"} if row["rung"] == 0 else row for row in done.rows]
+    assert write_forecast(tmp_path, done.spec, rows) is None
+    assert not (tmp_path / "forecast.json").exists()
+
+
+def test_an_arm_that_failed_on_every_rung_does_not_stop_the_others(done):
+    """S02: the fits name it, and judge the other variant."""
+    fits = analyse(done.spec, falling(done))
+    gelu, broken = fits["variants"]
+    assert gelu["comparison"]["pooled"]["value"] == pytest.approx(1.25)
+    assert "no run of 'broken' shares rung and seed" in broken["problem"]
+    assert set(fits["excluded"]) == {r["run_id"] for r in done.rows if r["arm"] == "broken"}
+    assert fits["card"]["excluded"] == fits["excluded"]
+    assert fits["card"]["n_used"] == 6
+
+
+def test_an_arm_that_failed_on_the_lower_rungs_alone_is_not_forecast(done, tmp_path):
+    """S02: its top rung stands without a law; nothing crashes and nothing passes."""
+    rows = [
+        row | {"excluded_because": "", "bits_per_byte": 1.5, "device_seconds": 1.0}
+        if row["arm"] == "broken" and row["rung"] == 2
+        else row
+        for row in falling(done)
+    ]
+    forecast = write_forecast(tmp_path, done.spec, rows)
+    assert {p["arm"] for p in forecast["predictions"]} == {"gelu", "swiglu"}
+    assert analyse(done.spec, rows)["holdout"] is None
+
+
+def test_the_verdict_knows_that_rates_were_not_tuned(done):
+    verdict = analyse(done.spec, falling(done))["variants"][0]["verdict"]
+    assert verdict["word"] == verdict["text"] == "INCONCLUSIVE"
+    assert verdict["reason"].startswith("the learning rates of the arms were not tuned")
+    assert verdict["would_be"].startswith("RECOMMEND")
+
+
+def test_every_axis_has_its_comparison(done):
+    rows = [row | {"device_seconds": row["flops"] / 1e9} for row in falling(done)]
+    judged = analyse(done.spec, rows)["variants"][0]
+    for axis in ("device_seconds", "tokens"):
+        assert judged[f"at_equal_{axis}"]["variant"] == "gelu"
+
+
+def test_an_axis_that_was_not_measured_is_a_problem_of_that_axis_alone(done):
+    """P03: zero device time has no logarithm."""
+    rows = [row | {"device_seconds": 0.0} for row in falling(done)]
+    judged = analyse(done.spec, rows)["variants"][0]
+    assert "not positive finite" in judged["at_equal_device_seconds"]["problem"]
+    assert judged["comparison"]["pooled"]["value"] == pytest.approx(1.25)
+
+
+def test_too_few_runs_are_a_problem_in_words(done):
+    """P03: nothing finished, one run, one rung."""
+    for keep in (0, 1):
+        rows = [row | {"excluded_because": "not run yet"} for row in done.rows]
+        rows[:keep] = done.rows[:keep]
+        fits = analyse(done.spec, rows)
+        assert "not enough points" in fits["problem"]
+        assert fits["variants"] == []
