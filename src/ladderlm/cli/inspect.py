@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ladderlm.cli.options import parse, printable
+from ladderlm.cli.options import parse
 from ladderlm.data.config import DataConfig
 from ladderlm.data.inspect import describe_row, describe_stream
 from ladderlm.data.shards import open_data
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
     print(describe_stream(stream))
     for row in range(batch.n_rows):
         print(f"\nrow {first_row + row} of batch {options.batch}")
-        print(printable(describe_row(batch, row, stream.split, tokenizer)))
+        print(describe_row(batch, row, stream.split, tokenizer))
     return 0
 
 

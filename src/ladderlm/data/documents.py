@@ -18,6 +18,11 @@ from typing import IO, Any
 
 from ladderlm.errors import DataError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd as _zstd
+else:
+    from backports import zstd as _zstd
+
 __all__ = ["Document", "Reader", "expand_sources"]
 
 MAX_LINE_BYTES = 256 << 20
@@ -120,27 +125,31 @@ class Reader:
         raw = stream.read(MAX_LINE_BYTES + 1)
         if len(raw) > MAX_LINE_BYTES:
             raise _too_long(name, 0)
+        if not raw:
+            self._bad("empty text", f"{name}: the text is empty")
+            return
         try:
             yield Document(raw.decode("utf-8"), UNKNOWN_SUBSET, name, 0)
         except UnicodeDecodeError as error:
             self._bad("not UTF-8", f"{name}: byte {error.start} is not UTF-8")
 
     def _read_lines(self, stream: IO[bytes], name: str) -> Iterator[Document]:
-        number = 0
+        number, begun = 0, False
         while raw := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(raw) > MAX_LINE_BYTES:
                 raise _too_long(name, number)
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if raw.lstrip()[:1] == b"<":
-                    raise DataError(
-                        f"{name} is an HTML or XML page, not JSON lines",
-                        "a mirror that is gone often answers with such a page",
-                        "fetch the file again from another source",
-                    )
             if not raw.strip():
                 continue
+            if not begun and raw.lstrip()[:1] == b"<":
+                raise DataError(
+                    f"{name} is an HTML or XML page, not JSON lines",
+                    "a mirror that is gone often answers with such a page",
+                    "fetch the file again from another source",
+                )
+            begun = True
             document = self._parse(raw, name, number)
             if document is not None:
                 yield document
@@ -153,8 +162,9 @@ class Reader:
             self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8")
             return None
         except (ValueError, RecursionError) as error:
-            column = getattr(error, "colno", 1)
-            self._bad("not JSON", f"{place}:{column}: not valid JSON ({error})")
+            # The parser's own line is always 1, so only its column and its words are shown.
+            column, words = getattr(error, "colno", 1), getattr(error, "msg", error)
+            self._bad("not JSON", f"{place}:{column}: not valid JSON ({words})")
             return None
         text = _dig(record, self.text_key)
         if not isinstance(text, str):
@@ -192,11 +202,16 @@ def _loads(raw: bytes) -> Any:
     try:
         import orjson
     except ImportError:
-        return json.loads(raw, parse_constant=_refuse_constant)
+        return _loads_slowly(raw)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return json.loads(raw, parse_constant=_refuse_constant)  # lone surrogates; a better message
+        return _loads_slowly(raw)  # lone surrogates and huge numbers are JSON; a better message
+
+
+def _loads_slowly(raw: bytes) -> Any:
+    # Decoded first: given bytes, `json` guesses at UTF-16 and lets surrogates through.
+    return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
 
 
 def _refuse_constant(word: str) -> None:
@@ -231,34 +246,65 @@ def _open_plain(path: Path, name: str, opened: contextlib.ExitStack) -> IO[bytes
             else sys.stdin.buffer
         )
     else:
-        stream = opened.enter_context(open(path, "rb"))
+        stream = opened.enter_context(path.open("rb"))
     head = stream.peek(4)[:4]  # type: ignore[attr-defined,union-attr]
     if head == _ZSTD_MAGIC or 0x184D2A50 <= int.from_bytes(head, "little") <= 0x184D2A5F:
         return opened.enter_context(_open_zstd(stream))
     if head[:2] == _GZIP_MAGIC:
         unzipped: IO[bytes] = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
         return opened.enter_context(unzipped)
-    if path.suffix == ".zst" and not head:
+    if path.suffix in (".zst", ".gz") and len(head) < 4 and _begins(head):
+        short = "is empty" if not head else f"ends after {len(head)} bytes, inside its header"
         raise DataError(
-            f"{name} is empty", "a compressed file has at least a header", "fetch it again"
+            f"{name} {short}", "a compressed file has at least a header", "fetch it again"
         )
     return stream
 
 
+def _begins(head: bytes) -> bool:
+    return _ZSTD_MAGIC.startswith(head) or _GZIP_MAGIC.startswith(head)
+
+
 def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
-    """Read all frames of a zstd file; a cut frame raises EOFError."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
+    """Read all frames of a zstd file, one after another."""
+    return io.BufferedReader(_ZstdFrames(stream), 1 << 20)
 
-    class Readable(zstd.ZstdFile):  # type: ignore[misc]
-        """Turn the library's own error into one that the caller names the file for."""
 
-        def readline(self, size: int | None = -1) -> bytes:
+class _ZstdFrames(io.RawIOBase):
+    """The content of frames end to end.
+
+    Raises (while reading):
+        EOFError: the file ends inside a frame; says how many bytes were read.
+        OSError: damaged, or something else stands behind a frame.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._n_read = stream, 0
+        self._data, self._frame = b"", _zstd.ZstdDecompressor()
+        self._in_frame = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with up to its length; 0 only at the end of the last frame."""
+        while True:
+            if not self._data and self._frame.needs_input:
+                self._data = self._stream.read(1 << 17)
+                self._n_read += len(self._data)
+                if not self._data:
+                    if self._in_frame:
+                        raise EOFError(f"it ends inside a zstd frame, after {self._n_read} bytes")
+                    return 0
+            self._in_frame = True
             try:
-                return super().readline(size)  # type: ignore[no-any-return]
-            except zstd.ZstdError as error:
-                raise OSError(str(error)) from error
-
-    return Readable(stream, "rb")  # type: ignore[return-value]
+                piece = self._frame.decompress(self._data, len(buffer))
+            except _zstd.ZstdError as error:
+                raise OSError(f"{error}, within the first {self._n_read} bytes") from error
+            self._data = b""
+            if self._frame.eof:
+                self._data = self._frame.unused_data
+                self._frame, self._in_frame = _zstd.ZstdDecompressor(), False
+            if piece:
+                buffer[: len(piece)] = piece
+                return len(piece)

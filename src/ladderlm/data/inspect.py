@@ -70,11 +70,12 @@ def describe_row(
             lines.append(f"{place} padding, no targets")
             continue
         ids = batch.tokens[row, start : start + n_tokens].tolist()
+        subset = repr(piece["subset"])[1:-1]  # a name from a corpus may hold terminal controls
         begins = "from its BOS" if ids[0] == tokenizer.bos_id else "going on"
         last = int(batch.targets[row, start + n_tokens - 1])
         ends = "to its EOS" if last == tokenizer.eos_id else "cut"
         lines.append(
-            f"{place} document {piece['document']} ({piece['subset']}), {begins}, {ends}; "
+            f"{place} document {piece['document']} ({subset}), {begins}, {ends}; "
             f"positions from {piece['first_position']}, {piece['n_targets']} targets"
         )
         text = str(piece["text"])

@@ -26,7 +26,7 @@ from ladderlm.data.shards import (
     open_data,
     token_dtype,
 )
-from ladderlm.errors import DataError
+from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import (
     FolderLock,
     check_free_space,
@@ -72,6 +72,12 @@ class PrepareConfig:
     skip_bad: bool = False
     allow_overlap: bool = False
 
+    def __post_init__(self) -> None:
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ConfigError(
+                f"{self.max_documents} documents are asked for", "a split holds at least one"
+            )
+
 
 def prepare(
     config: PrepareConfig, progress: Callable[[str, int], None] = lambda _split, _n: None
@@ -90,6 +96,7 @@ def prepare(
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
     with FolderLock(out):
+        _remove_leftovers(out)
         manifest = _existing_manifest(out, tokenizer.fingerprint, config.tokenizer)
         plan = _plan_splits(config)
         requests = {name: _request(files, config) for name, files in plan.items()}
@@ -97,17 +104,21 @@ def prepare(
             name
             for name, request in requests.items()
             if manifest["splits"].get(name, {}).get("request") == request
+            and "stdin" not in request  # a stream cannot be compared before it is read
         }
         if done == set(requests):
-            open_data(out)
+            _check_overlap(manifest["overlap"], config.allow_overlap)
+            _remove_orphans(out, manifest)
             return manifest
         need = sum(s["n_bytes"] for r in requests.values() for s in r["sources"])
         check_free_space(out, need)
         _publish_tokenizer(out, Path(config.tokenizer))
+        folders = dict.fromkeys(manifest["splits"], out)
         for name, files in plan.items():
             if name not in done:
+                folders[name] = out / f".preparing-{name}"
                 manifest["splits"][name] = _prepare_split(
-                    out, name, files, requests[name], config, progress
+                    folders[name], name, files, requests[name], config, progress
                 )
         manifest["tokenizer"] = {
             "fingerprint": tokenizer.fingerprint,
@@ -117,10 +128,35 @@ def prepare(
             "folder": "tokenizer",
         }
         manifest["dtype"] = token_dtype(tokenizer.vocab_size).str
-        manifest["overlap"] = _count_overlap(out, manifest["splits"], config.allow_overlap)
+        manifest["overlap"] = _count_overlap(folders, manifest["splits"])
+        _check_overlap(manifest["overlap"], config.allow_overlap)
+        for name, folder in folders.items():
+            if folder != out:
+                _move_into_place(folder, out, manifest["splits"][name])
         manifest["fingerprint"] = manifest_fingerprint(manifest)
         publish_json(out / "manifest.json", manifest)
+        _remove_orphans(out, manifest)
     return manifest
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Delete what a killed call left behind; the lock on the folder is held."""
+    for folder in (out, out / "tokenizer"):
+        for path in [*folder.glob(".tmp-*"), *folder.glob(".preparing-*")]:
+            remove_tree(path)
+
+
+def _remove_orphans(out: Path, manifest: dict[str, Any]) -> None:
+    """Delete shards of an older version that the manifest no longer names."""
+    named = {file["file"] for entry in manifest["splits"].values() for file in _files_of(entry)}
+    for name in manifest["splits"]:
+        for path in out.glob(f"{name}-*"):
+            if path.name not in named and path.suffix in (".bin", ".npy"):
+                path.unlink()
+
+
+def _files_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*entry["shards"], entry["index"], entry["text_hashes"]]
 
 
 def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str, Any]:
@@ -167,14 +203,16 @@ def _request(files: list[Path], config: PrepareConfig) -> dict[str, Any]:
         if str(file) != "-"
     ]
     which = "all" if config.max_documents is None else f"the first {config.max_documents}"
-    return {
+    request: dict[str, Any] = {
         "sources": sources,
         "text_key": config.text_key,
         "subset_key": config.subset_key,
         "skip_bad": config.skip_bad,
         "documents": which,
-        "stdin": any(str(file) == "-" for file in files),
     }
+    if any(str(file) == "-" for file in files):
+        request["stdin"] = True
+    return request
 
 
 def _publish_tokenizer(out: Path, folder: Path) -> None:
@@ -183,7 +221,7 @@ def _publish_tokenizer(out: Path, folder: Path) -> None:
 
 
 def _prepare_split(
-    out: Path,
+    staging: Path,
     name: str,
     files: list[Path],
     request: dict[str, Any],
@@ -191,8 +229,6 @@ def _prepare_split(
     progress: Callable[[str, int], None],
 ) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.tokenizer)
-    staging = out / f".preparing-{name}"
-    remove_tree(staging)
     writer = SplitWriter(staging, name, token_dtype(tokenizer.vocab_size))
     reader = Reader(
         files, text_key=config.text_key, subset_key=config.subset_key, skip_bad=config.skip_bad
@@ -217,7 +253,6 @@ def _prepare_split(
     extra = {"skipped": dict(sorted(reader.skipped.items())), "request": request}
     entry = writer.finish(extra)
     entry["text_hashes"] = _publish_hashes(staging, name, hashes)
-    _move_into_place(staging, out, entry)
     return entry
 
 
@@ -242,27 +277,40 @@ def _publish_hashes(folder: Path, name: str, hashes: list[bytes]) -> dict[str, A
 
 def _move_into_place(staging: Path, out: Path, entry: dict[str, Any]) -> None:
     """Publish finished files under their names; the manifest that counts comes after them."""
-    for file in [*entry["shards"], entry["index"], entry["text_hashes"]]:
+    for file in _files_of(entry):
         move_into_place(staging / file["file"], out / file["file"])
     remove_tree(staging)
 
 
-def _count_overlap(out: Path, splits: dict[str, Any], allowed: bool) -> dict[str, int]:
-    """Count texts of each other split that stand, byte for byte, in train as well."""
-    overlap: dict[str, int] = {}
+def _count_overlap(folders: dict[str, Path], splits: dict[str, Any]) -> dict[str, int]:
+    """Count texts of each other split that stand, byte for byte, in train as well.
+
+    Args:
+        folders: where the files of each split lie.
+        splits: their entries of the manifest.
+    """
+
+    def hashes(name: str) -> NDArray[np.uint64]:
+        path = folders[name] / splits[name]["text_hashes"]["file"]
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+
     if "train" not in splits:
-        return overlap
-    train = np.load(out / splits["train"]["text_hashes"]["file"], allow_pickle=False)
-    for name in sorted(set(splits) - {"train"}):
-        other = np.load(out / splits[name]["text_hashes"]["file"], allow_pickle=False)
-        overlap[f"train_{name}_exact"] = int(np.isin(other, train).sum())
-        if overlap[f"train_{name}_exact"] and not allowed:
+        return {}
+    train = hashes("train")
+    others = sorted(set(splits) - {"train"})
+    return {f"train_{name}_exact": int(np.isin(hashes(name), train).sum()) for name in others}
+
+
+def _check_overlap(overlap: dict[str, int], allowed: bool) -> None:
+    """Refuse documents of other splits that stand in train, unless allowed."""
+    for pair, count in overlap.items():
+        name = pair.removeprefix("train_").removesuffix("_exact")
+        if count and not allowed:
             raise DataError(
-                f"{overlap[f'train_{name}_exact']} documents of {name!r} stand in 'train' as well",
+                f"{count} documents of {name!r} stand in 'train' as well",
                 "a model is then scored on text that it was trained on",
                 "take them out of the training text, or use --allow-overlap to record the count",
             )
-    return overlap
 
 
 _Encoded = tuple[NDArray[np.int64], int, bytes, str]

@@ -32,6 +32,7 @@ __all__ = [
 FORMAT_VERSION = 1
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("n_bytes", "<u8"), ("subset", "<u2")])
 SHARD_TOKENS = 64 << 20
+MAX_SUBSETS = 1 << 16  # what the index can number
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -65,6 +66,7 @@ class SplitWriter:
         self._n_pending = 0
         self._rows: list[tuple[int, int, int]] = []
         self._subsets: dict[str, dict[str, int]] = {}
+        self._subset_ids: dict[str, int] = {}
         self._shards: list[dict[str, Any]] = []
         self._n_tokens, self._max_id = 0, 0
 
@@ -80,16 +82,28 @@ class SplitWriter:
         if int(tokens.min()) < 0 or largest > np.iinfo(self.dtype).max:
             raise DataError(f"token id {largest} does not fit in {self.dtype}")
         self._max_id = max(self._max_id, largest)
-        counts = self._subsets.setdefault(subset, {"n_documents": 0, "n_bytes": 0, "n_tokens": 0})
+        if subset not in self._subsets:
+            self._name_subset(subset)
+        counts = self._subsets[subset]
         counts["n_documents"] += 1
         counts["n_bytes"] += n_bytes
         counts["n_tokens"] += len(tokens)
-        self._rows.append((self._n_tokens, n_bytes, list(self._subsets).index(subset)))
+        self._rows.append((self._n_tokens, n_bytes, self._subset_ids[subset]))
         self._pending.append(tokens.astype(self.dtype))
         self._n_tokens += len(tokens)
         self._n_pending += len(tokens)
         if self._n_pending >= self.shard_tokens:
             self._write_shard()
+
+    def _name_subset(self, subset: str) -> None:
+        if len(self._subsets) == MAX_SUBSETS:
+            raise DataError(
+                f"more than {MAX_SUBSETS:,} subsets; the last is {subset[:80]!r}",
+                "the key seems to name documents, not kinds of text",
+                "choose another --subset-key",
+            )
+        self._subset_ids[subset] = len(self._subsets)
+        self._subsets[subset] = {"n_documents": 0, "n_bytes": 0, "n_tokens": 0}
 
     def _write_shard(self) -> None:
         name = f"{self.split}-{len(self._shards):05d}.bin"
@@ -250,14 +264,17 @@ class PreparedData:
             rows = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise _damaged(path, f"{error}") from error
+        if not isinstance(rows, np.ndarray) or rows.dtype != INDEX_DTYPE or rows.ndim != 1:
+            raise _damaged(path, "it is not an index of documents")
         offsets = np.append(rows["offset"].astype(np.int64), entry["n_tokens"])
         shards, end = [], 0
         for shard in entry["shards"]:
             shards.append((self.path / shard["file"], end, end + shard["n_tokens"]))
             end += shard["n_tokens"]
-        sane = rows.dtype == INDEX_DTYPE and len(rows) == entry["n_documents"]
-        if not sane or end != entry["n_tokens"] or (np.diff(offsets) < 2).any():
+        if len(rows) != entry["n_documents"] or end != entry["n_tokens"]:
             raise _damaged(path, "the index does not fit the shards")
+        if (np.diff(offsets) < 2).any() or (rows["subset"] >= len(entry["subset_names"])).any():
+            raise _damaged(path, "the index holds an impossible document")
         if entry["max_token_id"] >= self.vocab_size:
             raise _damaged(path, f"token id {entry['max_token_id']} >= {self.vocab_size}")
         return Split(
