@@ -19,6 +19,7 @@ from ladderlm.tokenizer.bpe import (
     EOS,
     BytePairTokenizer,
     byte_alphabet,
+    cut_long_spaces,
     encode_reference,
     split_reference,
     tokenizer_json,
@@ -150,6 +151,29 @@ def test_long_runs_of_equal_characters_are_encoded(tiny_tokenizer, text, n, end)
     """D09: a giant run neither overflows a stack nor takes quadratic time."""
     text = text * n + end
     assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
+
+
+SPACES = st.lists(st.sampled_from([" ", "\t", "\u3000", "\x85", "\n", "\r", "x", "!", "\x1c"]))
+
+
+@given(text=SPACES.map("".join) | TEXTS, limit=st.integers(2, 4))
+@example(text="a  \t b", limit=2)
+@example(text="!\n   ", limit=3)
+@example(text="   \nb", limit=2)
+def test_cutting_long_spaces_out_leaves_the_pieces_as_they_are(text, limit):
+    """D09: the ids of a giant run are those of the rule."""
+    parts = cut_long_spaces(text, limit)
+    assert "".join(part for part, _ in parts) == text
+    pieces = [[part] if whole else list(split_reference(part)) for part, whole in parts]
+    assert sum(pieces, []) == list(split_reference(text))
+
+
+def test_every_long_run_of_spaces_is_found_wherever_it_lies():
+    for before in range(25):
+        text = "y" * before + " " * 11 + "x" * 30
+        parts = [(part, whole) for part, whole in cut_long_spaces(text, 10) if whole]
+        assert parts == [(" " * 10, True)]
+    assert cut_long_spaces(" " * 8 + "x", 10) == [(" " * 8 + "x", False)]
 
 
 def test_batches_encode_each_text_alone(tiny_tokenizer):

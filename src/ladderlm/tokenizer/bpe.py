@@ -7,6 +7,7 @@ fall-back of the bare runner. Training is in `train.py`.
 
 import functools
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.files import read_json
+from ladderlm.files import read_json, sha256_file
 
 __all__ = [
     "BOS",
@@ -25,6 +26,7 @@ __all__ = [
     "SPLIT_PATTERN",
     "BytePairTokenizer",
     "byte_alphabet",
+    "cut_long_spaces",
     "encode_reference",
     "split_reference",
     "tokenizer_json",
@@ -37,6 +39,9 @@ SPLIT_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+# White_Space without \r and \n. A run of a million of them overflows tiktoken's regex machine.
+_SPACES = "\t\x0b\x0c \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_LONG = 100_000  # characters
 
 
 @functools.cache
@@ -103,6 +108,36 @@ def split_reference(text: str) -> Iterator[str]:
         at = end
 
 
+def cut_long_spaces(text: str, limit: int = _LONG) -> list[tuple[str, bool]]:
+    """Cut long runs of spaces out of a text, where `SPLIT_PATTERN` cuts anyway.
+
+    Let a maximal run of white space without line ends be followed by something visible or by the
+    end of the text. No piece reaches into it from the left, because the only white space that may
+    follow something visible within a piece is line ends, and a piece with line ends stops after
+    the last of them. At its begin only `\\s+(?!\\S)` matches (a run of two or more), which takes
+    all of it, or all but the last character if something visible follows. Nothing looks behind.
+
+    Args:
+        limit: shorter runs stay where they are; at least 2.
+
+    Returns:
+        Parts whose ids, joined, are the ids of the text; True marks a part that is one piece.
+    """
+    step = limit // 2
+    places = range(0, len(text) - step + 1, step)  # a long run covers one of these windows
+    if not any(text[at].isspace() and text[at : at + step].isspace() for at in places):
+        return [(text, False)]
+    parts, done = [], 0
+    for run in re.finditer(f"[{_SPACES}]{{{limit},}}", text):
+        end = run.end()
+        if text[end : end + 1] in ("\r", "\n"):
+            continue  # these spaces belong to the line ends
+        end -= end < len(text)
+        parts += [(text[done : run.start()], False), (text[run.start() : end], True)]
+        done = end
+    return [(part, whole) for part, whole in [*parts, (text[done:], False)] if part]
+
+
 def encode_reference(text: str, ranks: dict[bytes, int]) -> list[int]:
     """Encode in the plainest way: in each piece, merge the pair of lowest rank until none is left.
 
@@ -167,9 +202,15 @@ class BytePairTokenizer:
             DataError: the text holds a lone surrogate, which no UTF-8 can carry.
         """
         _check_encodable(text)
-        fast = self._tiktoken
-        ids = fast.encode_ordinary(text) if fast else encode_reference(text, self.ranks)
-        return [self.bos_id] * bos + list(ids) + [self.eos_id] * eos
+        ids = self._encode_tiktoken(text) if self._tiktoken else encode_reference(text, self.ranks)
+        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+
+    def _encode_tiktoken(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for part, whole in cut_long_spaces(text):
+            coder = self._tiktoken
+            ids += coder._encode_single_piece(part) if whole else coder.encode_ordinary(part)
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Give the ids of each text alone."""
@@ -206,10 +247,21 @@ class BytePairTokenizer:
             raise DataError(
                 f"{folder} holds no tokenizer.json", "it is not a tokenizer folder", fix
             )
+        record = read_json(folder / "ladderlm.json")
+        if not isinstance(record, dict) or not {"fingerprint", "sha256"} <= record.keys():
+            raise DataError(
+                f"{folder / 'ladderlm.json'} records no fingerprint and sha256 of tokenizer.json",
+                "nothing would show a changed byte",
+                "restore the folder, or train the tokenizer again",
+            )
         tokenizer = cls(_read_ranks(read_json(path), path, fix))
-        recorded = read_json(folder / "ladderlm.json")
-        stated = recorded.get("fingerprint") if isinstance(recorded, dict) else None
-        if stated != tokenizer.fingerprint:
+        if record["sha256"] != sha256_file(path):
+            raise DataError(
+                f"{path} does not match the sha256 in {folder / 'ladderlm.json'}",
+                "a byte of it was changed",
+                "restore the folder, or train the tokenizer again",
+            )
+        if record["fingerprint"] != tokenizer.fingerprint:
             raise DataError(
                 f"{path} does not match the fingerprint in {folder / 'ladderlm.json'}",
                 "ids would not mean what they meant when the data was prepared",
@@ -234,7 +286,8 @@ def _read_ranks(value: Any, path: Path, fix: str) -> dict[bytes, int]:
         raise DataError(
             f"{path} has a token outside the byte alphabet: {error}", "", fix
         ) from error
-    complete = sorted(ranks.values()) == list(range(len(ranks)))
+    complete = all(type(rank) is int for rank in ranks.values())  # True and 1.0 equal 1
+    complete = complete and sorted(ranks.values()) == list(range(len(ranks)))
     bytes_first = all(bytes([b]) in ranks for b in range(256))
     controls = added == {BOS: len(ranks), EOS: len(ranks) + 1}
     if pattern != SPLIT_PATTERN or not (complete and bytes_first and controls):
