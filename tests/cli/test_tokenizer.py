@@ -16,8 +16,9 @@ def test_a_tokenizer_is_trained_proven_and_shown(ladderlm, corpus, tmp_path):
     said = learn(ladderlm, corpus, out=out, words=["--json"])
     assert said.code == 0
     report = said.json
-    assert report["trained_on"]["n_documents"] == 60  # val is left out
-    assert report["bytes_per_token"].keys() == {"all", "Code", "Prose"}
+    assert report["trained_on"]["n_documents"] == 54  # val is left out, and every tenth held out
+    assert report["compression"]["n_documents"] == 6
+    assert report["compression"]["subsets"].keys() == {"Code", "Prose"}
     record = json.loads((out / "ladderlm.json").read_text())
     assert record["fingerprint"] == report["fingerprint"]
     shown = ladderlm("tokenizer", "show", out)
@@ -35,7 +36,7 @@ def test_a_folder_s_validation_text_is_left_out_but_a_named_file_is_read(
     train = learn(ladderlm, corpus / "train.jsonl", out=tmp_path / "b", words=["--json"]).json
     named = learn(ladderlm, corpus / "val.jsonl", out=tmp_path / "c", words=["--json"]).json
     assert whole["fingerprint"] == train["fingerprint"]
-    assert named["trained_on"]["n_documents"] == 12
+    assert named["trained_on"]["n_documents"] == 11
 
 
 def test_only_the_first_bytes_are_learnt_from_if_asked(ladderlm, corpus, tmp_path):
@@ -55,7 +56,7 @@ def test_records_of_another_shape_can_be_read(ladderlm, tmp_path):
     words = ["--text-key", "body", "--subset-key", "kind", "--skip-bad", "--json"]
     said = learn(ladderlm, file, out=tmp_path / "tok", words=words)
     assert said.code == 0, said.err
-    assert said.json["bytes_per_token"].keys() == {"all", "x"}
+    assert said.json["compression"]["subsets"].keys() == {"x"}
 
 
 @pytest.mark.parametrize(
