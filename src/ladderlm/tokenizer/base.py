@@ -130,7 +130,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             _RESTORE,
         )
     record.setdefault("model", OWN)
-    if record["model"] not in _FILES:
+    if record["model"] not in list(_FILES):  # it may be of any type
         raise DataError(
             f"{folder / RECORD} names a model {record['model']!r} that is not known",
             f"known are {', '.join(_FILES)}",
