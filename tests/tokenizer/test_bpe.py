@@ -13,18 +13,11 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
 from ladderlm.files import sha256_file
-from ladderlm.tokenizer.base import load_tokenizer
-from ladderlm.tokenizer.bpe import (
-    BOS,
-    EOS,
-    BytePairTokenizer,
-    byte_alphabet,
-    cut_long_spaces,
-    encode_reference,
-    split_reference,
-    tokenizer_json,
-)
-from ladderlm.tokenizer.train import NASTY_TEXTS, save_tokenizer
+from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
+from ladderlm.tokenizer.bpe import BOS, EOS, BytePairTokenizer, encode_reference
+from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
+from ladderlm.tokenizer.split import split_reference
+from ladderlm.tokenizer.train import save_tokenizer
 
 CONTROL_WORDS = [BOS, EOS, "<s>", "</s>", "<unk>", "<pad>", "<|endoftext|>", "[INST]", "[/INST]"]
 CONTROL_WORDS += ["<|eot_id|>", "<<SYS>>", "<bos>", "<mask>", "[CLS]", "<|im_start|>", "<0x0A>"]
@@ -151,29 +144,6 @@ def test_long_runs_of_equal_characters_are_encoded(tiny_tokenizer, text, n, end)
     """D09: a giant run neither overflows a stack nor takes quadratic time."""
     text = text * n + end
     assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
-
-
-SPACES = st.lists(st.sampled_from([" ", "\t", "\u3000", "\x85", "\n", "\r", "x", "!", "\x1c"]))
-
-
-@given(text=SPACES.map("".join) | TEXTS, limit=st.integers(2, 4))
-@example(text="a  \t b", limit=2)
-@example(text="!\n   ", limit=3)
-@example(text="   \nb", limit=2)
-def test_cutting_long_spaces_out_leaves_the_pieces_as_they_are(text, limit):
-    """D09: the ids of a giant run are those of the rule."""
-    parts = cut_long_spaces(text, limit)
-    assert "".join(part for part, _ in parts) == text
-    pieces = [[part] if whole else list(split_reference(part)) for part, whole in parts]
-    assert sum(pieces, []) == list(split_reference(text))
-
-
-def test_every_long_run_of_spaces_is_found_wherever_it_lies():
-    for before in range(25):
-        text = "y" * before + " " * 11 + "x" * 30
-        parts = [(part, whole) for part, whole in cut_long_spaces(text, 10) if whole]
-        assert parts == [(" " * 10, True)]
-    assert cut_long_spaces(" " * 8 + "x", 10) == [(" " * 8 + "x", False)]
 
 
 def test_batches_encode_each_text_alone(tiny_tokenizer):
@@ -347,7 +317,7 @@ def test_without_tiktoken_the_ids_are_the_same(tiny_tokenizer_folder, child_envi
 import json, sys
 for name in ("tiktoken", "tokenizers", "regex"):
     sys.modules[name] = None
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
 tokenizer = load_tokenizer(sys.argv[1])
 assert tokenizer._tiktoken is None
 print(json.dumps([tokenizer.encode(text) for text in json.load(sys.stdin)]))
