@@ -74,7 +74,7 @@ def test_a_head_is_described_with_what_it_is_a_head_of(words, n_documents, hub, 
         assert sum(sizes[: len(texts)]) <= 9000 < sum(sizes[: len(texts) + 1])
     else:
         assert len(texts) == n_documents
-    assert f"the first {len(texts)} documents, " in said.out
+    assert f"the first {len(texts)} documents: " in said.out
     assert f" of {len(VALIDATION) / 1000:.3g} kB" in said.out
     again = ladderlm("fetch", "pile", "--out", tmp_path / "pile", *words, "--json")
     assert again.json["files"]["val.jsonl.zst"]["head"]["documents"] == len(texts)

@@ -52,7 +52,9 @@ def test_nothing_outside_the_folder_of_the_dataset_is_read(cache, tmp_path):
         assert cached_file("owner/name", "s") is None
 
 
-@pytest.mark.parametrize(("word", "offline"), [("1", True), ("ON", True), ("0", False), ("", False)])
+@pytest.mark.parametrize(
+    ("word", "offline"), [("1", True), ("ON", True), ("0", False), ("", False)]
+)
 def test_offline_is_a_word_of_the_environment(word, offline, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", word)
     assert is_offline() is offline

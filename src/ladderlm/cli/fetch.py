@@ -97,12 +97,12 @@ def _describe_file(path: str, file: dict[str, Any]) -> None:
     print(f"{path}: {format_bytes(file['n_bytes'])} from {file['source']} ({file['note']})")
     if file["part"] == "head":
         head = file["head"]
-        size, text = head["source_n_bytes"], format_bytes(head["text_bytes"])
-        of = f" of {format_bytes(size)}" if size else ""
-        print(
-            f"  the first {head['documents']:,} documents, {text} of text, out of the first "
-            f"{format_bytes(head['source_byte_range'][1])}{of}"
-        )
+        which = "all" if head["whole_source"] else "the first"
+        size = format_bytes(head["source_byte_range"][1])
+        if head["source_n_bytes"] and not head["whole_source"]:
+            size = f"the first {size} of {format_bytes(head['source_n_bytes'])}"
+        text = format_bytes(head["text_bytes"])
+        print(f"  {which} {head['documents']:,} documents: {text} of text, out of {size}")
         how = "recorded"
     print(f"  SHA-256 {file['sha256']} ({how})")
 

@@ -159,7 +159,9 @@ class Head:
             return FIRST_WINDOW_BYTES
         needed = int(self.n_input * (1 / self.share - 1) * 1.02) + STEP_BYTES
         needed -= done - self.n_input
-        return max(min(needed, MAX_WINDOW_BYTES), MIN_WINDOW_BYTES)
+        # What is there is at most doubled: early on, blocks that have not ended spoil the guess.
+        most = min(max(done, FIRST_WINDOW_BYTES), MAX_WINDOW_BYTES)
+        return max(min(needed, most), MIN_WINDOW_BYTES)
 
     def _take(self, step: bytes) -> None:
         self._digest.update(step)

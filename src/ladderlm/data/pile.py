@@ -36,6 +36,7 @@ from ladderlm.units import format_bytes
 __all__ = ["fetch_pile"]
 
 TEXT_BYTES_A_DOCUMENT = 6000  # of the Pile, on average; for the estimate of space
+LARGE_BYTES = 2 * 10**9  # a download for which one may like to know the smaller way
 _log = logging.getLogger(__name__)
 
 
@@ -178,7 +179,7 @@ class _Call:
                 self._learn(origin)
                 if origin.n_bytes is not None:
                     sizes.append(origin.n_bytes)
-                    head = f"the head of {limits.spell()} of " if limits else ""
+                    head = f"up to {limits.spell()} out of " if limits else ""
                     size = format_bytes(origin.n_bytes)
                     self.say(f"{origin.name}: {head}{size} from {origin.place.name}")
                     if not limits:
@@ -186,6 +187,10 @@ class _Call:
                         self.taking.progress(origin.name, there, origin.n_bytes)
                     break
         needed = sum(sizes)
+        if needed > LARGE_BYTES and not limits:
+            self.say(
+                f"{format_bytes(needed)} in all; --max-bytes 500MB would take only the head of each"
+            )
         if limits:
             text = limits.max_bytes or (limits.max_documents or 0) * TEXT_BYTES_A_DOCUMENT
             needed = min(2 * needed, len(origins) * text)
@@ -232,8 +237,13 @@ def _nowhere(
 ) -> DataError:
     """Say what every place said, and what to do by hand."""
     name = missing[0] + PACKED
+    split = missing[0].partition("/")[0]
     others = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
-    pages = ", ".join(f"https://huggingface.co/datasets/{s.repository}" for s in SOURCES.values())
+    pages = ", ".join(
+        f"https://huggingface.co/datasets/{known.repository}"
+        for known in SOURCES.values()
+        if split in known.splits
+    )
     digest = f" (the original has SHA-256 {PUBLISHED[name]})" if name in PUBLISHED else ""
     ways = [
         "run the same command again later: it goes on where it stopped",
