@@ -150,6 +150,14 @@ def test_progress_between_failures_begins_the_count_anew(get, mirror, waits):
     assert max(waits) == 2 ** (MAX_TRIES - 2)
 
 
+def test_a_server_that_makes_us_begin_anew_for_ever_is_left(get, mirror, waits):
+    """N03: bytes that come, are thrown away and come again are no progress."""
+    mirror.always = Answer(cut=1000, shift=7)
+    with pytest.raises(DataError, match=f"{MAX_TRIES} times in a row"):
+        get()
+    assert len(mirror.asked) <= 2 * MAX_TRIES
+
+
 def test_the_pause_that_a_server_asks_for_is_kept_within_bounds(get, mirror, waits):
     """N03: Retry-After in seconds; a date is passed over."""
     asked = ["7", "99999999", "Wed, 21 Oct 2026 07:28:00 GMT"]

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from builders import make_records
-from ladderlm.data import pile, transfer
+from ladderlm.data import transfer
 from ladderlm.data.documents import Reader
 from ladderlm.data.heads import Limits
 from ladderlm.data.pile import fetch_pile
@@ -577,14 +577,3 @@ def test_leftovers_of_a_killed_process_are_removed(hub, get, tmp_path):
     (tmp_path / "pile/train/.tmp-1-00.jsonl.zst.ready.part").write_bytes(b"half")
     get()
     assert sorted(files_of(tmp_path / "pile")) == ["pile.json", "val.jsonl.zst"]
-
-
-def test_a_foreign_record_is_refused(hub, get, tmp_path):
-    (tmp_path / "pile").mkdir()
-    (tmp_path / "pile/pile.json").write_text('{"kind": "ladderlm-pile", "format_version": 2}')
-    with pytest.raises(DataError, match="not a list of Pile files"):
-        get()
-
-
-def test_the_estimate_of_text_speaks_of_the_pile():
-    assert 1000 < pile.TEXT_BYTES_A_DOCUMENT < 20_000

@@ -49,6 +49,22 @@ def test_a_list_names_files_as_sha256sum_writes_them(tmp_path):
     assert read_list(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("listed", "digest"),
+    [
+        ({"train/00.jsonl.zst": A, "mini/train/00.jsonl.zst": B}, A),
+        ({"pile/train/00.jsonl.zst": A, "pile/train/01.jsonl.zst": B}, A),
+        ({"00.jsonl.zst": A, "01.jsonl.zst": B}, A),
+        ({"a/train/00.jsonl.zst": A, "b/train/00.jsonl.zst": B}, None),
+        ({"other/00.jsonl.zst": A}, None),
+    ],
+)
+def test_a_list_may_name_files_from_higher_up_but_never_two_at_once(listed, digest):
+    place = places_for("train", "pile-full")[0]
+    found = place.published("train/00.jsonl.zst", listed)
+    assert found == (None if digest is None else (digest, "SHA256SUMS.txt of the source"))
+
+
 def test_a_list_that_cannot_be_had_is_no_list(monkeypatch):
     """N06, N08."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")

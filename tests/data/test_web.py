@@ -85,6 +85,12 @@ def test_what_any_server_says_is_read(headers, remote, servers):
     assert found.sha256 is None
 
 
+def test_a_length_of_nothing_is_not_believed(servers):
+    hub, _ = servers
+    hub.at["/a"] = Answer(length="0")
+    assert probe(hub.url + "/a").n_bytes is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [

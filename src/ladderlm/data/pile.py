@@ -191,9 +191,9 @@ class _Call:
             self.say(
                 f"{format_bytes(needed)} in all; --max-bytes 500MB would take only the head of each"
             )
-        if limits:
+        if limits:  # the range of the source and the result, both at most as large as the text
             text = limits.max_bytes or (limits.max_documents or 0) * TEXT_BYTES_A_DOCUMENT
-            needed = min(2 * needed, len(origins) * text)
+            needed = min(2 * needed, len(origins) * text) if sizes else len(origins) * text
         else:
             needed -= self.record.bytes_in_parts(list(origins))
         check_free_space(self.record.out, max(needed, 0))

@@ -34,12 +34,7 @@ class PileRecord:
         self.value: dict[str, Any] = {"kind": "ladderlm-pile", "format_version": 1, "files": {}}
         if self._file.is_file():
             self.value = read_json(self._file)
-            if self.value.get("kind") != "ladderlm-pile" or self.value.get("format_version") != 1:
-                raise DataError(
-                    f"{self._file} is not a list of Pile files that this version reads",
-                    "",
-                    "choose another --out",
-                )
+            _check(self._file, self.value)
         for folder in (out, out / "train"):
             for left in folder.glob(".tmp-*"):
                 remove_tree(left)  # of a process that was killed
@@ -123,3 +118,25 @@ class PileRecord:
     def _parts(self, stem: str) -> list[Path]:
         place = self.out / stem
         return sorted(place.parent.glob(f"{place.name}.jsonl*.part"))
+
+
+def _check(file: Path, value: Any) -> None:
+    """Refuse a record of another kind or version, or one that was damaged."""
+    is_ours = isinstance(value, dict) and value.get("kind") == "ladderlm-pile"
+    if not is_ours or value.get("format_version") != 1:
+        raise DataError(
+            f"{file} is not a list of Pile files that this version reads",
+            "it would be overwritten",
+            "choose another --out",
+        )
+    files = value.get("files")
+    for name, entry in files.items() if isinstance(files, dict) else [("files", None)]:
+        needed = {"source", "corpus", "note", "n_bytes", "sha256", "part"}
+        if isinstance(entry, dict) and entry.get("part") == "head":
+            needed |= {"limits", "head"}
+        if not isinstance(entry, dict) or not needed <= entry.keys():
+            raise DataError(
+                f"{file}: the entry {name!r} is damaged",
+                "what the file is cannot be told",
+                f"restore {file.name}, or choose another --out",
+            )

@@ -117,8 +117,8 @@ class Place:
         Args:
             listed: the place's own list, see `read_list`.
         """
-        if name in listed:
-            return listed[name], "SHA256SUMS.txt of the source"
+        if digest := _look_up(name, listed):
+            return digest, "SHA256SUMS.txt of the source"
         if self.corpus == ORIGINAL and name in PUBLISHED:
             return PUBLISHED[name], "the published hash of the original file"
         return None
@@ -207,6 +207,15 @@ def read_list(base: str | Path) -> dict[str, str]:
     except (OSError, ValueError, http.client.HTTPException) as error:
         _log.info("%s/SHA256SUMS.txt: %s", base, error)
         return {}
+
+
+def _look_up(name: str, listed: dict[str, str]) -> str | None:
+    """Find a file in a list that may begin its paths higher up, or name files alone."""
+    if name in listed:
+        return listed[name]
+    below = [digest for path, digest in listed.items() if path.endswith("/" + name)]
+    alone = listed.get(name.rpartition("/")[2])
+    return below[0] if len(below) == 1 else alone
 
 
 def _parse_list(raw: bytes) -> dict[str, str]:

@@ -108,7 +108,7 @@ def probe(url: str) -> Remote | None:
     length = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
     tag = headers.get("ETag") or ""
     return Remote(
-        n_bytes=int(length) if length.isdigit() else None,
+        n_bytes=int(length) or None if length.isdigit() else None,  # some say 0 to HEAD
         sha256=linked if re.fullmatch("[0-9a-f]{64}", linked) else None,
         version=linked or (None if tag.startswith("W/") else tag.strip('"') or None),
     )
