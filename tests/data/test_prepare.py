@@ -17,6 +17,7 @@ import pytest
 
 from builders import make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
+from ladderlm.data import request as request_module
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import SplitWriter, open_data
 from ladderlm.errors import CheckpointError, ConfigError, DataError
@@ -45,6 +46,13 @@ def config(corpus, tiny_tokenizer_folder, tmp_path):
         return PrepareConfig(tokenizer=str(tiny_tokenizer_folder), **fields)
 
     return build
+
+
+def small_pieces(monkeypatch):
+    """Cut even a tiny corpus into many pieces, and let processes make them."""
+    monkeypatch.setattr(request_module, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(request_module, "PIECE_BLOCKS", 2)
+    monkeypatch.setattr(prepare_module, "SMALL_BYTES", 0)
 
 
 def content_of(folder):
@@ -103,7 +111,7 @@ def test_bos_and_eos_stand_at_the_ends_of_documents_and_nowhere_else(config, tmp
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(config, tmp_path, monkeypatch):
     """Contract, section 4: same bytes for any number of workers."""
-    monkeypatch.setattr(prepare_module, "CHUNK_DOCUMENTS", 3)  # many chunks under way
+    small_pieces(monkeypatch)
     for n_workers in (1, 2, 4):
         prepare(config(out=str(tmp_path / f"by-{n_workers}"), n_workers=n_workers))
     contents = [content_of(tmp_path / f"by-{n}") for n in (1, 2, 4)]
@@ -243,7 +251,7 @@ def test_documents_of_val_that_stand_in_train_are_refused_or_counted(config, cor
         prepare(config())
     assert not (tmp_path / "data/manifest.json").exists()
     manifest = prepare(config(allow_overlap=True))
-    assert manifest["overlap"] == {"train_val_exact": 2}
+    assert manifest["overlap"] == {"train_val_exact": 2, "train_val_folded": 3}
 
 
 def test_overlap_is_found_when_splits_come_one_by_one_in_any_order(config, tmp_path):
@@ -262,7 +270,7 @@ def test_overlap_is_found_when_splits_come_one_by_one_in_any_order(config, tmp_p
 
 def test_a_clean_validation_set_is_recorded_as_clean(config):
     """D13."""
-    assert prepare(config())["overlap"] == {"train_val_exact": 0}
+    assert prepare(config())["overlap"] == {"train_val_exact": 0, "train_val_folded": 0}
 
 
 def test_a_refusal_because_of_overlap_is_not_forgotten_by_repeating(config, corpus):
@@ -271,7 +279,7 @@ def test_a_refusal_because_of_overlap_is_not_forgotten_by_repeating(config, corp
     for _ in range(2):
         with pytest.raises(DataError, match="1 documents of 'val'"):
             prepare(config())
-    assert prepare(config(allow_overlap=True))["overlap"] == {"train_val_exact": 1}
+    assert prepare(config(allow_overlap=True))["overlap"] == {"train_val_exact": 1, "train_val_folded": 1}
     with pytest.raises(DataError, match="1 documents of 'val'"):
         prepare(config())
 
