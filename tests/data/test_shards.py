@@ -251,7 +251,9 @@ def test_a_manifest_that_is_none_is_refused(folder, value):
 def test_a_newer_format_is_refused_with_both_versions(folder):
     """C23."""
     publish(folder, manifest_in(folder) | {"format_version": FORMAT_VERSION + 1})
-    with pytest.raises(DataError, match=f"data format {FORMAT_VERSION + 1}, this ladderlm reads {FORMAT_VERSION}"):
+    with pytest.raises(
+        DataError, match=f"data format {FORMAT_VERSION + 1}, this ladderlm reads {FORMAT_VERSION}"
+    ):
         open_data(folder)
 
 

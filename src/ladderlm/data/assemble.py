@@ -17,7 +17,7 @@ from ladderlm.data.dedup import KeyTable
 from ladderlm.data.minhash import N_BANDS, N_ROWS, SHINGLE_TOKENS
 from ladderlm.data.overlap import KINDS, write_hashes
 from ladderlm.data.parts import Limits
-from ladderlm.data.pieces import N_EXAMPLES, Piece, read_piece
+from ladderlm.data.pieces import N_EXAMPLES, Piece, piece_sizes, read_piece
 from ladderlm.data.shard_writer import SplitWriter
 from ladderlm.errors import DataError
 
@@ -28,7 +28,7 @@ def assemble(
     folder: Path,
     prefix: str,
     dtype: np.dtype[Any],
-    pieces: list[tuple[int, Path]] | Iterable[tuple[int, Path]],
+    pieces: Iterable[tuple[int, Path]],
     *,
     limits: Limits,
     remove_duplicates: bool,
@@ -104,24 +104,19 @@ def assemble(
 
 def _needed(pieces: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Path]]:
     """Give the pieces up to the one in which a limit is met."""
-    from ladderlm.data.pieces import piece_sizes
-
-    sizes = (0, 0, 0)
+    sizes = [0, 0, 0]
     for file, path in pieces:
         yield file, path
         if limits != Limits():
-            sizes = tuple(a + b for a, b in zip(sizes, piece_sizes(path), strict=True))
-            if limits.met(*sizes):
+            sizes = [a + b for a, b in zip(sizes, piece_sizes(path), strict=True)]
+            if limits.met(sizes):
                 return
 
 
 def _read(paths: list[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Piece]]:
     """Read pieces, the last one cut where a limit is met."""
     done = np.zeros(3, np.int64)  # documents, bytes, tokens
-    most = [
-        np.iinfo(np.int64).max if limit is None else limit
-        for limit in (limits.max_documents, limits.max_bytes, limits.max_tokens)
-    ]
+    most = [np.iinfo(np.int64).max if limit is None else limit for limit in limits.each]
     for file, path in paths:
         piece = read_piece(path)
         ones = np.ones(piece.n_documents, np.int64)

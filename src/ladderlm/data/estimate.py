@@ -63,11 +63,7 @@ def estimate_splits(requests: list[SplitRequest], tokenizer: Tokenizer) -> Estim
     total = [0.0] * 4  # documents, bytes, tokens, seconds of one process
     for request in requests:
         found = _sample(request, tokenizer)
-        limits = (
-            request.config.limits.max_documents,
-            request.config.limits.max_bytes,
-            request.config.limits.max_tokens,
-        )
+        limits = request.config.limits.each
         shares = [limit / n for limit, n in zip(limits, found, strict=False) if limit and n]
         share = min([1.0, *shares])
         total = [a + share * b for a, b in zip(total, found, strict=True)]

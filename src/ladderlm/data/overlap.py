@@ -45,10 +45,8 @@ def count_common(of: Path, inside: Path) -> int:
     common = 0
     for wanted in _steps(of):
         where = _map(inside)
-        at, end = (
-            int(np.searchsorted(where, border, side))
-            for border, side in ((wanted[0], "left"), (wanted[-1], "right"))
-        )
+        at = int(np.searchsorted(where, wanted[0], "left"))
+        end = int(np.searchsorted(where, wanted[-1], "right"))
         for start in range(at, end, _STEP):
             piece = _slice(inside, start, min(start + _STEP, end))
             place = np.minimum(np.searchsorted(piece, wanted), len(piece) - 1)

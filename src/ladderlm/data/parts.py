@@ -37,11 +37,15 @@ class Limits:
     max_tokens: int | None = None  # BOS and EOS in
     max_bytes: int | None = None  # UTF-8 bytes of the texts
 
-    def met(self, n_documents: int, n_bytes: int, n_tokens: int) -> bool:
-        """Say whether nothing more is needed."""
-        have = (n_documents, n_bytes, n_tokens)
-        limits = (self.max_documents, self.max_bytes, self.max_tokens)
-        return any(limit is not None and n >= limit for n, limit in zip(have, limits, strict=True))
+    @property
+    def each(self) -> tuple[int | None, int | None, int | None]:
+        """Documents, bytes, tokens."""
+        return (self.max_documents, self.max_bytes, self.max_tokens)
+
+    def met(self, sizes: list[int]) -> bool:
+        """Say whether so many documents, bytes and tokens are enough."""
+        pairs = zip(sizes, self.each, strict=True)
+        return any(limit is not None and n >= limit for n, limit in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ def encode_part(job: PartJob, report: Report = lambda _: None) -> None:
     folder = Path(job.folder)
     tokenizer = load_tokenizer(job.tokenizer)
     parser = RecordParser(job.text_key, job.subset_key, job.skip_bad)
-    sizes = (0, 0, 0)
+    sizes = [0, 0, 0]
     for number, file in enumerate(job.files):
         n_pieces = _known_pieces(folder, number)
         if n_pieces is not None and job.limits == Limits() and _complete(job, number, n_pieces):
@@ -133,8 +137,8 @@ def encode_part(job: PartJob, report: Report = lambda _: None) -> None:
             path = _piece_path(folder, number, index)
             if not path.exists():
                 _encode_piece(path, blocks, parser, tokenizer, job, file, report)
-            sizes = tuple(a + b for a, b in zip(sizes, piece_sizes(path), strict=True))
-            if job.limits.met(*sizes):
+            sizes = [a + b for a, b in zip(sizes, piece_sizes(path), strict=True)]
+            if job.limits.met(sizes):
                 return
         file.check_unchanged()
         publish_json(_count_path(folder, number), {"n_pieces": n_pieces})
@@ -236,7 +240,7 @@ def encode_parts(jobs: list[PartJob], report: Report = lambda _: None) -> None:
                     raise ExecutorError(
                         f"a process that encodes ended with code {processes[number].returncode}",
                         "its pieces are not complete",
-                        "run the same command again: it goes on; with less --workers if memory is short",
+                        "run the same command again: it goes on; less --workers need less memory",
                     )
             elif "error" in message:
                 raise DataError(*message["error"])

@@ -30,14 +30,14 @@ from ladderlm.files import (
     check_free_space,
     make_folder,
     move_into_place,
-    publish,
     publish_json,
+    publish_stream,
     read_json,
     remove_tree,
 )
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 
-__all__ = ["PrepareConfig", "merge_parts", "prepare", "prepare_part"]
+__all__ = ["PrepareConfig", "estimate", "merge_parts", "prepare", "prepare_part"]
 
 SMALL_BYTES = 8 << 20  # sources smaller than this are encoded without further processes
 STAGING = ".preparing"
@@ -74,14 +74,16 @@ def prepare(
         manifest = _existing_manifest(out, tokenizer.fingerprint, config.tokenizer)
         requests = request_splits(config, out / STAGING / "stdin")
         todo = {n: r for n, r in requests.items() if not _is_done(manifest, n, r.record)}
-        _remove_leftovers(out, manifest, [r.folder_name(tokenizer.fingerprint) for r in todo.values()])
+        _remove_leftovers(
+            out, manifest, [r.folder_name(tokenizer.fingerprint) for r in todo.values()]
+        )
         if not todo:
             check_overlap(manifest["overlap"], config.allow_overlap)
             return manifest
         _publish_tokenizer(out / "tokenizer", Path(config.tokenizer))
-        estimate = estimate_splits(list(todo.values()), tokenizer)
-        announce(estimate)
-        check_free_space(out, estimate.disk_bytes)
+        expected = estimate_splits(list(todo.values()), tokenizer)
+        announce(expected)
+        check_free_space(out, expected.disk_bytes)
         pieces = {}
         for name, request in todo.items():
             folder = out / STAGING / request.folder_name(tokenizer.fingerprint)
@@ -95,7 +97,21 @@ def prepare(
         return _publish_splits(out, manifest, todo, pieces, tokenizer)
 
 
-def prepare_part(config: PrepareConfig, part: int, n_parts: int, progress: Progress = _quiet) -> Path:
+def estimate(config: PrepareConfig) -> Estimate:
+    """Say what a `prepare` would take, from a sample; nothing is kept.
+
+    Raises:
+        DataError: no such source, or standard input, which is gone once it is read.
+    """
+    if "-" in config.sources:
+        raise DataError("standard input cannot be estimated", "it can be read only once")
+    requests = request_splits(config, None)
+    return estimate_splits(list(requests.values()), load_tokenizer(config.tokenizer))
+
+
+def prepare_part(
+    config: PrepareConfig, part: int, n_parts: int, progress: Progress = _quiet
+) -> Path:
     """Encode part 1 <= part <= n_parts of the work into `config.out`; give its record.
 
     A part is whole once its record, `part-<i>-of-<n>.json`, is there. Parts need nothing of each
@@ -114,10 +130,12 @@ def prepare_part(config: PrepareConfig, part: int, n_parts: int, progress: Progr
     with FolderLock(out):
         if (out / "manifest.json").exists():
             raise DataError(
-                f"{out} holds prepared data", "a part goes to a folder of its own", "choose another --out"
+                f"{out} holds prepared data",
+                "a part goes to a folder of its own",
+                "choose another --out",
             )
         _remove_temporary(out)
-        requests = request_splits(config, out / "stdin")
+        requests = request_splits(config, None)
         record = {
             "kind": "ladderlm-part",
             "format_version": FORMAT_VERSION,
@@ -125,7 +143,10 @@ def prepare_part(config: PrepareConfig, part: int, n_parts: int, progress: Progr
             "n_parts": n_parts,
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "splits": {
-                name: {"request": request.record, "folder": request.folder_name(tokenizer.fingerprint)}
+                name: {
+                    "request": request.record,
+                    "folder": request.folder_name(tokenizer.fingerprint),
+                }
                 for name, request in requests.items()
             },
         }
@@ -155,7 +176,8 @@ def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> 
     tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer.fingerprint != first["tokenizer_fingerprint"]:
         raise DataError(
-            f"{tokenizer_folder} is not the tokenizer of the parts", "its ids would mean other texts"
+            f"{tokenizer_folder} is not the tokenizer of the parts",
+            "its ids would mean other texts",
         )
     config = PrepareConfig(
         sources=(), tokenizer=str(tokenizer_folder), out=str(out), allow_overlap=allow_overlap
@@ -302,8 +324,8 @@ def _is_done(manifest: dict[str, Any], name: str, record: dict[str, Any]) -> boo
 def _publish_tokenizer(folder: Path, source: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
-            content = (source / name).read_bytes()
-            publish(folder / name, lambda stream, content=content: stream.write(content))
+            with publish_stream(folder / name) as stream:
+                stream.write((source / name).read_bytes())
 
 
 _OWN_FILE = re.compile(

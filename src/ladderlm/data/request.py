@@ -155,11 +155,11 @@ def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
     return plan or {"train": expand_sources(config.sources)}
 
 
-def request_splits(config: PrepareConfig, spool: Path) -> dict[str, SplitRequest]:
+def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, SplitRequest]:
     """Hash the sources of every split that is asked for.
 
     Args:
-        spool: where standard input is kept, since it can be read only once.
+        spool: where standard input is kept, since it can be read only once; None: there is none.
 
     Raises:
         DataError: a source does not exist, or changes while it is hashed.
@@ -187,8 +187,8 @@ def request_splits(config: PrepareConfig, spool: Path) -> dict[str, SplitRequest
     return requests
 
 
-def _hash(path: Path, spool: Path) -> tuple[SourceFile, dict[str, Any]]:
-    if str(path) == "-":
+def _hash(path: Path, spool: Path | None) -> tuple[SourceFile, dict[str, Any]]:
+    if str(path) == "-" and spool is not None:
         digest = hashlib.sha256()
         with publish_stream(spool) as kept:
             while piece := standard_input().read(1 << 20):

@@ -178,7 +178,7 @@ class _OpenShard:
         self._stream = self._file.__enter__()
 
     def write(self, tokens: NDArray[Any]) -> None:
-        data = memoryview(np.ascontiguousarray(tokens)).cast("B")
+        data = np.ascontiguousarray(tokens).view(np.uint8).data
         self._stream.write(data)
         self._digest.update(data)
         self.n_tokens += len(tokens)
