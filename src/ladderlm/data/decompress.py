@@ -50,17 +50,22 @@ def read_head(path: Path, name: str, n_bytes: int) -> tuple[bytes, int]:
     Args:
         n_bytes: how many to read at most.
     """
+    step = 1 << 12  # small, so that little is taken from the file beyond what was asked for
     with contextlib.ExitStack() as opened:
-        file = opened.enter_context(path.open("rb"))
-        return _decompress(file, path, name, opened).read(n_bytes), file.tell()
+        file = opened.enter_context(path.open("rb", buffering=step))
+        return _decompress(file, path, name, opened, step).read(n_bytes), file.tell()
 
 
 def _decompress(
-    stream: IO[bytes], path: Path, name: str, opened: contextlib.ExitStack
+    stream: IO[bytes],
+    path: Path,
+    name: str,
+    opened: contextlib.ExitStack,
+    step: int = 1 << 17,
 ) -> IO[bytes]:
     head = stream.peek(4)[:4]  # type: ignore[attr-defined]
     if head == _ZSTD_MAGIC or 0x184D2A50 <= int.from_bytes(head, "little") <= 0x184D2A5F:
-        return io.BufferedReader(_ZstdFrames(stream), 1 << 18)
+        return io.BufferedReader(_ZstdFrames(stream, step), 2 * step)
     if head[:2] == _GZIP_MAGIC:
         unzipped: IO[bytes] = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
         return opened.enter_context(unzipped)
@@ -79,13 +84,17 @@ def _begins(head: bytes) -> bool:
 class _ZstdFrames(io.RawIOBase):
     """The content of frames end to end.
 
+    Args:
+        stream: the compressed file.
+        step: bytes of it that are read at a time.
+
     Raises (while reading):
         EOFError: the file ends inside a frame; says how many bytes were read.
         OSError: damaged, or something else stands behind a frame.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._n_read = stream, 0
+    def __init__(self, stream: IO[bytes], step: int) -> None:
+        self._stream, self._step, self._n_read = stream, step, 0
         self._data, self._frame = b"", _zstd.ZstdDecompressor()
         self._in_frame = False
 
@@ -96,7 +105,7 @@ class _ZstdFrames(io.RawIOBase):
         """Fill a buffer with up to its length; 0 only at the end of the last frame."""
         while True:
             if not self._data and self._frame.needs_input:
-                self._data = self._stream.read(1 << 17)
+                self._data = self._stream.read(self._step)
                 self._n_read += len(self._data)
                 if not self._data:
                     if self._in_frame:

@@ -20,7 +20,7 @@ _N_BINS = N_BANDS * N_ROWS
 _BIN_BITS = _N_BINS.bit_length() - 1
 _DOCUMENT_BITS = 24
 _EMPTY = np.uint64(2**64 - 1)
-_OFFSET = np.uint64(0x9E3779B97F4A7C15)  # sets a borrowed bin apart; odd, so it never cycles early
+_OFFSET = 0x9E3779B97F4A7C15  # sets a borrowed value apart; odd, so it never cycles early
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -81,8 +81,8 @@ def _signatures(
         if not want.any():
             break
         have = want & np.roll(full, -distance, axis=1)
-        borrowed = np.roll(signatures, -distance, axis=1)[have] + np.uint64(distance) * _OFFSET
-        filled[have] = borrowed
+        offset = np.uint64(distance * _OFFSET % 2**64)
+        filled[have] = np.roll(signatures, -distance, axis=1)[have] + offset
     return filled
 
 
