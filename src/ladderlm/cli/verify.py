@@ -34,6 +34,7 @@ def run(argv: list[str]) -> int:
         _verify_tokenizer(data.tokenizer_folder, data.tokenizer_fingerprint)
         for name in data.split_names:
             split = data.split(name)
+            data.check_files(name)
             print(f"{folder}: split {name}: {split.n_tokens:,} tokens good")
     elif (folder / "config.json").is_file():
         directory = RunDirectory(folder)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ladderlm.data.batch import Batch
 from ladderlm.data.config import DataConfig
+from ladderlm.data.mixture import Mixture
 from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
 from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
@@ -61,7 +62,8 @@ class RowStream:
 
     def __init__(self, split: Split, config: DataConfig, bos_id: int) -> None:
         self.split, self.config, self.bos_id = split, config, bos_id
-        self.rows_per_epoch = self._plan(0).n_rows
+        self.mixture = Mixture(split, config) if config.subset_weights else None
+        self.rows_per_epoch = (self.mixture or self._plan(0)).n_rows
         if self.rows_per_epoch == 0:
             raise DataError(
                 f"split {split.name!r} holds {split.n_tokens} tokens in "
@@ -77,6 +79,13 @@ class RowStream:
         policy = (config.seq_len, config.packing, config.n_lanes)
         return plan_epoch(lengths, config.order_seed, epoch, *policy)
 
+    def _pieces(self, row: int) -> list[Piece]:
+        """Give what stands in a row."""
+        if self.mixture is not None:
+            return self.mixture.row(row)
+        epoch, index = divmod(row, self.rows_per_epoch)
+        return self._plan(epoch).row(index)
+
     def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Give this process's share of rows first_row .. first_row + n_rows - 1.
 
@@ -86,10 +95,7 @@ class RowStream:
         share, rest = divmod(n_rows, world_size)
         begin = first_row + rank * share + min(rank, rest)
         end = begin + share + (rank < rest)
-        planned = []
-        for row in range(begin, end):
-            epoch, index = divmod(row, self.rows_per_epoch)
-            planned.append(self._plan(epoch).row(index))
+        planned = [self._pieces(row) for row in range(begin, end)]
         return fill_rows(self.split, planned, self.config.seq_len, self.bos_id)
 
     def n_targets(self, first_row: int, n_rows: int) -> int:
@@ -99,6 +105,5 @@ class RowStream:
         """
         total = 0
         for row in range(first_row, first_row + n_rows):
-            epoch, index = divmod(row, self.rows_per_epoch)
-            total += sum(piece.n_tokens for piece in self._plan(epoch).row(index))
+            total += sum(piece.n_tokens for piece in self._pieces(row))
         return total
