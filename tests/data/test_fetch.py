@@ -13,7 +13,7 @@ import pytest
 
 from ladderlm.data import transfer
 from ladderlm.data.fetch import download, part_of
-from ladderlm.data.transfer import MAX_TRIES
+from ladderlm.data.transfer import MAX_FIRST_TRIES, MAX_TRIES
 from ladderlm.errors import DataError, LadderError
 from mirror import Answer, serve
 
@@ -346,9 +346,10 @@ def test_what_is_no_address_is_refused_at_once(url, tmp_path):
 def test_a_refused_connection_is_tried_again_and_then_named(tmp_path, waits):
     with serve() as gone:
         url = gone.url + "/a"
-    with pytest.raises(DataError, match=r"[Cc]onnection refused, 8 times in a row"):
+    with pytest.raises(DataError, match=r"[Cc]onnection refused, 4 times") as caught:
         download(url, tmp_path / "a")
-    assert len(waits) == MAX_TRIES - 1
+    assert len(waits) == MAX_FIRST_TRIES - 1
+    assert caught.value.why == "nothing has come"
 
 
 def test_an_answer_that_is_not_http_is_tried_again(get, monkeypatch, waits):
@@ -357,7 +358,7 @@ def test_an_answer_that_is_not_http_is_tried_again(get, monkeypatch, waits):
 
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "open_url", fail)
-        with pytest.raises(DataError, match="8 times in a row"):
+        with pytest.raises(DataError, match="4 times in a row"):
             get()
 
 
