@@ -190,6 +190,19 @@ def test_limits_are_spelt_and_true_when_there_are_any():
     )
 
 
+@pytest.mark.parametrize(
+    ("limits", "first"),
+    [
+        (Limits(max_bytes=10**9), heads.FIRST_WINDOW_BYTES),
+        (Limits(max_documents=10**6), heads.FIRST_WINDOW_BYTES),
+        (Limits(max_bytes=1_200_000), 400_000),
+        (Limits(max_bytes=10**9, max_documents=3), heads.MIN_WINDOW_BYTES),
+    ],
+)
+def test_a_small_head_does_not_begin_with_a_large_window(limits, first):
+    assert Head(limits, io.BytesIO(), "source").window(0) == first
+
+
 def test_the_next_window_is_guessed_from_what_was_read():
     rng = random.Random(0)
     records = [{"text": rng.randbytes(3000).hex()} for _ in range(2000)]

@@ -24,6 +24,7 @@ __all__ = ["Head", "Limits"]
 
 STEP_BYTES = 1 << 16  # input is taken in steps of this size, so that the range read is exact
 FRAME_BYTES = 4 << 20  # of lines in one frame: frames can be read in parallel
+DOCUMENT_BYTES = 6000  # of the Pile's documents, on average; for guesses alone
 MAX_LINE_BYTES = 256 << 20
 FIRST_WINDOW_BYTES, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES = 1 << 20, 1 << 18, 32 << 20
 _OPTIONS: dict[int, int] = {
@@ -54,6 +55,12 @@ class Limits:
 
     def __bool__(self) -> bool:
         return self.max_bytes is not None or self.max_documents is not None
+
+    @property
+    def text_bytes(self) -> int:
+        """Guess how many bytes of text that will be at most."""
+        guesses = [self.max_bytes, self.max_documents and self.max_documents * DOCUMENT_BYTES]
+        return min((guess for guess in guesses if guess is not None), default=0)
 
     def as_dict(self) -> dict[str, int | None]:
         """Give both limits for the record."""
@@ -156,7 +163,7 @@ class Head:
     def window(self, done: int) -> int:
         """Guess how many bytes of input are still needed after the first `done`."""
         if not self.share:
-            return FIRST_WINDOW_BYTES
+            return max(min(self.limits.text_bytes // 3, FIRST_WINDOW_BYTES), MIN_WINDOW_BYTES)
         needed = int(self.n_input * (1 / self.share - 1) * 1.02) + STEP_BYTES
         needed -= done - self.n_input
         # What is there is at most doubled: early on, blocks that have not ended spoil the guess.

@@ -35,7 +35,6 @@ from ladderlm.units import format_bytes
 
 __all__ = ["fetch_pile"]
 
-TEXT_BYTES_A_DOCUMENT = 6000  # of the Pile, on average; for the estimate of space
 LARGE_BYTES = 2 * 10**9  # a download for which one may like to know the smaller way
 _log = logging.getLogger(__name__)
 
@@ -192,8 +191,8 @@ class _Call:
                 f"{format_bytes(needed)} in all; --max-bytes 500MB would take only the head of each"
             )
         if limits:  # the range of the source and the result, both at most as large as the text
-            text = limits.max_bytes or (limits.max_documents or 0) * TEXT_BYTES_A_DOCUMENT
-            needed = min(2 * needed, len(origins) * text) if sizes else len(origins) * text
+            text = len(origins) * limits.text_bytes
+            needed = min(2 * needed, text) if sizes else text
         else:
             needed -= self.record.bytes_in_parts(list(origins))
         check_free_space(self.record.out, max(needed, 0))

@@ -22,6 +22,7 @@ __all__ = ["Transfer", "keep_version", "version_file"]
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
 MAX_TRIES = 8
+MAX_FIRST_TRIES = 4  # of a server that has not answered at all: it may well be gone
 MAX_WAIT_SECONDS = 120.0  # however long the server asks us to wait
 OTHER_SOURCE = "name another --source, or fetch the file by hand and put it in the folder"
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -54,6 +55,7 @@ class Transfer:
     enough: Callable[[int], bool] = lambda done: False
     n_received: int = field(default=0, init=False)
     total: int | None = field(default=None, init=False)
+    _has_answered: bool = field(default=False, init=False)
 
     def run(self, version: str | None = None) -> None:
         """Receive until the file is whole or there is enough of it.
@@ -75,6 +77,7 @@ class Transfer:
                     return
                 continue  # the window is full, the next one follows
             except urllib.error.HTTPError as error:
+                self._has_answered = True
                 error.close()
                 if error.code == 416 and before:  # nothing is left, or the part is too long
                     self.total = total_of(error.headers.get("Content-Range"))
@@ -100,10 +103,12 @@ class Transfer:
             # A server may make us begin anew: only more than ever before is progress.
             failures = 0 if _size(self.part) > most else failures + 1
             most = max(most, _size(self.part))
-            if failures >= MAX_TRIES:
+            limit = MAX_TRIES if self._has_answered else MAX_FIRST_TRIES
+            if failures >= limit:
+                kept = f"{_size(self.part):,} bytes are kept in {self.part}"
                 raise DataError(
-                    f"{self.url}: {reason}, {MAX_TRIES} times in a row",
-                    f"{_size(self.part):,} bytes are kept in {self.part}",
+                    f"{self.url}: {reason}, {limit} times in a row",
+                    kept if _size(self.part) else "nothing has come",
                     "run the same command again later: it goes on from there",
                 ) from cause
             wait = max(wait, self.back_off_seconds * 2 ** (failures - 1) if failures else 0.0)
@@ -119,6 +124,7 @@ class Transfer:
             last = "" if window is None else str(done + window - 1)
             headers["Range"] = f"bytes={done}-{last}"
         with open_url(self.url, headers, timeout=TIMEOUT_SECONDS) as answer:
+            self._has_answered = True
             _check_is_file(self.url, answer)
             is_partial = answer.status == 206
             if is_partial and _first_byte(answer) != done:
