@@ -225,8 +225,8 @@ def _hold(index: Path) -> int:
     """Keep `prepare` from deleting this version of a split while it is open; give a descriptor."""
     try:
         descriptor = os.open(index, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise _damaged(index, f"it cannot be opened ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise _damaged(index, f"it cannot be opened ({error})") from error
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
