@@ -129,8 +129,8 @@ def train_tokenizer(
 ) -> dict[str, Any]:
     """Train, prove the encoders identical, measure on held-out text, publish; give the report.
 
-    The corpus is read once and never held: memory is that of its distinct pieces and of a few
-    megabytes of held-out text.
+    The corpus is read once and never held: memory is that of a million different pieces at most
+    and of a few megabytes of held-out text.
 
     Args:
         sources: files or folders; files named val or test in a folder are never learnt from.

@@ -1,6 +1,6 @@
 """Learn a byte-pair vocabulary from text.
 
-Owns training (by the `tokenizers` library) and the proof that all encoders give the same ids.
+Owns training and the proof that all encoders give the same ids.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_json, publish_text
 from ladderlm.tokenizer.base import NASTY_TEXTS, OWN, RECORD
 from ladderlm.tokenizer.bpe import BytePairTokenizer, encode_reference
-from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
-from ladderlm.tokenizer.split import SPLIT_PATTERN
+from ladderlm.tokenizer.bpe_file import tokenizer_json
+from ladderlm.tokenizer.merges import count_pieces, learn_tokens
 
 __all__ = ["HeldOut", "prove_identical", "save_tokenizer", "train_bpe"]
 
@@ -72,37 +72,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     """Learn merges from texts; ids 0-255 are bytes, then merges in order, then BOS and EOS.
 
     Args:
-        texts: read once, one at a time.
+        texts: read once, one at a time, never held.
         vocab_size: all ids, controls included.
 
     Raises:
         ConfigError: vocab_size below 258 or above 2^20.
         DataError: the text is too poor for that many tokens.
     """
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
     if not 258 <= vocab_size <= 2**20:
         raise ConfigError(
             f"--vocab-size {vocab_size}",
             "256 bytes and 2 control tokens are always there, and 2^20 is more than any model uses",
             "choose between 258 and 1048576",
         )
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 2,
-        initial_alphabet=sorted(byte_alphabet().values()),
-        show_progress=False,
-    )
-    learner.train_from_iterator(texts, trainer)
-    to_byte = {char: byte for byte, char in byte_alphabet().items()}
-    by_id = sorted(learner.get_vocab().items(), key=lambda item: item[1])
-    words = [bytes(to_byte[char] for char in word) for word, _ in by_id]
+    words = learn_tokens(count_pieces(texts), vocab_size - 2)
     if len(words) != vocab_size - 2:
         raise DataError(
             f"the text gives only {len(words) + 2} tokens, not {vocab_size}",

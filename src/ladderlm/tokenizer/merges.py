@@ -1,0 +1,131 @@
+"""Learn byte pairs from a stream of text, in memory that does not grow with it.
+
+Owns the counting of pieces and the choice of merges. The result is that of Hugging Face's
+`BpeTrainer` to the last tie, as long as fewer than a million different pieces occur.
+"""
+
+import heapq
+import itertools
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+from ladderlm.tokenizer.bpe_file import byte_alphabet
+from ladderlm.tokenizer.split import SPLIT_PATTERN
+
+__all__ = ["count_pieces", "learn_tokens"]
+
+MAX_PIECES = 1_000_000
+MAX_PIECE_CHARS = 1024  # a longer one, such as a line of base64, teaches nothing and costs much
+_BITS = 20  # of a token id; a pair is one number, so that pairs sort as numbers do
+
+
+def count_pieces(texts: Iterable[str], max_pieces: int = MAX_PIECES) -> Counter[str]:
+    """Count the pieces that `SPLIT_PATTERN` cuts texts into.
+
+    Args:
+        texts: read once, one at a time.
+        max_pieces: whenever more are known, the rarest are forgotten until half are left, so that
+            a count is short by no more than the number of such rounds times their thresholds.
+
+    Source: Manku and Motwani 2002, lossy counting.
+    """
+    import regex
+
+    find = regex.compile(SPLIT_PATTERN).findall
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(piece for piece in find(text) if len(piece) <= MAX_PIECE_CHARS)
+        threshold = 0
+        while len(counts) > (max_pieces if not threshold else max_pieces // 2):
+            threshold += 1
+            counts = Counter({piece: n for piece, n in counts.items() if n > threshold})
+    return counts
+
+
+def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
+    """Merge the most frequent pair of tokens into a new one, again and again.
+
+    Ties go to the pair with the smaller ids, the left one first. Only the words in which a pair
+    stands are touched when it is merged.
+
+    Args:
+        counts: pieces and how often they occur.
+        n_tokens: how many to give, the 256 bytes included.
+
+    Returns:
+        Bytes of each token in the order of ids: bytes in the order of their letters in
+        `byte_alphabet`, then merges. Fewer than `n_tokens` if no pair is left.
+
+    Source: Sennrich et al. 2016, algorithm 1.
+    """
+    tokens = [bytes([byte]) for byte, _ in sorted(byte_alphabet().items(), key=lambda i: i[1])]
+    ids = {token: i for i, token in enumerate(tokens)}
+    id_of_byte = [ids[bytes([byte])] for byte in range(256)]
+    words = [[id_of_byte[byte] for byte in piece.encode()] for piece in counts]
+    n_times = list(counts.values())
+    totals: defaultdict[int, int] = defaultdict(int)
+    places: defaultdict[int, array[int]] = defaultdict(lambda: array("I"))
+    for i, word in enumerate(words):
+        for left, right in itertools.pairwise(word):
+            pair = left << _BITS | right
+            totals[pair] += n_times[i]
+            places[pair].append(i)
+    heap = [(-n, pair) for pair, n in totals.items()]
+    heapq.heapify(heap)
+    while heap and len(tokens) < n_tokens:
+        negative, pair = heapq.heappop(heap)
+        if -negative != totals[pair]:  # it has changed since it was put there
+            if totals[pair] > 0:
+                heapq.heappush(heap, (-totals[pair], pair))
+            continue
+        left, right = pair >> _BITS, pair & ((1 << _BITS) - 1)
+        token = tokens[left] + tokens[right]
+        if token not in ids:  # else another pair has given it already
+            ids[token] = len(tokens)
+            tokens.append(token)
+        grown: set[int] = set()
+        for i in places.pop(pair, ()):
+            words[i] = _merge(
+                words[i], left, right, ids[token], n_times[i], totals, grown, places, i
+            )
+        for other in grown:
+            if totals[other] > 0:
+                heapq.heappush(heap, (-totals[other], other))
+    return tokens
+
+
+def _merge(
+    word: list[int],
+    left: int,
+    right: int,
+    new: int,
+    n_times: int,
+    totals: dict[int, int],
+    grown: set[int],
+    places: dict[int, "array[int]"],
+    place: int,
+) -> list[int]:
+    """Replace a pair in one word, and bring the counts of the pairs beside it up to date."""
+    merged: list[int] = []
+    at, end = 0, len(word)
+    while at < end:
+        if word[at] != left or at + 1 == end or word[at + 1] != right:
+            merged.append(word[at])
+            at += 1
+            continue
+        if merged:
+            pair = merged[-1] << _BITS | new
+            totals[merged[-1] << _BITS | left] -= n_times
+            totals[pair] += n_times
+            grown.add(pair)
+            places[pair].append(place)
+        if at + 2 < end:
+            pair = new << _BITS | word[at + 2]
+            totals[right << _BITS | word[at + 2]] -= n_times
+            totals[pair] += n_times
+            grown.add(pair)
+            places[pair].append(place)
+        merged.append(new)
+        at += 2
+    return merged
