@@ -54,9 +54,10 @@ class Batch:
             DataError: an id is outside [0, vocab_size).
         """
         for array in (self.tokens, self.targets):
-            if array.size and not (array.min() >= 0 and array.max() < vocab_size):
+            wrong = array[(array < 0) | (array >= vocab_size)]
+            if wrong.size:
                 raise DataError(
-                    f"token id {int(array.max())} in a batch for a vocabulary of {vocab_size}",
+                    f"token id {int(wrong[0])} in a batch for a vocabulary of {vocab_size}",
                     "data and model come from different tokenizers, or the data is damaged",
                     "run `ladderlm verify DATA`, and prepare the data with the model's tokenizer",
                 )

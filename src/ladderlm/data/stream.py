@@ -5,11 +5,13 @@ consumed, itself a function of the step; nothing here remembers anything but cac
 """
 
 import functools
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.batch import Batch
+from ladderlm.data.best_fit import WINDOW_DOCUMENTS
 from ladderlm.data.config import DataConfig
 from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
 from ladderlm.data.shards import Split
@@ -61,7 +63,8 @@ class RowStream:
 
     def __init__(self, split: Split, config: DataConfig, bos_id: int) -> None:
         self.split, self.config, self.bos_id = split, config, bos_id
-        self.rows_per_epoch = self._plan(0).n_rows
+        self.rows_per_epoch = self.plan(0).n_rows  # of the first; best-fit may need other numbers
+        self._first_rows = [0, self.rows_per_epoch]  # of each epoch that was reached so far
         if self.rows_per_epoch == 0:
             raise DataError(
                 f"split {split.name!r} holds {split.n_tokens} tokens in "
@@ -71,11 +74,26 @@ class RowStream:
             )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # two epochs meet in one batch; few streams exist
-    def _plan(self, epoch: int) -> EpochPlan:
+    def plan(self, epoch: int) -> EpochPlan:
+        """Plan one epoch."""
         lengths: NDArray[np.int64] = np.diff(self.split.offsets)
         config = self.config
         policy = (config.seq_len, config.packing, config.n_lanes)
         return plan_epoch(lengths, config.order_seed, epoch, *policy)
+
+    def _find(self, row: int) -> tuple[int, int]:
+        """Give the epoch of a row and its number there.
+
+        Only best-fit rows differ in number from epoch to epoch, and only where documents fill
+        several windows: within one the number depends on the lengths, not on their order.
+        """
+        if self.config.packing != "best-fit" or self.split.n_documents <= WINDOW_DOCUMENTS:
+            return divmod(row, self.rows_per_epoch)
+        while row >= self._first_rows[-1]:
+            n_rows = self.plan(len(self._first_rows) - 1).n_rows
+            self._first_rows.append(self._first_rows[-1] + n_rows)
+        epoch = bisect_right(self._first_rows, row) - 1
+        return epoch, row - self._first_rows[epoch]
 
     def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Give this process's share of rows first_row .. first_row + n_rows - 1.
@@ -88,8 +106,8 @@ class RowStream:
         end = begin + share + (rank < rest)
         planned = []
         for row in range(begin, end):
-            epoch, index = divmod(row, self.rows_per_epoch)
-            planned.append(self._plan(epoch).row(index))
+            epoch, index = self._find(row)
+            planned.append(self.plan(epoch).row(index))
         return fill_rows(self.split, planned, self.config.seq_len, self.bos_id)
 
     def n_targets(self, first_row: int, n_rows: int) -> int:
@@ -99,6 +117,6 @@ class RowStream:
         """
         total = 0
         for row in range(first_row, first_row + n_rows):
-            epoch, index = divmod(row, self.rows_per_epoch)
-            total += sum(piece.n_tokens for piece in self._plan(epoch).row(index))
+            epoch, index = self._find(row)
+            total += sum(piece.n_tokens for piece in self.plan(epoch).row(index))
         return total
