@@ -181,13 +181,13 @@ def _piece(
             f"target {targets[i]} {_quoted(target)}" if counted else "no target",
         ]
         if losses is not None and counted:
-            hover.append(f"loss {losses[at]:.3f} nats")
+            hover.append(f"loss of the target {losses[at]:.3f} nats")
         tokens.append(
             {
                 "text": _lines(shown[i].text) if shown[i].kind == "text" else shown[i].text,
                 "kind": shown[i].kind,
                 "counted": counted,
-                "level": levels[at] if levels is not None else None,
+                "level": levels[at - 1] if levels is not None and i else -1,  # as a target itself
                 "hover": "\n".join(hover),
             }
         )
@@ -201,6 +201,7 @@ def _piece(
         "from_start": ids[0] == tokenizer.bos_id,
         "to_end": targets[-1] == tokenizer.eos_id,
         "tokens": tokens,
+        "last_level": -1 if levels is None else levels[begin + n_tokens - 1],
         "loss": _mean_loss(None if losses is None else losses[place], batch.loss_mask[row, place]),
     }
 
