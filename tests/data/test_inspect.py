@@ -1,6 +1,7 @@
 """What is shown of a batch is what is in it."""
 
 import ast
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_tokens_are_printable_however_characters_are_cut(text, cuts):
     """P01: no byte is lost, and no control character gets through."""
     whole = text.encode()
     borders = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    pieces = [whole[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    pieces = [whole[a:b] for a, b in pairwise(borders)]
     shown = show_tokens(list(range(len(pieces))), PiecesOfText(pieces))
     assert len(shown) == len(pieces)
     for token, piece in zip(shown, pieces, strict=True):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from builders import SPLIT_BOS, make_split
+from ladderlm.data import stream as stream_module
 from ladderlm.data.config import DataConfig
 from ladderlm.data.stream import RowStream, fill_rows
-from ladderlm.data import stream as stream_module
 from ladderlm.eval import xray as xray_module
 from ladderlm.eval.proofs import proof_rows, prove
 from ladderlm.model import transformer as transformer_module

@@ -49,7 +49,7 @@ class Page(HTMLParser):
             self._token = {"classes": classes, "hover": found["title"], "text": ""}
             self.tokens.append(self._token)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, _tag):
         self._style = False
         self._token = None
 

@@ -236,8 +236,8 @@ def _print_summary(view: View) -> None:
     )
     for name, subset in found["subsets"].items():
         print(
-            f"  {visible(name, '')[:48]:<26} {subset['n_tokens']:>9,} tokens {subset['share']:>7.1%}"
-            f"  {subset['n_documents']:>5,} documents"
+            f"  {visible(name, '')[:48]:<26} {subset['n_tokens']:>9,} tokens "
+            f"{subset['share']:>7.1%}  {subset['n_documents']:>5,} documents"
         )
 
 

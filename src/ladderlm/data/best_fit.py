@@ -15,7 +15,7 @@ from bisect import bisect_left, insort
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WINDOW_DOCUMENTS", "link_tails", "pack_window"]
+__all__ = ["WINDOW_DOCUMENTS", "heads_of", "link_tails", "pack_window"]
 
 WINDOW_DOCUMENTS = 1 << 16  # part of what the policy means: another number gives other rows
 
@@ -72,7 +72,7 @@ def pack_window(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:
 
 def link_tails(
     tails: NDArray[np.int64], room: int, window: int = WINDOW_DOCUMENTS
-) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+) -> NDArray[np.int32]:
     """Pack the tails of documents, window by window.
 
     Args:
@@ -81,18 +81,23 @@ def link_tails(
         window: documents that are packed together.
 
     Returns:
-        heads (n_documents,): the document is the first of its row; and links (n_documents,): how
-        many documents further on the next one of the same row stands, 0 at its end. Following the
-        links from each head visits each document with a tail exactly once.
+        (n_documents,) how many documents further on the next one of the same row stands, 0 at its
+        end. Following the links from each of `heads_of` visits each tail exactly once.
     """
-    heads = np.zeros(len(tails), dtype=np.bool_)
     links = np.zeros(len(tails), dtype=np.int32)
     for begin in range(0, len(tails), window):
         places = begin + np.flatnonzero(tails[begin : begin + window])
         rows = pack_window(tails[places], room)
         by_row = np.argsort(rows, kind="stable")
-        members, new = places[by_row], np.diff(rows[by_row], prepend=-1) != 0
-        heads[members[new]] = True
-        follows = ~new[1:]
+        members, rows = places[by_row], rows[by_row]
+        follows = rows[1:] == rows[:-1]
         links[members[:-1][follows]] = np.diff(members)[follows]
-    return heads, links
+    return links
+
+
+def heads_of(tails: NDArray[np.int64], links: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Say of each document whether its tail is the first of a row: no link leads to it."""
+    heads = tails > 0
+    linking = np.flatnonzero(links)
+    heads[linking + links[linking]] = False
+    return heads

@@ -5,12 +5,13 @@ of (document lengths, order seed, epoch, row length, policy); it holds no positi
 no files. How tails of documents share rows is worked out in `best_fit.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladderlm.data.best_fit import link_tails
+from ladderlm.data.best_fit import heads_of, link_tails
 from ladderlm.data.config import Packing
 
 __all__ = ["EpochPlan", "PackingReport", "Piece", "document_order", "plan_epoch"]
@@ -208,6 +209,7 @@ def plan_epoch(
     seq_len: int,
     policy: Packing,
     n_lanes: int = 1,
+    link: Callable[[NDArray[np.int64], int], NDArray[np.int32]] | None = None,
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -216,6 +218,7 @@ def plan_epoch(
         order_seed, epoch: choose the permutation.
         seq_len: T, tokens of a row.
         policy, n_lanes: see `EpochPlan`.
+        link: gives the links of best-fit from tails and `seq_len`; None: `link_tails`.
     """
     order = document_order(len(document_lengths), order_seed, epoch)
     n_pairs = np.maximum(document_lengths[order] - 1, 0)
@@ -225,6 +228,7 @@ def plan_epoch(
     elif policy == "padded":
         lengths = -(-n_pairs // seq_len)
     else:
-        heads, links = link_tails(n_pairs % seq_len, seq_len)
-        lengths = n_pairs // seq_len + heads
+        tails = n_pairs % seq_len
+        links = (link or link_tails)(tails, seq_len)
+        lengths = n_pairs // seq_len + heads_of(tails, links)
     return EpochPlan(order, np.cumsum(lengths), n_pairs, seq_len, policy, n_lanes, links)

@@ -14,6 +14,7 @@ from ladderlm.data.batch import Batch
 from ladderlm.data.best_fit import WINDOW_DOCUMENTS
 from ladderlm.data.config import DataConfig
 from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
+from ladderlm.data.plans import cached_links, plan_file
 from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
 
@@ -79,7 +80,9 @@ class RowStream:
         lengths: NDArray[np.int64] = np.diff(self.split.offsets)
         config = self.config
         policy = (config.seq_len, config.packing, config.n_lanes)
-        return plan_epoch(lengths, config.order_seed, epoch, *policy)
+        file = plan_file(self.split, config, epoch)
+        link = None if file is None else functools.partial(cached_links, file)
+        return plan_epoch(lengths, config.order_seed, epoch, *policy, link)
 
     def _find(self, row: int) -> tuple[int, int]:
         """Give the epoch of a row and its number there.
