@@ -209,3 +209,25 @@ def test_a_row_by_hand():
         (1, 0): [[Piece(1, 0, 4)], [Piece(1, 4, 1), Piece(0, 0, 3)]],
     }[int(a), int(b)]
     assert [epoch.row(0), epoch.row(1)] == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["concat", "padded", "best-fit"])
+@pytest.mark.parametrize("seq_len", [64, 500])
+def test_three_hundred_thousand_documents_lose_and_double_nothing(policy, seq_len):
+    """Several windows of best-fit: each pair of each document stands in one place."""
+    rng = np.random.default_rng(2)
+    lengths = np.clip(np.exp(rng.normal(4, 1.3, 300_000)), 2, 5000).astype(np.int64)
+    epoch = plan(lengths, seq_len, policy, n_lanes=256)
+    borders = np.concatenate([[0], np.cumsum(lengths - 1)])
+    seen = np.zeros(borders[-1] + 1, dtype=np.int64)  # +1 where a piece begins, -1 where it ends
+    fills = np.zeros(seq_len + 1, dtype=np.int64)
+    for index in range(epoch.n_rows):
+        row = epoch.row(index)
+        fills[sum(piece.n_tokens for piece in row)] += 1
+        for piece in row:
+            seen[borders[piece.document] + piece.start] += 1
+            seen[borders[piece.document] + piece.start + piece.n_tokens] -= 1
+    assert (np.cumsum(seen)[:-1] == 1).all()
+    assert (fills == epoch.fill_counts()).all()
+    assert policy != "best-fit" or epoch.report().waste < 2e-3
