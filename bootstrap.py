@@ -32,7 +32,9 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DISK_PER_WHEEL_BYTE = 5  # what a wheel takes once unpacked and compiled, with some room
 COMMANDS = {
     "quickstart": [["ladderlm", "quickstart"]],
-    "test": [["python", "-m", "pytest"]],
+    "test": [
+        ["python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+    ],
     "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
     "bench": [["python", "benchmarks/step.py"]],
     "docs": [["python", "docs/build.py"]],

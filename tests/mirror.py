@@ -1,13 +1,18 @@
-"""A server of files on the loopback interface that misbehaves as told."""
+"""A server of files on the loopback interface that misbehaves as told.
+
+It answers HEAD, GET and Range; cuts, stalls, trickles, redirects, lies about lengths, and sends
+any status, header or page instead of the file.
+"""
 
 import contextlib
 import re
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -30,6 +35,7 @@ class Answer:
         ignores_range: send the whole file from its start.
         shift: send from this many bytes beside the place asked for.
         announces_range: False: a partial answer that does not say which part it is.
+        bytes_a_second: how fast it sends; None: at once.
     """
 
     status: int | None = None
@@ -43,6 +49,7 @@ class Answer:
     ignores_range: bool = False
     shift: int = 0
     announces_range: bool = True
+    bytes_a_second: int | None = None
 
 
 class Mirror:
@@ -51,8 +58,11 @@ class Mirror:
     Args:
         url: of its root.
 
-    `files` maps paths to bytes, `script` holds the next answers (then all are good), `always` is
-    the answer when the script is empty, `asked` lists (path, first byte or None).
+    `files` maps paths to bytes, `script` holds the next answers to GET (then all are good),
+    `always` is the answer when the script is empty, `at` the answer of single paths before both,
+    `heads` that to HEAD (None: as to GET). `asked` lists (path, first byte or None), `ranges` the
+    (first, last) byte of each, `probed` the paths of HEAD, `seen` the headers of all requests,
+    `n_sent` counts bytes of bodies. Requests for `SHA256SUMS.txt` stand in `lists_asked` alone.
     """
 
     def __init__(self, url: str) -> None:
@@ -60,7 +70,14 @@ class Mirror:
         self.files: dict[str, bytes] = {}
         self.script: deque[Answer] = deque()
         self.always = Answer()
+        self.at: dict[str, Answer] = {}
+        self.heads: Answer | None = None
         self.asked: list[tuple[str, int | None]] = []
+        self.ranges: list[tuple[int | None, int | None]] = []
+        self.lists_asked: list[str] = []
+        self.probed: list[str] = []
+        self.seen: list[tuple[str, dict[str, str]]] = []
+        self.n_sent = 0
         self.closing = threading.Event()
 
     @property
@@ -77,15 +94,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # the base class looks it up
         mirror: Mirror = self.server.mirror  # type: ignore[attr-defined]
-        answer = mirror.script.popleft() if mirror.script else mirror.always
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         start = int(match[1]) if match else None
-        mirror.asked.append((self.path, start))
+        last = int(match[2]) if match and match[2] else None
+        if self.path.endswith("SHA256SUMS.txt"):
+            mirror.lists_asked.append(self.path)
+            answer = mirror.at.get(self.path, Answer())
+        else:
+            mirror.asked.append((self.path, start))
+            mirror.ranges.append((start, last))
+            scripted = mirror.script.popleft() if mirror.script else mirror.always
+            answer = mirror.at.get(self.path, scripted)
+        self._reply(answer, mirror, start, last)
+
+    def do_HEAD(self) -> None:
+        mirror: Mirror = self.server.mirror  # type: ignore[attr-defined]
+        mirror.probed.append(self.path)
+        answer = mirror.heads or mirror.at.get(self.path, mirror.always)
+        self._reply(replace(answer, stall=False, cut=0), mirror, None, None)
+
+    def _reply(self, answer: Answer, mirror: Mirror, start: int | None, last: int | None) -> None:
+        mirror.seen.append((self.path, dict(self.headers)))
         self.close_connection = True
         with contextlib.suppress(ConnectionError):
-            self._answer(answer, mirror, None if answer.ignores_range else start)
+            self._answer(answer, mirror, None if answer.ignores_range else start, last)
 
-    def _answer(self, answer: Answer, mirror: Mirror, start: int | None) -> None:
+    def _answer(self, answer: Answer, mirror: Mirror, start: int | None, last: int | None) -> None:
         file = mirror.files.get(self.path)
         headers: dict[str, str] = {}
         if answer.status is not None or file is None:
@@ -95,9 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes */{len(file)}"
         elif start is not None:
             start += answer.shift
-            status, body = 206, file[start:]
+            end = len(file) if last is None else min(last + 1, len(file))
+            status, body = 206, file[start:end]
             if answer.announces_range:
-                headers["Content-Range"] = f"bytes {start}-{len(file) - 1}/{len(file)}"
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(file)}"
         else:
             status, body = 200, file
         if answer.framing == "length":
@@ -108,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Connection": "close", **headers, **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self._send(answer, mirror, body)
+        if self.command == "GET":
+            self._send(answer, mirror, body)
 
     def _send(self, answer: Answer, mirror: Mirror, body: bytes) -> None:
         sent = body if answer.cut is None else body[: answer.cut]
@@ -118,8 +154,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             if answer.cut is None:
                 self.wfile.write(b"0\r\n\r\n")
+        elif answer.bytes_a_second:
+            step = max(answer.bytes_a_second // 100, 1)
+            for i in range(0, len(sent), step):
+                self.wfile.write(sent[i : i + step])
+                mirror.n_sent += len(sent[i : i + step])
+                time.sleep(0.01)
         else:
             self.wfile.write(sent)
+            mirror.n_sent += len(sent)
         self.wfile.flush()
         if answer.stall:
             mirror.closing.wait(30)

@@ -76,7 +76,11 @@ def test_the_options_are_told_apart_by_kind():
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e400, 10**400, -(10**400)])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, 1e400, 10**400, -(10**400)],
+    ids=["nan", "inf", "-inf", "1e400", "10**400", "-10**400"],
+)
 def test_a_number_that_is_not_finite_is_refused_by_name(name, value):
     """T19: NaN, infinity, 1e400 in any spelling."""
     assert name in refused(name, value).what

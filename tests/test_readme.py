@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from builders import make_records, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -149,6 +149,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"{where} is a number of {value.bit_length()} bits", "it must fit in 64")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -194,8 +196,11 @@ def replace_all(config: T, options: dict[str, Any]) -> T:
         *places, last = dotted.split(".")
         table = values
         for at, place in enumerate(places):
-            if not isinstance(table.get(place), dict):
-                _refuse_option(".".join(places[: at + 1]), place, table)
+            here = ".".join(places[: at + 1])
+            if place not in table:
+                _refuse_option(here, place, table)
+            if not isinstance(table[place], dict):
+                raise ConfigError(f"{here} is one option, not a table", f"{dotted} lies below it")
             table = table[place]
         if last not in table:
             _refuse_option(dotted, last, table)

@@ -72,7 +72,9 @@ def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"[:250])
+    # Bytes, not characters: a name holds 255 of them. What is cut off cannot be told apart.
+    name = os.fsdecode(os.fsencode(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")[:250])
+    temporary = path.with_name(name)
     try:
         with open(temporary, "wb") as stream:
             yield stream
@@ -149,7 +151,7 @@ def read_json(path: Path | str) -> Any:
             "the file was edited by hand, cut short, or is not one of ours",
             "restore it from a copy, or make it again with the command that wrote it",
         ) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"cannot read {path}: {error}", "", "check the path and the permissions"
         ) from error
@@ -240,7 +242,7 @@ class AppendLog:
             kept, n_seen = [], 0
             for raw in path.read_bytes().split(b"\n"):
                 n_seen += bool(raw)
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     row = json.loads(raw)
                     if isinstance(row, dict) and keep(row):
                         kept.append(raw)

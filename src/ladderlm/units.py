@@ -13,20 +13,25 @@ _BYTE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**1
 _BYTE_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
+def _spell(n: float, units: tuple[str, ...]) -> str:
+    """Spell a number with three digits, in the unit where it stays below 1000."""
+    size = f"{n:.3g}"
+    for unit in units:
+        if abs(float(size)) < 1000 or unit == units[-1]:
+            return f"{float(size):.3g}{unit}" if abs(float(size)) < 1000 else f"{n:.0f}{unit}"
+        n /= 1000
+        size = f"{n:.3g}"
+    return size
+
+
 def format_count(n: float) -> str:
     """Spell a count with at most three digits and a metric letter: 1234567 gives '1.23M'."""
-    for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(n) >= limit:
-            return f"{n / limit:.3g}{letter}"
-    return f"{n:.3g}"
+    return _spell(n, ("", "k", "M", "B", "T"))
 
 
 def format_bytes(n: float) -> str:
     """Spell bytes in powers of 1000: 1234567 gives '1.23 MB'."""
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(n) >= limit:
-            return f"{n / limit:.3g} {unit}"
-    return f"{n:.0f} B"
+    return _spell(n, (" B", " kB", " MB", " GB", " TB"))
 
 
 def format_flops(n: float) -> str:

@@ -5,22 +5,34 @@ import json
 
 import pytest
 
+from builders import make_records
 from ladderlm.cli import fetch
+from ladderlm.data.documents import Reader
 from ladderlm.data.local import fetch_local
+from ladderlm.data.sources import PUBLISHED
 from mirror import Answer, serve
 
+try:
+    from compression import zstd
+except ImportError:
+    from backports import zstd
+
 REPOSITORY = "/datasets/mit-han-lab/pile-val-backup/resolve/main"
+RECORDS = make_records(400, seed=6)
+VALIDATION = zstd.compress("".join(json.dumps(r) + "\n" for r in RECORDS).encode())
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch, tmp_path):
     """A hub on this machine that holds one validation file."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setitem(PUBLISHED, "val.jsonl.zst", hashlib.sha256(VALIDATION).hexdigest())
     with serve() as running:
-        running.files[f"{REPOSITORY}/val.jsonl.zst"] = b"validation"
-        running.files["/own/train/00.jsonl.zst"] = b"zero"
-        running.files["/own/train/02.jsonl.zst"] = b"two"
+        running.files[f"{REPOSITORY}/val.jsonl.zst"] = VALIDATION
+        running.files["/own/train/00.jsonl.zst"] = zstd.compress(b"{}\n")
+        running.files["/own/train/02.jsonl.zst"] = zstd.compress(b"{}\n{}\n")
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         yield running
 
@@ -28,19 +40,45 @@ def hub(monkeypatch):
 def test_the_validation_file_of_the_pile_is_fetched_and_described(hub, ladderlm, tmp_path):
     said = ladderlm("fetch", "pile", "--out", tmp_path / "pile")
     assert said.code == 0, said.err
-    assert (tmp_path / "pile/val.jsonl.zst").read_bytes() == b"validation"
-    digest = hashlib.sha256(b"validation").hexdigest()
-    assert f"{tmp_path}/pile/val.jsonl.zst: 10 B, SHA-256 {digest[:16]}" in said.out
-    assert "the original" in said.out
+    assert (tmp_path / "pile/val.jsonl.zst").read_bytes() == VALIDATION
+    size = f"{len(VALIDATION) / 1000:.3g} kB"
+    assert f"val.jsonl.zst: {size} from mit-han-lab/pile-val-backup" in said.err
+    assert f"{size} of {size} came over the network" in said.err
+    assert f"{tmp_path}/pile/val.jsonl.zst: {size} from mit-han-lab/pile-val-backup" in said.out
+    assert hashlib.sha256(VALIDATION).hexdigest() in said.out
+    assert "as in the published hash of the original file" in said.out
     again = ladderlm("fetch", "pile", "--out", tmp_path / "pile", "--json")
     assert again.json == json.loads((tmp_path / "pile/pile.json").read_text())
     assert len(hub.asked) == 1
 
 
 def test_shards_and_sources_are_named(hub, ladderlm, tmp_path):
-    words = ["--split", "train", "--shards", "0,2", "--source", f"{hub.url}/own"]
-    assert ladderlm("fetch", "pile", "--out", tmp_path, *words).code == 0
-    assert (tmp_path / "train/02.jsonl.zst").read_bytes() == b"two"
+    words = ["--split", "train", "--shards", "0,2", "--source", f"{hub.url}/own", "--jobs", 2]
+    said = ladderlm("fetch", "pile", "--out", tmp_path, *words)
+    assert said.code == 0, said.err
+    assert (tmp_path / "train/02.jsonl.zst").read_bytes() == zstd.compress(b"{}\n{}\n")
+    assert "recorded, no list to check it against" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "n_documents"),
+    [(["--max-documents", 25], 25), (["--max-bytes", "9kB"], None)],
+)
+def test_a_head_is_described_with_what_it_is_a_head_of(words, n_documents, hub, ladderlm, tmp_path):
+    said = ladderlm("fetch", "pile", "--out", tmp_path / "pile", *words)
+    assert said.code == 0, said.err
+    texts = [document.text for document in Reader([tmp_path / "pile/val.jsonl.zst"])]
+    assert texts == [r["text"] for r in RECORDS[: len(texts)]]
+    if n_documents is None:
+        sizes = [len(r["text"].encode()) for r in RECORDS]
+        assert sum(sizes[: len(texts)]) <= 9000 < sum(sizes[: len(texts) + 1])
+    else:
+        assert len(texts) == n_documents
+    assert f"the first {len(texts)} documents: " in said.out
+    assert f" of {len(VALIDATION) / 1000:.3g} kB" in said.out
+    again = ladderlm("fetch", "pile", "--out", tmp_path / "pile", *words, "--json")
+    assert again.json["files"]["val.jsonl.zst"]["head"]["documents"] == len(texts)
+    assert len(hub.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -52,6 +90,11 @@ def test_shards_and_sources_are_named(hub, ladderlm, tmp_path):
         (["pile", "--split", "train", "--shards", "30"], "between 0 and 29"),
         (["pile", "--source", "pile-val-bakup"], "did you mean pile-val-backup?"),
         (["pile", "--source", "./nowhere"], "name a URL"),
+        (["pile", "--max-bytes", "much"], "is not a size"),
+        (["pile", "--max-bytes", "0"], "nothing would be fetched"),
+        (["pile", "--max-documents", "-3"], "nothing would be fetched"),
+        (["pile", "--jobs", "0"], "at least one file"),
+        (["local", "--max-documents", "3"], "of the Pile"),
         (["pyle"], "('local', 'pile')"),
         (["pile", "--shard", "3"], "--shards"),
     ],

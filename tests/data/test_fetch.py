@@ -11,12 +11,14 @@ import time
 
 import pytest
 
-from ladderlm.data import fetch
-from ladderlm.data.fetch import MAX_TRIES, download
+from ladderlm.data import transfer
+from ladderlm.data.fetch import download, part_of
+from ladderlm.data.transfer import MAX_TRIES
 from ladderlm.errors import DataError, LadderError
 from mirror import Answer, serve
 
-DATA = random.Random(7).randbytes(300_000)
+MAGIC = b"\x28\xb5\x2f\xfd"  # a zstd file begins so
+DATA = MAGIC + random.Random(7).randbytes(299_996)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 PAGE = {"Content-Type": "text/html; charset=utf-8"}
 
@@ -25,7 +27,7 @@ PAGE = {"Content-Type": "text/html; charset=utf-8"}
 def mirror(monkeypatch):
     """A mirror that holds one file."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(fetch, "CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 1 << 14)
     with serve() as running:
         running.files["/a.zst"] = DATA
         yield running
@@ -35,7 +37,7 @@ def mirror(monkeypatch):
 def waits(monkeypatch):
     """Waiting takes no time; the seconds that were asked for are noted."""
     asked = []
-    monkeypatch.setattr(fetch.time, "sleep", asked.append)
+    monkeypatch.setattr(transfer, "_wait", lambda stop, seconds: asked.append(seconds))
     return asked
 
 
@@ -57,7 +59,7 @@ def files_in(folder):
 def part_in(tmp_path, mirror):
     """Give the place of the part of the mirror's file, in a folder that exists."""
     (tmp_path / "got").mkdir()
-    return fetch._part_of(mirror.url + "/a.zst", tmp_path / "got/a.zst")
+    return part_of(mirror.url + "/a.zst", tmp_path / "got/a.zst")
 
 
 def test_a_file_arrives_whole_under_its_name_alone(get, mirror, tmp_path):
@@ -103,7 +105,7 @@ def test_a_connection_cut_a_hundred_times_goes_on_where_it_was(get, mirror):
 
 def test_what_came_before_a_reset_is_kept(get, mirror, monkeypatch):
     """N03: less than one chunk arrived when the connection broke."""
-    monkeypatch.setattr(fetch, "CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(transfer, "CHUNK_BYTES", 1 << 20)
     mirror.script.append(Answer(cut=50_000, reset=True))
     assert get().path.read_bytes() == DATA
     assert mirror.starts[1] is not None
@@ -111,7 +113,7 @@ def test_what_came_before_a_reset_is_kept(get, mirror, monkeypatch):
 
 def test_a_server_that_falls_silent_is_left_and_asked_again(get, mirror, monkeypatch):
     """N03: a stall ends by the time limit, and what had come is kept."""
-    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(transfer, "TIMEOUT_SECONDS", 0.2)
     mirror.script.extend([Answer(cut=70_001, stall=True), Answer(cut=5, stall=True)])
     began = time.monotonic()
     assert get().path.read_bytes() == DATA
@@ -148,12 +150,20 @@ def test_progress_between_failures_begins_the_count_anew(get, mirror, waits):
     assert max(waits) == 2 ** (MAX_TRIES - 2)
 
 
+def test_a_server_that_makes_us_begin_anew_for_ever_is_left(get, mirror, waits):
+    """N03: bytes that come, are thrown away and come again are no progress."""
+    mirror.always = Answer(cut=1000, shift=7)
+    with pytest.raises(DataError, match=f"{MAX_TRIES} times in a row"):
+        get()
+    assert len(mirror.asked) <= 2 * MAX_TRIES
+
+
 def test_the_pause_that_a_server_asks_for_is_kept_within_bounds(get, mirror, waits):
     """N03: Retry-After in seconds; a date is passed over."""
     asked = ["7", "99999999", "Wed, 21 Oct 2026 07:28:00 GMT"]
     mirror.script.extend(Answer(status=429, headers={"Retry-After": value}) for value in asked)
     get()
-    assert waits == [7.0, fetch.MAX_WAIT_SECONDS, 0.0]
+    assert waits == [7.0, transfer.MAX_WAIT_SECONDS, 0.0]
 
 
 def test_waiting_is_said(get, mirror, waits, caplog):
@@ -314,7 +324,7 @@ def test_a_file_larger_than_the_disk_is_refused_before_a_byte_is_written(get, mi
 
 def test_bytes_of_two_addresses_never_meet_in_one_part(get, mirror, tmp_path):
     """S1: a second source may hold another file under the same name."""
-    other = random.Random(8).randbytes(250_000)
+    other = MAGIC + random.Random(8).randbytes(250_000)
     mirror.files["/b.zst"] = other
     mirror.script.append(Answer(cut=100_000))
     mirror.always = Answer(status=503)
@@ -346,7 +356,7 @@ def test_an_answer_that_is_not_http_is_tried_again(get, monkeypatch, waits):
         raise http.client.BadStatusLine("\x16\x03\x01")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetch.urllib.request, "urlopen", fail)
+        patch.setattr(transfer, "open_url", fail)
         with pytest.raises(DataError, match="8 times in a row"):
             get()
 
@@ -390,8 +400,8 @@ def test_a_killed_download_goes_on_from_its_part(child, get, mirror, tmp_path):
     mirror.script.append(Answer(cut=2_900_000, stall=True))
     process = child()
     end = time.monotonic() + 30
-    part = fetch._part_of(mirror.url + "/a.zst", tmp_path / "got/a.zst")
-    while fetch._size(part) < 1 << 20 and time.monotonic() < end:
+    part = part_of(mirror.url + "/a.zst", tmp_path / "got/a.zst")
+    while transfer._size(part) < 1 << 20 and time.monotonic() < end:
         time.sleep(0.005)
     process.kill()
     process.wait(30)

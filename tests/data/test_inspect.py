@@ -119,7 +119,7 @@ def test_a_stream_is_summed_up_with_its_counts(stream):
     places = stream.rows_per_epoch * 64
     n_padding = places - stream.n_targets(0, stream.rows_per_epoch)
     assert f"{n_padding / places:.2%} padding" in text
-    report = stream.plan(0).report()
+    report = stream.report()
     assert f"{report.tokens_per_document:,.1f} tokens a document" in text
     assert f"{report.n_cut:,} documents are cut" in text
     assert f"{report.n_cut_needlessly:,} of them would fit in a row" in text
@@ -190,7 +190,7 @@ class PiecesOfText:
     def __init__(self, pieces):
         self.pieces = pieces
 
-    def decode_bytes(self, ids):
+    def decode_bytes(self, ids, *, continued=False):  # noqa: ARG002
         return b"".join(self.pieces[i] for i in ids)
 
 
@@ -222,3 +222,38 @@ def test_a_sketch_shows_who_sees_whom():
     segments = np.array([0, 0, 1, 1, 1, 1, -1, -1])
     assert sketch_attention(segments, True, 8) == ["aa", "··bb", "··bbbb", ""]
     assert sketch_attention(segments, False, 8) == ["aa", "aabb", "aabbbb", ""]
+
+
+def test_a_mixture_is_described_by_the_documents_of_its_subsets(tiny_data):
+    data = open_data(tiny_data)
+    split = data.split("train")
+    for packing in POLICIES:
+        config = DataConfig(seq_len=64, packing=packing, subset_weights=(("Code", 3.0),))
+        stream = RowStream(split, config, data.bos_id)
+        text, report = describe_stream(stream), stream.report()
+        code = [r for r in RECORDS if r["meta"]["pile_set_name"] == "Code"]
+        assert report.n_documents == len(code)
+        assert "rows are drawn from subsets by weight" in text
+        assert f"{report.n_rows:,} rows of 64 an epoch" in text
+        assert report.waste == compare_policies(stream)[packing].waste
+        assert list(summarise_batch(stream.rows(0, 8), split)["subsets"]) == ["Code"]
+
+
+def test_words_of_sentencepiece_keep_their_spaces():
+    """A space before a word is a part of its token, but for the first word of a document."""
+
+    class WithSpaces(PiecesOfText):
+        bos_id = 0
+
+        def decode_bytes(self, ids, *, continued=False):
+            whole = super().decode_bytes(ids)
+            return whole if continued else whole.removeprefix(b" ")
+
+    pieces = [b"", b" one", b" two"]
+    assert [t.text for t in show_tokens([0, 1, 2, 1], WithSpaces(pieces))] == [
+        "BOS",
+        "one",
+        " two",
+        " one",
+    ]
+    assert [t.text for t in show_tokens([2, 1], WithSpaces(pieces))] == [" two", " one"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ladderlm.data import shards
 from ladderlm.data.shards import (
+    FORMAT_VERSION,
     INDEX_DTYPE,
     PreparedData,
     SplitWriter,
@@ -44,7 +45,7 @@ def write_split(folder, documents, dtype="<u2", shard_tokens=10, name="train"):
 def manifest_of(entries, vocab_size=320, dtype="<u2"):
     manifest = {
         "kind": "ladderlm-data",
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "splits": entries,
         "tokenizer": {
             "fingerprint": "f" * 64,
@@ -249,8 +250,10 @@ def test_a_manifest_that_is_none_is_refused(folder, value):
 
 def test_a_newer_format_is_refused_with_both_versions(folder):
     """C23."""
-    publish(folder, manifest_in(folder) | {"format_version": 2})
-    with pytest.raises(DataError, match="data format 2, this ladderlm reads 1"):
+    publish(folder, manifest_in(folder) | {"format_version": FORMAT_VERSION + 1})
+    with pytest.raises(
+        DataError, match=f"data format {FORMAT_VERSION + 1}, this ladderlm reads {FORMAT_VERSION}"
+    ):
         open_data(folder)
 
 
@@ -357,9 +360,10 @@ def test_a_shard_with_an_id_beyond_the_vocabulary_is_refused_when_opened(tmp_pat
 def test_a_key_that_is_another_for_every_document_names_no_subset(tmp_path):
     """D08: refused in words, and before the memory of hours is lost."""
     writer = SplitWriter(tmp_path, "train", np.dtype("<u2"))
-    tokens = np.array([BOS, EOS])
-    for i in range(65_536):
-        writer.add(tokens, 1, f"id {i}")
+    tokens, n = np.array([BOS, EOS]), 65_536
+    names = tuple(f"id {i}" for i in range(n))
+    twos, ones = np.full(n, 2), np.ones(n, np.int64)
+    writer.add_documents(np.tile(tokens, n), twos, ones, np.arange(n), names)
     with pytest.raises(DataError, match="subsets"):
         writer.add(tokens, 1, "one more")
 

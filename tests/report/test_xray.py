@@ -154,7 +154,7 @@ def test_every_token_of_the_shown_rows_stands_there_with_its_numbers(any_xray):
 
 def test_the_page_tells_policy_summary_and_proofs(any_xray):
     text = " ".join(Page(render_xray(any_xray)).text.split())
-    config, report = any_xray.stream.config, any_xray.stream.plan(0).report()
+    config, report = any_xray.stream.config, any_xray.stream.report()
     assert f"Packing {config.packing}, attention" in text
     assert ("within documents, order" in text) == config.mask_documents
     assert f"{report.waste:.3%} of all places" in text

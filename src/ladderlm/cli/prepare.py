@@ -1,14 +1,19 @@
 """`ladderlm prepare`: text to token shards."""
 
+import re
+import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from ladderlm.cli.options import parse, print_json, printable, progress_bar
-from ladderlm.data.prepare import PrepareConfig, prepare
+from ladderlm.data.estimate import Estimate
+from ladderlm.data.prepare import PrepareConfig, estimate, merge_parts, prepare, prepare_part
 from ladderlm.errors import ConfigError
-from ladderlm.units import format_bytes, format_count
+from ladderlm.files import read_json
+from ladderlm.units import format_bytes, format_count, parse_bytes
 
 __all__ = ["describe_data", "run"]
 
@@ -19,16 +24,28 @@ class PrepareOptions:
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
     """.jsonl[.zst|.gz] or .txt files, folders of them, or - for standard input."""
-    tokenizer: str
-    """Tokenizer folder."""
     out: str
-    """Data folder to write or extend."""
+    """Data folder to write or extend; with --part, the folder of the part."""
+    tokenizer: str | None = None
+    """Tokenizer folder."""
     split: str | None = None
     """Name of the split. Default: train and val at once from a folder that holds both."""
     max_documents: int | None = None
     """Take the first this many documents of each split."""
+    max_tokens: int | None = None
+    """Take documents from the beginning of each split up to this many tokens, BOS and EOS in."""
+    max_bytes: str | None = None
+    """Take documents from the beginning of each split up to this much text, such as 500MB."""
     workers: int = 2
-    """Threads that encode; the bytes written do not depend on it."""
+    """Processes that encode; the bytes written do not depend on it."""
+    part: str | None = None
+    """Do part i of n only, as i/n: any machine may do any part. `--merge` makes data of them."""
+    merge: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The SOURCEs are folders of parts: make data of them, the same bytes as without parts."""
+    dedup: Literal["none", "exact"] = "none"
+    """exact: leave out documents whose text stood earlier in the split."""
+    near_duplicates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Count documents that nearly stood earlier in the split (MinHash)."""
     text_key: str = "text"
     """Where a record's text is."""
     subset_key: str = "meta.pile_set_name"
@@ -37,8 +54,10 @@ class PrepareOptions:
     """Leave out bad records and count them instead of stopping."""
     allow_overlap: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Accept validation documents that stand in train as well."""
+    estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Only say what it would take: documents, tokens, disk, time."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the manifest."""
+    """Print the manifest (with --estimate the estimate, with --part the record of the part)."""
 
 
 def run(argv: list[str]) -> int:
@@ -46,6 +65,10 @@ def run(argv: list[str]) -> int:
     options = parse(PrepareOptions, argv, "prepare", "Encode a corpus into token shards.")
     if not options.sources:
         raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
+    if options.merge:
+        return _merge(options)
+    if options.tokenizer is None:
+        raise ConfigError("--tokenizer is missing", "text is encoded by one", "name its folder")
     if options.workers < 1 or (options.max_documents is not None and options.max_documents < 1):
         raise ConfigError("--workers and --max-documents are at least 1")
     config = PrepareConfig(
@@ -54,20 +77,62 @@ def run(argv: list[str]) -> int:
         out=options.out,
         split=options.split,
         max_documents=options.max_documents,
+        max_tokens=options.max_tokens,
+        max_bytes=None if options.max_bytes is None else parse_bytes(options.max_bytes),
         n_workers=options.workers,
         text_key=options.text_key,
         subset_key=options.subset_key,
         skip_bad=options.skip_bad,
         allow_overlap=options.allow_overlap,
+        dedup=options.dedup,
+        near_duplicates=options.near_duplicates,
     )
+    if options.estimate:
+        found = estimate(config)
+        if options.json:
+            print_json(found.to_dict())
+        else:
+            print(found)
+        return 0
+    if options.part is not None:
+        return _part(config, options)
     with progress_bar("documents") as bar:
-        manifest = prepare(config, lambda split, n: bar(n, split))
+        manifest = prepare(config, lambda split, n: bar(n, split), _announce)
+    _show(options, manifest)
+    return 0
+
+
+def _announce(found: Estimate) -> None:
+    print(f"expected: {found}", file=sys.stderr, flush=True)
+
+
+def _part(config: PrepareConfig, options: PrepareOptions) -> int:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(options.part))
+    if match is None:
+        raise ConfigError(f"--part {options.part!r}", "a part is named i/n", "for example 1/4")
+    with progress_bar("documents") as bar:
+        record = prepare_part(config, int(match[1]), int(match[2]), lambda split, n: bar(n, split))
+    if options.json:
+        print_json(read_json(record))
+    else:
+        print(f"{record}: done. When all are: ladderlm prepare --merge DIR... --out DATA")
+    return 0
+
+
+def _merge(options: PrepareOptions) -> int:
+    manifest = merge_parts(
+        [Path(source) for source in options.sources], Path(options.out), options.allow_overlap
+    )
+    _show(options, manifest)
+    return 0
+
+
+def _show(options: PrepareOptions, manifest: dict[str, Any]) -> None:
     if options.json:
         print_json(manifest)
     else:
         print(f"{options.out}: fingerprint {manifest['fingerprint'][:12]}")
         describe_data(manifest)
-    return 0
 
 
 def describe_data(manifest: dict[str, Any]) -> None:
@@ -81,7 +146,26 @@ def describe_data(manifest: dict[str, Any]) -> None:
             rate = counts["n_bytes"] / max(counts["n_tokens"] - 2 * counts["n_documents"], 1)
             size, shown = format_bytes(counts["n_bytes"]), printable(subset)
             print(f"    {shown:<24} {counts['n_documents']:>8,}  {size:>8}  {rate:.2f} bytes/token")
+        for source, taken in zip(split["request"]["sources"], split["taken"], strict=True):
+            print(
+                f"    from {printable(source['name'])}: {taken['n_documents']:,} documents, "
+                f"{format_bytes(taken['n_bytes'])} of text; {source['n_bytes']:,} bytes, "
+                f"SHA-256 {source['sha256'][:16]}"
+            )
         for reason, count in split["skipped"].items():
             print(f"    left out: {count:,} x {reason}")
+        for line in _duplicates(split["duplicates"]):
+            print(f"    {line}")
     for pair, count in manifest["overlap"].items():
         print(f"  {pair}: {count} documents")
+
+
+def _duplicates(found: dict[str, Any]) -> list[str]:
+    lines = []
+    if found["exact_removed"]:
+        lines.append(f"left out: {found['exact_removed']:,} x exact duplicate")
+    if found["exact_kept"]:
+        lines.append(f"exact duplicates kept: {found['exact_kept']:,}; --dedup exact removes them")
+    if "near" in found:
+        lines.append(f"near duplicates of an earlier document: {found['near']['n_documents']:,}")
+    return lines

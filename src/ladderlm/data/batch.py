@@ -54,10 +54,13 @@ class Batch:
             DataError: an id is outside [0, vocab_size).
         """
         for array in (self.tokens, self.targets):
-            wrong = array[(array < 0) | (array >= vocab_size)]
-            if wrong.size:
+            if not array.size:
+                continue
+            lowest, highest = int(array.min()), int(array.max())
+            if lowest < 0 or highest >= vocab_size:
+                wrong = lowest if lowest < 0 else highest
                 raise DataError(
-                    f"token id {int(wrong[0])} in a batch for a vocabulary of {vocab_size}",
+                    f"token id {wrong} in a batch for a vocabulary of {vocab_size}",
                     "data and model come from different tokenizers, or the data is damaged",
                     "run `ladderlm verify DATA`, and prepare the data with the model's tokenizer",
                 )

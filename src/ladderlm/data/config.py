@@ -6,7 +6,7 @@ Owns `DataConfig`. Where the data lies is execution; what it holds is meaning.
 from dataclasses import dataclass
 from typing import Literal
 
-from ladderlm.config import execution_field
+from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
 __all__ = ["DataConfig", "Packing"]
@@ -29,6 +29,7 @@ class DataConfig:
     mask_documents: bool = True  # a token attends only within its own document
     n_lanes: int = 256  # places of the epoch read in turn, so that a batch mixes documents
     order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing
+    subset_weights: tuple[tuple[str, float], ...] = added_later(())  # (name, weight of its rows)
     fingerprint: str | None = None  # of the training split's tokens; None: taken from the data
     tokenizer_fingerprint: str | None = None  # None: taken from the data
 
@@ -39,3 +40,10 @@ class DataConfig:
             raise ConfigError(f"data.n_lanes = {self.n_lanes}", "it is at least 1", "1: no mixing")
         if not 0 <= self.order_seed < 2**32:
             raise ConfigError(f"data.order_seed = {self.order_seed}", "it lies in [0, 2^32)")
+        names = [name for name, _ in self.subset_weights]
+        if len(set(names)) < len(names) or any(weight <= 0 for _, weight in self.subset_weights):
+            raise ConfigError(
+                f"data.subset_weights = {self.subset_weights!r}",
+                "every subset is named once, with a weight above zero",
+                "leave out subsets that are not trained on",
+            )

@@ -1,29 +1,29 @@
 """Read documents from text corpora.
 
 Owns the readers of `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.txt`, folders of those and standard
-input, and the errors that name file and line. What a file is is decided by its first bytes.
+input, and the errors that name file and line. A file is read in blocks of whole lines, so that
+millions of small records cost little each and memory stays bounded.
 """
 
 import contextlib
-import gzip
-import io
 import json
-import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ladderlm.data.decompress import open_plain
 from ladderlm.errors import DataError
 
-__all__ = ["Document", "Reader", "expand_sources"]
+__all__ = ["Block", "Document", "Parsed", "Reader", "RecordParser", "expand_sources", "read_blocks"]
 
 MAX_LINE_BYTES = 256 << 20
+BLOCK_BYTES = 4 << 20
 UNKNOWN_SUBSET = "unknown"
 _SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".txt", ".txt.zst", ".txt.gz")
-_ZSTD_MAGIC, _GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,43 @@ class Document:
     line: int
 
 
+@dataclass(frozen=True)
+class Block:
+    """A run of whole lines of one file, not parsed yet.
+
+    Args:
+        name: the file, for errors.
+        first_line: number of its first line, from 1; 0 for a text file, which is one document.
+        raw: the bytes, line ends in.
+    """
+
+    name: str
+    first_line: int
+    raw: bytes
+
+
+@dataclass
+class Parsed:
+    """The documents of a block, column by column, and what was left out.
+
+    Args:
+        texts, subsets, lines: one entry per document.
+        skipped: reason -> how many records were left out.
+        examples: the first few of them in words.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    subsets: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+
 def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
     """Replace folders by the corpus files in them, sorted by name; "-" is standard input.
 
     Raises:
-        DataError: a source does not exist, or a folder holds no corpus file.
+        DataError: a source does not exist, is not a plain file, or a folder holds no corpus file.
     """
     files: list[Path] = []
     for source in map(Path, sources):
@@ -62,20 +94,202 @@ def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
                     "name the files, or another folder",
                 )
             files += inside
-        elif source.exists() or str(source) == "-":
+        elif source.is_file() or str(source) == "-":
             files.append(source)
+        elif source.exists():
+            raise DataError(
+                f"source {source} is a pipe or a device, not a file",
+                "it is read more than once: to hash it, and to share it between workers",
+                "name a file, or pipe the text into standard input and name -",
+            )
         else:
             raise DataError(f"source {source} does not exist", "", "check the path")
     return files
 
 
+def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """Cut a file into blocks of whole lines, the same ones whenever it is read.
+
+    Args:
+        path, name: the file, and what errors call it.
+        block_bytes: a block ends at the first line end past this size.
+
+    Raises (while iterating):
+        DataError: cut short, damaged, or with a line that is too long; names the place.
+    """
+    try:
+        with contextlib.ExitStack() as opened:
+            stream = open_plain(path, name, opened)
+            if path.name.removesuffix(".zst").removesuffix(".gz").endswith(".txt"):
+                raw = stream.read(MAX_LINE_BYTES + 1)
+                if len(raw) > MAX_LINE_BYTES:
+                    raise _too_long(name, 0)
+                yield Block(name, 0, raw)
+            else:
+                yield from _read_lines(stream, name, block_bytes)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{name}: cannot be read to its end: {error}",
+            "a file that is cut short or damaged would silently give less data",
+            "fetch it again, or compare its checksum with the source's",
+        ) from error
+
+
+def _read_lines(stream: IO[bytes], name: str, block_bytes: int) -> Iterator[Block]:
+    first_line = 1
+    pending: list[bytes] = []
+    n_pending = n_open = 0  # bytes held back; those of them past the last line end
+    while piece := stream.read(_READ_BYTES):
+        # The border must not depend on how much a read gives: it is the first line end past it.
+        cut = piece.find(b"\n", max(block_bytes - n_pending - 1, 0)) + 1
+        while cut:
+            block = Block(name, first_line, b"".join([*pending, piece[:cut]]))
+            yield block
+            first_line += block.raw.count(b"\n")
+            pending, n_pending, n_open, piece = [], 0, 0, piece[cut:]
+            cut = piece.find(b"\n", block_bytes - 1) + 1
+        pending.append(piece)
+        n_pending += len(piece)
+        last = piece.rfind(b"\n")
+        n_open = n_open + len(piece) if last < 0 else len(piece) - last - 1
+        if n_open > MAX_LINE_BYTES:
+            raise _too_long(name, first_line + sum(part.count(b"\n") for part in pending))
+    if n_pending:
+        yield Block(name, first_line, b"".join(pending))
+
+
+class RecordParser:
+    """Turn blocks into documents.
+
+    Args:
+        text_key, subset_key: dotted places in a record.
+        skip_bad: count and pass over bad records instead of stopping at the first.
+    """
+
+    def __init__(
+        self,
+        text_key: str = "text",
+        subset_key: str = "meta.pile_set_name",
+        skip_bad: bool = False,
+    ) -> None:
+        self.text_key, self.subset_key = text_key.split("."), subset_key.split(".")
+        self.skip_bad = skip_bad
+
+    def parse(self, block: Block) -> Parsed:
+        """Give the documents of a block.
+
+        Raises:
+            DataError: names file, line and column of the first bad record, and how to go on.
+        """
+        if block.first_line == 0:
+            return self._parse_text(block)
+        lines = block.raw.split(b"\n")
+        if max(map(len, lines)) > MAX_LINE_BYTES:
+            at = next(i for i, line in enumerate(lines) if len(line) > MAX_LINE_BYTES)
+            raise _too_long(block.name, block.first_line + at)
+        return self._parse_fast(block, lines) or self._parse_slowly(block, lines)
+
+    def _parse_fast(self, block: Block, lines: list[bytes]) -> Parsed | None:
+        """Parse a block without any bad, blank or odd line; None: there may be one."""
+        try:
+            import orjson
+        except ImportError:
+            return None
+        if not lines[-1]:
+            lines.pop()
+        try:
+            records: Sequence[Any] = list(map(orjson.loads, lines))
+            texts, subsets = records, records
+            for key in self.text_key:
+                texts = [value[key] for value in texts]
+            for key in self.subset_key:
+                subsets = [value[key] for value in subsets]
+        except (ValueError, LookupError, TypeError):
+            return None
+        if set(map(type, texts)) != {str} or set(map(type, subsets)) != {str}:
+            return None
+        if not (all(texts) and all(subsets)):
+            return None
+        numbers = list(range(block.first_line, block.first_line + len(lines)))
+        return Parsed(texts, subsets, numbers)  # type: ignore[arg-type]  # checked above
+
+    def _parse_slowly(self, block: Block, lines: list[bytes]) -> Parsed:
+        parsed, begun = Parsed(), block.first_line > 1
+        for number, raw in enumerate(lines, block.first_line):
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            if not raw.strip():
+                continue
+            if not begun and raw.lstrip()[:1] == b"<":
+                raise DataError(
+                    f"{block.name} is an HTML or XML page, not JSON lines",
+                    "a mirror that is gone often answers with such a page",
+                    "fetch the file again from another source",
+                )
+            begun = True
+            self._parse_line(raw + b"\n", block.name, number, parsed)
+        return parsed
+
+    def _parse_text(self, block: Block) -> Parsed:
+        parsed = Parsed()
+        try:
+            text = block.raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            what = f"{block.name}: byte {error.start} is not UTF-8"
+            self._bad("not UTF-8", what, parsed)
+            return parsed
+        if text:
+            parsed.texts, parsed.subsets, parsed.lines = [text], [UNKNOWN_SUBSET], [0]
+        else:
+            self._bad("empty text", f"{block.name}: the text is empty", parsed)
+        return parsed
+
+    def _parse_line(self, raw: bytes, name: str, number: int, parsed: Parsed) -> None:
+        place = f"{name}:{number}"
+        try:
+            record = _loads(raw)
+        except UnicodeDecodeError as error:
+            return self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8", parsed)
+        except (ValueError, RecursionError) as error:
+            # The parser's own line is always 1, so only its column and its words are shown.
+            column, words = getattr(error, "colno", 1), getattr(error, "msg", error)
+            return self._bad("not JSON", f"{place}:{column}: not valid JSON ({words})", parsed)
+        text = _dig(record, self.text_key)
+        if not isinstance(text, str):
+            found = "missing" if text is None else f"a {type(text).__name__}"
+            what = f"{place}: {'.'.join(self.text_key)!r} is {found}, not a string"
+            return self._bad("no text", what, parsed)
+        if not text:
+            return self._bad("empty text", f"{place}: the text is empty", parsed)
+        subset = _dig(record, self.subset_key)
+        subset = subset if isinstance(subset, str) and subset else UNKNOWN_SUBSET
+        for word in (text, subset):
+            if not _encodable(word):
+                return self._bad("lone surrogate", f"{place}: it holds a lone surrogate", parsed)
+        parsed.texts.append(text)
+        parsed.subsets.append(subset)
+        parsed.lines.append(number)
+        return None
+
+    def _bad(self, reason: str, what: str, parsed: Parsed) -> None:
+        # An empty text is nothing to train on and nothing to score, and never an error.
+        if reason != "empty text" and not self.skip_bad:
+            raise DataError(
+                what,
+                "a corpus that loses records in silence is another corpus",
+                "mend the line, or use --skip-bad to leave such records out and have them counted",
+            )
+        parsed.skipped[reason] += 1
+        if len(parsed.examples) < 20:
+            parsed.examples.append(what)
+
+
 class Reader:
-    """Iterate over the documents of some files, in order, with bounded memory.
+    """Iterate over the documents of some files one by one, in order, with bounded memory.
 
     Args:
         sources: files or folders, see `expand_sources`.
-        text_key, subset_key: dotted places in a record.
-        skip_bad: count and pass over bad records instead of stopping at the first.
+        text_key, subset_key, skip_bad: see `RecordParser`.
 
     `skipped` counts the reasons of what was passed over.
 
@@ -92,99 +306,19 @@ class Reader:
         skip_bad: bool = False,
     ) -> None:
         self.files = expand_sources(sources)
-        self.text_key, self.subset_key = text_key.split("."), subset_key.split(".")
-        self.skip_bad = skip_bad
+        self.parser = RecordParser(text_key, subset_key, skip_bad)
         self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Document]:
         for path in self.files:
-            yield from self._read_file(path)
-
-    def _read_file(self, path: Path) -> Iterator[Document]:
-        name = "<stdin>" if str(path) == "-" else str(path)
-        try:
-            with contextlib.ExitStack() as opened:
-                stream = _open_plain(path, name, opened)
-                if path.name.removesuffix(".zst").removesuffix(".gz").endswith(".txt"):
-                    yield from self._read_text(stream, name)
-                else:
-                    yield from self._read_lines(stream, name)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{name}: cannot be read to its end: {error}",
-                "a file that is cut short or damaged would silently give less data",
-                "fetch it again, or compare its checksum with the source's",
-            ) from error
-
-    def _read_text(self, stream: IO[bytes], name: str) -> Iterator[Document]:
-        raw = stream.read(MAX_LINE_BYTES + 1)
-        if len(raw) > MAX_LINE_BYTES:
-            raise _too_long(name, 0)
-        try:
-            yield Document(raw.decode("utf-8"), UNKNOWN_SUBSET, name, 0)
-        except UnicodeDecodeError as error:
-            self._bad("not UTF-8", f"{name}: byte {error.start} is not UTF-8")
-
-    def _read_lines(self, stream: IO[bytes], name: str) -> Iterator[Document]:
-        number = 0
-        while raw := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise _too_long(name, number)
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if raw.lstrip()[:1] == b"<":
-                    raise DataError(
-                        f"{name} is an HTML or XML page, not JSON lines",
-                        "a mirror that is gone often answers with such a page",
-                        "fetch the file again from another source",
-                    )
-            if not raw.strip():
-                continue
-            document = self._parse(raw, name, number)
-            if document is not None:
-                yield document
-
-    def _parse(self, raw: bytes, name: str, number: int) -> Document | None:
-        place = f"{name}:{number}"
-        try:
-            record = _loads(raw)
-        except UnicodeDecodeError as error:
-            self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8")
-            return None
-        except (ValueError, RecursionError) as error:
-            column = getattr(error, "colno", 1)
-            self._bad("not JSON", f"{place}:{column}: not valid JSON ({error})")
-            return None
-        text = _dig(record, self.text_key)
-        if not isinstance(text, str):
-            found = "missing" if text is None else f"a {type(text).__name__}"
-            self._bad("no text", f"{place}: {'.'.join(self.text_key)!r} is {found}, not a string")
-            return None
-        if not text:
-            self._bad("empty text", f"{place}: the text is empty")
-            return None
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError:
-                self._bad("lone surrogate", f"{place}: the text holds a lone surrogate")
-                return None
-        subset = _dig(record, self.subset_key)
-        known = isinstance(subset, str) and subset
-        return Document(text, subset if known else UNKNOWN_SUBSET, name, number)
-
-    def _bad(self, reason: str, what: str) -> None:
-        if reason == "empty text":
-            self.skipped[reason] += 1  # nothing to train on and nothing to score: never an error
-        elif self.skip_bad:
-            self.skipped[reason] += 1
-        else:
-            raise DataError(
-                what,
-                "a corpus that loses records in silence is another corpus",
-                "mend the line, or use --skip-bad to leave such records out and have them counted",
-            )
+            name = "<stdin>" if str(path) == "-" else str(path)
+            for block in read_blocks(path, name):
+                parsed = self.parser.parse(block)
+                self.skipped += parsed.skipped
+                for text, subset, line in zip(
+                    parsed.texts, parsed.subsets, parsed.lines, strict=True
+                ):
+                    yield Document(text, subset, name, line)
 
 
 def _loads(raw: bytes) -> Any:
@@ -192,15 +326,28 @@ def _loads(raw: bytes) -> Any:
     try:
         import orjson
     except ImportError:
-        return json.loads(raw, parse_constant=_refuse_constant)
+        return _loads_slowly(raw)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return json.loads(raw, parse_constant=_refuse_constant)  # lone surrogates; a better message
+        return _loads_slowly(raw)  # lone surrogates and huge numbers are JSON; a better message
+
+
+def _loads_slowly(raw: bytes) -> Any:
+    # Decoded first: given bytes, `json` guesses at UTF-16 and lets surrogates through.
+    return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
 
 
 def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _dig(record: Any, keys: list[str]) -> Any:
@@ -215,50 +362,3 @@ def _too_long(name: str, number: int) -> DataError:
         "it would not fit in bounded memory; such a line is nearly always damage or an attack",
         "remove the line",
     )
-
-
-def _open_plain(path: Path, name: str, opened: contextlib.ExitStack) -> IO[bytes]:
-    """Open a file for reading, decompressing by what its first bytes say it is.
-
-    Args:
-        opened: closes the file and what decompresses it.
-    """
-    stream: IO[bytes]
-    if str(path) == "-":
-        stream = (
-            io.BufferedReader(sys.stdin.buffer.raw)
-            if hasattr(sys.stdin.buffer, "raw")
-            else sys.stdin.buffer
-        )
-    else:
-        stream = opened.enter_context(open(path, "rb"))
-    head = stream.peek(4)[:4]  # type: ignore[attr-defined,union-attr]
-    if head == _ZSTD_MAGIC or 0x184D2A50 <= int.from_bytes(head, "little") <= 0x184D2A5F:
-        return opened.enter_context(_open_zstd(stream))
-    if head[:2] == _GZIP_MAGIC:
-        unzipped: IO[bytes] = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
-        return opened.enter_context(unzipped)
-    if path.suffix == ".zst" and not head:
-        raise DataError(
-            f"{name} is empty", "a compressed file has at least a header", "fetch it again"
-        )
-    return stream
-
-
-def _open_zstd(stream: IO[bytes]) -> IO[bytes]:
-    """Read all frames of a zstd file; a cut frame raises EOFError."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-
-    class Readable(zstd.ZstdFile):  # type: ignore[misc]
-        """Turn the library's own error into one that the caller names the file for."""
-
-        def readline(self, size: int | None = -1) -> bytes:
-            try:
-                return super().readline(size)  # type: ignore[no-any-return]
-            except zstd.ZstdError as error:
-                raise OSError(str(error)) from error
-
-    return Readable(stream, "rb")  # type: ignore[return-value]

@@ -5,7 +5,7 @@ text. Numbers come from the batch itself, not from the plan that made it. Whatev
 document is shown, never obeyed: control characters are spelt out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ladderlm.data.batch import Batch
 from ladderlm.data.config import DataConfig, Packing
-from ladderlm.data.packing import PackingReport, plan_epoch
+from ladderlm.data.packing import PackingReport
 from ladderlm.data.shards import Split
 from ladderlm.data.stream import RowStream
 from ladderlm.text import visible
@@ -82,24 +82,25 @@ def explain_policy(config: DataConfig) -> str:
 
 
 def compare_policies(stream: RowStream) -> dict[Packing, PackingReport]:
-    """Count what each packing policy would make of the first epoch of a stream."""
-    lengths, config = np.diff(stream.split.offsets), stream.config
-    return {
-        policy: stream.plan(0).report()
-        if policy == config.packing
-        else plan_epoch(lengths, config.order_seed, 0, config.seq_len, policy).report()
-        for policy in POLICIES
-    }
+    """Count what each packing policy would make of the documents of a stream."""
+    reports = {}
+    for policy in POLICIES:
+        other = stream
+        if policy != stream.config.packing:
+            other = RowStream(stream.split, replace(stream.config, packing=policy), stream.bos_id)
+        reports[policy] = other.report()
+    return reports
 
 
 def describe_stream(stream: RowStream) -> str:
     """Say in three lines how documents become rows."""
-    split, config, report = stream.split, stream.config, stream.plan(0).report()
+    split, config, report = stream.split, stream.config, stream.report()
     mask = "within documents" if config.mask_documents else "across documents"
     share = report.n_cut / max(report.n_documents, 1)
+    mixed = "; rows are drawn from subsets by weight" if stream.mixture is not None else ""
     return (
         f"split {split.name}: {split.n_documents:,} documents, {split.n_tokens:,} tokens; "
-        f"{stream.rows_per_epoch:,} rows of {config.seq_len} an epoch\n"
+        f"{stream.rows_per_epoch:,} rows of {config.seq_len} an epoch{mixed}\n"
         f"packing {config.packing}, attention {mask}, order seed {config.order_seed}; "
         f"{report.n_pairs:,} targets in {report.n_places:,} places: {report.waste:.2%} padding\n"
         f"{report.tokens_per_document:,.1f} tokens a document, {report.tokens_per_piece:,.1f} a "
@@ -164,7 +165,7 @@ def row_pieces(
                 "subset": None if padding else split.subset_names[split.subset_ids[document]],
                 "first_position": int(batch.positions[row, begin]),
                 "n_targets": int(batch.loss_mask[row, begin:end].sum()),
-                "text": tokenizer.decode(ids) if ids else "",
+                "text": tokenizer.decode(ids, continued=ids[0] != tokenizer.bos_id) if ids else "",
                 "ids": ids,
             }
         )
@@ -177,7 +178,11 @@ def show_tokens(ids: list[int], tokenizer: Tokenizer) -> list[ShownToken]:
     A token that holds only a part of a character shows its bytes, and the last of such tokens the
     character as well; the note of each names the character that they make together.
     """
-    parts = [tokenizer.decode_bytes([token]) for token in ids]
+    first = tokenizer.bos_id  # what comes after it begins a text
+    parts = [
+        tokenizer.decode_bytes([token], continued=before != first)
+        for before, token in zip([None, *ids], ids, strict=False)
+    ]
     whole = b"".join(parts)
     spans, at, begin, shown = _character_spans(whole), 0, 0, []
     for token, part in zip(ids, parts, strict=True):

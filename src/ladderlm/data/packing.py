@@ -5,7 +5,7 @@ of (document lengths, order seed, epoch, row length, policy); it holds no positi
 no files. How tails of documents share rows is worked out in `best_fit.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,24 @@ class PackingReport:
     n_pieces: int
     n_cut: int
     n_cut_needlessly: int
+
+    @classmethod
+    def of(cls, plans: "Sequence[EpochPlan]") -> "PackingReport":
+        """Count over whole epochs: of one plan, or of plans of different documents."""
+        counts = np.zeros(7, dtype=np.int64)
+        for plan in plans:
+            n_pairs, n_pieces = plan.n_pairs, plan.pieces_by_document()
+            cut = n_pieces > 1
+            counts += (
+                int((n_pairs > 0).sum()),
+                int(n_pairs.sum()),
+                plan.n_rows,
+                plan.n_rows * plan.seq_len,
+                int(n_pieces.sum()),
+                int(cut.sum()),
+                int((cut & (n_pairs <= plan.seq_len)).sum()),
+            )
+        return cls(*counts.tolist())
 
     @property
     def waste(self) -> float:
@@ -184,22 +202,14 @@ class EpochPlan:
             fills[open_rows] += tails[at]
         return counts + np.bincount(fills, minlength=self.seq_len + 1)
 
-    def report(self) -> PackingReport:
-        """Count rows, padding and cut documents of the whole epoch."""
-        n_pieces = -(-self.n_pairs // self.seq_len)
+    def pieces_by_document(self) -> NDArray[np.int64]:
+        """Count the pieces of each document of `order`."""
+        n_pieces: NDArray[np.int64] = -(-self.n_pairs // self.seq_len)
         if self.policy == "concat":
             begins = self.ends - self.n_pairs
             n_pieces = (self.ends - 1) // self.seq_len - begins // self.seq_len + 1
             n_pieces = np.where(self.n_pairs > 0, n_pieces, 0)
-        return PackingReport(
-            n_documents=int((self.n_pairs > 0).sum()),
-            n_pairs=int(self.n_pairs.sum()),
-            n_rows=self.n_rows,
-            n_places=self.n_rows * self.seq_len,
-            n_pieces=int(n_pieces.sum()),
-            n_cut=int((n_pieces > 1).sum()),
-            n_cut_needlessly=int(((n_pieces > 1) & (self.n_pairs <= self.seq_len)).sum()),
-        )
+        return n_pieces
 
 
 def plan_epoch(

@@ -1,100 +1,43 @@
-"""Where the Pile can be had.
+"""Fetch files of the Pile: from the hub's cache, known sources in turn, a URL or a folder.
 
-Owns the table of sources and `fetch_pile`. The files are taken as they are: `.jsonl.zst`, 30
-training shards of about 14 GB, val and test of about 470 MB each.
+Owns the order of places, several files at once, and `pile.json`, which says of every file what it
+is and where it came from. The files lie as at the source: 30 training shards of about 14 GB, val
+and test of about 470 MB each.
 """
 
-import os
+import logging
+import threading
+import urllib.error
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ladderlm.config import nearest
-from ladderlm.data.fetch import download
+from ladderlm.data.fetch import Fetched
+from ladderlm.data.heads import Limits
+from ladderlm.data.hub import cached_file, is_offline
+from ladderlm.data.origins import Origin, Taking
+from ladderlm.data.pile_record import PileRecord
+from ladderlm.data.pool import run_all
+from ladderlm.data.sources import (
+    PACKED,
+    PLAIN,
+    PUBLISHED,
+    SOURCES,
+    Place,
+    file_stems,
+    places_for,
+    read_list,
+)
 from ladderlm.errors import ConfigError, DataError
-from ladderlm.files import FolderLock, publish_json, publish_stream, read_json, sha256_file
+from ladderlm.files import FolderLock, check_free_space
+from ladderlm.units import format_bytes
 
-__all__ = ["SOURCES", "Source", "fetch_pile"]
+__all__ = ["fetch_pile"]
 
-N_SHARDS = 30
-
-
-@dataclass(frozen=True)
-class Source:
-    """A place with files of the Pile.
-
-    Args:
-        repository: of the Hugging Face hub.
-        splits: what it holds.
-        note: how it differs from the original.
-    """
-
-    repository: str
-    splits: tuple[str, ...]
-    note: str
-
-
-# In the order in which they are tried. The original host is gone since August 2023.
-SOURCES = {
-    "pile-val-backup": Source(
-        "mit-han-lab/pile-val-backup", ("val",), "the original val.jsonl.zst"
-    ),
-    "pile-uncopyrighted": Source(
-        "monology/pile-uncopyrighted",
-        ("train", "val", "test"),
-        "five of 22 subsets removed, so its val is another file than the original",
-    ),
-}
-
-
-def file_names(split: str, shards: tuple[int, ...]) -> list[str]:
-    """Give the paths of a split's files below a source.
-
-    Raises:
-        ConfigError: no such split or shard.
-    """
-    if split in ("val", "test"):
-        return [f"{split}.jsonl.zst"]
-    if split != "train":
-        raise ConfigError(f"--split {split!r}", "it is one of train, val, test")
-    wrong = [shard for shard in shards if not 0 <= shard < N_SHARDS]
-    if wrong or not shards:
-        raise ConfigError(f"--shards {list(shards)}", f"they lie between 0 and {N_SHARDS - 1}")
-    return [f"train/{shard:02d}.jsonl.zst" for shard in shards]
-
-
-def _bases(split: str, source: str | None) -> list[tuple[str, str]]:
-    """List (base URL or folder, note) to try in turn."""
-    if source is not None and (_is_url(source) or Path(source).is_dir()):
-        return [(source.rstrip("/"), "as named by --source")]
-    if source is not None and source not in SOURCES:
-        close = nearest(source, SOURCES)
-        raise ConfigError(
-            f"--source {source!r} is no known source, URL or folder",
-            f"known: {', '.join(SOURCES)}",
-            f"did you mean {close}?" if close else "name a URL (https://...) or a folder",
-        )
-    if source is not None and split not in SOURCES[source].splits:
-        raise ConfigError(
-            f"--source {source} does not have the split {split}",
-            f"it has {', '.join(SOURCES[source].splits)}",
-            "leave --source out: the known sources are tried in turn",
-        )
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        raise DataError(
-            "HF_HUB_OFFLINE is set",
-            "the known sources lie on the Hugging Face hub",
-            "unset it, or name a folder with --source",
-        )
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    chosen = [SOURCES[source]] if source else [s for s in SOURCES.values() if split in s.splits]
-    return [(f"{endpoint}/datasets/{s.repository}/resolve/main", s.note) for s in chosen]
-
-
-def _is_url(source: str) -> bool:
-    return source.startswith(("http://", "https://"))
+TEXT_BYTES_A_DOCUMENT = 6000  # of the Pile, on average; for the estimate of space
+LARGE_BYTES = 2 * 10**9  # a download for which one may like to know the smaller way
+_log = logging.getLogger(__name__)
 
 
 def fetch_pile(
@@ -102,7 +45,11 @@ def fetch_pile(
     split: str,
     shards: tuple[int, ...] = (0,),
     source: str | None = None,
+    *,
+    limits: Limits | None = None,
+    n_jobs: int = 4,
     progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
+    say: Callable[[str], None] = lambda line: None,
     back_off_seconds: float = 1.0,
 ) -> dict[str, Any]:
     """Fetch files of the Pile; give what `pile.json` says. What is there and good is kept.
@@ -111,74 +58,206 @@ def fetch_pile(
         out: folder; train shards go to `out/train/`.
         split: train, val or test.
         shards: of train, 0 to 29.
-        source: a name of `SOURCES`, a URL or a folder laid out as `train/00.jsonl.zst`,
-            `val.jsonl.zst`; None: the known sources in turn.
-        progress: told file name, bytes so far and in all.
+        source: a name of `SOURCES` or its repository, a URL or a folder laid out as
+            `train/00.jsonl.zst`, `val.jsonl.zst`; None: the known sources in turn.
+        limits: take only the head of each file.
+        n_jobs: files at once.
+        progress: told file name, bytes so far and in all, from several threads.
+        say: told what will be done and what was done, line by line.
+        back_off_seconds: pause after a failure of a server; doubles with each in a row.
 
     Raises:
-        ConfigError: no such split, shard or source.
+        ConfigError: no such split, shard or source, or it would mix two corpora.
         DataError: no source has the file; lists what each said, and what to do by hand.
+        LadderError: the disk is too small for all files together.
     """
-    names = file_names(split, shards)
-    bases = _bases(split, source)
+    stems = file_stems(split, shards)
+    places = places_for(split, source)
+    if n_jobs < 1:
+        raise ConfigError(f"--jobs {n_jobs}", "at least one file is fetched at a time")
+    taking = Taking(limits or Limits(), progress, back_off_seconds, threading.Event())
     with FolderLock(out):
-        record_file = out / "pile.json"
-        record: dict[str, Any] = {"kind": "ladderlm-pile", "format_version": 1, "files": {}}
-        if record_file.is_file():
-            record = read_json(record_file)
-        for name in names:
-            known = record["files"].get(name)
-            if known and (out / name).is_file() and sha256_file(out / name) == known["sha256"]:
-                continue
-            record["files"][name] = _fetch_one(out / name, name, bases, progress, back_off_seconds)
-            publish_json(record_file, record)
-    return record
+        record = PileRecord(out)
+        missing = [stem for stem in stems if not record.has(stem, taking.limits, say)]
+        if split == "train":
+            places = _of_one_corpus(places, record.corpus_of_train(), source)
+        call = _Call(record, taking, n_jobs, say)
+        complaints: dict[str, list[str]] = {stem: [] for stem in missing}
+        for corpus in dict.fromkeys(place.corpus for place in places):
+            group = [place for place in places if place.corpus == corpus]
+            failed = call.fetch(missing, group, complaints)
+            is_begun = len(failed) < len(stems)
+            missing = failed
+            if not missing or (is_begun and split == "train"):
+                break  # the rest of another corpus would be a mixture
+        if missing:
+            raise _nowhere(missing, complaints, out, source)
+        record.tidy(stems)
+        return record.value
 
 
-def _fetch_one(
-    path: Path,
-    name: str,
-    bases: list[tuple[str, str]],
-    progress: Callable[[str, int, int | None], None],
-    back_off_seconds: float,
-) -> dict[str, Any]:
-    """Try each source for one file."""
-    complaints = []
-    for base, note in bases:
-        try:
-            if not _is_url(base):
-                return _copy(Path(base) / name, path) | {"note": note}
-            done = download(
-                f"{base}/{name}",
-                path,
-                progress=lambda n, total: progress(name, n, total),
-                back_off_seconds=back_off_seconds,
+def _of_one_corpus(places: list[Place], known: str | None, source: str | None) -> list[Place]:
+    """Leave out places whose training shards differ in kind from those that are there."""
+    kept = [place for place in places if None in (known, place.corpus) or place.corpus == known]
+    if not kept:
+        raise ConfigError(
+            f"--source {source} has shards of {places[0].corpus}",
+            f"the folder has shards of {known}; together they would be neither",
+            "choose another --out, or leave --source out",
+        )
+    return kept
+
+
+class _Call:
+    """One call of `fetch_pile`: what it has learnt of the places so far."""
+
+    def __init__(
+        self, record: PileRecord, taking: Taking, n_jobs: int, say: Callable[[str], None]
+    ) -> None:
+        self.record, self.taking, self.n_jobs, self.say = record, taking, n_jobs, say
+        self.silent_hosts: set[str] = set()  # did not answer a first question in time
+        self.dead_hosts: set[str] = set()  # did not answer after many tries
+        self._lists: dict[str | Path, dict[str, str]] = {}
+
+    def fetch(
+        self, stems: list[str], places: list[Place], complaints: dict[str, list[str]]
+    ) -> list[str]:
+        """Fetch what can be had from places of one corpus; give what could not.
+
+        Args:
+            complaints: by stem; what each place says is added.
+        """
+        origins = {stem: self._origins(stem, places) for stem in stems}
+        for stem in stems:
+            if is_offline() and not origins[stem]:
+                complaints[stem].append(
+                    "HF_HUB_OFFLINE is set, and the hub's cache has no such file"
+                )
+        self._announce(origins)
+        failed: list[str] = []
+
+        def fetch_one(stem: str) -> None:
+            if not self._fetch_one(stem, origins[stem], complaints[stem]):
+                failed.append(stem)
+
+        run_all(fetch_one, stems, self.n_jobs, self.taking.stop)
+        return [stem for stem in stems if stem in failed]
+
+    def _origins(self, stem: str, places: list[Place]) -> list[Origin]:
+        """List where a file may be, in the order of trying: this disk before the network."""
+        here, far = [], []
+        for place in places:
+            for suffix in place.suffixes:
+                name = stem + suffix
+                if place.repository and (cached := cached_file(place.repository, name)):
+                    file, digest = cached
+                    says = "its name in the hub's cache" if digest else None
+                    here.append(Origin(place, name, file, digest, says))
+                if isinstance(place.base, Path):
+                    here.append(Origin(place, name, place.base / name))
+                elif not (place.repository and is_offline()):
+                    far.append(Origin(place, name, f"{place.base}/{name}"))
+        return here + far
+
+    def _learn(self, origin: Origin) -> None:
+        """Find out the hash and the length of a file."""
+        place = origin.place
+        is_silent = urlsplit(str(place.base)).netloc in self.silent_hosts
+        if origin.sha256 is None and not (is_offline() and place.repository):
+            if place.has_list and place.base not in self._lists and not is_silent:
+                self._lists[place.base] = read_list(place.base)
+            known = place.published(origin.name, self._lists.get(place.base, {}))
+            if known:
+                origin.sha256, origin.says = known
+        origin.ask(self.silent_hosts)
+
+    def _announce(self, origins: dict[str, list[Origin]]) -> None:
+        """Say what will be fetched, and refuse what the disk cannot hold."""
+        limits, sizes = self.taking.limits, []
+        for stem, candidates in origins.items():
+            for origin in candidates:
+                self._learn(origin)
+                if origin.n_bytes is not None:
+                    sizes.append(origin.n_bytes)
+                    head = f"up to {limits.spell()} out of " if limits else ""
+                    size = format_bytes(origin.n_bytes)
+                    self.say(f"{origin.name}: {head}{size} from {origin.place.name}")
+                    if not limits:
+                        there = self.record.bytes_in_parts([stem])
+                        self.taking.progress(origin.name, there, origin.n_bytes)
+                    break
+        needed = sum(sizes)
+        if needed > LARGE_BYTES and not limits:
+            self.say(
+                f"{format_bytes(needed)} in all; --max-bytes 500MB would take only the head of each"
             )
-            return {
-                "host": urlsplit(done.url).hostname,
-                "n_bytes": done.n_bytes,
-                "sha256": done.sha256,
-                "checksum_known_beforehand": done.verified,
-                "note": note,
-            }
-        except DataError as error:
-            complaints.append(error.what)
-    raise DataError(
-        f"no source has {name}",
-        "; ".join(complaints),
-        f"fetch the file by hand, put it at {path}, and go on with `ladderlm prepare`",
+        if limits:  # the range of the source and the result, both at most as large as the text
+            text = limits.max_bytes or (limits.max_documents or 0) * TEXT_BYTES_A_DOCUMENT
+            needed = min(2 * needed, len(origins) * text) if sizes else len(origins) * text
+        else:
+            needed -= self.record.bytes_in_parts(list(origins))
+        check_free_space(self.record.out, max(needed, 0))
+
+    def _fetch_one(self, stem: str, origins: list[Origin], complaints: list[str]) -> bool:
+        """Try the origins of one file in turn; False if none has it."""
+        for origin in origins:
+            host = "" if isinstance(origin.at, Path) else urlsplit(origin.at).netloc
+            if host in self.dead_hosts:
+                complaints.append(f"{origin.at}: not asked, since {host} does not answer")
+                continue
+            self._learn(origin)
+            name = stem + PACKED if self.taking.limits else origin.name
+
+            def publish(file: Fetched, facts: dict[str, Any], origin: Origin = origin) -> None:
+                self.record.add(origin.place, name, file, facts)  # noqa: B023  # called at once
+
+            try:
+                origin.take(self.record.out / name, self.taking, publish)
+            except DataError as error:
+                complaints.append(error.what)
+                if _is_silence(error):
+                    self.dead_hosts.add(host)
+                _log.warning("%s (%s)", error.what, error.why)
+                continue
+            if not isinstance(origin.at, Path):
+                total = "" if origin.n_bytes is None else f" of {format_bytes(origin.n_bytes)}"
+                self.say(f"{name}: {format_bytes(origin.n_received)}{total} came over the network")
+            return True
+        return False
+
+
+def _is_silence(error: DataError) -> bool:
+    """Say whether a host did not answer at all, so that it need not be asked for more."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, urllib.error.HTTPError)
+
+
+def _nowhere(
+    missing: list[str], complaints: dict[str, list[str]], out: Path, source: str | None
+) -> DataError:
+    """Say what every place said, and what to do by hand."""
+    name = missing[0] + PACKED
+    split = missing[0].partition("/")[0]
+    others = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
+    pages = ", ".join(
+        f"https://huggingface.co/datasets/{known.repository}"
+        for known in SOURCES.values()
+        if split in known.splits
     )
-
-
-def _copy(source: Path, path: Path) -> dict[str, Any]:
-    if not source.is_file():
-        raise DataError(f"{source} does not exist")
-    with open(source, "rb") as stream, publish_stream(path) as target:
-        while piece := stream.read(1 << 20):
-            target.write(piece)
-    return {
-        "host": None,
-        "n_bytes": path.stat().st_size,
-        "sha256": sha256_file(path),
-        "checksum_known_beforehand": False,
-    }
+    digest = f" (the original has SHA-256 {PUBLISHED[name]})" if name in PUBLISHED else ""
+    ways = [
+        "run the same command again later: it goes on where it stopped",
+        f"or get the file by hand{digest}, put it at {out / name} (plain: {missing[0]}{PLAIN}), "
+        "and run the same command again: it is hashed and recorded; then `ladderlm prepare`",
+        "or name a mirror: --source URL|FOLDER, HF_ENDPOINT for a mirror of the hub, HF_TOKEN "
+        "where it asks for a login",
+    ]
+    if source is None:
+        ways.append(f"known places: {pages}")
+    if is_offline():
+        ways.insert(0, "unset HF_HUB_OFFLINE")
+    return DataError(
+        f"no source has {name}{others}",
+        "\n    ".join(dict.fromkeys(complaints[missing[0]])),
+        "\n    ".join(ways),
+    )

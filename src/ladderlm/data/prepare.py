@@ -1,88 +1,66 @@
 """Text to token shards.
 
-Owns `prepare`: reading, encoding (in several threads), writing, overlap of train and
-validation, and the manifest that makes the result count. The bytes do not depend on the number
-of workers, and nothing is visible under its final name before it is whole.
+Owns `prepare`, its parts and their merging: who encodes what, when splits get their names, and
+the manifest that makes the result count. The bytes depend on neither workers nor parts, and
+nothing is visible under its final name before it is whole.
 """
 
-import hashlib
-import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+import contextlib
+import fcntl
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ladderlm.data.documents import Document, Reader, expand_sources
+from ladderlm.data.assemble import assemble
+from ladderlm.data.estimate import Estimate, estimate_splits
+from ladderlm.data.overlap import check_overlap, count_overlap
+from ladderlm.data.parts import Limits, encode_parts, find_pieces
+from ladderlm.data.request import PrepareConfig, SplitRequest, request_splits
 from ladderlm.data.shards import (
     FORMAT_VERSION,
-    SplitWriter,
+    files_of_split,
     manifest_fingerprint,
     open_data,
     token_dtype,
 )
-from ladderlm.errors import DataError
+from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import (
     FolderLock,
     check_free_space,
+    make_folder,
     move_into_place,
-    publish,
     publish_json,
-    publish_text,
+    read_json,
     remove_tree,
-    sha256_file,
 )
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer, copy_tokenizer, load_tokenizer
 
-__all__ = ["PrepareConfig", "prepare"]
+__all__ = ["PrepareConfig", "estimate", "merge_parts", "prepare", "prepare_part"]
 
-_log = logging.getLogger(__name__)
-CHUNK_DOCUMENTS = 256
+SMALL_BYTES = 8 << 20  # sources smaller than this are encoded without further processes
+STAGING = ".preparing"
+Progress = Callable[[str, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """What `prepare` reads and writes.
-
-    Args:
-        sources: corpus files or folders.
-        tokenizer: folder of the tokenizer.
-        out: data folder; splits already in it stay.
-        split: name of the split; None: "train" and "val" from a source folder that has both.
-        max_documents: take the first this many; None: all.
-        n_workers: threads that encode.
-        text_key, subset_key: dotted places in a record.
-        skip_bad: leave out bad records and count them, instead of stopping.
-        allow_overlap: accept documents that stand in train and val alike.
-    """
-
-    sources: tuple[str, ...]
-    tokenizer: str
-    out: str
-    split: str | None = None
-    max_documents: int | None = None
-    n_workers: int = 2
-    text_key: str = "text"
-    subset_key: str = "meta.pile_set_name"
-    skip_bad: bool = False
-    allow_overlap: bool = False
+def _quiet(_split: str, _n_documents: int) -> None:
+    pass
 
 
 def prepare(
-    config: PrepareConfig, progress: Callable[[str, int], None] = lambda _split, _n: None
+    config: PrepareConfig,
+    progress: Progress = _quiet,
+    announce: Callable[[Estimate], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Write or extend a data folder; give its manifest.
 
     A split whose request (sources by content, tokenizer, selection) is already there is left as
-    it is, so a killed and repeated call ends with the same bytes as one that was not killed.
+    it is. A call that was killed goes on with the pieces it had made, to the same bytes as one
+    that was not.
 
     Args:
-        progress: told (split, documents done) now and then.
+        progress: told (split, documents encoded) now and then.
+        announce: told before the work begins what it will take.
 
     Raises:
         DataError: bad input (file and line), another tokenizer in the folder, overlap.
@@ -90,37 +68,238 @@ def prepare(
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
     with FolderLock(out):
+        _remove_temporary(out)
         manifest = _existing_manifest(out, tokenizer.fingerprint, config.tokenizer)
-        plan = _plan_splits(config)
-        requests = {name: _request(files, config) for name, files in plan.items()}
-        done = {
-            name
-            for name, request in requests.items()
-            if manifest["splits"].get(name, {}).get("request") == request
-        }
-        if done == set(requests):
-            open_data(out)
+        requests = request_splits(config, out / STAGING / "stdin")
+        todo = {n: r for n, r in requests.items() if not _is_done(manifest, n, r.record)}
+        _remove_leftovers(
+            out, manifest, [r.folder_name(tokenizer.fingerprint) for r in todo.values()]
+        )
+        if not todo:
+            check_overlap(manifest["overlap"], config.allow_overlap)
             return manifest
-        need = sum(s["n_bytes"] for r in requests.values() for s in r["sources"])
-        check_free_space(out, need)
-        _publish_tokenizer(out, Path(config.tokenizer))
-        for name, files in plan.items():
-            if name not in done:
-                manifest["splits"][name] = _prepare_split(
-                    out, name, files, requests[name], config, progress
-                )
-        manifest["tokenizer"] = {
-            "fingerprint": tokenizer.fingerprint,
-            "vocab_size": tokenizer.vocab_size,
-            "bos_id": tokenizer.bos_id,
-            "eos_id": tokenizer.eos_id,
-            "folder": "tokenizer",
+        copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
+        expected = estimate_splits(list(todo.values()), tokenizer)
+        announce(expected)
+        check_free_space(out, expected.disk_bytes)
+        pieces = {}
+        for name, request in todo.items():
+            folder = out / STAGING / request.folder_name(tokenizer.fingerprint)
+            make_folder(folder)
+            n_parts = config.n_workers
+            if sum(file.state[0] for file in request.files) < SMALL_BYTES:
+                n_parts = 1
+            encode_parts(request.jobs(folder, range(n_parts), n_parts), _counter(name, progress))
+            request.check_unchanged()
+            pieces[name] = [folder]
+        return _publish_splits(out, manifest, todo, pieces, tokenizer)
+
+
+def estimate(config: PrepareConfig) -> Estimate:
+    """Say what a `prepare` would take, from a sample; nothing is kept.
+
+    Raises:
+        DataError: no such source, or standard input, which is gone once it is read.
+    """
+    if "-" in config.sources:
+        raise DataError("standard input cannot be estimated", "it can be read only once")
+    requests = request_splits(config, None)
+    return estimate_splits(list(requests.values()), load_tokenizer(config.tokenizer))
+
+
+def prepare_part(
+    config: PrepareConfig, part: int, n_parts: int, progress: Progress = _quiet
+) -> Path:
+    """Encode part 1 <= part <= n_parts of the work into `config.out`; give its record.
+
+    A part is whole once its record, `part-<i>-of-<n>.json`, is there. Parts need nothing of each
+    other: any machine may run any of them, in any order.
+
+    Raises:
+        DataError: bad input (file and line), or standard input, which parts cannot share.
+    """
+    if not 1 <= part <= n_parts:
+        raise ConfigError(f"--part {part}/{n_parts}", "parts count from 1/n to n/n")
+    if "-" in config.sources:
+        raise DataError("standard input cannot be cut into parts", "each part would read its own")
+    out = Path(config.out)
+    tokenizer = load_tokenizer(config.tokenizer)
+    record_path = out / f"part-{part}-of-{n_parts}.json"
+    with FolderLock(out):
+        if (out / "manifest.json").exists():
+            raise DataError(
+                f"{out} holds prepared data",
+                "a part goes to a folder of its own",
+                "choose another --out",
+            )
+        _remove_temporary(out)
+        requests = request_splits(config, None)
+        record = {
+            "kind": "ladderlm-part",
+            "format_version": FORMAT_VERSION,
+            "part": part,
+            "n_parts": n_parts,
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "splits": {
+                name: {
+                    "request": request.record,
+                    "folder": request.folder_name(tokenizer.fingerprint),
+                }
+                for name, request in requests.items()
+            },
         }
-        manifest["dtype"] = token_dtype(tokenizer.vocab_size).str
-        manifest["overlap"] = _count_overlap(out, manifest["splits"], config.allow_overlap)
-        manifest["fingerprint"] = manifest_fingerprint(manifest)
-        publish_json(out / "manifest.json", manifest)
+        copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
+        for name, request in requests.items():
+            folder = out / request.folder_name(tokenizer.fingerprint)
+            make_folder(folder)
+            n_jobs = n_parts * config.n_workers
+            own = range(part - 1, n_jobs, n_parts)
+            encode_parts(request.jobs(folder, own, n_jobs), _counter(name, progress))
+            request.check_unchanged()
+        publish_json(record_path, record)
+    return record_path
+
+
+def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> dict[str, Any]:
+    """Make prepared data out of all parts of one request; give its manifest.
+
+    The result is, byte for byte, what one call of `prepare` gives.
+
+    Raises:
+        DataError: parts of different requests, or one that is missing, unfinished or damaged.
+    """
+    records = _read_parts(folders)
+    first = records[0]
+    tokenizer_folder = folders[0] / "tokenizer"
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if tokenizer.fingerprint != first["tokenizer_fingerprint"]:
+        raise DataError(
+            f"{tokenizer_folder} is not the tokenizer of the parts",
+            "its ids would mean other texts",
+        )
+    config = PrepareConfig(
+        sources=(), tokenizer=str(tokenizer_folder), out=str(out), allow_overlap=allow_overlap
+    )
+    with FolderLock(out):
+        _remove_temporary(out)
+        manifest = _existing_manifest(out, tokenizer.fingerprint, str(tokenizer_folder))
+        todo, pieces = {}, {}
+        for name, split in first["splits"].items():
+            if not _is_done(manifest, name, split["request"]):
+                todo[name] = SplitRequest(name, (), split["request"], config)
+                pieces[name] = [folder / split["folder"] for folder in folders]
+        _remove_leftovers(out, manifest, [])
+        if not todo:
+            check_overlap(manifest["overlap"], allow_overlap)
+            return manifest
+        copy_tokenizer(tokenizer_folder, out / "tokenizer")
+        return _publish_splits(out, manifest, todo, pieces, tokenizer)
+
+
+def _read_parts(folders: list[Path]) -> list[dict[str, Any]]:
+    """Read the records of all parts and see that they belong together and are complete."""
+    records: list[dict[str, Any]] = []
+    for folder in folders:
+        found = sorted(folder.glob("part-*-of-*.json"))
+        if not found:
+            raise DataError(
+                f"{folder} holds no finished part",
+                "`prepare --part i/n` writes part-i-of-n.json when it has ended",
+                "run that part again, it goes on; or name the right folder",
+            )
+        records += [read_json(path) for path in found]
+    first = records[0]
+    for record in records:
+        if record.get("format_version") != FORMAT_VERSION:
+            raise DataError(
+                f"a part has format {record.get('format_version')!r}, not {FORMAT_VERSION}",
+                "it was made by another ladderlm",
+                "make the parts with one version",
+            )
+        if {**record, "part": 0} != {**first, "part": 0}:
+            raise DataError(
+                f"part {record.get('part')} and part {first['part']} are of different requests",
+                "sources, tokenizer, options or the number of parts differ",
+                "run every part with the same command but for --part and --out",
+            )
+    missing = set(range(1, first["n_parts"] + 1)) - {record["part"] for record in records}
+    if missing:
+        raise DataError(
+            f"part {min(missing)} of {first['n_parts']} is in none of the folders",
+            "the data would be shorter",
+            f"run `prepare --part {min(missing)}/{first['n_parts']}`, or name its folder as well",
+        )
+    return records
+
+
+def _counter(name: str, progress: Progress) -> Callable[[int], None]:
+    done = 0
+
+    def count(n_documents: int) -> None:
+        nonlocal done
+        done += n_documents
+        progress(name, done)
+
+    return count
+
+
+def _publish_splits(
+    out: Path,
+    manifest: dict[str, Any],
+    todo: dict[str, SplitRequest],
+    pieces: dict[str, list[Path]],
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    """Assemble splits, check their overlap, and make them count all at once."""
+    folders = dict.fromkeys(manifest["splits"], out)
+    for name in set(manifest["splits"]) - set(todo):
+        open_data(out).check_files(name)
+    old = manifest["splits"]
+    manifest = manifest | {"splits": dict(old)}
+    allow_overlap = False
+    for name, request in todo.items():
+        allow_overlap = request.config.allow_overlap
+        folders[name] = out / STAGING / f"{name}-assembled"
+        remove_tree(folders[name])
+        make_folder(folders[name])
+        n_files = len(request.record["sources"])
+        entry = assemble(
+            folders[name],
+            _free_prefix(out, name),
+            token_dtype(tokenizer.vocab_size),
+            find_pieces(pieces[name], n_files),
+            limits=_limits_of(request.record),
+            remove_duplicates=request.record["dedup"] == "exact",
+            count_near=request.record["near_duplicates"],
+            n_files=n_files,
+        )
+        manifest["splits"][name] = entry | {"request": request.record}
+    manifest["tokenizer"] = {
+        "fingerprint": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "folder": "tokenizer",
+    }
+    manifest["dtype"] = token_dtype(tokenizer.vocab_size).str
+    manifest["overlap"] = count_overlap(folders, manifest["splits"])
+    check_overlap(manifest["overlap"], allow_overlap)
+    for name in todo:
+        for file in files_of_split(manifest["splits"][name]):
+            move_into_place(folders[name] / file["file"], out / file["file"])
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    publish_json(out / "manifest.json", manifest)
+    _remove_leftovers(out, manifest, [])
     return manifest
+
+
+def _limits_of(record: dict[str, Any]) -> Limits:
+    which = str(record["documents"])
+    return Limits(
+        max_documents=None if which == "all" else int(which.rsplit(" ", 1)[1]),
+        max_tokens=record["max_tokens"],
+        max_bytes=record["max_bytes"],
+    )
 
 
 def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str, Any]:
@@ -136,172 +315,66 @@ def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str,
     return data.manifest
 
 
-def _plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
-    """Say which files make which split."""
-    if config.split is not None:
-        if not config.split.isidentifier():
-            raise DataError(f"--split {config.split!r}", "a split is named by letters and digits")
-        return {config.split: expand_sources(config.sources)}
-    plan: dict[str, list[Path]] = {}
-    if len(config.sources) == 1 and Path(config.sources[0]).is_dir():
-        files = expand_sources(config.sources)
-        folder = Path(config.sources[0])
-        for name in ("train", "val", "test"):
-            inside = [
-                file for file in files if file.relative_to(folder).parts[0].split(".")[0] == name
-            ]
-            if inside:
-                plan[name] = inside
-        unused = [file for file in files if not any(file in inside for inside in plan.values())]
-        if plan and unused:
-            names = ", ".join(str(file.relative_to(folder)) for file in unused[:5])
-            _log.warning("left out, since they are named after no split: %s", names)
-    return plan or {"train": expand_sources(config.sources)}
+def _is_done(manifest: dict[str, Any], name: str, record: dict[str, Any]) -> bool:
+    return bool(manifest["splits"].get(name, {}).get("request") == record)
 
 
-def _request(files: list[Path], config: PrepareConfig) -> dict[str, Any]:
-    """Describe what makes a split what it is: sources by content, keys and selection."""
-    sources = [
-        {"name": file.name, "n_bytes": file.stat().st_size, "sha256": sha256_file(file)}
-        for file in files
-        if str(file) != "-"
-    ]
-    which = "all" if config.max_documents is None else f"the first {config.max_documents}"
-    return {
-        "sources": sources,
-        "text_key": config.text_key,
-        "subset_key": config.subset_key,
-        "skip_bad": config.skip_bad,
-        "documents": which,
-        "stdin": any(str(file) == "-" for file in files),
-    }
+_OWN_FILE = re.compile(
+    r"([A-Za-z_][A-Za-z0-9_]*(?:-v\d+)?)-(?:\d{5,}\.bin|documents\.npy|texts-(?:exact|folded)\.npy)"
+)
 
 
-def _publish_tokenizer(out: Path, folder: Path) -> None:
-    for name in ("tokenizer.json", "ladderlm.json"):
-        publish_text(out / "tokenizer" / name, (folder / name).read_text(encoding="utf-8"))
+def _own_files(out: Path) -> dict[str, list[Path]]:
+    """Give the files of splits that lie in a folder, by the prefix of their version."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(out.iterdir()):
+        match = _OWN_FILE.fullmatch(path.name)
+        if match:
+            found.setdefault(match[1], []).append(path)
+    return found
 
 
-def _prepare_split(
-    out: Path,
-    name: str,
-    files: list[Path],
-    request: dict[str, Any],
-    config: PrepareConfig,
-    progress: Callable[[str, int], None],
-) -> dict[str, Any]:
-    tokenizer = load_tokenizer(config.tokenizer)
-    staging = out / f".preparing-{name}"
-    remove_tree(staging)
-    writer = SplitWriter(staging, name, token_dtype(tokenizer.vocab_size))
-    reader = Reader(
-        files, text_key=config.text_key, subset_key=config.subset_key, skip_bad=config.skip_bad
-    )
-    documents: Iterable[Document] = islice(reader, config.max_documents)
-    hashes: list[bytes] = []
-    n_done = 0
-    for tokens, n_bytes, digest, subset in _encode_all(documents, config):
-        writer.add(tokens, n_bytes, subset)
-        hashes.append(digest)
-        n_done += 1
-        if n_done % 1000 == 0:
-            progress(name, n_done)
-    progress(name, n_done)
-    if n_done == 0:
-        raise DataError(
-            f"split {name!r} has no documents",
-            f"its sources hold no usable record; left out: {dict(reader.skipped) or 'none'}",
-            "check the files with `head`, or --text-key",
-        )
-    _check_unchanged(files, request)
-    extra = {"skipped": dict(sorted(reader.skipped.items())), "request": request}
-    entry = writer.finish(extra)
-    entry["text_hashes"] = _publish_hashes(staging, name, hashes)
-    _move_into_place(staging, out, entry)
-    return entry
+def _free_prefix(out: Path, name: str) -> str:
+    """Name a version of a split after none whose files still lie there: `train`, `train-v2` ..."""
+    taken = _own_files(out)
+    names = [name, *(f"{name}-v{i}" for i in range(2, len(taken) + 3))]
+    return next(prefix for prefix in names if prefix not in taken)
 
 
-def _check_unchanged(files: list[Path], request: dict[str, Any]) -> None:
-    named = [file for file in files if str(file) != "-"]
-    for file, source in zip(named, request["sources"], strict=True):
-        if file.stat().st_size != source["n_bytes"] or sha256_file(file) != source["sha256"]:
-            raise DataError(
-                f"{file} changed while it was read",
-                "the shards would hold a mixture of two versions",
-                "let it settle, then run the same command again",
-            )
+def _remove_temporary(out: Path) -> None:
+    """Delete files that a killed call was writing; the lock on the folder is held."""
+    for folder in (out, out / "tokenizer"):
+        for path in folder.glob(".tmp-*"):
+            remove_tree(path)
 
 
-def _publish_hashes(folder: Path, name: str, hashes: list[bytes]) -> dict[str, Any]:
-    """Keep 8 bytes of each text's hash, sorted, to count overlap with splits prepared later."""
-    path = folder / f"{name}-texts.npy"
-    array = np.sort(np.frombuffer(b"".join(hashes), dtype="<u8"))
-    publish(path, lambda stream: np.save(stream, array, allow_pickle=False))
-    return {"file": path.name, "n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
+def _remove_leftovers(out: Path, manifest: dict[str, Any], keep: list[str]) -> None:
+    """Delete versions that no manifest names any more, and all staging but what goes on.
 
-
-def _move_into_place(staging: Path, out: Path, entry: dict[str, Any]) -> None:
-    """Publish finished files under their names; the manifest that counts comes after them."""
-    for file in [*entry["shards"], entry["index"], entry["text_hashes"]]:
-        move_into_place(staging / file["file"], out / file["file"])
-    remove_tree(staging)
-
-
-def _count_overlap(out: Path, splits: dict[str, Any], allowed: bool) -> dict[str, int]:
-    """Count texts of each other split that stand, byte for byte, in train as well."""
-    overlap: dict[str, int] = {}
-    if "train" not in splits:
-        return overlap
-    train = np.load(out / splits["train"]["text_hashes"]["file"], allow_pickle=False)
-    for name in sorted(set(splits) - {"train"}):
-        other = np.load(out / splits[name]["text_hashes"]["file"], allow_pickle=False)
-        overlap[f"train_{name}_exact"] = int(np.isin(other, train).sum())
-        if overlap[f"train_{name}_exact"] and not allowed:
-            raise DataError(
-                f"{overlap[f'train_{name}_exact']} documents of {name!r} stand in 'train' as well",
-                "a model is then scored on text that it was trained on",
-                "take them out of the training text, or use --allow-overlap to record the count",
-            )
-    return overlap
-
-
-_Encoded = tuple[NDArray[np.int64], int, bytes, str]
-
-
-def _encode_all(documents: Iterable[Document], config: PrepareConfig) -> Iterator[_Encoded]:
-    """Encode documents in order, with a few chunks under way in threads.
-
-    tiktoken leaves Python's global lock while it works, so threads use all cores.
+    A version that someone has open is left to the next call.
     """
-    tokenizer = load_tokenizer(config.tokenizer)
-    under_way: deque[Future[list[_Encoded]]] = deque()
-    with ThreadPoolExecutor(max(config.n_workers, 1)) as pool:
-        for chunk in _chunks(documents):
-            under_way.append(pool.submit(_encode_chunk, tokenizer, chunk))
-            if len(under_way) > 2 * config.n_workers:
-                yield from under_way.popleft().result()
-        while under_way:
-            yield from under_way.popleft().result()
+    named = {f["file"] for entry in manifest["splits"].values() for f in files_of_split(entry)}
+    for prefix, paths in _own_files(out).items():
+        unused = [path for path in paths if path.name not in named]
+        if unused and not _is_read(out / f"{prefix}-documents.npy"):
+            for path in unused:
+                path.unlink()
+    staging = out / STAGING
+    if not keep:
+        remove_tree(staging)
+    elif staging.is_dir():
+        for path in sorted(staging.iterdir()):
+            if path.name not in (*keep, "stdin"):
+                remove_tree(path)
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[str, str]]]:
-    """Group documents by number and size."""
-    chunk: list[tuple[str, str]] = []
-    n_chars = 0
-    for document in documents:
-        chunk.append((document.text, document.subset))
-        n_chars += len(document.text)
-        if len(chunk) >= CHUNK_DOCUMENTS or n_chars >= 1 << 20:
-            yield chunk
-            chunk, n_chars = [], 0
-    if chunk:
-        yield chunk
-
-
-def _encode_chunk(tokenizer: Tokenizer, chunk: list[tuple[str, str]]) -> list[_Encoded]:
-    encoded = []
-    for text, subset in chunk:
-        raw = text.encode("utf-8")
-        tokens = np.array(tokenizer.encode(text, bos=True, eos=True), dtype=np.int64)
-        encoded.append((tokens, len(raw), hashlib.sha256(raw).digest()[:8], subset))
-    return encoded
+def _is_read(index: Path) -> bool:
+    """Say whether a process has this version of a split open: readers hold a lock on its index."""
+    with contextlib.suppress(FileNotFoundError), index.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False

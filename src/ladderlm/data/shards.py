@@ -1,12 +1,14 @@
 """Prepared data on disk: token shards, document index, manifest.
 
-Owns the format (version 1), its writer and its verifying reader. Reads with `pread`, never
+Owns the format and its verifying reader; `shard_writer` writes it. Reads with `pread`, never
 through a memory map: a file that shrinks under a run is then an error and not a crash.
 """
 
+import contextlib
+import fcntl
 import functools
-import hashlib
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
+from ladderlm.data.shard_writer import INDEX_DTYPE, SplitWriter
 from ladderlm.errors import DataError
-from ladderlm.files import publish, publish_stream, read_json, sha256_file
+from ladderlm.files import read_json, sha256_file
 
 __all__ = [
     "FORMAT_VERSION",
@@ -24,14 +27,13 @@ __all__ = [
     "PreparedData",
     "Split",
     "SplitWriter",
+    "files_of_split",
     "manifest_fingerprint",
     "open_data",
     "token_dtype",
 ]
 
-FORMAT_VERSION = 1
-INDEX_DTYPE = np.dtype([("offset", "<u8"), ("n_bytes", "<u8"), ("subset", "<u2")])
-SHARD_TOKENS = 64 << 20
+FORMAT_VERSION = 2
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -45,88 +47,6 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     if vocab_size <= 2**32:
         return np.dtype("<u4")
     raise DataError(f"a vocabulary of {vocab_size} does not fit in 32 bits")
-
-
-class SplitWriter:
-    """Write one split: `<split>-00000.bin` ... and `<split>-documents.npy`.
-
-    Args:
-        folder: the data folder.
-        split: its name.
-        dtype: from `token_dtype`.
-        shard_tokens: a shard is closed at the first document end past this size.
-    """
-
-    def __init__(
-        self, folder: Path, split: str, dtype: np.dtype[Any], shard_tokens: int = SHARD_TOKENS
-    ) -> None:
-        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
-        self._pending: list[NDArray[Any]] = []
-        self._n_pending = 0
-        self._rows: list[tuple[int, int, int]] = []
-        self._subsets: dict[str, dict[str, int]] = {}
-        self._shards: list[dict[str, Any]] = []
-        self._n_tokens, self._max_id = 0, 0
-
-    def add(self, tokens: NDArray[np.int64], n_bytes: int, subset: str) -> None:
-        """Append one document.
-
-        Args:
-            tokens: with BOS and EOS.
-            n_bytes: UTF-8 bytes of its raw text.
-            subset: its name.
-        """
-        largest = int(tokens.max())
-        if int(tokens.min()) < 0 or largest > np.iinfo(self.dtype).max:
-            raise DataError(f"token id {largest} does not fit in {self.dtype}")
-        self._max_id = max(self._max_id, largest)
-        counts = self._subsets.setdefault(subset, {"n_documents": 0, "n_bytes": 0, "n_tokens": 0})
-        counts["n_documents"] += 1
-        counts["n_bytes"] += n_bytes
-        counts["n_tokens"] += len(tokens)
-        self._rows.append((self._n_tokens, n_bytes, list(self._subsets).index(subset)))
-        self._pending.append(tokens.astype(self.dtype))
-        self._n_tokens += len(tokens)
-        self._n_pending += len(tokens)
-        if self._n_pending >= self.shard_tokens:
-            self._write_shard()
-
-    def _write_shard(self) -> None:
-        name = f"{self.split}-{len(self._shards):05d}.bin"
-        digest, n_bytes = hashlib.sha256(), 0
-        with publish_stream(self.folder / name) as stream:
-            for tokens in self._pending:
-                data = tokens.tobytes()
-                stream.write(data)
-                digest.update(data)
-                n_bytes += len(data)
-        entry = {"file": name, "n_tokens": self._n_pending, "n_bytes": n_bytes}
-        self._shards.append({**entry, "sha256": digest.hexdigest()})
-        self._pending, self._n_pending = [], 0
-
-    def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
-        """Write what is left and the index; give the split's entry for the manifest."""
-        if self._n_pending:
-            self._write_shard()
-        path = self.folder / f"{self.split}-documents.npy"
-        rows = np.array(self._rows, dtype=INDEX_DTYPE)
-        publish(path, lambda stream: np.save(stream, rows, allow_pickle=False))
-        index = {"file": path.name, "n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        entry: dict[str, Any] = {
-            "n_documents": len(rows),
-            "n_bytes": int(rows["n_bytes"].sum()),
-            "n_tokens": self._n_tokens,
-            "n_text_tokens": self._n_tokens - 2 * len(rows),
-            "max_token_id": self._max_id,
-            "subset_names": list(self._subsets),
-            "subsets": dict(sorted(self._subsets.items())),
-            "shards": self._shards,
-            "index": index,
-            **extra,
-        }
-        hashed = [self.dtype.str, index["sha256"], [s["sha256"] for s in self._shards]]
-        entry["fingerprint"] = content_hash([*hashed, entry["subset_names"]])
-        return entry
 
 
 @dataclass(frozen=True)
@@ -234,15 +154,34 @@ class PreparedData:
                 f"prepare it: ladderlm prepare SOURCE --split {name} --out {self.path}",
             )
         entry = self.manifest["splits"][name]
-        for file in [*entry["shards"], entry["index"]]:
-            path = self.path / file["file"]
-            if Path(file["file"]).name != file["file"]:
-                raise _damaged(path, "a manifest names plain files of its own folder")
-            _check_size(path, file["n_bytes"])
-            _forget(path)
-            if verify:
-                _check_hash(path, file["sha256"])
-        return self._open_split(name, entry)
+        held = _hold(self.path / entry["index"]["file"])
+        try:
+            for file in [*entry["shards"], entry["index"]]:
+                self._check_file(file, verify)
+            split = self._open_split(name, entry)
+        except BaseException:
+            os.close(held)
+            raise
+        weakref.finalize(split, os.close, held)
+        return split
+
+    def check_files(self, name: str) -> None:
+        """Compare every file of a split with the manifest, those for the overlap too.
+
+        Raises:
+            DataError: a damaged file, by name.
+        """
+        for file in files_of_split(self.manifest["splits"][name]):
+            self._check_file(file, verify=True)
+
+    def _check_file(self, file: dict[str, Any], verify: bool) -> None:
+        path = self.path / file["file"]
+        if Path(file["file"]).name != file["file"]:
+            raise _damaged(path, "a manifest names plain files of its own folder")
+        _check_size(path, file["n_bytes"])
+        _forget(path)
+        if verify:
+            _check_hash(path, file["sha256"])
 
     def _open_split(self, name: str, entry: dict[str, Any]) -> Split:
         path = self.path / entry["index"]["file"]
@@ -250,14 +189,17 @@ class PreparedData:
             rows = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise _damaged(path, f"{error}") from error
+        if not isinstance(rows, np.ndarray) or rows.dtype != INDEX_DTYPE or rows.ndim != 1:
+            raise _damaged(path, "it is not an index of documents")
         offsets = np.append(rows["offset"].astype(np.int64), entry["n_tokens"])
         shards, end = [], 0
         for shard in entry["shards"]:
             shards.append((self.path / shard["file"], end, end + shard["n_tokens"]))
             end += shard["n_tokens"]
-        sane = rows.dtype == INDEX_DTYPE and len(rows) == entry["n_documents"]
-        if not sane or end != entry["n_tokens"] or (np.diff(offsets) < 2).any():
+        if len(rows) != entry["n_documents"] or end != entry["n_tokens"]:
             raise _damaged(path, "the index does not fit the shards")
+        if (np.diff(offsets) < 2).any() or (rows["subset"] >= len(entry["subset_names"])).any():
+            raise _damaged(path, "the index holds an impossible document")
         if entry["max_token_id"] >= self.vocab_size:
             raise _damaged(path, f"token id {entry['max_token_id']} >= {self.vocab_size}")
         return Split(
@@ -272,6 +214,22 @@ class PreparedData:
             shards=tuple(shards),
             dtype=np.dtype(self.manifest["dtype"]),
         )
+
+
+def files_of_split(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give every file that a split's entry of the manifest names."""
+    return [*entry["shards"], entry["index"], *entry.get("text_hashes", {}).values()]
+
+
+def _hold(index: Path) -> int:
+    """Keep `prepare` from deleting this version of a split while it is open; give a descriptor."""
+    try:
+        descriptor = os.open(index, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _damaged(index, f"it cannot be opened ({error.strerror})") from error
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def open_data(path: Path | str) -> PreparedData:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ladderlm.data.batch import Batch
 from ladderlm.data.best_fit import WINDOW_DOCUMENTS
 from ladderlm.data.config import DataConfig
-from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
+from ladderlm.data.mixture import Mixture
+from ladderlm.data.packing import EpochPlan, PackingReport, Piece, plan_epoch
 from ladderlm.data.plans import cached_links, plan_file
 from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
@@ -64,7 +65,9 @@ class RowStream:
 
     def __init__(self, split: Split, config: DataConfig, bos_id: int) -> None:
         self.split, self.config, self.bos_id = split, config, bos_id
-        self.rows_per_epoch = self.plan(0).n_rows  # of the first; best-fit may need other numbers
+        self.mixture = Mixture(split, config) if config.subset_weights else None
+        # Of the first epoch; best-fit may need other numbers later.
+        self.rows_per_epoch = sum(plan.n_rows for plan in self.first_plans)
         self._first_rows = [0, self.rows_per_epoch]  # of each epoch that was reached so far
         if self.rows_per_epoch == 0:
             raise DataError(
@@ -74,9 +77,18 @@ class RowStream:
                 "prepare more text, or name another split",
             )
 
+    @property
+    def first_plans(self) -> list[EpochPlan]:
+        """Plans of the first epoch: one, or of a mixture one for each subset."""
+        return [self.plan(0)] if self.mixture is None else self.mixture.first_plans
+
+    def report(self) -> PackingReport:
+        """Count rows, padding and cut documents where every document stands once."""
+        return PackingReport.of(self.first_plans)
+
     @functools.lru_cache(maxsize=2)  # noqa: B019  # two epochs meet in one batch; few streams exist
     def plan(self, epoch: int) -> EpochPlan:
-        """Plan one epoch."""
+        """Plan one epoch of the whole split; rows of a mixture are planned by subset."""
         lengths: NDArray[np.int64] = np.diff(self.split.offsets)
         config = self.config
         policy = (config.seq_len, config.packing, config.n_lanes)
@@ -98,6 +110,13 @@ class RowStream:
         epoch = bisect_right(self._first_rows, row) - 1
         return epoch, row - self._first_rows[epoch]
 
+    def pieces(self, row: int) -> list[Piece]:
+        """Give what stands in a row."""
+        if self.mixture is not None:
+            return self.mixture.row(row)
+        epoch, index = self._find(row)
+        return self.plan(epoch).row(index)
+
     def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Give this process's share of rows first_row .. first_row + n_rows - 1.
 
@@ -107,10 +126,7 @@ class RowStream:
         share, rest = divmod(n_rows, world_size)
         begin = first_row + rank * share + min(rank, rest)
         end = begin + share + (rank < rest)
-        planned = []
-        for row in range(begin, end):
-            epoch, index = self._find(row)
-            planned.append(self.plan(epoch).row(index))
+        planned = [self.pieces(row) for row in range(begin, end)]
         return fill_rows(self.split, planned, self.config.seq_len, self.bos_id)
 
     def n_targets(self, first_row: int, n_rows: int) -> int:
@@ -120,6 +136,5 @@ class RowStream:
         """
         total = 0
         for row in range(first_row, first_row + n_rows):
-            epoch, index = self._find(row)
-            total += sum(piece.n_tokens for piece in self.plan(epoch).row(index))
+            total += sum(piece.n_tokens for piece in self.pieces(row))
         return total

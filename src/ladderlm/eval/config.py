@@ -67,6 +67,9 @@ class EvalConfig:
             raise ConfigError(f"eval.n_evals = {self.n_evals}", "it is not negative")
         if self.head_tokens is not None and self.head_tokens < 1:
             raise ConfigError(f"eval.head_tokens = {self.head_tokens}", "it is at least 1")
+        for name, value in (("context", self.context), ("stride", self.stride)):
+            if value is not None and not 1 <= value < 2**31:
+                raise ConfigError(f"eval.{name} = {value}", "it is at least 1 and below 2^31")
         if not 0 < self.time_share <= 1:
             raise ConfigError(f"eval.time_share = {self.time_share}", "it lies in (0, 1]")
         if self.n_samples < 0 or self.sample_tokens < 1:

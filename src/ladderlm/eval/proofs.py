@@ -51,14 +51,13 @@ def proof_rows(stream: RowStream, first_row: int, n_rows: int) -> Batch:
     `N_SEARCHED` and the last one.
     """
     batches = [stream.rows(first_row, n_rows)]
-    plan = stream.plan(0)
     n_mixed = n_padded = 0
-    searched = range(min(plan.n_rows, N_SEARCHED))
-    last = plan.n_rows - 1  # the one padded row of concat, with one lane
+    searched = range(min(stream.rows_per_epoch, N_SEARCHED))
+    last = stream.rows_per_epoch - 1  # the one padded row of concat, with one lane
     for row in dict.fromkeys([*searched, last]):
-        pieces = plan.row(row)
+        pieces = stream.pieces(row)
         mixed = len(pieces) > 1
-        padded = sum(piece.n_tokens for piece in pieces) < plan.seq_len
+        padded = sum(piece.n_tokens for piece in pieces) < stream.config.seq_len
         if (mixed and n_mixed < 2) or (padded and not n_padded):
             batches.append(stream.rows(row, 1))
             n_mixed, n_padded = n_mixed + mixed, n_padded + padded

@@ -36,7 +36,7 @@ class ModelConfig:
     rope_theta: float = 10000.0  # base of the rotary angles
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # type: ignore[assignment]  # reference: Meta's order
+    attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # reference: Meta's order
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):
@@ -45,8 +45,8 @@ class ModelConfig:
             if getattr(self, name) is not None:
                 _check_count(f"model.{name}", getattr(self, name))
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
-            fitting = [h for h in range(1, self.dim + 1) if self.dim % h == 0]
-            fitting = [h for h in fitting if (self.dim // h) % 2 == 0]
+            most = min(self.dim // 2, 4096)
+            fitting = [h for h in range(1, most + 1) if self.dim % (2 * h) == 0]
             raise ConfigError(
                 f"model.dim = {self.dim} does not split into model.n_heads = {self.n_heads} heads",
                 "each head needs an equal and even width: RoPE turns pairs of channels",

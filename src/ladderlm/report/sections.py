@@ -212,11 +212,14 @@ def _discuss_variant(study: Facts, judged: Facts) -> str:
     pooled, trend = comparison["pooled"], comparison["trend"]
     if pooled["low_95"] is None or pooled["value"] is None:
         return f"{variant}: the pooled multiplier cannot be bounded by these runs."
-    better = "less" if pooled["value"] > 1 else "more"
+    if pooled["low_95"] <= 1 <= pooled["high_95"]:
+        meaning = "these runs do not show which of the two needs less"
+    else:
+        meaning = f"{variant} needs {'less' if pooled['value'] > 1 else 'more'}"
     text = (
         f"{variant} against {baseline}: for the loss that {variant} reaches, {baseline} needs "
         f"{pooled['value']:.2f} times the compute (95 % {pooled['low_95']:.2f} to "
-        f"{pooled['high_95']:.2f}), that is, {variant} needs {better}. "
+        f"{pooled['high_95']:.2f}): {meaning}. "
     )
     if trend["value"] is not None and math.isfinite(trend["value"]):
         text += (

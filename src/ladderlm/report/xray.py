@@ -236,7 +236,7 @@ def _length_chart(stream: RowStream) -> Markup:
 
 def _waste_chart(stream: RowStream) -> Markup:
     """Draw rows by the share of them that is padding."""
-    counts = stream.plan(0).fill_counts()
+    counts = np.sum([plan.fill_counts() for plan in stream.first_plans], axis=0)
     n_padding = stream.config.seq_len - np.arange(len(counts))
     bars = np.minimum(n_padding * N_WASTE_BARS // stream.config.seq_len, N_WASTE_BARS - 1)
     shares = np.bincount(bars, weights=counts, minlength=N_WASTE_BARS) / max(counts.sum(), 1)

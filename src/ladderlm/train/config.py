@@ -52,7 +52,7 @@ class CheckpointConfig:
 class ExecutionConfig:
     """Where and how a run is carried out. Recorded, never part of the run's name."""
 
-    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # type: ignore[assignment]  # auto: cuda where there is one
+    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # auto: cuda if any
     n_threads: int | None = execution_field(
         None
     )  # CPU threads; None: all cores this process may use

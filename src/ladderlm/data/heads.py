@@ -1,0 +1,269 @@
+"""Take the head of a file of JSON lines: whole documents up to a limit.
+
+Owns the cut. Compressed or plain bytes go in, in order and in pieces of any size; whole lines
+come out, compressed anew in frames of a few megabytes. The result depends on the bytes and the
+limit alone, never on the pieces, so a head that was interrupted ends as the same bytes.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from ladderlm.errors import ConfigError, DataError
+from ladderlm.units import format_bytes
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["Head", "Limits"]
+
+STEP_BYTES = 1 << 16  # input is taken in steps of this size, so that the range read is exact
+FRAME_BYTES = 4 << 20  # of lines in one frame: frames can be read in parallel
+MAX_LINE_BYTES = 256 << 20
+FIRST_WINDOW_BYTES, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES = 1 << 20, 1 << 18, 32 << 20
+_OPTIONS: dict[int, int] = {
+    zstd.CompressionParameter.compression_level: 3,
+    zstd.CompressionParameter.checksum_flag: 1,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a file is wanted; the first limit that is reached holds.
+
+    Args:
+        max_bytes: UTF-8 bytes of the documents' texts, without the JSON around them.
+        max_documents: lines.
+
+    Raises:
+        ConfigError: a limit below one.
+    """
+
+    max_bytes: int | None = None
+    max_documents: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("bytes", self.max_bytes), ("documents", self.max_documents)):
+            if value is not None and value < 1:
+                raise ConfigError(f"--max-{name} {value}", "nothing would be fetched")
+
+    def __bool__(self) -> bool:
+        return self.max_bytes is not None or self.max_documents is not None
+
+    def as_dict(self) -> dict[str, int | None]:
+        """Give both limits for the record."""
+        return {"max_bytes": self.max_bytes, "max_documents": self.max_documents}
+
+    def spell(self) -> str:
+        """Give the limits in words."""
+        words = []
+        if self.max_bytes is not None:
+            words.append(f"{format_bytes(self.max_bytes)} of text")
+        if self.max_documents is not None:
+            words.append(f"{self.max_documents:,} documents")
+        return " or ".join(words)
+
+
+class Head:
+    """Cut a stream of bytes at the last whole document within limits.
+
+    Args:
+        limits: when to stop.
+        sink: takes the compressed result.
+        name: of the source, for messages.
+
+    `is_full` says that nothing more is needed; then `n_input` bytes from the start were looked at.
+    """
+
+    def __init__(self, limits: Limits, sink: IO[bytes], name: str) -> None:
+        self.limits, self.name = limits, name
+        self.is_full = False
+        self.n_input = self.n_documents = self.text_bytes = self.line_bytes = 0
+        self._sink = sink
+        self._digest = hashlib.sha256()
+        self._waiting = bytearray()  # input short of a step
+        self._line: list[bytes] = []  # pieces of a line that has not ended
+        self._line_size = 0
+        self._frame: list[bytes] = []
+        self._frame_size = 0
+        self._n_lines = 0
+        self._decompressor: Any = None
+        self._is_plain: bool | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the source; what comes when it is full is passed over.
+
+        Raises:
+            DataError: they are not zstd or not JSON lines; names the line.
+        """
+        self._waiting += data
+        while len(self._waiting) >= STEP_BYTES and not self.is_full:
+            step = bytes(self._waiting[:STEP_BYTES])
+            del self._waiting[:STEP_BYTES]
+            self._take(step)
+
+    def finish(self, at_end: bool) -> dict[str, Any]:
+        """Close the last frame and give the counts.
+
+        Args:
+            at_end: the source has no more bytes.
+
+        Raises:
+            DataError: the source ends in the middle of a frame, or nothing fits the limits.
+        """
+        if at_end and not self.is_full:
+            if self._waiting:
+                self._take(bytes(self._waiting))
+            if not self.is_full:
+                self._check_end()
+                if last := b"".join(self._line):
+                    self._line, self._line_size = [], 0
+                    self._add_line(last + b"\n")
+        if not self.n_documents and self.is_full:
+            raise DataError(
+                f"{self.name}: its first document is larger than --max-bytes "
+                f"{self.limits.max_bytes}",
+                "a head is made of whole documents",
+                "ask for more bytes",
+            )
+        if not self.n_documents:
+            raise DataError(f"{self.name} holds no documents", "", "name another --source")
+        self._close_frame()
+        return {
+            "documents": self.n_documents,
+            "text_bytes": self.text_bytes,
+            "line_bytes": self.line_bytes,
+            "source_byte_range": [0, self.n_input],
+            "source_range_sha256": self._digest.hexdigest(),
+            "whole_source": at_end and not self.is_full,
+        }
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is reached, 0 to 1."""
+        parts = [0.0]
+        if self.limits.max_bytes:
+            parts.append(self.text_bytes / self.limits.max_bytes)
+        if self.limits.max_documents:
+            parts.append(self.n_documents / self.limits.max_documents)
+        return 1.0 if self.is_full else min(max(parts), 1.0)
+
+    def window(self, done: int) -> int:
+        """Guess how many bytes of input are still needed after the first `done`."""
+        if not self.share:
+            return FIRST_WINDOW_BYTES
+        needed = int(self.n_input * (1 / self.share - 1) * 1.02) + STEP_BYTES
+        needed -= done - self.n_input
+        # What is there is at most doubled: early on, blocks that have not ended spoil the guess.
+        most = min(max(done, FIRST_WINDOW_BYTES), MAX_WINDOW_BYTES)
+        return max(min(needed, most), MIN_WINDOW_BYTES)
+
+    def _take(self, step: bytes) -> None:
+        self._digest.update(step)
+        self.n_input += len(step)
+        for piece in self._decompress(step):
+            for i, part in enumerate(piece.split(b"\n")):
+                if i:
+                    line = b"".join(self._line) + b"\n"
+                    self._line, self._line_size = [], 0
+                    self._add_line(line)
+                    if self.is_full:
+                        return
+                if part:
+                    self._line.append(part)
+                    self._line_size += len(part)
+            if self._line_size > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{self.name}:{self._n_lines + 1}: a line of more than "
+                    f"{MAX_LINE_BYTES >> 20} MiB",
+                    "such a line is nearly always damage or an attack",
+                    "name another --source",
+                )
+
+    def _decompress(self, step: bytes) -> Iterator[bytes]:
+        """Give the plain bytes of a step, at most a megabyte at a time."""
+        if self._is_plain is None:
+            self._is_plain = step[:4] != b"\x28\xb5\x2f\xfd" and step[1:4] != b"\x2a\x4d\x18"
+        if self._is_plain:
+            yield step
+            return
+        try:
+            while True:
+                if self._decompressor is None:
+                    if not step:
+                        return
+                    self._decompressor = zstd.ZstdDecompressor()
+                yield self._decompressor.decompress(step, max_length=1 << 20)
+                step = b""
+                if self._decompressor.eof:
+                    step, self._decompressor = self._decompressor.unused_data, None
+                elif self._decompressor.needs_input:
+                    return
+        except zstd.ZstdError as error:
+            raise DataError(
+                f"{self.name}: damaged within its first {self.n_input:,} bytes: {error}",
+                "what follows cannot be read",
+                "name another --source",
+            ) from error
+
+    def _check_end(self) -> None:
+        if self._decompressor is not None:
+            raise DataError(
+                f"{self.name} ends after {self.n_input:,} bytes in the middle of a frame",
+                "a file that is cut short would silently give less data",
+                "name another --source",
+            )
+
+    def _add_line(self, line: bytes) -> None:
+        """Keep a line if it fits; the line that reaches or would pass a limit ends the head."""
+        self._n_lines += 1
+        if not line.strip():
+            return
+        size = self._text_size(line)
+        limits = self.limits
+        if limits.max_bytes is not None and self.text_bytes + size > limits.max_bytes:
+            self.is_full = True
+            return
+        self.n_documents += 1
+        self.text_bytes += size
+        self.line_bytes += len(line)
+        self._frame.append(line)
+        self._frame_size += len(line)
+        if self._frame_size >= FRAME_BYTES:
+            self._close_frame()
+        self.is_full = self.n_documents == limits.max_documents
+
+    def _text_size(self, line: bytes) -> int:
+        """Count the UTF-8 bytes of a line's text; a record without one counts none."""
+        try:
+            record = _loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{self.name}:{self._n_lines}: not valid JSON ({error})",
+                "a head of a damaged or foreign file is no corpus",
+                "name another --source",
+            ) from error
+        text = record.get("text") if isinstance(record, dict) else None
+        return len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
+
+    def _close_frame(self) -> None:
+        if self._frame:
+            self._sink.write(zstd.compress(b"".join(self._frame), options=_OPTIONS))
+            self._frame, self._frame_size = [], 0
+
+
+def _loads(raw: bytes) -> Any:
+    """Parse one line by orjson where it is installed, else by the standard library."""
+    try:
+        import orjson
+
+        return orjson.loads(raw)
+    except ImportError:
+        return json.loads(raw)
+    except ValueError:  # lone surrogates, which orjson refuses
+        return json.loads(raw)

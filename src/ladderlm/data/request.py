@@ -1,0 +1,204 @@
+"""What a call of `prepare` asks for.
+
+Owns `PrepareConfig`, which files make which split, and the request of a split: its sources by
+content and everything else that decides its bytes. Paths and numbers of workers are no part of it.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ladderlm.config import content_hash
+from ladderlm.data.decompress import standard_input
+from ladderlm.data.documents import BLOCK_BYTES, expand_sources
+from ladderlm.data.parts import Limits, PartJob, SourceFile
+from ladderlm.errors import ConfigError, DataError
+from ladderlm.files import publish_stream, sha256_file
+
+__all__ = ["PrepareConfig", "SplitRequest", "plan_splits", "request_splits"]
+
+_log = logging.getLogger(__name__)
+STDIN = "<stdin>"
+PIECE_BLOCKS = 8  # blocks of 4 MiB
+PIECE_VERSION = 1  # raise when the same sources give other pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What `prepare` reads and writes.
+
+    Args:
+        sources: corpus files or folders, or "-".
+        tokenizer: folder of the tokenizer.
+        out: data folder; splits already in it stay.
+        split: name of the split; None: "train" and "val" from a source folder that has both.
+        max_documents, max_tokens, max_bytes: take documents from the beginning of each split as
+            long as none is exceeded; None: all.
+        n_workers: processes that encode.
+        text_key, subset_key: dotted places in a record.
+        skip_bad: leave out bad records and count them, instead of stopping.
+        allow_overlap: accept documents that stand in train and val alike.
+        dedup: "exact" leaves out a document whose text stood earlier in its split.
+        near_duplicates: count documents that nearly stood earlier.
+    """
+
+    sources: tuple[str, ...]
+    tokenizer: str
+    out: str
+    split: str | None = None
+    max_documents: int | None = None
+    max_tokens: int | None = None
+    max_bytes: int | None = None
+    n_workers: int = 2
+    text_key: str = "text"
+    subset_key: str = "meta.pile_set_name"
+    skip_bad: bool = False
+    allow_overlap: bool = False
+    dedup: Literal["none", "exact"] = "none"
+    near_duplicates: bool = False
+
+    def __post_init__(self) -> None:
+        for what in ("documents", "tokens", "bytes"):
+            limit = getattr(self, f"max_{what}")
+            if limit is not None and limit < 1:
+                raise ConfigError(f"{limit} {what} are asked for", "a split holds at least one")
+        if self.n_workers < 1:
+            raise ConfigError(f"{self.n_workers} workers are asked for", "one at least is needed")
+
+    @property
+    def limits(self) -> Limits:
+        """How much is taken."""
+        return Limits(
+            max_documents=self.max_documents, max_tokens=self.max_tokens, max_bytes=self.max_bytes
+        )
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """One split that is asked for.
+
+    Args:
+        name: for example "train".
+        files: its sources, as they were when they were hashed.
+        record: what stands in the manifest.
+        config: the call it is part of.
+    """
+
+    name: str
+    files: tuple[SourceFile, ...]
+    record: dict[str, Any]
+    config: PrepareConfig
+
+    def folder_name(self, tokenizer_fingerprint: str) -> str:
+        """Name the folder of its pieces after everything that decides what they hold.
+
+        How far the work is to go (limits, removal of duplicates) does not change a piece.
+        """
+        kept = ("sources", "text_key", "subset_key", "skip_bad", "near_duplicates")
+        made_of = [
+            {key: self.record[key] for key in kept},
+            tokenizer_fingerprint,
+            [BLOCK_BYTES, PIECE_BLOCKS, PIECE_VERSION],
+        ]
+        return f"{self.name}-{content_hash(made_of)[:16]}"
+
+    def jobs(self, folder: Path, parts: Iterable[int], n_parts: int) -> list[PartJob]:
+        """Give the jobs of some parts of n."""
+        config = self.config
+        return [
+            PartJob(
+                folder=str(folder),
+                files=self.files,
+                tokenizer=config.tokenizer,
+                part=part,
+                n_parts=n_parts,
+                block_bytes=BLOCK_BYTES,
+                piece_blocks=PIECE_BLOCKS,
+                near=config.near_duplicates,
+                text_key=config.text_key,
+                subset_key=config.subset_key,
+                skip_bad=config.skip_bad,
+                limits=config.limits,
+            )
+            for part in parts
+        ]
+
+    def check_unchanged(self) -> None:
+        """Refuse sources that are no longer what was hashed."""
+        for file in self.files:
+            file.check_unchanged()
+
+
+def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
+    """Say which files make which split."""
+    if config.split is not None:
+        if not (config.split.isascii() and config.split.isidentifier()):
+            raise DataError(f"--split {config.split!r}", "a split is named by letters and digits")
+        return {config.split: expand_sources(config.sources)}
+    plan: dict[str, list[Path]] = {}
+    if len(config.sources) == 1 and Path(config.sources[0]).is_dir():
+        files = expand_sources(config.sources)
+        folder = Path(config.sources[0])
+        for name in ("train", "val", "test"):
+            inside = [
+                file for file in files if file.relative_to(folder).parts[0].split(".")[0] == name
+            ]
+            if inside:
+                plan[name] = inside
+        unused = [file for file in files if not any(file in inside for inside in plan.values())]
+        if plan and unused:
+            names = ", ".join(repr(str(file.relative_to(folder)))[1:-1] for file in unused[:5])
+            _log.warning("left out, since they are named after no split: %s", names)
+    return plan or {"train": expand_sources(config.sources)}
+
+
+def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, SplitRequest]:
+    """Hash the sources of every split that is asked for.
+
+    Args:
+        spool: where standard input is kept, since it can be read only once; None: there is none.
+
+    Raises:
+        DataError: a source does not exist, or changes while it is hashed.
+    """
+    requests = {}
+    for name, paths in plan_splits(config).items():
+        if sum(str(path) == "-" for path in paths) > 1:
+            raise DataError("standard input is named twice", "it can be read only once")
+        hashed = [_hash(path, spool) for path in paths]
+        which = "all"
+        if config.max_documents is not None:
+            which = f"the first {config.max_documents}"
+        record = {
+            "sources": [source for _, source in hashed],
+            "text_key": config.text_key,
+            "subset_key": config.subset_key,
+            "skip_bad": config.skip_bad,
+            "documents": which,
+            "max_tokens": config.max_tokens,
+            "max_bytes": config.max_bytes,
+            "dedup": config.dedup,
+            "near_duplicates": config.near_duplicates,
+        }
+        requests[name] = SplitRequest(name, tuple(file for file, _ in hashed), record, config)
+    return requests
+
+
+def _hash(path: Path, spool: Path | None) -> tuple[SourceFile, dict[str, Any]]:
+    if str(path) == "-" and spool is not None:
+        digest = hashlib.sha256()
+        with publish_stream(spool) as kept:
+            while piece := standard_input().read(1 << 20):
+                digest.update(piece)
+                kept.write(piece)
+        file = SourceFile(path=str(spool), shown=STDIN, state=SourceFile.state_of(spool))
+        sha256 = digest.hexdigest()
+    else:
+        file = SourceFile(path=str(path), shown=str(path), state=SourceFile.state_of(path))
+        sha256 = sha256_file(path)
+        file.check_unchanged()
+    shown = STDIN if str(path) == "-" else path.name
+    return file, {"name": shown, "n_bytes": file.state[0], "sha256": sha256}
