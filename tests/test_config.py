@@ -215,7 +215,7 @@ SIZES = st.fixed_dictionaries(
             {"seq_len": st.sampled_from([16, 32, 64])},
             optional={
                 "path": st.none() | st.text(),
-                "packing": st.sampled_from(["concat", "padded"]),
+                "packing": st.sampled_from(["concat", "padded", "best-fit"]),
                 "mask_documents": st.booleans(),
                 "order_seed": st.integers(0, 2**32 - 1),
             },

@@ -1,5 +1,6 @@
 """Batches by row number: what the model is fed, for any number of processes and epochs."""
 
+import functools
 from collections import Counter
 from itertools import pairwise
 
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import SPLIT_BOS, SPLIT_EOS, make_split
+from ladderlm.data import best_fit, packing
+from ladderlm.data import stream as stream_module
 from ladderlm.data.batch import Batch, join_batches
 from ladderlm.data.config import DataConfig
 from ladderlm.data.shards import open_data
@@ -19,7 +22,7 @@ LENGTHS = st.lists(st.integers(2, 25), min_size=1, max_size=10)
 CONFIGS = st.builds(
     DataConfig,
     seq_len=st.integers(2, 20),
-    packing=st.sampled_from(["concat", "padded"]),
+    packing=st.sampled_from(["concat", "padded", "best-fit"]),
     order_seed=st.integers(0, 9),
     n_lanes=st.integers(1, 9),
 )
@@ -147,7 +150,31 @@ def test_epochs_have_their_own_orders(stream_of):
     assert len(orders) == 3
 
 
-@pytest.mark.parametrize("packing", ["concat", "padded"])
+def test_epochs_of_best_fit_rows_may_differ_in_number(stream_of, monkeypatch):
+    """C17: with windows of two documents their order decides how many rows there are."""
+    monkeypatch.setattr(best_fit, "WINDOW_DOCUMENTS", 2)
+    monkeypatch.setattr(packing, "link_tails", functools.partial(best_fit.link_tails, window=2))
+    monkeypatch.setattr(stream_module, "WINDOW_DOCUMENTS", 2)
+    config = DataConfig(seq_len=8, packing="best-fit", n_lanes=3)
+    stream = stream_of([3, 4, 9, 7, 8, 2, 30, 6, 5], config)
+    sizes = [stream.plan(epoch).n_rows for epoch in range(12)]
+    assert len(set(sizes)) > 1
+    counted = Counter(pairs_of(stream.rows(0, sum(sizes))))
+    assert counted == Counter(dict.fromkeys(all_pairs(stream.split), 12))
+    for first in (sum(sizes[:5]) - 1, sum(sizes[:5]), sum(sizes[:11])):
+        expected = stream.rows(first, 3)
+        found = RowStream(stream.split, config, SPLIT_BOS).rows(first, 3)
+        assert (found.tokens == expected.tokens).all()
+        assert stream.n_targets(first, 3) == expected.n_targets
+
+
+@given(lengths=LENGTHS, seq_len=st.integers(2, 20), epoch=st.integers(1, 5))
+def test_within_one_window_every_epoch_has_as_many_rows(stream_of, lengths, seq_len, epoch):
+    stream = stream_of(lengths, DataConfig(seq_len=seq_len, packing="best-fit"))
+    assert stream.plan(epoch).n_rows == stream.rows_per_epoch
+
+
+@pytest.mark.parametrize("packing", ["concat", "padded", "best-fit"])
 @pytest.mark.parametrize("n_tokens", [2, 7, 8, 9, 10])
 @pytest.mark.timeout(20)
 def test_a_split_shorter_than_a_batch_is_read_over_and_over(stream_of, packing, n_tokens):
@@ -196,8 +223,8 @@ def test_the_text_can_be_read_back_from_the_rows(tiny_data, tiny_tokenizer):
     """From the raw document to the batch: what is trained on decodes to the documents."""
     data = open_data(tiny_data)
     split = data.split("val")
-    for packing in ("concat", "padded"):
-        config = DataConfig(seq_len=16, packing=packing, split="val", n_lanes=1)
+    for policy, seq_len in (("concat", 16), ("padded", 16), ("best-fit", 512)):
+        config = DataConfig(seq_len=seq_len, packing=policy, split="val", n_lanes=1)
         stream = RowStream(split, config, data.bos_id)
         batch = stream.rows(0, stream.rows_per_epoch)
         for document in range(split.n_documents):

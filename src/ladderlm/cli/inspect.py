@@ -1,73 +1,294 @@
-"""`ladderlm inspect`: a batch as the model sees it."""
+"""`ladderlm inspect`: a batch as the model sees it, and proofs that it is as it should be."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
-from ladderlm.cli.options import parse
+from ladderlm.cli.options import parse, print_json
+from ladderlm.config import from_dict
+from ladderlm.data.batch import Batch
 from ladderlm.data.config import DataConfig
-from ladderlm.data.inspect import describe_row, describe_stream
-from ladderlm.data.shards import open_data
+from ladderlm.data.inspect import (
+    compare_policies,
+    describe_row,
+    describe_stream,
+    explain_policy,
+    row_pieces,
+    show_tokens,
+    sketch_attention,
+    summarise_batch,
+)
+from ladderlm.data.shards import PreparedData, open_data
 from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError
+from ladderlm.files import publish_text
 from ladderlm.run.directory import RunDirectory
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.text import visible
+from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from ladderlm.model.transformer import Transformer
 
 __all__ = ["run"]
+
+MAX_SHOWN_ROWS = 64
 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Print rows of training data: decoded tokens, documents, subsets, mask, positions."""
+    """Show rows of training data: text, documents, subsets, mask, positions, attention, loss."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA|RUN")]
-    """Prepared data, or a run folder (then with the run's own rows and order)."""
+    """Prepared data, or a run folder (then with the run's own rows, order and losses)."""
     batch: int = 0
     """Which batch; of a run: its update number, from 0."""
     rows: int = 2
-    """Rows to print."""
+    """Rows to show."""
+    html: str | None = None
+    """Write a page to this file instead of printing rows."""
+    prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Prove what the loss depends on; exit code 1 if a proof fails."""
     seq_len: int = 256
     """Tokens of a row (of a run: its own)."""
     packing: str = "concat"
-    """concat or padded (of a run: its own)."""
+    """concat, best-fit or padded (of a run: its own)."""
+    mask_documents: bool = True
+    """A token attends only within its document (of a run: its own)."""
     split: str = "train"
     """Which split (of a run: its own)."""
+    step: int | None = None
+    """Which checkpoint of a run. Default: the newest."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print numbers and ids as JSON."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What is looked at.
+
+    Args:
+        batch: all its rows; the first `n_shown` are shown.
+        first_row: number of its first row.
+        model: of a run with a checkpoint.
+        losses: (n_shown, T) nats under that model.
+        note: which model that is.
+    """
+
+    stream: RowStream
+    tokenizer: Tokenizer
+    batch: Batch
+    first_row: int
+    n_shown: int
+    model: "Transformer | None" = None
+    losses: NDArray[np.float64] | None = None
+    note: str = ""
 
 
 def run(argv: list[str]) -> int:
-    """Print rows as asked."""
+    """Show rows as asked."""
     options = parse(InspectOptions, argv, "inspect", "Look at batches as the model sees them.")
-    if options.batch < 0 or options.rows < 1:
+    if options.batch < 0 or not 1 <= options.rows <= MAX_SHOWN_ROWS:
         raise ConfigError(
-            f"--batch {options.batch} --rows {options.rows}", "batches count from 0, rows from 1"
+            f"--batch {options.batch} --rows {options.rows}",
+            f"batches count from 0, rows from 1 to {MAX_SHOWN_ROWS}",
         )
-    config, path, rows_per_batch = _choose(options)
-    data = open_data(path)
+    config, data, rows_per_batch = _choose(options)
     stream = RowStream(data.split(config.split), config, data.bos_id)
-    tokenizer = load_tokenizer(data.tokenizer_folder)
     first_row = options.batch * rows_per_batch
-    batch = stream.rows(first_row, min(options.rows, rows_per_batch))
-    print(describe_stream(stream))
-    for row in range(batch.n_rows):
-        print(f"\nrow {first_row + row} of batch {options.batch}")
-        print(describe_row(batch, row, stream.split, tokenizer))
-    return 0
+    view = View(
+        stream,
+        load_tokenizer(data.tokenizer_folder),
+        stream.rows(first_row, rows_per_batch),
+        first_row,
+        min(options.rows, rows_per_batch),
+    )
+    view = _with_losses(view, options)
+    proofs = _prove(view, data) if options.prove else []
+    if options.html is not None:
+        _write_page(view, options, proofs)
+    if options.json:
+        print_json(_as_json(view, options, proofs))
+    else:
+        _print(view, options, proofs)
+    return 0 if all(proof["passed"] for proof in proofs) else 1
 
 
-def _choose(options: InspectOptions) -> tuple[DataConfig, str, int]:
-    """Give data config, data folder and rows of a batch."""
+def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, int]:
+    """Give data config, data and rows of a batch."""
     if (Path(options.data) / "config.json").is_file():
         run = RunDirectory(options.data).config()
         if run.data.path is None:
             raise ConfigError(f"{options.data} does not say where its data lies")
-        return run.data, run.data.path, run.global_batch_seqs
-    if options.packing not in ("concat", "padded"):
-        raise ConfigError(f"--packing {options.packing!r}", "it is concat or padded")
-    config = DataConfig(
-        seq_len=options.seq_len,
-        packing=options.packing,  # type: ignore[arg-type]  # checked above
-        split=options.split,
+        return run.data, open_data(run.data.path), run.global_batch_seqs
+    names = ("seq_len", "packing", "split", "mask_documents")
+    values = {name: getattr(options, name) for name in names}
+    return from_dict(DataConfig, values, "data"), open_data(options.data), options.rows
+
+
+def _with_losses(view: View, options: InspectOptions) -> View:
+    """Add the newest model of a run and what it makes of the shown rows."""
+    run = RunDirectory(options.data)
+    if not run.config_file.is_file():
+        return view
+    from ladderlm.checkpoint.layout import list_checkpoints
+
+    if options.step is None and not list_checkpoints(run.checkpoints):
+        return replace(view, note="The run has no checkpoint yet, so no losses are known.")
+    from ladderlm.eval.xray import token_losses
+    from ladderlm.run.open import load
+
+    loaded = load(run.path, options.step)
+    seen = "was" if options.batch < loaded.step else "was not"
+    note = f"Losses of the model after {loaded.step} updates; it {seen} trained on this batch."
+    shown = view.batch.rows(0, view.n_shown)
+    losses = token_losses(loaded.model, shown, view.stream.config.mask_documents)
+    return replace(view, model=loaded.model, losses=losses, note=note)
+
+
+def _prove(view: View, data: PreparedData) -> list[dict[str, Any]]:
+    """Prove on the run's model, or on a fresh one."""
+    from ladderlm.eval.proofs import proof_rows, prove
+    from ladderlm.eval.xray import fresh_model
+    from ladderlm.train.step import accumulate_gradients
+
+    config = view.stream.config
+    model = view.model or fresh_model(data.vocab_size, config.seq_len)
+    batch = proof_rows(view.stream, view.first_row, view.n_shown)
+
+    def accumulate(model: "Transformer", rows: Batch) -> Any:
+        return accumulate_gradients(model, rows, rows.n_targets, rows.n_rows, config.mask_documents)
+
+    proofs = prove(model, batch, view.stream.split, data.bos_id, config.mask_documents, accumulate)
+    return [vars(proof) for proof in proofs]
+
+
+def _write_page(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) -> None:
+    from ladderlm.report.xray import Xray, render_xray
+
+    page = Xray(
+        title=Path(options.data).resolve().name,
+        stream=view.stream,
+        tokenizer=view.tokenizer,
+        batch=view.batch,
+        first_row=view.first_row,
+        number=options.batch,
+        n_shown=view.n_shown,
+        losses=view.losses,
+        model_note=view.note,
+        proofs=proofs,
     )
-    return config, options.data, options.rows
+    publish_text(Path(str(options.html)), render_xray(page))
+
+
+def _as_json(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) -> dict[str, Any]:
+    stream = view.stream
+    reports = {name: report.as_dict() for name, report in compare_policies(stream).items()}
+    rows = []
+    for row in range(view.n_shown):
+        pieces = row_pieces(view.batch, row, stream.split, view.tokenizer)
+        arrays = {name: array[row].tolist() for name, array in vars(view.batch).items()}
+        losses = None if view.losses is None else view.losses[row].tolist()
+        kept = [{k: v for k, v in piece.items() if k not in ("text", "ids")} for piece in pieces]
+        number = view.first_row + row
+        rows.append({"row": number, "pieces": kept, "arrays": arrays, "losses": losses})
+    return {
+        "batch": options.batch,
+        "packing": stream.config.packing,
+        "mask_documents": stream.config.mask_documents,
+        "why": explain_policy(stream.config),
+        "summary": summarise_batch(view.batch, stream.split),
+        "policies": reports,
+        "rows": rows,
+        "note": view.note,
+        "proofs": proofs,
+    }
+
+
+def _print(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) -> None:
+    print(describe_stream(view.stream))
+    if view.note:
+        print(view.note)
+    _print_summary(view)
+    if options.html is None:
+        for row in range(view.n_shown):
+            _print_row(view, row, options.batch)
+    for proof in proofs:
+        word = "PASS" if proof["passed"] else "FAIL"
+        print(f"{word}  {proof['name']}: {proof['statement']}")
+    if proofs:
+        n_passed = sum(proof["passed"] for proof in proofs)
+        print(f"{n_passed} of {len(proofs)} proofs hold")
+    if options.html is not None:
+        print(f"page: {options.html}")
+
+
+def _print_summary(view: View) -> None:
+    found = summarise_batch(view.batch, view.stream.split)
+    print(
+        f"batch: {found['n_rows']:,} rows, {found['n_tokens']:,} tokens of "
+        f"{found['n_documents']:,} documents; {found['waste']:.2%} padding, "
+        f"{found['masked']:.2%} without a target"
+    )
+    for name, subset in found["subsets"].items():
+        print(
+            f"  {visible(name, '')[:48]:<26} {subset['n_tokens']:>9,} tokens "
+            f"{subset['share']:>7.1%}  {subset['n_documents']:>5,} documents"
+        )
+
+
+def _print_row(view: View, row: int, batch: int) -> None:
+    segments, losses = view.batch.segment_ids[row], view.losses
+    print(f"\nrow {view.first_row + row} of batch {batch}")
+    print(describe_row(view.batch, row, view.stream.split, view.tokenizer))
+    print("  attention: queries downwards, keys to the right, a letter for each document")
+    for line in sketch_attention(segments, view.stream.config.mask_documents):
+        print("    " + line)
+    if losses is not None:
+        print("  " + _hardest(view, losses[row], row))
+    if sys.stdout.isatty():
+        _print_coloured(view, row)
+
+
+def _hardest(view: View, losses: NDArray[np.float64], row: int) -> str:
+    """Say the mean loss of a row and its dearest tokens."""
+    counted = np.flatnonzero(view.batch.loss_mask[row])
+    if not len(counted):
+        return "loss: no targets"
+    worst = counted[np.argsort(-losses[counted], kind="stable")][:5]
+    spelt = [
+        f"{show_tokens([int(view.batch.targets[row, place])], view.tokenizer)[0].text!r} "
+        f"{losses[place]:.2f}"
+        for place in worst
+    ]
+    return f"loss: {losses[counted].mean():.3f} nats a token; hardest: {', '.join(spelt)}"
+
+
+def _print_coloured(view: View, row: int) -> None:
+    """Print the text of a row, coloured by document, and by loss where it is known."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from ladderlm.report.xray import heat_levels
+
+    colours = ("blue", "dark_orange3", "dark_green", "magenta", "gold3", "purple4")
+    heats = (236, 238, 240, 58, 94, 136, 166, 160, 124, 88)
+    batch, segments = view.batch, view.batch.segment_ids[row]
+    n_real = int((segments >= 0).sum())
+    shown = show_tokens(batch.tokens[row, :n_real].tolist(), view.tokenizer)
+    by_document, by_loss = Text("  "), Text("  ")
+    levels = [] if view.losses is None else heat_levels(view.losses[row], batch.loss_mask[row])
+    for place, token in enumerate(shown):
+        text = f"<{token.text}>" if token.kind == "control" else token.text.replace("\n", "⏎\n")
+        style = "underline " if batch.loss_mask[row, place] else ""
+        by_document.append(text, f"{style}white on {colours[segments[place] % len(colours)]}")
+        if levels and levels[place] >= 0:
+            by_loss.append(text, f"white on color({heats[levels[place]]})")
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(by_document)
+    if levels:
+        console.print(by_loss)

@@ -9,7 +9,9 @@ from typing import Literal
 from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["DataConfig"]
+__all__ = ["DataConfig", "Packing"]
+
+Packing = Literal["concat", "padded", "best-fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class DataConfig:
     path: str | None = execution_field(None)  # folder written by `ladderlm prepare`
     split: str = "train"  # which split is trained on
     seq_len: int = 256  # tokens of a row
-    packing: Literal["concat", "padded"] = "concat"  # padded: a document begins in a row of its own
+    packing: Packing = "concat"  # padded, best-fit: only documents longer than a row are cut
     mask_documents: bool = True  # a token attends only within its own document
     n_lanes: int = 256  # places of the epoch read in turn, so that a batch mixes documents
     order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing

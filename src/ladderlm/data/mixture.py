@@ -73,9 +73,9 @@ class Mixture:
                 )
 
     @property
-    def n_rows(self) -> int:
-        """Rows that hold every document of the subsets once; how often each is seen depends."""
-        return sum(firsts[1] for firsts in self._first_rows)
+    def first_plans(self) -> list[EpochPlan]:
+        """Plans of the first epoch of each subset; together they hold every document once."""
+        return [self._plan(subset, 0) for subset in range(len(self.documents))]
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  # two epochs of each subset; few streams exist
     def _plan(self, subset: int, epoch: int) -> EpochPlan:

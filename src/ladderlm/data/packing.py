@@ -1,17 +1,20 @@
 """Which tokens stand in which row.
 
-Owns the seeded order of documents and the two packing policies of training. A plan is a pure
-function of (document lengths, order seed, epoch, row length, policy); it holds no position to
-lose. Reads no files but through the split it is given.
+Owns the seeded order of documents and the packing policies of training. A plan is a pure function
+of (document lengths, order seed, epoch, row length, policy); it holds no position to lose. Reads
+no files. How tails of documents share rows is worked out in `best_fit.py`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EpochPlan", "Piece", "document_order", "plan_epoch"]
+from ladderlm.data.best_fit import heads_of, link_tails
+from ladderlm.data.config import Packing
+
+__all__ = ["EpochPlan", "PackingReport", "Piece", "document_order", "plan_epoch"]
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,98 @@ def document_order(n_documents: int, order_seed: int, epoch: int) -> NDArray[np.
 
 
 @dataclass(frozen=True)
+class PackingReport:
+    """What a policy makes of an epoch; counts of (input, target) pairs, one a target.
+
+    Args:
+        n_documents: with a pair at least.
+        n_pairs: pairs of all documents; each stands in one place of one row.
+        n_rows, n_places: rows, and places in them.
+        n_pieces: unbroken runs of one document.
+        n_cut: documents that stand in more than one piece.
+        n_cut_needlessly: of those, documents that would have fitted in one row.
+    """
+
+    n_documents: int
+    n_pairs: int
+    n_rows: int
+    n_places: int
+    n_pieces: int
+    n_cut: int
+    n_cut_needlessly: int
+
+    @classmethod
+    def of(cls, plans: "Sequence[EpochPlan]") -> "PackingReport":
+        """Count over whole epochs: of one plan, or of plans of different documents."""
+        counts = np.zeros(7, dtype=np.int64)
+        for plan in plans:
+            n_pairs, n_pieces = plan.n_pairs, plan.pieces_by_document()
+            cut = n_pieces > 1
+            counts += (
+                int((n_pairs > 0).sum()),
+                int(n_pairs.sum()),
+                plan.n_rows,
+                plan.n_rows * plan.seq_len,
+                int(n_pieces.sum()),
+                int(cut.sum()),
+                int((cut & (n_pairs <= plan.seq_len)).sum()),
+            )
+        return cls(*counts.tolist())
+
+    @property
+    def waste(self) -> float:
+        """Share of the places that is padding."""
+        return 1 - self.n_pairs / self.n_places if self.n_places else 0.0
+
+    @property
+    def tokens_per_document(self) -> float:
+        """Mean input tokens of a document."""
+        return self.n_pairs / max(self.n_documents, 1)
+
+    @property
+    def tokens_per_piece(self) -> float:
+        """Mean input tokens that stand together: the context that packing leaves."""
+        return self.n_pairs / max(self.n_pieces, 1)
+
+    @property
+    def documents_per_row(self) -> float:
+        """Mean pieces of a row."""
+        return self.n_pieces / max(self.n_rows, 1)
+
+    def as_dict(self) -> dict[str, float]:
+        """Give counts and rates for JSON."""
+        rates = ("waste", "tokens_per_document", "tokens_per_piece", "documents_per_row")
+        return vars(self) | {name: getattr(self, name) for name in rates}
+
+
+@dataclass(frozen=True)
 class EpochPlan:
     """One epoch's rows.
 
     A document of L tokens (BOS and EOS in) has L - 1 (input, target) pairs. `concat` lays the
     pairs of all documents end to end and cuts every `seq_len`, so that every target is scored
     once and a row is full but for the last. `padded` begins each document in a row of its own,
-    and continues long ones in further rows.
+    and continues long ones in further rows. `best-fit` does the same, but the last piece of a
+    document shares its row with those of others, as many as fit (see `best_fit.py`); such a row
+    stands where its first document does.
 
     Args:
         order: documents in turn, (n_documents,).
-        ends: running total of pairs (concat) or rows (padded) after each document of `order`.
+        ends: running total of pairs (concat) or rows (others) after each document of `order`.
         n_pairs: pairs of each document of `order`.
         seq_len: T.
         policy: how rows are filled.
         n_lanes: places of the epoch that are read in turn, see `place`.
+        links: of best-fit: how far on in `order` the next document of a shared row stands; 0: none.
     """
 
     order: NDArray[np.int64]
     ends: NDArray[np.int64]
     n_pairs: NDArray[np.int64]
     seq_len: int
-    policy: Literal["concat", "padded"]
+    policy: Packing
     n_lanes: int
+    links: NDArray[np.int32] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -84,7 +156,7 @@ class EpochPlan:
     def row(self, index: int) -> list[Piece]:
         """Give the pieces of the row read as number `index`, 0 <= index < n_rows, in order."""
         place = self.place(index)
-        return self._row_concat(place) if self.policy == "concat" else [self._row_padded(place)]
+        return self._row_concat(place) if self.policy == "concat" else self._row_of_one(place)
 
     def _row_concat(self, index: int) -> list[Piece]:
         begin, end = index * self.seq_len, (index + 1) * self.seq_len
@@ -99,12 +171,45 @@ class EpochPlan:
             at += 1
         return pieces
 
-    def _row_padded(self, index: int) -> Piece:
+    def _row_of_one(self, index: int) -> list[Piece]:
+        """Give a whole row of a long document, or its last piece with those linked to it."""
         at = int(np.searchsorted(self.ends, index, side="right"))
-        first_row = int(self.ends[at] - -(-self.n_pairs[at] // self.seq_len))
-        start = (index - first_row) * self.seq_len
+        start = (index - (int(self.ends[at - 1]) if at else 0)) * self.seq_len
         n_tokens = min(self.seq_len, int(self.n_pairs[at]) - start)
-        return Piece(int(self.order[at]), start, n_tokens)
+        pieces = [Piece(int(self.order[at]), start, n_tokens)]
+        if self.links is not None and n_tokens < self.seq_len:
+            while self.links[at]:
+                at += int(self.links[at])
+                tail = int(self.n_pairs[at]) % self.seq_len
+                pieces.append(Piece(int(self.order[at]), int(self.n_pairs[at]) - tail, tail))
+        return pieces
+
+    def fill_counts(self) -> NDArray[np.int64]:
+        """Count rows by the tokens they hold: (T + 1,), entry n for rows of n tokens."""
+        counts = np.zeros(self.seq_len + 1, dtype=np.int64)
+        if self.policy == "concat":
+            n_full, rest = divmod(int(self.n_pairs.sum()), self.seq_len)
+            counts[self.seq_len] = n_full
+            counts[rest] += rest > 0
+            return counts
+        tails = self.n_pairs % self.seq_len
+        counts[self.seq_len] = (self.n_pairs // self.seq_len).sum()
+        at = np.flatnonzero(np.diff(self.ends, prepend=0) > self.n_pairs // self.seq_len)
+        fills, open_rows = tails[at], np.arange(len(at))
+        while self.links is not None and len(open_rows):
+            going_on = self.links[at] > 0
+            open_rows, at = open_rows[going_on], (at + self.links[at])[going_on]
+            fills[open_rows] += tails[at]
+        return counts + np.bincount(fills, minlength=self.seq_len + 1)
+
+    def pieces_by_document(self) -> NDArray[np.int64]:
+        """Count the pieces of each document of `order`."""
+        n_pieces: NDArray[np.int64] = -(-self.n_pairs // self.seq_len)
+        if self.policy == "concat":
+            begins = self.ends - self.n_pairs
+            n_pieces = (self.ends - 1) // self.seq_len - begins // self.seq_len + 1
+            n_pieces = np.where(self.n_pairs > 0, n_pieces, 0)
+        return n_pieces
 
 
 def plan_epoch(
@@ -112,8 +217,9 @@ def plan_epoch(
     order_seed: int,
     epoch: int,
     seq_len: int,
-    policy: Literal["concat", "padded"],
+    policy: Packing,
     n_lanes: int = 1,
+    link: Callable[[NDArray[np.int64], int], NDArray[np.int32]] | None = None,
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -122,8 +228,17 @@ def plan_epoch(
         order_seed, epoch: choose the permutation.
         seq_len: T, tokens of a row.
         policy, n_lanes: see `EpochPlan`.
+        link: gives the links of best-fit from tails and `seq_len`; None: `link_tails`.
     """
     order = document_order(len(document_lengths), order_seed, epoch)
     n_pairs = np.maximum(document_lengths[order] - 1, 0)
-    lengths = n_pairs if policy == "concat" else -(-n_pairs // seq_len)
-    return EpochPlan(order, np.cumsum(lengths), n_pairs, seq_len, policy, n_lanes)
+    links = None
+    if policy == "concat":
+        lengths = n_pairs
+    elif policy == "padded":
+        lengths = -(-n_pairs // seq_len)
+    else:
+        tails = n_pairs % seq_len
+        links = (link or link_tails)(tails, seq_len)
+        lengths = n_pairs // seq_len + heads_of(tails, links)
+    return EpochPlan(order, np.cumsum(lengths), n_pairs, seq_len, policy, n_lanes, links)

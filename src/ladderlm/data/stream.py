@@ -5,14 +5,17 @@ consumed, itself a function of the step; nothing here remembers anything but cac
 """
 
 import functools
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.batch import Batch
+from ladderlm.data.best_fit import WINDOW_DOCUMENTS
 from ladderlm.data.config import DataConfig
 from ladderlm.data.mixture import Mixture
-from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
+from ladderlm.data.packing import EpochPlan, PackingReport, Piece, plan_epoch
+from ladderlm.data.plans import cached_links, plan_file
 from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
 
@@ -63,7 +66,9 @@ class RowStream:
     def __init__(self, split: Split, config: DataConfig, bos_id: int) -> None:
         self.split, self.config, self.bos_id = split, config, bos_id
         self.mixture = Mixture(split, config) if config.subset_weights else None
-        self.rows_per_epoch = (self.mixture or self._plan(0)).n_rows
+        # Of the first epoch; best-fit may need other numbers later.
+        self.rows_per_epoch = sum(plan.n_rows for plan in self.first_plans)
+        self._first_rows = [0, self.rows_per_epoch]  # of each epoch that was reached so far
         if self.rows_per_epoch == 0:
             raise DataError(
                 f"split {split.name!r} holds {split.n_tokens} tokens in "
@@ -72,19 +77,45 @@ class RowStream:
                 "prepare more text, or name another split",
             )
 
+    @property
+    def first_plans(self) -> list[EpochPlan]:
+        """Plans of the first epoch: one, or of a mixture one for each subset."""
+        return [self.plan(0)] if self.mixture is None else self.mixture.first_plans
+
+    def report(self) -> PackingReport:
+        """Count rows, padding and cut documents where every document stands once."""
+        return PackingReport.of(self.first_plans)
+
     @functools.lru_cache(maxsize=2)  # noqa: B019  # two epochs meet in one batch; few streams exist
-    def _plan(self, epoch: int) -> EpochPlan:
+    def plan(self, epoch: int) -> EpochPlan:
+        """Plan one epoch of the whole split; rows of a mixture are planned by subset."""
         lengths: NDArray[np.int64] = np.diff(self.split.offsets)
         config = self.config
         policy = (config.seq_len, config.packing, config.n_lanes)
-        return plan_epoch(lengths, config.order_seed, epoch, *policy)
+        file = plan_file(self.split, config, epoch)
+        link = None if file is None else functools.partial(cached_links, file)
+        return plan_epoch(lengths, config.order_seed, epoch, *policy, link)
 
-    def _pieces(self, row: int) -> list[Piece]:
+    def _find(self, row: int) -> tuple[int, int]:
+        """Give the epoch of a row and its number there.
+
+        Only best-fit rows differ in number from epoch to epoch, and only where documents fill
+        several windows: within one the number depends on the lengths, not on their order.
+        """
+        if self.config.packing != "best-fit" or self.split.n_documents <= WINDOW_DOCUMENTS:
+            return divmod(row, self.rows_per_epoch)
+        while row >= self._first_rows[-1]:
+            n_rows = self.plan(len(self._first_rows) - 1).n_rows
+            self._first_rows.append(self._first_rows[-1] + n_rows)
+        epoch = bisect_right(self._first_rows, row) - 1
+        return epoch, row - self._first_rows[epoch]
+
+    def pieces(self, row: int) -> list[Piece]:
         """Give what stands in a row."""
         if self.mixture is not None:
             return self.mixture.row(row)
-        epoch, index = divmod(row, self.rows_per_epoch)
-        return self._plan(epoch).row(index)
+        epoch, index = self._find(row)
+        return self.plan(epoch).row(index)
 
     def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Give this process's share of rows first_row .. first_row + n_rows - 1.
@@ -95,7 +126,7 @@ class RowStream:
         share, rest = divmod(n_rows, world_size)
         begin = first_row + rank * share + min(rank, rest)
         end = begin + share + (rank < rest)
-        planned = [self._pieces(row) for row in range(begin, end)]
+        planned = [self.pieces(row) for row in range(begin, end)]
         return fill_rows(self.split, planned, self.config.seq_len, self.bos_id)
 
     def n_targets(self, first_row: int, n_rows: int) -> int:
@@ -105,5 +136,5 @@ class RowStream:
         """
         total = 0
         for row in range(first_row, first_row + n_rows):
-            total += sum(piece.n_tokens for piece in self._pieces(row))
+            total += sum(piece.n_tokens for piece in self.pieces(row))
         return total

@@ -7,7 +7,6 @@ Owns `write_report`: figures, `index.html` (one file, no script, nothing loaded)
 import base64
 import os
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, repr
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.fit import fit_log_linear
 from ladderlm.study.results import points_of
+from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = [
@@ -130,17 +130,6 @@ def publish_figure(path: Path, figure: Any) -> str:
     publish_text(path.with_name(path.name + ".svg"), svg)
     publish(path.with_name(path.name + ".png"), lambda stream: stream.write(image))
     return svg
-
-
-def visible(text: str) -> str:
-    r"""Make control and direction characters visible; line ends and tabs stay.
-
-    Terminal escapes, right-to-left overrides and the like are shown as \\u{...}.
-    """
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char)[0] != "C" else f"\\u{{{ord(char):x}}}"
-        for char in text
-    )
 
 
 def _environment(html: bool) -> Environment:

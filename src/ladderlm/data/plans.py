@@ -1,0 +1,67 @@
+"""Packing plans on disk, for corpora so large that working them out takes long.
+
+Owns the cache `DATA/plans/`: which documents share rows, under a name made of everything that
+decides it. A cache can only save time: a file that is missing, damaged or cannot be written
+changes nothing but the seconds.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.config import content_hash
+from ladderlm.data.best_fit import WINDOW_DOCUMENTS, link_tails
+from ladderlm.data.config import DataConfig
+from ladderlm.data.shards import Split
+from ladderlm.errors import LadderError
+from ladderlm.files import publish
+
+__all__ = ["CACHED_FROM_DOCUMENTS", "cached_links", "plan_file"]
+
+CACHED_FROM_DOCUMENTS = 1 << 20  # below, planning takes less than about two seconds
+FORMAT_VERSION = 1
+_log = logging.getLogger(__name__)
+
+
+def plan_file(split: Split, config: DataConfig, epoch: int) -> Path | None:
+    """Give the file of an epoch's plan; None where there is nothing to gain by one."""
+    if config.packing != "best-fit" or split.n_documents < CACHED_FROM_DOCUMENTS:
+        return None
+    key = {
+        "format_version": FORMAT_VERSION,
+        "data": split.fingerprint,
+        "order_seed": config.order_seed,
+        "epoch": epoch,
+        "seq_len": config.seq_len,
+        "policy": config.packing,
+        "window": WINDOW_DOCUMENTS,
+    }
+    return split.shards[0][0].parent / "plans" / f"{content_hash(key)[:32]}.links"
+
+
+def cached_links(file: Path, tails: NDArray[np.int64], room: int) -> NDArray[np.int32]:
+    """Read the links of a plan, or work them out by `link_tails` and store them.
+
+    Args:
+        file: from `plan_file`. It holds a SHA-256 and the links as little-endian int32.
+        tails, room: see `link_tails`.
+    """
+    try:
+        stored = file.read_bytes()
+    except OSError:
+        stored = b""
+    body = stored[32:]
+    if len(body) == 4 * len(tails) and hashlib.sha256(body).digest() == stored[:32]:
+        return np.frombuffer(body, dtype="<i4").astype(np.int32)
+    if stored:
+        _log.warning("%s is damaged; the plan is made anew", file)
+    links = link_tails(tails, room)
+    body = links.astype("<i4").tobytes()
+    try:
+        publish(file, lambda stream: stream.write(hashlib.sha256(body).digest() + body))
+    except (OSError, LadderError) as error:
+        _log.warning("the packing plan is not kept, so each start works it out again: %s", error)
+    return links
