@@ -15,6 +15,7 @@ __all__ = ["MIN_CLUSTERS", "Bootstrap", "bootstrap_ratio", "holm", "mean_of"]
 
 MIN_CLUSTERS = 5  # fewer say nothing about the documents that were not seen
 _PIECE = 1 << 20  # numbers drawn at once
+_ROUNDING = 1e-14  # relative, of sums of float64
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Bootstrap:
 
     @property
     def _distances(self) -> NDArray[np.float64]:
-        """|draw - estimate| in units of the draw's own error; 0 / 0 is 0."""
+        """|draw - estimate| in units of the draw's own error; what rounding explains is 0."""
         distances = np.abs(self.draws - self.estimate)
+        distances[distances <= _ROUNDING * abs(self.estimate)] = 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(distances > 0, distances / self.errors, 0.0)
 
@@ -110,8 +112,7 @@ def _errors(
     """
     n = tops.shape[1]
     residuals = tops - ratios[:, None] * bottoms
-    # Residuals below the rounding of their own terms are zero, not a tiny error.
-    residuals[np.abs(residuals) <= 4 * np.finfo(np.float64).eps * np.abs(tops)] = 0.0
+    residuals[np.abs(residuals) <= _ROUNDING * np.abs(tops)] = 0.0  # not a tiny error
     squares = (residuals**2).sum(axis=1)
     return np.asarray(np.sqrt(squares * n / (n - 1)) / bottoms.sum(axis=1))
 

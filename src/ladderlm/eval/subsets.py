@@ -100,10 +100,11 @@ def _row(losses: DocumentLosses, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     n_documents, n_tokens = int(chosen.sum()), int(losses.n_tokens[chosen].sum())
     n_bytes = int(losses.n_bytes[chosen].sum())
     n_scored = n_tokens + n_documents
+    loss = (nats + eos_nats) / n_scored if n_scored else math.nan
     return {
-        "loss": (nats + eos_nats) / n_scored if n_scored else math.nan,
+        "loss": loss,
         "bits_per_byte": bits_per_byte(nats, n_bytes),
-        "perplexity": float(np.exp((nats + eos_nats) / n_scored)) if n_scored else math.nan,
+        "perplexity": math.inf if loss > 700 else math.exp(loss),
         "n_documents": n_documents,
         "n_bytes": n_bytes,
         "n_tokens": n_tokens,
