@@ -144,7 +144,7 @@ def test_batches_packing_and_processes_do_not_change_the_result(precision, close
     found += [nats_of_shares(model, split, ids, policy, n) for n in (2, 3)]
     sums = np.array([values.sum(axis=1) for values in found])
     assert (np.abs(sums / sums[0] - 1) <= close).all(), np.abs(sums / sums[0] - 1).max()
-    if precision != torch.bfloat16:  # there each document holds what the sum does
+    if precision != torch.bfloat16:  # each document holds what the sum does, too
         np.testing.assert_allclose(found, [found[0]] * len(found), rtol=4 * close)
 
 
