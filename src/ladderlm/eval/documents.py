@@ -49,12 +49,12 @@ def known_texts(data: PreparedData, split: Split) -> NDArray[np.uint64] | None:
     entry = data.manifest["splits"][split.name].get("text_hashes")
     if not entry:
         return None
-    path = data.path / entry["file"]
+    path = data.path / entry.get("exact", entry)["file"]
     try:
         hashes = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"cannot read {path}: {error}", "", "prepare the data again") from error
-    return hashes if hashes.dtype == np.dtype("<u8") else None
+    return hashes if len(hashes) else None
 
 
 def hash_texts(
@@ -95,11 +95,14 @@ def hash_texts(
                 f"its raw text had {split.n_bytes[index]}"
             )
         hashes[place] = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
-    if known is not None and not np.isin(hashes, known).all():
-        wrong = int(document_ids[np.flatnonzero(~np.isin(hashes, known))[0]])
-        raise _not_the_text(
-            f"document {wrong} of {split.name}: its tokens stand for another text than was prepared"
-        )
+    if known is not None:
+        place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        wrong = np.flatnonzero(known[place] != hashes)
+        if len(wrong):
+            raise _not_the_text(
+                f"document {document_ids[wrong[0]]} of {split.name}: its tokens stand for another "
+                "text than was prepared"
+            )
     return hashes
 
 
