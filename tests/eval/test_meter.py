@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladderlm.errors import ConfigError
+from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.config import Policy
-from ladderlm.eval.meter import head_documents, make_windows, score_documents
+from ladderlm.eval.meter import head_documents, make_windows, meter_documents, score_documents
 from ladderlm.eval.subsets import summarise
+from ladderlm.tokenizer.bpe import BytePairTokenizer
 from reference.hand_made import make_model, make_split, weights_of
 from reference.transformer import reference_logits, reference_nats
 
@@ -94,15 +95,163 @@ def test_a_uniform_model_pays_the_same_for_every_token_under_any_policy(
     assert summary["bits_per_byte"] == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_the_grouping_of_windows_does_not_change_the_result(tmp_path):
-    model = make_model()
-    split = make_split(tmp_path, documents_of([30, 3, 55, 0, 17, 9]))
-    policy = Policy(context=16, stride=5)
-    one, many = (
-        score_documents(model, split, np.arange(6), policy, batch_tokens=n) for n in (1, 10**6)
+def cast(model, precision):
+    """Turn the weights into another dtype; angles stay float32 beside half precision."""
+    if precision == torch.float64:
+        return model.double()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(precision)
+    return model
+
+
+class Share:
+    """One process of several, as the meter sees it; what it would receive is added up later."""
+
+    def __init__(self, rank, world_size):
+        self.rank, self.world_size = rank, world_size
+
+    def sum_array(self, array):
+        return array
+
+
+def nats_of_shares(model, split, ids, policy, world_size):
+    parts = [
+        score_documents(model, split, ids, policy, 100, Share(rank, world_size))
+        for rank in range(world_size)
+    ]
+    assert all(part.nats.any() for part in parts)
+    return np.array([sum(part.nats for part in parts), sum(part.eos_nats for part in parts)])
+
+
+@pytest.mark.parametrize(
+    ("precision", "close"),
+    [(torch.float64, 1e-9), (torch.float32, 1e-6), (torch.bfloat16, 1e-4)],
+)
+@pytest.mark.parametrize("policy", [Policy(context=16, stride=5), Policy(context=32, stride=32)])
+def test_batches_packing_and_processes_do_not_change_the_result(precision, close, policy, tmp_path):
+    """Bounds are on sums over documents, which is what is reported; T04."""
+    rng = np.random.default_rng(1)
+    lengths = [30, 3, 55, 0, 17, 9, 1, 120, *rng.integers(0, 60, 16).tolist()]
+    model = cast(make_model(), precision)
+    split = make_split(tmp_path, documents_of(lengths))
+    ids = np.arange(len(lengths))
+    found = [
+        np.array([losses.nats, losses.eos_nats])
+        for packing in ("rows", "packed")
+        for batch_tokens in (1, 50, 10**6)
+        for losses in [score_documents(model, split, ids, policy, batch_tokens, packing=packing)]
+    ]
+    found += [nats_of_shares(model, split, ids, policy, n) for n in (2, 3)]
+    sums = np.array([values.sum(axis=1) for values in found])
+    assert (np.abs(sums / sums[0] - 1) <= close).all(), np.abs(sums / sums[0] - 1).max()
+    if precision != torch.bfloat16:  # each document holds what the sum does, too
+        np.testing.assert_allclose(found, [found[0]] * len(found), rtol=4 * close)
+
+
+class ByteCounter:
+    """A scorer whose nats of a target are the bytes that it stands for."""
+
+    def __init__(self, tokenizer, max_context):
+        self.vocab_size, self.max_context = tokenizer.vocab_size, max_context
+        self.n_bytes = np.array(
+            [len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)]
+        )
+        self.longest_row = 0
+
+    def nats(self, tokens, targets, scored, segment_ids=None, positions=None):
+        self.longest_row = max(self.longest_row, tokens.shape[1])
+        if segment_ids is not None:
+            assert (segment_ids[scored] >= 0).all()
+            starts = positions == 0
+            assert (np.diff(positions, axis=1)[~starts[:, 1:]] == 1).all()
+        return self.n_bytes[targets[scored]].astype(np.float64)
+
+
+@settings(max_examples=30)
+@given(
+    texts=st.lists(st.text(max_size=60), min_size=1, max_size=5),
+    policy=policies(),
+    batch_tokens=st.integers(1, 400),
+    packing=st.sampled_from(["rows", "packed"]),
+)
+def test_every_byte_of_every_text_is_scored_exactly_once(
+    tiny_tokenizer, tmp_path, texts, policy, batch_tokens, packing
+):
+    """D10: whatever Unicode the text holds, strings that look like control tokens included."""
+    texts.append("</s><|end_of_text|> caf\u00e9 \U0001f389")
+    raw = [text.encode("utf-8") for text in texts]
+    documents = [tiny_tokenizer.encode(text, bos=True, eos=True) for text in texts]
+    split = make_split(tmp_path, documents, list(map(len, raw)))
+    counter = ByteCounter(tiny_tokenizer, policy.context)
+    losses = meter_documents(
+        counter, split, np.arange(len(texts)), policy, batch_tokens, packing=packing
     )
-    np.testing.assert_allclose(one.nats, many.nats, rtol=1e-6)
-    np.testing.assert_allclose(one.eos_nats, many.eos_nats, rtol=1e-6)
+    assert losses.nats.tolist() == list(map(len, raw)) == losses.n_bytes.tolist()
+    assert not losses.eos_nats.any()
+    assert counter.longest_row <= policy.context
+
+
+def uniform_over_bytes(precision):
+    """Build a byte tokenizer and a model that gives each of its 256 bytes the same chance.
+
+    Every layer adds nothing, every embedding is the same, so the stream before the head is one
+    constant vector h. Rows of bytes in the head are 0, so their logits are equal; rows of BOS and
+    EOS are -20 h, and exp(-20 |h|^2) is lost beside 256 in float32 and float64 alike.
+    """
+    tokenizer = BytePairTokenizer({bytes([byte]): byte for byte in range(256)})
+    model = make_model(n_layers=2, vocab_size=tokenizer.vocab_size)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("wo.weight", "w2.weight")):
+                weight.zero_()
+        model.tok_embeddings.weight.fill_(1.0)
+        constant = model.hidden(torch.zeros(1, 1, dtype=torch.int64))[0, 0]
+        model.output.weight.zero_()
+        model.output.weight[256:] = -20 * constant
+    return tokenizer, cast(model, precision)
+
+
+@pytest.mark.parametrize(("precision", "close"), [(torch.float64, 1e-15), (torch.float32, 1e-7)])
+@pytest.mark.parametrize("packing", ["rows", "packed"])
+@pytest.mark.parametrize("policy", [Policy(context=64, stride=64), Policy(context=9, stride=4)])
+def test_a_uniform_byte_model_gives_8_bits_per_byte(precision, close, packing, policy, tmp_path):
+    tokenizer, model = uniform_over_bytes(precision)
+    texts = ["def f(x):\n    return x\n", "caf\u00e9 \U0001f389", "\x00", "a" * 300]
+    documents = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
+    n_bytes = [len(text.encode("utf-8")) for text in texts]
+    split = make_split(tmp_path, documents, n_bytes, [0, 1, 0, 1])
+    losses = score_documents(model, split, np.arange(4), policy, packing=packing)
+    summary = summarise(losses, with_interval=False)
+    assert summary["bits_per_byte"] == pytest.approx(8.0, rel=close)
+    assert summary["macro_bits_per_byte"] == pytest.approx(8.0, rel=close)
+    for row in summary["subsets"].values():
+        assert row["bits_per_byte"] == pytest.approx(8.0, rel=close)
+    assert summary["n_bytes"] == summary["n_tokens"] == sum(n_bytes)
+
+
+def test_a_window_longer_than_the_model_reads_is_refused(tmp_path):
+    split = make_split(tmp_path, documents_of([5]))
+    with pytest.raises(ConfigError, match="context 65 is longer than the model's 64"):
+        score_documents(make_model(n_layers=1), split, np.arange(1), Policy(context=65, stride=65))
+
+
+def test_a_token_id_that_the_model_does_not_know_is_refused(tmp_path):
+    """T17: data of another tokenizer; D12."""
+    split = make_split(tmp_path, [[BOS, 3, EOS], [BOS, 50, EOS]])
+    with pytest.raises(DataError, match="token id 50 in split 'hand', vocabulary 50"):
+        score_documents(make_model(n_layers=1), split, np.arange(2), Policy(context=8, stride=8))
+
+
+def test_packed_windows_do_not_see_each_other(tmp_path):
+    """T08: another first document leaves the loss of the second as it was, to the bit."""
+    model, policy = make_model(), Policy(context=32, stride=32)
+    split = make_split(tmp_path, documents_of([12, 11]))
+    before = score_documents(model, split, np.arange(2), policy, packing="packed")
+    (tmp_path / "other").mkdir()
+    other = make_split(tmp_path / "other", [documents_of([12], 9)[0], documents_of([12, 11])[1]])
+    after = score_documents(model, other, np.arange(2), policy, packing="packed")
+    assert before.nats[0] != after.nats[0]
+    assert before.nats[1] == after.nats[1]
 
 
 def test_documents_come_back_in_the_order_asked_for(tmp_path):
@@ -193,6 +342,12 @@ def test_the_head_does_not_look_past_the_documents_of_the_run(tmp_path):
 def test_a_policy_that_would_skip_or_repeat_tokens_is_refused(fields):
     with pytest.raises(ConfigError):
         Policy(**fields)
+
+
+def test_a_policy_says_what_a_reader_must_know():
+    assert "context 8, stride 8" in Policy(context=8, stride=8).words
+    assert "no overlap" in Policy(context=8, stride=8).words
+    assert "re-reads 5 tokens" in Policy(context=8, stride=3).words
 
 
 def test_two_policies_have_two_names():

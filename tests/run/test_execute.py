@@ -14,7 +14,8 @@ from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest
 from ladderlm.data.shards import open_data
 from ladderlm.errors import CheckpointError
-from ladderlm.eval.subsets import load_losses, summarise
+from ladderlm.eval.stored import load_losses
+from ladderlm.eval.subsets import summarise
 from ladderlm.files import FolderLock
 from ladderlm.run import __main__ as runner
 from ladderlm.run.directory import RunDirectory

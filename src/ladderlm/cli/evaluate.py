@@ -1,13 +1,18 @@
-"""`ladderlm eval`: what a run makes of a split, document by document."""
+"""`ladderlm eval`: what runs make of a split, document by document."""
 
+import contextlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, printable, progress_bar
+from ladderlm.cli.evaluations import describe_comparison, describe_evaluation, describe_table
+from ladderlm.cli.options import Progress, parse, print_json, progress_bar
 from ladderlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ladderlm.dist import Processes
+    from ladderlm.run.evaluate import Evaluation, EvaluationRequest
 
 __all__ = ["run"]
 
@@ -16,10 +21,11 @@ __all__ = ["run"]
 class EvalOptions:
     """Score documents: every byte of each once."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
-    data: str | None = None
-    """Prepared data. Default: the data of the run."""
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Run folders."""
+    data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Prepared data. May be given several times, for runs of several tokenizers. Default: the data
+    of the run."""
     split: str = "val"
     """Which split."""
     max_documents: int = 10_000
@@ -28,79 +34,122 @@ class EvalOptions:
     """Tokens a window holds. Default: as validated in the run."""
     stride: int | None = None
     """Tokens scored per further window. Default: the context, no overlap."""
-    step: int | None = None
-    """Which checkpoint. Default: the newest."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(aliases=("--step",))] = None
+    """Which checkpoint: a step, last or best. Default: the newest good one."""
+    against: str | None = None
+    """Another run: the difference to it on the same bytes, with intervals."""
+    table: bool = False
+    """One line a run: bits per byte, parameters, FLOPs, and the difference to the first run."""
+    fresh: bool = False
+    """Score again even where the answer is stored."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs."""
+    batch_tokens: int = 8192
+    """Positions of one forward pass. Does not change the numbers."""
+    packing: Literal["rows", "packed"] = "rows"
+    """One window a row, or several short ones. Does not change the numbers."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the summary."""
+    """Print everything as JSON."""
 
 
 def run(argv: list[str]) -> int:
-    """Evaluate as asked."""
+    """Evaluate as asked; under torchrun the processes share the work and the first one speaks."""
     options = parse(EvalOptions, argv, "eval", "Score documents of a split.")
-    if options.max_documents < 1:
-        raise ConfigError(f"--max-documents {options.max_documents}", "it is at least 1")
-    import numpy as np
-
-    from ladderlm.data.shards import open_data
-    from ladderlm.eval.config import Policy
-    from ladderlm.eval.meter import score_documents
-    from ladderlm.eval.subsets import save_losses, summarise
-    from ladderlm.run.open import load
-
-    loaded = load(options.run, options.step)
-    path = options.data or loaded.config.eval.path or loaded.config.data.path
-    if path is None:
-        raise ConfigError("no data is named", "the run does not say where it lay", "add --data DIR")
-    data = open_data(path)
-    if data.tokenizer_fingerprint != loaded.tokenizer.fingerprint:
+    names = list(dict.fromkeys(options.runs))
+    if not names:
+        raise ConfigError("no run is named", "", "ladderlm eval RUN... [--split val]")
+    if options.against is not None and options.table:
         raise ConfigError(
-            f"{path} was prepared with another tokenizer than {options.run} was trained with",
-            "token ids would mean other texts to the model",
-            f"prepare the text with --tokenizer {options.run}/tokenizer",
+            "--against and --table together",
+            "a table compares with its first run",
+            "leave one out, or name the run to compare with first",
         )
-    split = data.split(options.split)
-    context = loaded.config.eval_context if options.context is None else options.context
-    if context > loaded.config.model.max_seq_len:
-        raise ConfigError(
-            f"--context {context} is longer than the model's {loaded.config.model.max_seq_len}",
-            "the table of rotary angles ends there",
-            "choose a shorter one",
+    from ladderlm.dist import Processes
+    from ladderlm.run.evaluate import EvaluationRequest
+
+    device = _device(options.device)
+    processes = Processes(device)
+    try:
+        if device == "cuda":
+            device = f"cuda:{processes.local_rank}"
+        request = EvaluationRequest(
+            data=options.data,
+            split=options.split,
+            n_documents=options.max_documents,
+            context=options.context,
+            stride=options.stride,
+            checkpoint=options.checkpoint,
+            fresh=options.fresh,
+            batch_tokens=options.batch_tokens,
+            packing=options.packing,
+            device=device,
         )
-    n_documents = min(options.max_documents, split.n_documents)
-    stride = context if options.stride is None else options.stride
-    policy = Policy(context=context, stride=stride, n_documents=n_documents)
-    with progress_bar("windows") as bar:
-        losses = score_documents(
-            loaded.model, split, np.arange(n_documents), policy, progress=lambda n, _: bar(n)
-        )
-    name = f"{split.fingerprint[:8]}-{split.name}-{policy.name}-step{loaded.step}"
-    extra = {"step": loaded.step, "split": split.name, "split_documents": split.n_documents}
-    save_losses(Path(options.run) / "evals" / name, losses, policy, extra)
-    summary = extra | {"policy": vars(policy)} | summarise(losses)
-    if options.json:
-        print_json(summary)
-    else:
-        _describe(summary)
+        evaluations = [_evaluate(name, request, processes) for name in names]
+        base = None
+        if options.table:
+            base = evaluations[0]
+        elif options.against is not None:
+            base = _evaluate(options.against, request, processes)
+        if processes.first:
+            _report(options, evaluations, base)
+    finally:
+        processes.leave()
     return 0
 
 
-def _describe(summary: dict[str, Any]) -> None:
-    n_documents, n_all = summary["n_documents"], summary["split_documents"]
-    which = "all there are" if n_documents == n_all else f"the first of {n_all:,}"
-    policy = summary["policy"]
-    low, high = summary["bits_per_byte_95"]
-    print(
-        f"{summary['split']}, step {summary['step']}: {n_documents:,} documents ({which}), "
-        f"{summary['n_bytes']:,} bytes, context {policy['context']}, stride {policy['stride']}"
-    )
-    print(
-        f"  {summary['bits_per_byte']:.4f} bits/byte (95 % {low:.4f} to {high:.4f}), "
-        f"{summary['loss']:.4f} nats/token, perplexity {summary['perplexity']:.2f}"
-    )
-    print(f"  {'subset':<26} {'documents':>9} {'bytes':>11} {'bits/byte':>10} {'nats/token':>11}")
-    for name, row in summary["subsets"].items():
-        print(
-            f"  {printable(name):<26} {row['n_documents']:>9,} {row['n_bytes']:>11,} "
-            f"{row['bits_per_byte']:>10.4f} {row['loss']:>11.4f}"
+def _device(wanted: str) -> str:
+    if wanted == "cpu":
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise ConfigError(
+            "--device cuda, and this PyTorch sees no CUDA device",
+            "an option that cannot be honoured is never replaced in silence",
+            "use --device cpu, or install a CUDA build of torch and a driver",
         )
-    print(f"  {'mean over subsets':<26} {'':>9} {'':>11} {summary['macro_bits_per_byte']:>10.4f}")
+    return "cpu"
+
+
+def _evaluate(name: str, request: "EvaluationRequest", processes: "Processes") -> "Evaluation":
+    from ladderlm.run.evaluate import evaluate_run
+
+    with contextlib.ExitStack() as opened:
+        bars: list[Progress] = []
+
+        def progress(done: int, n_windows: int) -> None:
+            if not bars:  # how many there are is known at the first call only
+                bars.append(opened.enter_context(progress_bar(f"{name}: windows", n_windows)))
+            bars[0](done)
+
+        return evaluate_run(name, request, processes, progress if processes.first else None)
+
+
+def _report(
+    options: EvalOptions, evaluations: list["Evaluation"], base: "Evaluation | None"
+) -> None:
+    """Print numbers, and the differences to `base` if there is one."""
+    from ladderlm.eval.compare import compare_losses
+
+    comparisons = [
+        compare_losses(one.losses, base.losses, (one.name, base.name))
+        | {"policies": [one.summary["policy"], base.summary["policy"]]}
+        for one in evaluations
+        if base is not None and one is not base
+    ]
+    if options.json:
+        summaries = [{"run": one.name, **one.summary} for one in evaluations]
+        if base is None and len(summaries) == 1:
+            print_json(summaries[0])
+        else:
+            print_json({"evaluations": summaries, "comparisons": comparisons})
+        return
+    if options.table:
+        print(describe_table([(one.name, one.summary) for one in evaluations], comparisons))
+        return
+    blocks = [describe_evaluation(one.name, one.summary, str(one.path)) for one in evaluations]
+    if base is not None:
+        blocks.append(describe_evaluation(base.name, base.summary, str(base.path)))
+    print("\n\n".join(blocks + [describe_comparison(found) for found in comparisons]))

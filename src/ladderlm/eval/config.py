@@ -42,6 +42,16 @@ class Policy:
         which = "all" if self.n_documents is None else f"first{self.n_documents}"
         return f"ctx{self.context}-str{self.stride}-{which}"
 
+    @property
+    def words(self) -> str:
+        """What a reader must know to compare two numbers, in one line."""
+        n_again = self.context - self.stride
+        again = f"each after the first re-reads {n_again} tokens" if n_again else "no overlap"
+        return (
+            f"context {self.context}, stride {self.stride}: windows of up to {self.context} tokens "
+            f"of one document, {again}; every token is scored once"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:

@@ -1,25 +1,34 @@
 """Score documents: every token once, every byte counted.
 
-Owns the cutting of documents into windows and the sums per document. What the sums mean is in
-`subsets.py`.
+Owns the cutting of documents into windows, their layout in rows, and the sums per document. What
+the sums mean is in `subsets.py`; what a model is to the meter, in `scorer.py`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ladderlm.data.shards import Split
 from ladderlm.dist import Processes
-from ladderlm.errors import DataError
+from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.config import Policy
+from ladderlm.eval.scorer import Scorer, TransformerScorer
 from ladderlm.eval.subsets import DocumentLosses
-from ladderlm.model.loss import token_nats
 from ladderlm.model.transformer import Transformer
 
-__all__ = ["Window", "head_documents", "make_windows", "score_documents"]
+__all__ = [
+    "Packing",
+    "Window",
+    "head_documents",
+    "make_windows",
+    "meter_documents",
+    "score_documents",
+]
+
+Packing = Literal["rows", "packed"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +79,6 @@ def head_documents(split: Split, n_documents: int, n_tokens: int) -> NDArray[np.
     return fitting.astype(np.int64)
 
 
-def _groups(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Group windows of similar length, so that little is spent on padding."""
-    by_length = sorted(windows, key=lambda w: (-w.n_tokens, w.document, w.start))
-    at = 0
-    while at < len(by_length):
-        n_rows = max(1, batch_tokens // by_length[at].n_tokens)
-        yield by_length[at : at + n_rows]
-        at += n_rows
-
-
-@torch.inference_mode()
 def score_documents(
     model: Transformer,
     split: Split,
@@ -90,11 +88,45 @@ def score_documents(
     processes: Processes | None = None,
     check: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] | None = None,
+    packing: Packing = "rows",
+) -> DocumentLosses:
+    """Give what our own model makes of each document. Arguments as in `meter_documents`.
+
+    The model is left in the mode it was found in.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        return meter_documents(
+            TransformerScorer(model),
+            split,
+            document_ids,
+            policy,
+            batch_tokens,
+            processes,
+            check,
+            progress,
+            packing,
+        )
+    finally:
+        model.train(was_training)
+
+
+def meter_documents(
+    scorer: Scorer,
+    split: Split,
+    document_ids: NDArray[np.int64],
+    policy: Policy,
+    batch_tokens: int = 8192,
+    processes: Processes | None = None,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] | None = None,
+    packing: Packing = "rows",
 ) -> DocumentLosses:
     """Give the nats of each document, whatever its length.
 
-    Each window stands in a row of its own, padded at its end; with causal attention nothing that
-    counts can see the padding. Sums are float64.
+    Each token's nats are widened to float64 before they are added. Windows are added up in one
+    fixed order, so batches, packing and processes change nothing but how the model itself rounds.
 
     Args:
         document_ids: documents to score, in this order in the result.
@@ -103,65 +135,127 @@ def score_documents(
         processes: windows are shared out over them, results are the same on each.
         check: called before every forward pass; may raise to stop early.
         progress: told (windows done, windows in all).
+        packing: "rows" gives each window a row of its own, padded at its end, where causal
+            attention sees no padding; "packed" lays several short windows into a row, each of
+            which sees itself alone.
+
+    Raises:
+        ConfigError: the model cannot read so long a window.
+        DataError: a token id that the model does not know.
     """
-    was_training = model.training
-    model.eval()
-    device = model.tok_embeddings.weight.device
+    if policy.context > scorer.max_context:
+        raise ConfigError(
+            f"context {policy.context} is longer than the model's {scorer.max_context}",
+            "the table of rotary angles ends there",
+            "choose a shorter one",
+        )
     lengths = np.diff(split.offsets)[document_ids]
     windows = [
         window
         for place, length in enumerate(lengths)
         for window in make_windows(place, int(length), policy)
     ]
-    n_all = len(windows)
+    rows = _lay_out(windows, policy.context if packing == "packed" else None)
     if processes is not None:
-        windows = windows[processes.rank :: processes.world_size]
-    nats, eos_nats = np.zeros(len(document_ids)), np.zeros(len(document_ids))
+        rows = rows[processes.rank :: processes.world_size]
+    n_own = sum(map(len, rows))
+    nats, eos_nats = np.zeros(len(windows)), np.zeros(len(document_ids))
     n_done = 0
-    for group in _groups(windows, batch_tokens):
+    for group in _groups(rows, windows, batch_tokens):
         check()
-        tokens, targets = _read(split, document_ids, group, model.config.vocabulary)
-        hidden = model.hidden(torch.from_numpy(tokens).to(device))
-        scored = token_nats(hidden, model.output.weight, torch.from_numpy(targets).to(device))
-        rows = scored.double().cpu().numpy()
-        for row, window in zip(rows, group, strict=True):
-            counted = row[window.n_context : window.n_tokens]
+        arrays = _read(split, document_ids, windows, group, scorer.vocab_size)
+        scored = scorer.nats(*(arrays if packing == "packed" else arrays[:3]))
+        at = 0
+        for index in (index for row in group for index in row):
+            window = windows[index]
+            own = scored[at : at + window.n_tokens - window.n_context]
+            at += len(own)
             if window.start + window.n_tokens == lengths[window.document] - 1:
-                eos_nats[window.document] += counted[-1]
-                counted = counted[:-1]
-            nats[window.document] += counted.sum()
-        n_done += len(group)
+                eos_nats[window.document] = own[-1]
+                own = own[:-1]
+            nats[index] = own.sum()
+            n_done += 1
         if progress is not None:
-            progress(min(n_done * n_all // max(len(windows), 1), n_all), n_all)
-    if processes is not None:
+            progress(n_done * len(windows) // n_own, len(windows))
+    if processes is not None:  # a window has nats on one process only, so these sums are exact
         nats, eos_nats = processes.sum_array(nats), processes.sum_array(eos_nats)
-    model.train(was_training)
+    document_nats = np.zeros(len(document_ids))
+    np.add.at(document_nats, [window.document for window in windows], nats)
     return DocumentLosses(
         document_ids=np.asarray(document_ids, dtype=np.int64),
         subset_ids=split.subset_ids[document_ids],
         n_bytes=split.n_bytes[document_ids],
         n_tokens=lengths - 2,
-        nats=nats,
+        nats=document_nats,
         eos_nats=eos_nats,
         subset_names=split.subset_names,
     )
 
 
+def _lay_out(windows: list[Window], row_tokens: int | None) -> list[list[int]]:
+    """Lay windows into rows, longest first: one a row, or as many as `row_tokens` hold.
+
+    Returns:
+        Rows of indices into `windows`. Packing is best fit on falling lengths.
+    """
+    order = sorted(range(len(windows)), key=lambda i: (-windows[i].n_tokens, i))
+    if row_tokens is None:
+        return [[i] for i in order]
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # rows by their free places
+    for i in order:
+        n_tokens = windows[i].n_tokens
+        room = next((r for r in range(n_tokens, row_tokens + 1) if with_room[r]), None)
+        if room is None:
+            rows.append([])
+            row, room = len(rows) - 1, row_tokens
+        else:
+            row = with_room[room].pop()
+        rows[row].append(i)
+        with_room[room - n_tokens].append(row)
+    return rows
+
+
+def _groups(
+    rows: list[list[int]], windows: list[Window], batch_tokens: int
+) -> Iterator[list[list[int]]]:
+    """Group rows of similar length, so that little is spent on padding."""
+    lengths = [sum(windows[i].n_tokens for i in row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda r: (-lengths[r], r))
+    at = 0
+    while at < len(order):
+        n_rows = max(1, batch_tokens // lengths[order[at]])
+        yield [rows[r] for r in order[at : at + n_rows]]
+        at += n_rows
+
+
 def _read(
-    split: Split, document_ids: NDArray[np.int64], group: list[Window], vocab_size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Read the inputs and targets of a group of windows, padded with 0 to the longest."""
-    longest = max(window.n_tokens for window in group)
-    tokens = np.zeros((len(group), longest), dtype=np.int64)
-    targets = np.zeros((len(group), longest), dtype=np.int64)
-    for row, window in enumerate(group):
-        begin = int(split.offsets[document_ids[window.document]]) + window.start
-        run = split.tokens(begin, begin + window.n_tokens + 1).astype(np.int64)
-        if int(run.max()) >= vocab_size:
-            raise DataError(
-                f"token id {int(run.max())} in split {split.name!r}, vocabulary {vocab_size}",
-                "data and model come from different tokenizers, or the data is damaged",
-                "run `ladderlm verify DATA`, and prepare the data with the model's tokenizer",
-            )
-        tokens[row, : window.n_tokens], targets[row, : window.n_tokens] = run[:-1], run[1:]
-    return tokens, targets
+    split: Split,
+    document_ids: NDArray[np.int64],
+    windows: list[Window],
+    group: list[list[int]],
+    vocab_size: int,
+) -> tuple[
+    NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]
+]:
+    """Read a group of rows: tokens, targets, scored, segment_ids, positions; padding is 0 or -1."""
+    shape = (len(group), max(sum(windows[i].n_tokens for i in row) for row in group))
+    tokens, targets, positions = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    scored, segments = np.zeros(shape, dtype=np.bool_), np.full(shape, -1, dtype=np.int64)
+    for r, row in enumerate(group):
+        at = 0
+        for segment, window in enumerate(windows[i] for i in row):
+            begin = int(split.offsets[document_ids[window.document]]) + window.start
+            run = split.tokens(begin, begin + window.n_tokens + 1).astype(np.int64)
+            if int(run.max()) >= vocab_size:
+                raise DataError(
+                    f"token id {int(run.max())} in split {split.name!r}, vocabulary {vocab_size}",
+                    "data and model come from different tokenizers, or the data is damaged",
+                    "run `ladderlm verify DATA`, and prepare the data with the model's tokenizer",
+                )
+            end = at + window.n_tokens
+            tokens[r, at:end], targets[r, at:end] = run[:-1], run[1:]
+            scored[r, at + window.n_context : end] = True
+            segments[r, at:end], positions[r, at:end] = segment, np.arange(window.n_tokens)
+            at = end
+    return tokens, targets, scored, segments, positions

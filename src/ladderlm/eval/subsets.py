@@ -1,26 +1,54 @@
 """Losses per document, and the tables made from them.
 
-Owns `DocumentLosses`, its file format and the summary over all documents and per subset, with
-intervals from a bootstrap over documents. No torch.
+Owns `DocumentLosses`, the official names of the Pile's subsets, and the summary over all documents
+and per subset. No torch.
 """
 
-import io
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladderlm.errors import DataError
-from ladderlm.eval.config import Policy
-from ladderlm.files import publish, publish_json
-from ladderlm.metrics import bits_per_byte
+from ladderlm.eval.bootstrap import bootstrap_ratio
+from ladderlm.metrics import LN_2, bits_per_byte
 
-__all__ = ["DocumentLosses", "bootstrap_interval", "load_losses", "save_losses", "summarise"]
+__all__ = [
+    "PILE_SUBSETS",
+    "DocumentLosses",
+    "bootstrap_interval",
+    "clusters_of",
+    "official_names",
+    "summarise",
+]
 
-N_BOOTSTRAP = 1000
+# Source: Gao et al. 2020, table 1, as `meta.pile_set_name` spells them.
+PILE_SUBSETS = (
+    "ArXiv",
+    "BookCorpus2",
+    "Books3",
+    "DM Mathematics",
+    "Enron Emails",
+    "EuroParl",
+    "FreeLaw",
+    "Github",
+    "Gutenberg (PG-19)",
+    "HackerNews",
+    "NIH ExPorter",
+    "OpenSubtitles",
+    "OpenWebText2",
+    "PhilPapers",
+    "Pile-CC",
+    "PubMed Abstracts",
+    "PubMed Central",
+    "StackExchange",
+    "USPTO Backgrounds",
+    "Ubuntu IRC",
+    "Wikipedia (en)",
+    "YoutubeSubtitles",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,7 @@ class DocumentLosses:
         nats: float64, summed over the tokens of the text.
         eos_nats: float64, of the end-of-document token.
         subset_names: names of the subsets of the split.
+        text_hashes: uint64, from `documents.hash_texts`; None where the texts were not looked at.
     """
 
     document_ids: NDArray[np.int64]
@@ -44,41 +73,44 @@ class DocumentLosses:
     nats: NDArray[np.float64]
     eos_nats: NDArray[np.float64]
     subset_names: tuple[str, ...]
+    text_hashes: NDArray[np.uint64] | None = None
+
+
+def clusters_of(losses: DocumentLosses) -> NDArray[np.int64]:
+    """Number the documents so that those of one and the same text share a number.
+
+    Copies of a text are one observation: counted as several they would narrow every interval.
+    """
+    if losses.text_hashes is None:
+        return np.arange(len(losses.document_ids))
+    return np.unique(losses.text_hashes, return_inverse=True)[1].astype(np.int64)
 
 
 def bootstrap_interval(
-    nats: NDArray[np.float64], n_bytes: NDArray[np.int64], seed: int = 0
-) -> tuple[float, float]:
-    """Give the 95 % interval of bits per byte over documents: percentile bootstrap of a ratio.
-
-    Source: Efron and Tibshirani 1993, section 13.3. One document gives (nan, nan).
-    """
-    n_documents = len(nats)
-    if n_documents < 2:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    draws = np.empty(N_BOOTSTRAP)
-    for i in range(N_BOOTSTRAP):
-        counts = np.bincount(rng.integers(0, n_documents, n_documents), minlength=n_documents)
-        draws[i] = bits_per_byte(float(counts @ nats), int(counts @ n_bytes))
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    nats: NDArray[np.float64],
+    n_bytes: NDArray[np.int64],
+    clusters: NDArray[np.int64] | None = None,
+) -> list[float] | None:
+    """Give the 95 % interval of bits per byte over documents; None for too few of them."""
+    return bootstrap_ratio(nats / LN_2, n_bytes, clusters).interval()
 
 
 def _row(losses: DocumentLosses, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    nats, eos_nats = float(losses.nats[chosen].sum()), float(losses.eos_nats[chosen].sum())
+    nats, eos_nats = (math.fsum(a[chosen].tolist()) for a in (losses.nats, losses.eos_nats))
     n_documents, n_tokens = int(chosen.sum()), int(losses.n_tokens[chosen].sum())
     n_bytes = int(losses.n_bytes[chosen].sum())
     n_scored = n_tokens + n_documents
+    loss = (nats + eos_nats) / n_scored if n_scored else math.nan
     return {
-        "loss": (nats + eos_nats) / n_scored if n_scored else float("nan"),
+        "loss": loss,
         "bits_per_byte": bits_per_byte(nats, n_bytes),
-        "perplexity": float(np.exp((nats + eos_nats) / n_scored)) if n_scored else float("nan"),
+        "perplexity": math.inf if loss > 700 else math.exp(loss),
         "n_documents": n_documents,
         "n_bytes": n_bytes,
         "n_tokens": n_tokens,
         "nats": nats,
         "eos_nats": eos_nats,
+        "bytes_per_token": n_bytes / n_tokens if n_tokens else math.nan,
     }
 
 
@@ -86,51 +118,39 @@ def summarise(losses: DocumentLosses, with_interval: bool = True) -> dict[str, A
     """Sum up all documents and each subset that occurs.
 
     `loss` is nats per scored token (text and EOS); `bits_per_byte` counts the text's nats alone,
-    over the raw bytes. `macro_bits_per_byte` is the plain mean over subsets.
+    over the raw bytes of all documents together (the micro average). `macro_bits_per_byte` is the
+    plain mean over subsets.
 
     Returns:
         The row of all documents, with `subsets` beside it.
     """
     everything = np.ones(len(losses.document_ids), dtype=bool)
     result = _row(losses, everything)
+    clusters = clusters_of(losses)
     subsets = {}
     for subset_id in np.unique(losses.subset_ids):
-        subsets[losses.subset_names[subset_id]] = _row(losses, losses.subset_ids == subset_id)
+        own = losses.subset_ids == subset_id
+        row = subsets[losses.subset_names[subset_id]] = _row(losses, own)
+        if with_interval:
+            row["bits_per_byte_95"] = bootstrap_interval(
+                losses.nats[own], losses.n_bytes[own], clusters[own]
+            )
     rates = [row["bits_per_byte"] for row in subsets.values() if row["n_bytes"]]
-    result["macro_bits_per_byte"] = float(np.mean(rates)) if rates else float("nan")
+    result["macro_bits_per_byte"] = math.fsum(rates) / len(rates) if rates else math.nan
     if with_interval:
-        result["bits_per_byte_95"] = list(bootstrap_interval(losses.nats, losses.n_bytes))
+        result["bits_per_byte_95"] = bootstrap_interval(losses.nats, losses.n_bytes, clusters)
     result["subsets"] = dict(sorted(subsets.items()))
     return result
 
 
-def save_losses(path: Path, losses: DocumentLosses, policy: Policy, extra: dict[str, Any]) -> None:
-    """Publish `path`.npz with the arrays and `path`.json with the summary."""
-    arrays = {n: v for n, v in vars(losses).items() if n != "subset_names"}
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        allow_pickle=False,
-        subset_names=np.array(losses.subset_names, dtype=np.str_),
-        **arrays,
-    )
-    publish(path.with_name(path.name + ".npz"), lambda stream: stream.write(buffer.getvalue()))
-    summary = {**extra, "policy": vars(policy), **summarise(losses)}
-    publish_json(path.with_name(path.name + ".json"), summary)
+def official_names(names: Collection[str]) -> dict[str, list[str]]:
+    """Say how the names of subsets stand to the Pile's 22 official ones.
 
-
-def load_losses(path: Path) -> DocumentLosses:
-    """Read a file written by `save_losses`.
-
-    Raises:
-        DataError: missing or not such a file.
+    Returns:
+        Lists of names: `occurring` and `missing` of the official ones, `unknown` for the others.
     """
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            names = tuple(str(name) for name in arrays["subset_names"])
-            fields = {
-                n: arrays[n] for n in DocumentLosses.__dataclass_fields__ if n != "subset_names"
-            }
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        raise DataError(f"cannot read {path}: {error}", "", "run `ladderlm eval` again") from error
-    return DocumentLosses(**fields, subset_names=names)
+    return {
+        "occurring": [name for name in PILE_SUBSETS if name in names],
+        "missing": [name for name in PILE_SUBSETS if name not in names],
+        "unknown": sorted(set(names) - set(PILE_SUBSETS)),
+    }

@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from ladderlm.checkpoint.layout import list_checkpoints
+from ladderlm.checkpoint.layout import list_checkpoints, verify_checkpoint
 from ladderlm.checkpoint.load import load_state, load_weights
 from ladderlm.dist import Processes
 from ladderlm.errors import LadderError
 from ladderlm.eval.config import Policy
+from ladderlm.eval.documents import hash_texts
 from ladderlm.eval.meter import score_documents
-from ladderlm.eval.subsets import save_losses, summarise
+from ladderlm.eval.stored import evaluation_key, save_evaluation
 from ladderlm.files import AppendLog, publish_json, read_json
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
+from ladderlm.run.evaluate import precision_of, weights_hash
 from ladderlm.run.resolve import open_splits
 from ladderlm.run.summary import describe_run
+from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.state import TrainState
 
@@ -46,6 +49,7 @@ def finish(
 ) -> None:
     """Score the last and the best checkpoint over all validation documents and sum up."""
     _, _, val = open_splits(config)
+    tokenizer = load_tokenizer(directory.path / "tokenizer")
     n_documents = min(config.eval.n_documents, val.n_documents)
     policy = replace(policy_of(config), n_documents=n_documents)
     wanted = {"last": state.step}
@@ -59,17 +63,20 @@ def finish(
         if not path.with_name(name + ".json").exists():
             saved = load_state(found[step], with_optimizer=False)
             load_weights(state.model, saved.weights, str(found[step].folder))
+            ids = np.arange(n_documents)
             losses = score_documents(
                 state.model,
                 val,
-                np.arange(n_documents),
+                ids,
                 policy,
                 processes=processes,
                 check=flag.check if processes.world_size == 1 else lambda: None,
             )
             if processes.first:
+                losses = replace(losses, text_hashes=hash_texts(val, ids, tokenizer))
+                key = evaluation_key(weights_hash(verify_checkpoint(found[step])), val, policy)
                 extra = {"step": step, "split": val.name, "split_documents": val.n_documents}
-                save_losses(path, losses, policy, extra | summarise(losses, with_interval=False))
+                save_evaluation(path, losses, key, extra | {"precision": precision_of(state.model)})
         processes.wait()
         results[which] = read_json(path.with_name(name + ".json"))
     results.setdefault("best", results["last"])

@@ -1,0 +1,143 @@
+"""Evaluations as text for a terminal.
+
+Owns the layout of what `ladderlm eval` prints; every number comes from the summaries.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ladderlm.cli.options import printable
+from ladderlm.eval.config import Policy
+from ladderlm.units import format_count
+
+__all__ = ["describe_comparison", "describe_evaluation", "describe_table"]
+
+
+def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
+    """Give the block of one run: what was scored and how, the averages, a line a subset."""
+    n_documents, n_all = summary["n_documents"], summary["split_documents"]
+    which = "all there are" if n_documents == n_all else f"the first of {n_all:,}"
+    eos = summary["eos_nats"] / max(n_documents, 1)
+    lines = [
+        f"{printable(name)}, step {summary['step']}, {summary['precision']}: "
+        f"{summary['split']}, {n_documents:,} documents ({which}), {summary['n_bytes']:,} bytes",
+        f"  {_source(summary['source'])}",
+        f"  {Policy(**summary['policy']).words}",
+        f"  micro {summary['bits_per_byte']:.4f} bits/byte over all bytes "
+        f"(95 % {_interval(summary['bits_per_byte_95'])})",
+        f"  macro {summary['macro_bits_per_byte']:.4f} bits/byte, "
+        f"mean over subsets ({len(summary['subsets'])})",
+        f"  {summary['loss']:.4f} nats/token with EOS, perplexity {summary['perplexity']:.2f}; "
+        f"EOS alone {eos:.4f} nats a document, not in bits/byte",
+        f"  {'subset':<26} {'documents':>9} {'bytes':>12} {'bits/byte':>10} "
+        f"{'95 % interval':>18} {'nats/token':>11} {'bytes/token':>12}",
+    ]
+    unknown = set(summary["pile"]["unknown"])
+    for subset, row in summary["subsets"].items():
+        mark = "*" if subset in unknown and summary["pile"]["occurring"] else ""
+        lines.append(
+            f"  {printable(subset) + mark:<26} {row['n_documents']:>9,} {row['n_bytes']:>12,} "
+            f"{row['bits_per_byte']:>10.4f} {_interval(row['bits_per_byte_95']):>18} "
+            f"{row['loss']:>11.4f} {row['bytes_per_token']:>12.2f}"
+        )
+    lines.append(f"  {_pile(summary['pile'])}")
+    lines.append(f"  {'stored already, read from' if summary['reused'] else 'stored in'} {path}")
+    return "\n".join(lines)
+
+
+def _source(source: dict[str, Any]) -> str:
+    files = [f"{file['name']} (sha256 {file['sha256'][:12]})" for file in source["files"]]
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    named = "from " + (printable(", ".join(files[:3])) + more if files else "standard input")
+    overlap = source["overlap_with_train"]
+    if overlap is None:
+        return f"{named}; the data has no training split that texts of this one could stand in"
+    return f"{named}; {overlap:,} texts of the split stand in the data's training split as well"
+
+
+def _pile(pile: dict[str, list[str]]) -> str:
+    occurring, missing, unknown = (pile[key] for key in ("occurring", "missing", "unknown"))
+    n_official = len(occurring) + len(missing)
+    if not occurring:
+        return f"none of the Pile's {n_official} official subsets occurs"
+    if not missing:
+        said = f"all {n_official} official subsets of the Pile occur"
+    else:
+        said = (
+            f"{len(occurring)} of the Pile's {n_official} official subsets occur; "
+            f"not: {', '.join(missing)}"
+        )
+    return said + (f"\n  * {len(unknown)} names are not among them" if unknown else "")
+
+
+def _interval(ends: Sequence[float] | None, form: str = "{:.4f}") -> str:
+    if ends is None:
+        return "too few documents"
+    return " to ".join(form.format(end) for end in ends)
+
+
+def describe_comparison(found: dict[str, Any]) -> str:
+    """Give the block of two runs: the difference over all bytes, on average and per subset."""
+    own, against = found["policies"]
+    lines = [
+        f"{printable(found['run'])} against {printable(found['against'])}, on the same "
+        f"{found['n_documents']:,} documents ({found['n_texts']:,} different texts); "
+        "negative: the former is better"
+    ]
+    if own != against:
+        lines.append(
+            f"  the policies differ: context {own['context']}, stride {own['stride']} against "
+            f"context {against['context']}, stride {against['stride']}"
+        )
+    head = ("former", "latter", "difference", "95 % interval", "p")
+    lines.append(f"  {'':<26} " + "{:>9} {:>9} {:>11} {:>20} {:>8}".format(*head))
+    lines.append(_difference("micro (all bytes)", found["micro"], "p"))
+    lines.append(_difference("macro (mean over subsets)", found["macro"], "p"))
+    lines.append("  subsets, p corrected for looking at all of them")
+    for name, row in found["subsets"].items():
+        lines.append(_difference(printable(name), row, "p_holm"))
+    lines.append(f"  {found['method']}")
+    return "\n".join(lines)
+
+
+def _difference(name: str, row: dict[str, Any], p: str) -> str:
+    interval = _interval(row["difference_95"], "{:+.4f}")
+    chance = "" if row[p] is None else "<0.001" if row[p] < 0.001 else f"{row[p]:.3f}"
+    return (
+        f"  {name:<26} {row['bits_per_byte']:>9.4f} {row['against_bits_per_byte']:>9.4f} "
+        f"{row['difference']:>+11.4f} {interval:>20} {chance:>8}"
+    )
+
+
+def describe_table(
+    runs: Sequence[tuple[str, dict[str, Any]]], comparisons: Sequence[dict[str, Any]]
+) -> str:
+    """Give one line a run, with the paired difference of each to the first."""
+    name, first = runs[0]
+    width = max(len("run"), *(len(printable(run)) for run, _ in runs))
+    lines = [
+        f"{first['split']}, {first['n_documents']:,} documents, {first['n_bytes']:,} bytes; "
+        f"{_source(first['source'])}",
+        f"{'run':<{width}} {'step':>7} {'parameters':>10} {'train FLOPs':>11} "
+        f"{'context/stride':>14} {'bits/byte':>9} {'macro':>8} {'to the first':>12} "
+        f"{'95 % interval':>20}",
+    ]
+    differences = [None, *(found["micro"] for found in comparisons)]
+    for (run, summary), row in zip(runs, differences, strict=True):
+        training, policy = summary["training"], summary["policy"]
+        cells = (
+            f"{printable(run):<{width}} {summary['step']:>7,} "
+            f"{format_count(training['n_params']['total']):>10} {training['flops']:>11.2e} "
+            f"{policy['context']:>8}/{policy['stride']:<5} {summary['bits_per_byte']:>9.4f} "
+            f"{summary['macro_bits_per_byte']:>8.4f}"
+        )
+        if row is not None:
+            interval = _interval(row["difference_95"], "{:+.4f}")
+            cells += f" {row['difference']:>+12.4f} {interval:>20}"
+        lines.append(cells.rstrip())
+    if comparisons:
+        lines.append(f"difference in bits/byte to {printable(name)}; negative is better")
+        lines.append(str(comparisons[0]["method"]))
+    if len({(s["policy"]["context"], s["policy"]["stride"]) for _, s in runs}) > 1:
+        lines.append("the runs were not scored with the same context and stride")
+    return "\n".join(lines)

@@ -1,0 +1,262 @@
+"""Meter a run: from its folder to a stored evaluation.
+
+Owns the choice of checkpoint and data, the proof that tokens and raw text agree, and the use of an
+evaluation that is stored already. The arithmetic is in `eval/`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ladderlm.checkpoint.layout import MODEL_FILE, Checkpoint, list_checkpoints, verify_checkpoint
+from ladderlm.data.shards import PreparedData, Split, open_data
+from ladderlm.dist import Processes
+from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.eval.config import Policy
+from ladderlm.eval.documents import check_counts, hash_texts, known_texts
+from ladderlm.eval.meter import Packing, score_documents
+from ladderlm.eval.stored import evaluation_key, find_evaluation, save_evaluation
+from ladderlm.eval.subsets import DocumentLosses, official_names, summarise
+from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
+from ladderlm.run.open import load
+from ladderlm.run.summary import describe_run
+from ladderlm.tokenizer.base import load_tokenizer
+
+__all__ = ["Evaluation", "EvaluationRequest", "evaluate_run", "precision_of", "weights_hash"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What is to be scored, and how.
+
+    Args:
+        data: folders of prepared data, of which the first with the run's tokenizer is taken;
+            empty: the run's own.
+        split: which split.
+        n_documents: the first this many, or all there are.
+        context, stride: see `Policy`; None: as the run was validated, and no overlap.
+        checkpoint: a step, a folder's name, "last" or "best"; None: the newest good one.
+        fresh: score again even if the answer is stored.
+        batch_tokens, packing, device: how it is carried out; do not change what is scored.
+    """
+
+    data: Sequence[Path | str] = ()
+    split: str = "val"
+    n_documents: int = 10_000
+    context: int | None = None
+    stride: int | None = None
+    checkpoint: str | None = None
+    fresh: bool = False
+    batch_tokens: int = 8192
+    packing: Packing = "rows"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.n_documents < 1:
+            raise ConfigError(f"--max-documents {self.n_documents}", "it is at least 1")
+        if self.batch_tokens < 1:
+            raise ConfigError(f"--batch-tokens {self.batch_tokens}", "it is at least 1")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run makes of a split.
+
+    Args:
+        name: of the run, as it was asked for.
+        losses: per document.
+        summary: numbers, policy and where they come from, as plain values.
+        path: the JSON file of the stored evaluation.
+    """
+
+    name: str
+    losses: DocumentLosses
+    summary: dict[str, Any]
+    path: Path
+
+
+def evaluate_run(
+    run: Path | str,
+    request: EvaluationRequest,
+    processes: Processes | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Score a run's checkpoint document by document, or give the stored answer.
+
+    Args:
+        processes: share the work; the first one writes, all get the same result.
+        progress: told (windows done, windows in all).
+        check: called often; may raise to stop early, and then nothing is stored.
+
+    Raises:
+        LadderError: the run, its checkpoint or the data cannot be used as asked.
+    """
+    directory = RunDirectory(run)
+    config = directory.config()
+    checkpoint, weights = _choose(directory, request.checkpoint)
+    data = _open_data(request, directory, config)
+    split = data.split(request.split)
+    check_counts(split, data.manifest["splits"][split.name])
+    policy = _policy(request, config, split)
+    key = evaluation_key(weights, split, policy)
+    stored = None if request.fresh else find_evaluation(directory.evals, key)
+    if processes is not None:  # one process decides, in case a file appears meanwhile
+        stored = processes.share(stored)
+    began = time.monotonic()
+    if stored is not None:
+        losses, path, precision = stored.losses, stored.path, stored.extra["precision"]
+    else:
+        hashes = hash_texts(
+            split,
+            np.arange(policy.n_documents or 0),
+            load_tokenizer(data.tokenizer_folder),
+            known_texts(data, split),
+            check,
+        )
+        model = load(run, checkpoint.step, request.device).model
+        precision = precision_of(model)
+        losses = score_documents(
+            model,
+            split,
+            np.arange(policy.n_documents or 0),
+            policy,
+            batch_tokens=request.batch_tokens,
+            processes=processes,
+            check=check,
+            progress=progress,
+            packing=request.packing,
+        )
+        losses = replace(losses, text_hashes=hashes)
+        name = f"{split.fingerprint[:8]}-{split.name}-{policy.name}-{weights[:8]}"
+        path = directory.evals / f"{name}.json"
+    extra = {
+        "step": checkpoint.step,
+        "split": split.name,
+        "split_documents": split.n_documents,
+        "precision": precision,
+    }
+    if stored is None and (processes is None or processes.first):
+        save_evaluation(path.with_suffix(""), losses, key, extra)
+    summary = extra | {"key": key, "policy": vars(policy)} | summarise(losses)
+    summary |= {
+        "pile": official_names(summary["subsets"]),
+        "training": _training(directory, config, checkpoint.step),
+        "source": _source(data, split),
+        "reused": stored is not None,
+        "timing": {"seconds": time.monotonic() - began},
+    }
+    return Evaluation(str(run), losses, summary, path)
+
+
+def precision_of(model: nn.Module) -> str:
+    """Name the dtype of a model's weights, for example float32."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def weights_hash(manifest: dict[str, Any]) -> str:
+    """Give the SHA-256 of a checkpoint's weights from its verified manifest."""
+    return str(manifest["files"][MODEL_FILE]["sha256"])
+
+
+def _policy(request: EvaluationRequest, config: RunConfig, split: Split) -> Policy:
+    context = config.eval_context if request.context is None else request.context
+    if context > config.model.max_seq_len:
+        raise ConfigError(
+            f"--context {context} is longer than the model's {config.model.max_seq_len}",
+            "the table of rotary angles ends there",
+            "choose a shorter one",
+        )
+    return Policy(
+        context=context,
+        stride=context if request.stride is None else request.stride,
+        n_documents=min(request.n_documents, split.n_documents),
+    )
+
+
+def _choose(directory: RunDirectory, wanted: str | None) -> tuple[Checkpoint, str]:
+    """Give a verified checkpoint and the hash of its weights."""
+    found = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory.checkpoints)}
+    if not found:
+        raise CheckpointError(
+            f"{directory.path} holds no checkpoint yet", "", "let the run go on until its first one"
+        )
+    if wanted is None:
+        return _newest_good(list(found.values()))
+    if wanted == "best":
+        step = (directory.summary() or {}).get("best_step")
+    elif wanted == "last":
+        step = max(found)
+    else:
+        digits = wanted.removeprefix("step-")
+        step = int(digits) if digits.isdecimal() else None
+    if step not in found:
+        raise CheckpointError(
+            f"{directory.path} has no checkpoint {wanted!r}",
+            f"it has {sorted(found)}",
+            "name the step of one of those, last or best, or none for the newest",
+        )
+    return found[step], weights_hash(verify_checkpoint(found[step]))
+
+
+def _newest_good(found: list[Checkpoint]) -> tuple[Checkpoint, str]:
+    for checkpoint in reversed(found):
+        try:
+            return checkpoint, weights_hash(verify_checkpoint(checkpoint))
+        except CheckpointError as error:
+            _log.warning("passing over a damaged checkpoint: %s", error.what)
+    raise CheckpointError(
+        f"all {len(found)} checkpoints in {found[0].folder.parent} are damaged",
+        "there are no good weights to score",
+        "restore the folder from a copy",
+    )
+
+
+def _open_data(
+    request: EvaluationRequest, directory: RunDirectory, config: RunConfig
+) -> PreparedData:
+    """Open the first data folder that was prepared with the run's tokenizer."""
+    paths = [Path(path) for path in request.data]
+    if not paths:
+        own = config.eval.path or config.data.path
+        if own is None:
+            raise ConfigError(
+                "no data is named", "the run does not say where it lay", "add --data DIR"
+            )
+        paths = [Path(own)]
+    fingerprint = load_tokenizer(directory.path / "tokenizer").fingerprint
+    for path in paths:
+        data = open_data(path)
+        if data.tokenizer_fingerprint == fingerprint:
+            return data
+    raise ConfigError(
+        f"{', '.join(map(str, paths))} was prepared with another tokenizer than {directory.path} "
+        "was trained with",
+        "token ids would mean other texts to the model",
+        f"prepare the text with --tokenizer {directory.path}/tokenizer",
+    )
+
+
+def _training(directory: RunDirectory, config: RunConfig, step: int) -> dict[str, Any]:
+    """Say what the weights cost."""
+    described = describe_run(config, directory, step)
+    return {name: described[name] for name in ("run_id", "n_params", "n_positions", "flops")}
+
+
+def _source(data: PreparedData, split: Split) -> dict[str, Any]:
+    """Say which text it is, by the hashes of its files, and how much of it stands in train."""
+    entry, overlap = data.manifest["splits"][split.name], data.manifest.get("overlap") or {}
+    return {
+        "files": (entry.get("request") or {}).get("sources", []),
+        "tokenizer": data.tokenizer_fingerprint,
+        "overlap_with_train": overlap.get(f"train_{split.name}_exact"),
+    }
