@@ -8,8 +8,9 @@ import re
 import pytest
 
 from builders import make_records
-from ladderlm.data import transfer
+from ladderlm.data import fetch, transfer
 from ladderlm.data.documents import Reader
+from ladderlm.data.heads import Limits
 from ladderlm.data.pile import fetch_pile
 from ladderlm.data.sources import SOURCES
 from ladderlm.data.transfer import MAX_FIRST_TRIES
@@ -373,3 +374,21 @@ def test_leftovers_of_a_killed_process_are_removed(hub, get, tmp_path):
     (tmp_path / "pile/train/.tmp-1-00.jsonl.zst.ready.part").write_bytes(b"half")
     get()
     assert sorted(files_of(tmp_path / "pile")) == ["pile.json", "val.jsonl.zst"]
+
+
+@pytest.mark.parametrize("limits", [None, Limits(max_documents=3)])
+def test_an_end_between_the_record_and_the_name_of_a_file_is_no_loss(
+    limits, hub, get, monkeypatch, tmp_path
+):
+    """N07, D15: the worst moment for a kill; the next call ends as if nothing had been."""
+    fetch_pile(tmp_path / "good", "val", limits=limits)
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "move_into_place", lambda source, target: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            get(limits=limits)
+    assert "val.jsonl.zst" in json.loads((tmp_path / "pile/pile.json").read_text())["files"]
+    assert not (tmp_path / "pile/val.jsonl.zst").exists()
+    hub.n_sent = 0
+    get(limits=limits)
+    assert files_of(tmp_path / "pile") == files_of(tmp_path / "good")
+    assert hub.n_sent <= (len(ORIGINAL) if limits else 0)  # a whole part needs no byte more
