@@ -96,8 +96,8 @@ def hash_texts(
             )
         hashes[place] = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
     if known is not None:
-        place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        wrong = np.flatnonzero(known[place] != hashes)
+        nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        wrong = np.flatnonzero(known[nearest] != hashes)
         if len(wrong):
             raise _not_the_text(
                 f"document {document_ids[wrong[0]]} of {split.name}: its tokens stand for another "
