@@ -18,6 +18,8 @@ from ladderlm.errors import ConfigError, DataError
 
 __all__ = [
     "ORIGINAL",
+    "PACKED",
+    "PLAIN",
     "PUBLISHED",
     "SOURCES",
     "Place",

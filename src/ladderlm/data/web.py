@@ -14,7 +14,14 @@ from email.message import Message
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-__all__ = ["Remote", "hub_endpoint", "open_url", "probe", "total_of"]
+__all__ = [
+    "PROBE_TIMEOUT_SECONDS",
+    "Remote",
+    "hub_endpoint",
+    "open_url",
+    "probe",
+    "total_of",
+]
 
 PROBE_TIMEOUT_SECONDS = 10.0
 
