@@ -17,7 +17,16 @@ from typing import IO, Any
 from ladderlm.data.decompress import open_plain
 from ladderlm.errors import DataError
 
-__all__ = ["Block", "Document", "Parsed", "Reader", "RecordParser", "expand_sources", "read_blocks"]
+__all__ = [
+    "BLOCK_BYTES",
+    "Block",
+    "Document",
+    "Parsed",
+    "Reader",
+    "RecordParser",
+    "expand_sources",
+    "read_blocks",
+]
 
 MAX_LINE_BYTES = 256 << 20
 BLOCK_BYTES = 4 << 20

@@ -21,7 +21,15 @@ from ladderlm.errors import DataError
 from ladderlm.files import publish_stream
 from ladderlm.tokenizer.base import Tokenizer
 
-__all__ = ["Piece", "encode_documents", "join_pieces", "piece_sizes", "read_piece", "write_piece"]
+__all__ = [
+    "N_EXAMPLES",
+    "Piece",
+    "encode_documents",
+    "join_pieces",
+    "piece_sizes",
+    "read_piece",
+    "write_piece",
+]
 
 N_EXAMPLES = 20
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz")
