@@ -123,3 +123,42 @@ def test_a_tokenizer_that_is_none_is_named(ladderlm, corpus, tmp_path):
     assert said.code == 2
     assert f"{tmp_path} holds no tokenizer.json" in said.err
     assert "ladderlm tokenizer train" in said.err
+
+
+def test_parts_are_merged_to_the_manifest_of_one_prepare(
+    ladderlm, prepare, corpus, tiny_tokenizer_folder, tmp_path
+):
+    whole = prepare(corpus, "--json").json
+    parts = [tmp_path / "p1", tmp_path / "p2"]
+    for number, folder in enumerate(parts, 1):
+        words = (corpus, "--tokenizer", tiny_tokenizer_folder, "--out", folder)
+        said = ladderlm("prepare", *words, "--part", f"{number}/2")
+        assert said.code == 0, said.err
+        assert "--merge" in said.out
+    merged = ladderlm("prepare", "--merge", *parts, "--out", tmp_path / "merged", "--json")
+    assert merged.json == whole
+    missing = ladderlm("prepare", "--merge", parts[1], "--out", tmp_path / "none")
+    assert missing.code == 2
+    assert "part 1 of 2 is in none" in missing.err
+
+
+def test_an_estimate_is_printed_before_the_work_and_alone_on_request(prepare, corpus, tmp_path):
+    expected = prepare(corpus, "--estimate", "--json").json
+    assert {"n_documents", "text_bytes", "n_tokens", "data_bytes", "disk_bytes"} < set(expected)
+    assert expected["timing"]["seconds"] >= 0
+    assert "tokens" in prepare(corpus, "--estimate").out
+    assert not (tmp_path / "data").exists()
+    assert "expected: about" in prepare(corpus).err
+
+
+def test_sources_limits_and_duplicates_are_printed(prepare, tmp_path):
+    """D02: documents, bytes and hash of each source, whether its hash was known or not."""
+    records = make_records(9, seed=8)
+    file = write_jsonl(tmp_path / "a.jsonl", [*records, records[0]])
+    said = prepare(file, "--dedup", "exact", "--near-duplicates", "--max-bytes", "1MB").out
+    assert "from a.jsonl: 10 documents" in said
+    assert f"{file.stat().st_size:,} bytes, SHA-256 " in said
+    assert "left out: 1 x exact duplicate" in said
+    assert "near duplicates of an earlier document: " in said
+    for words in (("--part", "0/2"), ("--part", "x"), ("--max-tokens", "0"), ("--dedup", "fuzzy")):
+        assert prepare(file, *words).code == 2

@@ -275,10 +275,10 @@ def test_a_full_disk_is_named_and_leaves_no_half_data(config, tmp_path, monkeypa
 
 PEAK = """
 import resource, sys
-from ladderlm.data import assemble, dedup
+from ladderlm.data import assemble, dedup, request
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
-dedup.RUN_ENTRIES = 1 << 12
+request.BLOCK_BYTES, request.PIECE_BLOCKS = 1 << 20, 2
 dedup.KeyTable.__init__.__defaults__ = (1 << 12,)
 assemble.SplitWriter.__init__.__defaults__ = (1 << 20,)
 prepare(PrepareConfig(sources=(sys.argv[1],), tokenizer=sys.argv[2], out=sys.argv[3], n_workers=1,
@@ -325,8 +325,8 @@ def test_eight_times_the_input_takes_no_more_memory(
     tmp_path, tiny_tokenizer_folder, child_environment
 ):
     """D09: with removal of duplicates, near duplicates and overlap counting on."""
-    small = peak_bytes(tmp_path / "1", 150_000, tiny_tokenizer_folder, child_environment)
-    large = peak_bytes(tmp_path / "8", 1_200_000, tiny_tokenizer_folder, child_environment)
+    small = peak_bytes(tmp_path / "1", 100_000, tiny_tokenizer_folder, child_environment)
+    large = peak_bytes(tmp_path / "8", 800_000, tiny_tokenizer_folder, child_environment)
     print(f"peak {small / 1e6:.0f} MB, at 8 times the input {large / 1e6:.0f} MB")
     assert large <= 1.1 * small
 

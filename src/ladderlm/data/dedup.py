@@ -65,7 +65,7 @@ class KeyTable:
         borders = np.array([(i << 64) // n_shares for i in range(1, n_shares)], np.uint64)
         cuts = []
         for path, n, _ in self._runs:
-            inner = np.searchsorted(np.memmap(path, "<u8", "r", shape=(n,)), borders).tolist()
+            inner = np.searchsorted(np.fromfile(path, "<u8", n), borders).tolist()
             cuts.append([0, *inner, n])
         for share in range(n_shares):
             yield [

@@ -290,7 +290,10 @@ def work() -> None:
 
     Ends as soon as the one who started it is gone, which closes standard input.
     """
-    job = from_dict(PartJob, json.loads(sys.stdin.buffer.readline()))
+    told = sys.stdin.buffer.readline()
+    if not told.endswith(b"\n"):
+        return  # the one who started it is gone already
+    job = from_dict(PartJob, json.loads(told))
     threading.Thread(target=_die_with_parent, daemon=True).start()
     out, sys.stdout = sys.stdout, sys.stderr
 
