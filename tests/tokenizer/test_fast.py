@@ -66,6 +66,21 @@ def test_a_fast_library_gives_the_ids_of_the_reference(encoder, tiny_tokenizer, 
     assert encoder([text])[0].tolist() == encode_reference(text, tiny_tokenizer.ranks)
 
 
+@pytest.mark.parametrize("name", fast.ENCODERS)
+def test_newer_letters_of_one_library_s_unicode_change_no_id(tokenizer, monkeypatch, name):
+    """Every character behind a letter, a digit and a mark: the ids are tiktoken's."""
+    installed(name)
+    monkeypatch.setenv("LADDERLM_ENCODER", name)
+    monkeypatch.setattr(fast, "SPOT", 0)  # the rule itself, not the check of it
+    spelt = [bytes([byte]) for byte in range(256)]
+    spelt += [first + bytes([byte]) for first in (b"a", b"1", b"!") for byte in range(0xC2, 0xF5)]
+    probe = BytePairTokenizer({token: rank for rank, token in enumerate(spelt)})
+    codes = [*range(0xA0, 0xD800, 37), *range(0xE000, 0x1D000, 23), *range(0x1D000, 0x110000, 401)]
+    texts = [f"a{chr(c)} 1{chr(c)} !{chr(c)}\n" for c in [*codes, 0x18D1D, 0x32ABB, 0x1CB7F]]
+    assert as_lists(probe.encode_batch([*texts, "x" * fast.SMALL]))[:-1] == plain(probe, texts)
+    assert probe._batches.library == name
+
+
 @pytest.mark.parametrize("name", [*fast.ENCODERS, "tiktoken"])
 def test_the_library_named_by_the_environment_is_used_and_said(
     tokenizer, monkeypatch, caplog, name
@@ -113,6 +128,7 @@ def libraries(monkeypatch, tokenizer, **made):
         fast, "ENCODERS", {n: missing if r is ImportError else r for n, r in table.items()}
     )
     monkeypatch.setattr(fast.importlib.metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr(fast, "disputed_prefixes", lambda name: ())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ fall-back of the bare runner. The file format is in `bpe_file.py`, training in `
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,11 @@ class BytePairTokenizer:
         from ladderlm.tokenizer.bpe_file import tokenizer_json
         from ladderlm.tokenizer.fast import BatchEncoder
 
+        classes = set(re.findall(r"\\[pP]\{(.*?)\}", self.pattern))
         return BatchEncoder(
-            self._encode_text, lambda: tokenizer_json(self.ranks, self.pattern, controls={})
+            self._encode_text,
+            lambda: tokenizer_json(self.ranks, self.pattern, controls={}),
+            plain_classes=classes <= {"L", "N"},
         )
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
