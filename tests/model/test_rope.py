@@ -52,6 +52,18 @@ def test_without_scaling_the_angles_are_what_they_were():
     assert torch.equal(table[..., 0], torch.outer(torch.arange(9).float(), plain).cos())
 
 
+def test_the_reference_backend_takes_metas_complex_numbers():
+    """Their last bits are why its logits are Meta's to the bit; see docs/interop.md."""
+    plain = 1.0 / (10000.0 ** (torch.arange(0, 16, 2)[:8].float() / 16))
+    angles = torch.outer(torch.arange(2048), plain).float()
+    meta = torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
+    fields = {"dim": 32, "n_heads": 2, "vocab_size": 9, "max_seq_len": 2048}
+    assert torch.equal(Transformer(ModelConfig(**fields, attention="reference")).angles, meta)
+    fast = Transformer(ModelConfig(**fields)).angles
+    assert torch.equal(fast, rope_table(16, 2048, 10000.0))
+    torch.testing.assert_close(fast, meta, rtol=0, atol=1.2e-7)
+
+
 def test_the_model_uses_the_scaled_angles():
     fields = {"dim": 16, "n_heads": 2, "vocab_size": 20, "rope_theta": 500000.0}
     config = ModelConfig(**fields, rope_scaling_factor=8.0, rope_original_seq_len=64)

@@ -40,7 +40,11 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = 
 
 
 def rope_table(
-    head_dim: int, n_positions: int, theta: float, scaling: RopeScaling | None = None
+    head_dim: int,
+    n_positions: int,
+    theta: float,
+    scaling: RopeScaling | None = None,
+    polar: bool = False,
 ) -> Tensor:
     """Give cos and sin of every angle.
 
@@ -49,12 +53,16 @@ def rope_table(
         n_positions: positions 0 .. n_positions - 1.
         theta: base of the geometric row of wavelengths.
         scaling: of LLaMA 3.1; None: none.
+        polar: take both from `torch.polar`, as Meta's code does; its last bit is another than that
+            of `cos` and `sin`, with which runs are trained.
 
     Returns:
         (n_positions, head_dim / 2, 2), float32: cosine and sine of position * frequency.
     """
     frequencies = rope_frequencies(head_dim, theta, scaling)
     angles = torch.outer(torch.arange(n_positions).float(), frequencies)
+    if polar:
+        return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
     return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 

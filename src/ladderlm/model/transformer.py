@@ -65,7 +65,11 @@ class Transformer(nn.Module):
         if config.tied_head:  # one parameter, which goes by the embedding's name
             self.output.weight = self.tok_embeddings.weight
         table = rope_table(
-            config.head_dim, config.max_seq_len, config.rope_theta, config.rope_scaling
+            config.head_dim,
+            config.max_seq_len,
+            config.rope_theta,
+            config.rope_scaling,
+            polar=config.attention == "reference",
         )
         self.register_buffer("angles", table, persistent=False)
 
