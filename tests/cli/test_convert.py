@@ -48,7 +48,7 @@ def test_a_foreign_model_becomes_a_run_that_every_command_opens(
 def test_a_run_goes_out_and_comes_back_to_the_bit(ladderlm, folder, model, tmp_path):
     hops = [
         ("native", folder, ()),
-        ("meta", tmp_path / "native", ("--shards=2",)),
+        ("meta", tmp_path / "native", ("--shards=2", f"--certificate={tmp_path / 'meta-c'}")),
         ("hf", tmp_path / "meta", ()),
         ("native", tmp_path / "hf-2", ()),
     ]
@@ -56,6 +56,10 @@ def test_a_run_goes_out_and_comes_back_to_the_bit(ladderlm, folder, model, tmp_p
         out = tmp_path / to if not (tmp_path / to).exists() else tmp_path / f"{to}-2"
         said = ladderlm("convert", str(source), f"--to={to}", f"--out={out}", *more)
         assert said.code == 0, said.err
+    certificate = json.loads((tmp_path / "meta-c.json").read_text())
+    assert certificate["holds"]
+    files = {"consolidated.00.pth", "consolidated.01.pth", "params.json"}
+    assert certificate["hop"]["to"]["files"].keys() == files
     weights = dict(load(tmp_path / "native-2").model.named_parameters())
     assert weights.keys() == dict(model.named_parameters()).keys()
     for name, weight in model.named_parameters():

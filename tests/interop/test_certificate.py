@@ -60,13 +60,6 @@ def test_a_good_conversion_is_certified(to, dtype, tied, tiny_tokenizer_folder, 
     assert str(tmp_path) not in text + json.dumps(found)  # P06: no path of this machine
 
 
-def test_a_certificate_of_metas_format_reads_params_json_itself(tmp_path):
-    source = source_of(tmp_path, rope_theta=500000.0)
-    found = certified(source, "meta", tmp_path / "out")
-    assert found["holds"], found["verdict"]
-    assert found["hop"]["to"]["files"].keys() == {"consolidated.00.pth", "params.json"}
-
-
 def norm_outside(self, x):
     root = x.pow(2).mean(-1, keepdim=True).sqrt() + self.eps
     return x / root * self.weight
