@@ -4,6 +4,8 @@ Owns the order of operations of a forward pass: h = x + attention(norm(x)); out 
 Knows no files, no padding and no subsets.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,6 +74,14 @@ class Transformer(nn.Module):
             polar=config.attention == "reference",
         )
         self.register_buffer("angles", table, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Transformer":
+        """Move or cast as asked, but never cut the angles to half precision: positions blur."""
+        angles = self.angles
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.angles.dtype.itemsize < torch.float32.itemsize:
+            self.angles = angles.to(self.angles.device)
+        return self
 
     def hidden(
         self,
