@@ -35,7 +35,9 @@ def certified(source, to, out, dtype=None):
         ("hf", None),
         ("hf", "bfloat16"),
         ("native", None),
-        pytest.param("gguf", "q8_0", marks=pytest.mark.skipif(not HAS["gguf"], reason="[interop]")),
+        pytest.param(
+            "gguf", "q8_0", marks=pytest.mark.skipif(not HAS["gguf"], reason="needs gguf [interop]")
+        ),
     ],
 )
 def test_a_good_conversion_is_certified(to, dtype, tied, tiny_tokenizer_folder, tmp_path):

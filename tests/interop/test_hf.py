@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -218,3 +219,22 @@ def test_weights_in_a_pickle_are_read_without_unpickling_here(tmp_path):
     source = read_hf(folder)
     for parameter, weight in model.named_parameters():
         assert torch.equal(source.read(parameter), weight)
+
+
+def test_no_mutation_of_a_header_is_accepted_and_none_is_a_surprise(tmp_path):
+    """I03: flipped, cut and inserted bytes; each is refused with a message of ours."""
+    folder = write_hf_folder(tmp_path / "hf", make_model(vocab_size=320))
+    path = folder / "model.safetensors"
+    good, rng = path.read_bytes(), random.Random(0)
+    end = 8 + int.from_bytes(good[:8], "little")
+    for i in range(300):
+        changed, at = bytearray(good), rng.randrange(end)
+        if i % 3 == 0:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif i % 3 == 1:
+            del changed[rng.randrange(len(good)) :]
+        else:
+            changed[at:at] = rng.randbytes(rng.randint(1, 9))
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError):
+            read_hf(folder)
