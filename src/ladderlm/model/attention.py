@@ -124,8 +124,9 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     Arguments and result as in `attend_sdpa`.
     """
     n_repeats = q.shape[1] // k.shape[1]
-    if n_repeats > 1:
-        k, v = k.repeat_interleave(n_repeats, 1), v.repeat_interleave(n_repeats, 1)
+    if n_repeats > 1:  # heads are repeated behind the positions, as Meta lays them out in memory:
+        # the last bit of a half-precision product depends on the strides
+        k, v = (t.transpose(1, 2).repeat_interleave(n_repeats, 2).transpose(1, 2) for t in (k, v))
     scores_BHTS = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(q.shape[-1])
     if mask is None and q.shape[2] > 1:
         mask = _causal_mask(q.shape[2], k.shape[2], q.device)

@@ -4,6 +4,8 @@ Owns the order of operations of a forward pass: h = x + attention(norm(x)); out 
 Knows no files, no padding and no subsets.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """LLaMA: token embedding, layers, final norm, untied head.
+    """LLaMA: token embedding, layers, final norm, head (untied unless `config.tied_head`).
 
     Args:
         config: shape with a known vocabulary. Weights are whatever PyTorch leaves in them until
@@ -62,8 +64,24 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
-        table = rope_table(config.head_dim, config.max_seq_len, config.rope_theta)
+        if config.tied_head:  # one parameter, which goes by the embedding's name
+            self.output.weight = self.tok_embeddings.weight
+        table = rope_table(
+            config.head_dim,
+            config.max_seq_len,
+            config.rope_theta,
+            config.rope_scaling,
+            polar=config.attention == "reference",
+        )
         self.register_buffer("angles", table, persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Transformer":
+        """Move or cast as asked, but never cut the angles to half precision: positions blur."""
+        angles = self.angles
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.angles.dtype.itemsize < torch.float32.itemsize:
+            self.angles = angles.to(self.angles.device)
+        return self
 
     def hidden(
         self,
