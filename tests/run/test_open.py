@@ -107,7 +107,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(run):
 @pytest.mark.parametrize("prompt", ["", "def", "<|end_of_text|>", "\x00", "🦙 emoji", "\n\n"])
 def test_any_prompt_gives_valid_text_and_finite_log_probabilities(run, prompt):
     """G01: special names are plain text, bytes of an emoji may be cut."""
-    ((text, completion),) = complete(load(run), [prompt], 8, SamplingConfig())
+    ((text, completion),) = complete(load(run), [prompt], 8, SamplingConfig(), logprobs=True)
     text.encode("utf-8")
     assert all(math.isfinite(p) and p <= 0 for p in completion.log_probabilities)
 

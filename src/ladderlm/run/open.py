@@ -3,25 +3,35 @@
 Owns `load`: weights, tokenizer and config of a checkpoint in one object, and text in, text out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
-from ladderlm.errors import CheckpointError
-from ladderlm.generate.engine import Completion
+from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.generate.decoder import Decoder, can_decode
+from ladderlm.generate.engine import Completion, Stepper
 from ladderlm.generate.engine import generate as generate_tokens
 from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.generate.text import TextStream
 from ladderlm.model.transformer import Transformer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 
-__all__ = ["LoadedRun", "complete", "load"]
+__all__ = ["LoadedRun", "Written", "complete", "load"]
+
+
+class Written(NamedTuple):
+    """A new text and the tokens that it was made of."""
+
+    text: str
+    completion: Completion
 
 
 @dataclass(frozen=True)
@@ -83,28 +93,66 @@ def load(path: Path | str, step: int | None = None, device: str = "cpu") -> Load
 
 
 def complete(
-    run: LoadedRun, prompts: Sequence[str], max_new_tokens: int, sampling: SamplingConfig
-) -> list[tuple[str, Completion]]:
+    run: LoadedRun,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    *,
+    stop: Sequence[str] = (),
+    logprobs: bool = False,
+    prompt_logprobs: bool = False,
+    show: Callable[[int, str], None] | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[Written]:
     """Continue texts; an empty text is the unconditional prompt, BOS alone.
 
     A prompt longer than the context keeps its end. The last token of a prompt is healed, see
     `encode_prompt`.
+
+    Args:
+        prompts: equal ones, and equal beginnings, are read once.
+        max_new_tokens, sampling, logprobs, prompt_logprobs: as in `generate.engine.generate`.
+        stop: strings that end a text and are left out of it. The tokens of the last one may
+            stand in `Completion.tokens`.
+        show: told (index of the prompt, text) of every piece as soon as it is sure.
+        dtype: of weights and cache while decoding; None: the model's own.
 
     Returns:
         For each prompt the new text and its `Completion`.
     """
     room = run.config.model.max_seq_len - 1
     encoded = [encode_prompt(run.tokenizer, prompt, room) for prompt in prompts]
-    stop = frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id})
-    with torch.inference_mode():
-        done = generate_tokens(
-            run.model,
-            [prompt.tokens for prompt in encoded],
-            max_new_tokens,
-            sampling,
-            stop,
-            first_ids=[prompt.first_ids for prompt in encoded],
-            n_ids=run.tokenizer.vocab_size,
+    texts = [TextStream(run.tokenizer, stop, p.healed, p.tokens) for p in encoded]
+
+    def watch(index: int, token: int) -> bool:
+        piece = texts[index].add(token)
+        if show is not None and piece:
+            show(index, piece)
+        return texts[index].stopped
+
+    stepper: Stepper = run.model
+    if can_decode(run.model):
+        stepper = Decoder(run.model, dtype)
+    elif dtype is not None:
+        raise ConfigError(
+            f"dtype = {dtype} with model.attention = {run.config.model.attention}",
+            "this model is decoded by its own forward pass, in its own precision",
+            "leave the dtype out",
         )
-    pairs = zip(encoded, done, strict=True)
-    return [(prompt.continuation(run.tokenizer, made.tokens), made) for prompt, made in pairs]
+    done = generate_tokens(
+        stepper,
+        [prompt.tokens for prompt in encoded],
+        max_new_tokens,
+        sampling,
+        frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id}),
+        first_ids=[prompt.first_ids for prompt in encoded],
+        n_ids=run.tokenizer.vocab_size,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        watch=watch,
+    )
+    for index, text in enumerate(texts):
+        rest = text.finish()
+        if show is not None and rest:
+            show(index, rest)
+    return [Written(text.text, made) for text, made in zip(texts, done, strict=True)]
