@@ -19,10 +19,12 @@ from ladderlm.model.transformer import Block, Transformer
 
 __all__ = ["Decoder", "LayerWeights", "can_decode"]
 
-# Fields that the arithmetic below honours; any other must stand at its default.
+# Fields that the arithmetic below honours; any other must stand at its default. Those of RoPE are
+# in the model's table of angles, a tied head is in its weights.
 _KNOWN_FIELDS = frozenset(
     "dim n_layers n_heads n_kv_heads vocab_size max_seq_len mlp ffn_dim multiple_of "
-    "ffn_dim_multiplier norm_eps rope_theta dropout init_std".split()
+    "ffn_dim_multiplier norm_eps rope_theta rope_scaling_factor rope_low_freq_factor "
+    "rope_high_freq_factor rope_original_seq_len tied_head dropout init_std".split()
 )
 _ATTENTION = {"wq.weight", "wk.weight", "wv.weight", "wo.weight"}
 _MLP = {"w1.weight", "w2.weight", "w3.weight"}
@@ -83,7 +85,8 @@ class Decoder:
         self.device = model.tok_embeddings.weight.device
         self.dtype = model.tok_embeddings.weight.dtype if dtype is None else dtype
         self.embeddings = self._copy(model.tok_embeddings.weight)
-        self.head = self._copy(model.output.weight)
+        tied = model.output.weight is model.tok_embeddings.weight
+        self.head = self.embeddings if tied else self._copy(model.output.weight)
         self.norm = self._copy(model.norm.weight)
         self.layers = [self._layer(layer) for layer in model.layers if isinstance(layer, Block)]
         # cos + i sin: pairs of channels turn by one complex product

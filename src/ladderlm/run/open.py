@@ -28,10 +28,17 @@ __all__ = ["LoadedRun", "Written", "complete", "load"]
 
 
 class Written(NamedTuple):
-    """A new text and the tokens that it was made of."""
+    """A new text and the tokens that it was made of.
+
+    Args:
+        text: without the prompt.
+        completion: its tokens and their scores.
+        prompt_tokens: BOS and the prompt, its last token left out where it was healed.
+    """
 
     text: str
     completion: Completion
+    prompt_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -155,4 +162,5 @@ def complete(
         rest = text.finish()
         if show is not None and rest:
             show(index, rest)
-    return [Written(text.text, made) for text, made in zip(texts, done, strict=True)]
+    parts = zip(texts, done, encoded, strict=True)
+    return [Written(text.text, made, prompt.tokens) for text, made, prompt in parts]
