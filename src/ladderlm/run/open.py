@@ -13,6 +13,7 @@ import torch
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
 from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.generate.chat import ChatPrompt
 from ladderlm.generate.decoder import Decoder, can_decode
 from ladderlm.generate.engine import Completion, Stepper
 from ladderlm.generate.engine import generate as generate_tokens
@@ -24,7 +25,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 
-__all__ = ["LoadedRun", "Written", "complete", "load"]
+__all__ = ["LoadedRun", "Written", "answer", "complete", "load"]
 
 
 class Written(NamedTuple):
@@ -137,17 +138,8 @@ def complete(
             show(index, piece)
         return texts[index].stopped
 
-    stepper: Stepper = run.model
-    if can_decode(run.model):
-        stepper = Decoder(run.model, dtype)
-    elif dtype is not None:
-        raise ConfigError(
-            f"dtype = {dtype} with model.attention = {run.config.model.attention}",
-            "this model is decoded by its own forward pass, in its own precision",
-            "leave the dtype out",
-        )
     done = generate_tokens(
-        stepper,
+        _stepper(run, dtype),
         [prompt.tokens for prompt in encoded],
         max_new_tokens,
         sampling,
@@ -164,3 +156,53 @@ def complete(
             show(index, rest)
     parts = zip(texts, done, encoded, strict=True)
     return [Written(text.text, made, prompt.tokens) for text, made, prompt in parts]
+
+
+def answer(
+    run: LoadedRun,
+    prompt: ChatPrompt,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    show: Callable[[str], None] = lambda _piece: None,
+    dtype: torch.dtype | None = None,
+) -> Written:
+    """Answer a dialogue.
+
+    Args:
+        prompt: from `generate.chat.encode_dialog`, and not unsafe.
+        show: told every piece of the answer as soon as it is sure.
+        dtype: as in `complete`.
+    """
+    text = TextStream(run.tokenizer, prompt.stop, after=prompt.tokens)
+
+    def watch(_index: int, token: int) -> bool:
+        if piece := text.add(token):
+            show(piece)
+        return text.stopped
+
+    (done,) = generate_tokens(
+        _stepper(run, dtype),
+        [prompt.tokens],
+        max_new_tokens,
+        sampling,
+        prompt.stop_ids,
+        n_ids=run.tokenizer.vocab_size,
+        watch=watch,
+    )
+    if rest := text.finish():
+        show(rest)
+    return Written(text.text, done, prompt.tokens)
+
+
+def _stepper(run: LoadedRun, dtype: torch.dtype | None) -> Stepper:
+    """Give what reads tokens fastest, and exactly as the model does."""
+    if can_decode(run.model):
+        return Decoder(run.model, dtype)
+    if dtype is not None:
+        raise ConfigError(
+            f"dtype = {dtype} with this model",
+            "it is decoded by its own forward pass (model.attention = "
+            f"{run.config.model.attention}), in its own precision",
+            "leave the dtype out",
+        )
+    return run.model
