@@ -76,7 +76,8 @@ class ModelConfig:
                 f"choose n_heads among {fitting}" if fitting else "choose an even dim",
             )
         if self.n_heads % self.kv_heads:
-            divisors = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
+            most = min(self.n_heads, 4096)
+            divisors = [k for k in range(1, most + 1) if self.n_heads % k == 0]
             raise ConfigError(
                 f"model.n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.kv_heads}",
                 "each key/value head serves an equal share of the query heads",
