@@ -7,8 +7,9 @@ import pytest
 from builders import make_records
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import sha256_file
+from ladderlm.tokenizer.base import NASTY_TEXTS
 from ladderlm.tokenizer.bpe import BytePairTokenizer
-from ladderlm.tokenizer.train import NASTY_TEXTS, prove_identical, save_tokenizer, train_bpe
+from ladderlm.tokenizer.train import prove_identical, save_tokenizer, train_bpe
 
 TEXTS = [record["text"] for record in make_records(40, seed=3)]
 

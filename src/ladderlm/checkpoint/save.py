@@ -5,7 +5,7 @@ Owns the order of writing (tensors, state, manifest last) and a streaming safete
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,8 +49,13 @@ class _Hashing:
         return {"n_bytes": self.n_bytes, "sha256": self.digest.hexdigest()}
 
 
-def write_safetensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(
+    stream: Any, tensors: Mapping[str, Tensor], read: Callable[[str], Tensor] | None = None
+) -> None:
     """Write tensors in the safetensors format, one at a time, in the order of their names.
+
+    With `read`, `tensors` says dtypes and shapes only (it may lie on the meta device), and each
+    tensor is fetched when it is its turn.
 
     Source: huggingface/safetensors, README, section Format: an 8-byte little-endian header
     length, a JSON header padded with spaces to 8 bytes, then the bytes of the tensors.
@@ -71,7 +76,8 @@ def write_safetensors(stream: Any, tensors: Mapping[str, Tensor]) -> None:
     stream.write(len(text).to_bytes(8, "little"))
     stream.write(text)
     for name in sorted(tensors):
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        tensor = tensors[name] if read is None else read(name)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
         stream.write(flat.view(torch.uint8).numpy().tobytes())
 
 
@@ -91,6 +97,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: dict[str, Any],
+    read: Callable[[str], Tensor] | None = None,
 ) -> Path:
     """Publish one checkpoint; the manifest, written last, makes it count.
 
@@ -100,6 +107,7 @@ def save_checkpoint(
         weights: float32 masters by Meta's names.
         optimizer: from `optimizer_tensors`.
         state: JSON-able rest of the training state.
+        read: fetches a weight by its name; then `weights` gives dtypes and shapes only.
 
     Returns:
         The new folder.
@@ -116,7 +124,7 @@ def save_checkpoint(
     for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer)):
         with publish_stream(folder / name) as stream:
             hashing = _Hashing(stream)
-            write_safetensors(hashing, tensors)
+            write_safetensors(hashing, tensors, read if name == MODEL_FILE else None)
         files[name] = hashing.entry
     with publish_stream(folder / STATE_FILE) as stream:
         hashing = _Hashing(stream)

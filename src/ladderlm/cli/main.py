@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": ("evaluate", "nats per token and bits per byte, per subset"),
     "generate": ("generate", "continue a prompt, or write from nothing"),
     "chat": ("chat", "talk to a model in the terminal"),
+    "convert": ("convert", "a model into Meta's, Hugging Face's or GGUF files, or into a run"),
     "study": ("study", "an ablation over a ladder of compute: plan, run, status, fit, report"),
     "report": ("report", "runs and studies -> one self-contained page; verify one"),
     "verify": ("verify", "check a run or prepared data against its hashes"),

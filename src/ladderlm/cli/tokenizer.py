@@ -1,4 +1,4 @@
-"""`ladderlm tokenizer`: train a vocabulary, or look at one."""
+"""`ladderlm tokenizer`: train a vocabulary, import one that others made, or look at one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,16 @@ from ladderlm.cli.options import parse, print_json, printable
 from ladderlm.data.documents import Reader
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
-from ladderlm.tokenizer.base import load_tokenizer
-from ladderlm.tokenizer.train import prove_identical, save_tokenizer, train_bpe
+from ladderlm.tokenizer.base import RECORD, load_tokenizer
+from ladderlm.tokenizer.foreign import import_tokenizer
+from ladderlm.tokenizer.train import HeldOut, prove_identical, save_tokenizer, train_bpe
 from ladderlm.units import format_bytes, parse_bytes
 
-__all__ = ["compression", "run", "train_tokenizer"]
+__all__ = ["run", "train_tokenizer"]
 
-N_SAMPLE = 40
+_USAGE = """usage: ladderlm tokenizer train SOURCE... --vocab-size N --out DIR
+       ladderlm tokenizer import FILE|DIR --out DIR
+       ladderlm tokenizer show FILE|DIR [--text TEXT]"""
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,35 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class ShowOptions:
-    """Show a tokenizer."""
+class ImportOptions:
+    """Import Meta's tokenizer.model (LLaMA 1 to 3) or any tokenizer.json."""
 
-    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Tokenizer folder."""
+    place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR")]
+    """The file, or a folder with one."""
+    out: str
+    """Folder to write."""
+    bos: str | None = None
+    """Name of the token that begins a document; None: found, else EOS takes its place."""
+    eos: str | None = None
+    """Name of the token that ends a document; None: found."""
+    allow_lossy: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take a tokenizer that does not give every text back, and record that."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Show a tokenizer of any kind."""
+
+    place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR")]
+    """Tokenizer folder, or a file that others made."""
     text: str | None = None
     """A text to encode."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print as JSON."""
 
 
 def run(argv: list[str]) -> int:
-    """Train or show."""
+    """Train, import or show."""
     verb = argv[0] if argv else "--help"
     if verb == "train":
         options = parse(TrainOptions, argv[1:], "tokenizer train", "Train a byte-level BPE.")
@@ -71,29 +92,45 @@ def run(argv: list[str]) -> int:
         else:
             _describe(report, options.out)
         return 0
+    if verb == "import":
+        words = parse(ImportOptions, argv[1:], "tokenizer import", "Import a tokenizer.")
+        return _import(words)
     if verb == "show":
         show = parse(ShowOptions, argv[1:], "tokenizer show", "Show a tokenizer.")
         return _show(show)
     if verb in ("-h", "--help"):
-        print("usage: ladderlm tokenizer train SOURCE... --vocab-size N --out DIR")
-        print("       ladderlm tokenizer show DIR [--text TEXT]")
+        print(_USAGE)
         return 0 if argv else 2
-    raise ConfigError(f"unknown verb {verb!r}", "", "use `tokenizer train` or `tokenizer show`")
+    raise ConfigError(
+        f"unknown verb {verb!r}",
+        "",
+        "use `tokenizer train`, `tokenizer import` or `tokenizer show`",
+    )
 
 
-def _texts(reader: Reader, max_bytes: int) -> Iterator[tuple[str, str]]:
-    n_bytes = 0
-    for document in reader:
-        yield document.text, document.subset
-        n_bytes += len(document.text.encode())
-        if n_bytes >= max_bytes:
+def _texts(
+    reader: Reader, max_bytes: int, held_out: HeldOut, read: dict[str, int]
+) -> Iterator[str]:
+    """Give the texts to learn from, one at a time; every tenth is held out while there is room."""
+    for i, document in enumerate(reader):
+        size = len(document.text.encode())
+        if i % 10 == 9 and held_out.offer(document.text, document.subset, size):
+            continue
+        held_out.see(document.text, document.subset)
+        read["n_documents"] += 1
+        read["n_bytes"] += size
+        yield document.text
+        if read["n_bytes"] >= max_bytes:
             return
 
 
 def train_tokenizer(
     sources: tuple[str, ...], vocab_size: int, out: Path, max_bytes: int, **reading: Any
 ) -> dict[str, Any]:
-    """Train, prove the encoders identical, publish; give the report.
+    """Train, prove the encoders identical, measure on held-out text, publish; give the report.
+
+    The corpus is read once and never held: memory is that of its distinct pieces and of a few
+    megabytes of held-out text.
 
     Args:
         sources: files or folders; files named val or test in a folder are never learnt from.
@@ -108,31 +145,16 @@ def train_tokenizer(
         for file in reader.files
         if file in named or file.name.split(".")[0] not in ("val", "test")
     ]
-    pairs = list(_texts(reader, max_bytes))
-    tokenizer = train_bpe((text for text, _ in pairs), vocab_size)
-    sample = pairs[:: max(len(pairs) // N_SAMPLE, 1)][:N_SAMPLE]
-    n_checked = prove_identical(tokenizer, [text[:20_000] for text, _ in sample])
-    trained_on = {"n_documents": len(pairs), "n_bytes": sum(len(t.encode()) for t, _ in pairs)}
-    save_tokenizer(out, tokenizer, {"trained_on": trained_on, "n_texts_proven": n_checked})
-    return {
-        "fingerprint": tokenizer.fingerprint,
-        "vocab_size": vocab_size,
+    held_out, trained_on = HeldOut(), {"n_documents": 0, "n_bytes": 0}
+    tokenizer = train_bpe(_texts(reader, max_bytes, held_out, trained_on), vocab_size)
+    n_checked = prove_identical(tokenizer, [text[:20_000] for text in held_out.sample()])
+    record = {
         "trained_on": trained_on,
         "n_texts_proven": n_checked,
-        "bytes_per_token": compression(tokenizer, pairs[:300]),
+        "compression": held_out.compression(tokenizer),
     }
-
-
-def compression(tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, float]:
-    """Give bytes per token, overall and per subset, on some texts."""
-    n_bytes: dict[str, int] = {}
-    n_tokens: dict[str, int] = {}
-    for text, subset in pairs:
-        size, count = len(text.encode()), len(tokenizer.encode(text))
-        for name in ("all", subset):
-            n_bytes[name] = n_bytes.get(name, 0) + size
-            n_tokens[name] = n_tokens.get(name, 0) + count
-    return {name: n_bytes[name] / n_tokens[name] for name in sorted(n_bytes) if n_tokens[name]}
+    save_tokenizer(out, tokenizer, record)
+    return {"fingerprint": tokenizer.fingerprint, "vocab_size": vocab_size, **record}
 
 
 def _describe(report: dict[str, Any], out: str) -> None:
@@ -140,17 +162,61 @@ def _describe(report: dict[str, Any], out: str) -> None:
     print(f"{out}: {report['vocab_size']:,} tokens, fingerprint {report['fingerprint'][:12]}")
     print(f"  learnt from {learnt['n_documents']:,} documents, {format_bytes(learnt['n_bytes'])}")
     print(f"  tiktoken, tokenizers and the reference agree on {report['n_texts_proven']} texts")
-    for name, rate in report["bytes_per_token"].items():
-        print(f"  {printable(name):<20} {rate:.2f} bytes per token")
+    _print_compression(report["compression"])
+
+
+def _print_compression(table: dict[str, Any]) -> None:
+    """Print bytes per token, the whole first, then the subsets."""
+    text = "text left out of training" if table["held_out"] else "the text it learnt from"
+    print(f"  bytes per token on {text}, {format_bytes(table['n_bytes'])}:")
+    for name, row in table["subsets"].items():
+        rate = row["n_bytes"] / row["n_tokens"] if row["n_tokens"] else 0.0
+        print(f"  {rate:8.3f}  {printable(name)} ({row['n_documents']:,} documents)")
+    rate = table["n_bytes"] / table["n_tokens"] if table["n_tokens"] else 0.0
+    print(f"  {rate:8.3f}  all")
+
+
+def _import(options: ImportOptions) -> int:
+    place, out = Path(options.place), Path(options.out)
+    if (place / RECORD).is_file():
+        raise ConfigError(
+            f"{place} is a tokenizer folder of ladderlm", "", "use it as it is, or copy the folder"
+        )
+    tokenizer = import_tokenizer(
+        place, out, options.bos, options.eos, allow_lossy=options.allow_lossy
+    )
+    print(f"{out}: {tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint[:12]}")
+    return _show(ShowOptions(str(out)))
 
 
 def _show(options: ShowOptions) -> int:
-    tokenizer = load_tokenizer(options.folder)
-    if options.text is None:
-        record = read_json(Path(options.folder) / "ladderlm.json")
-        for key in ("fingerprint", "vocab_size", "bos_id", "eos_id"):
-            print(f"{key:<12} {record[key]}")
+    tokenizer = load_tokenizer(options.place)
+    if options.text is not None:
+        rows = [
+            (token, tokenizer.decode_bytes([token], continued=True))
+            for token in tokenizer.encode(options.text)
+        ]
+        if options.json:
+            print_json([{"id": token, "bytes": piece.hex()} for token, piece in rows])
+        for token, piece in () if options.json else rows:
+            print(f"{token:>7}  {piece!r}")
         return 0
-    for token in tokenizer.encode(options.text):
-        print(f"{token:>7}  {tokenizer.decode_bytes([token])!r}")
+    record = Path(options.place) / RECORD
+    known: dict[str, Any] = read_json(record) if record.is_file() else {}
+    own = ("fingerprint", "vocab_size", "bos_id", "eos_id", "pad_id")
+    shown = {key: getattr(tokenizer, key) for key in own}
+    names = ("model", "bos", "eos", "bos_is_substitute", "engine", "lossy", "trained_on")
+    shown |= {key: known[key] for key in (*names, "compression") if key in known}
+    if options.json:
+        print_json(shown)
+        return 0
+    for key, value in shown.items():
+        if not isinstance(value, dict):
+            print(f"{key:<18} {printable(str(value))}")
+    if "trained_on" in shown:
+        learnt = shown["trained_on"]
+        size = format_bytes(learnt["n_bytes"])
+        print(f"{'trained_on':<18} {learnt['n_documents']:,} documents, {size}")
+    if "compression" in shown:
+        _print_compression(shown["compression"])
     return 0

@@ -33,11 +33,10 @@ from ladderlm.files import (
     move_into_place,
     publish,
     publish_json,
-    publish_text,
     remove_tree,
     sha256_file,
 )
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer, copy_tokenizer, load_tokenizer
 
 __all__ = ["PrepareConfig", "prepare"]
 
@@ -178,8 +177,7 @@ def _request(files: list[Path], config: PrepareConfig) -> dict[str, Any]:
 
 
 def _publish_tokenizer(out: Path, folder: Path) -> None:
-    for name in ("tokenizer.json", "ladderlm.json"):
-        publish_text(out / "tokenizer" / name, (folder / name).read_text(encoding="utf-8"))
+    copy_tokenizer(folder, out / "tokenizer")
 
 
 def _prepare_split(

@@ -24,8 +24,8 @@ class ParamCount:
 
     Args:
         matrices: attention and MLP matrices of all layers.
-        head: output matrix.
-        embedding: lookup table, which multiplies nothing.
+        head: output matrix; a tied head is counted here, once, since it multiplies.
+        embedding: lookup table, which multiplies nothing; 0 if it is the head too.
         norms: gains of RMSNorm.
     """
 
@@ -53,7 +53,7 @@ def count_params(model: ModelConfig) -> ParamCount:
     return ParamCount(
         matrices=model.n_layers * (attention + mlp),
         head=model.vocabulary * model.dim,
-        embedding=model.vocabulary * model.dim,
+        embedding=0 if model.tied_head else model.vocabulary * model.dim,
         norms=(2 * model.n_layers + 1) * model.dim,
     )
 

@@ -7,12 +7,29 @@ Owns `ModelConfig` and everything derived from it. Does not count parameters or 
 from dataclasses import dataclass
 from typing import Literal
 
-from ladderlm.config import execution_field
+from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["ModelConfig"]
+__all__ = ["ModelConfig", "RopeScaling"]
 
 _LARGEST = 2**31
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """LLaMA 3.1's way of stretching the context: which waves are slowed, and by how much.
+
+    Args:
+        factor: slow pairs turn this many times slower.
+        low_freq_factor: waves longer than original_seq_len / this are slowed by the whole factor.
+        high_freq_factor: waves shorter than original_seq_len / this stay as they are.
+        original_seq_len: tokens; the context of the model before it was stretched.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_seq_len: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +51,11 @@ class ModelConfig:
     ffn_dim_multiplier: float | None = None  # Meta's rule, as in LLaMA 2 70B
     norm_eps: float = 1e-5  # inside the root of RMSNorm
     rope_theta: float = 10000.0  # base of the rotary angles
+    rope_scaling_factor: float | None = added_later(None)  # LLaMA 3.1: 8, 3.2: 32; None: off
+    rope_low_freq_factor: float = added_later(1.0)  # waves longer than original / this: all scaled
+    rope_high_freq_factor: float = added_later(4.0)  # waves shorter than original / this: untouched
+    rope_original_seq_len: int = added_later(8192)  # tokens; context before the angles were scaled
+    tied_head: bool = added_later(False)  # the head is the embedding table, as in LLaMA 3.2
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
     attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # reference: Meta's order
@@ -41,6 +63,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):
             _check_count(f"model.{name}", getattr(self, name))
+        _check_count("model.rope_original_seq_len", self.rope_original_seq_len)
         for name in ("n_kv_heads", "ffn_dim", "vocab_size"):
             if getattr(self, name) is not None:
                 _check_count(f"model.{name}", getattr(self, name))
@@ -53,7 +76,8 @@ class ModelConfig:
                 f"choose n_heads among {fitting}" if fitting else "choose an even dim",
             )
         if self.n_heads % self.kv_heads:
-            divisors = [k for k in range(1, self.n_heads + 1) if self.n_heads % k == 0]
+            most = min(self.n_heads, 4096)
+            divisors = [k for k in range(1, most + 1) if self.n_heads % k == 0]
             raise ConfigError(
                 f"model.n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.kv_heads}",
                 "each key/value head serves an equal share of the query heads",
@@ -62,6 +86,18 @@ class ModelConfig:
         for name, low in (("norm_eps", 0.0), ("rope_theta", 0.0)):
             if getattr(self, name) <= low:
                 raise ConfigError(f"model.{name} = {getattr(self, name)}", "it must be positive")
+        if self.rope_scaling_factor is not None and self.rope_scaling_factor < 1:
+            raise ConfigError(
+                f"model.rope_scaling_factor = {self.rope_scaling_factor}",
+                "it divides the angles of slow pairs, so it is at least 1",
+                "leave it out for no scaling",
+            )
+        if not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor:
+            raise ConfigError(
+                f"model.rope_low_freq_factor = {self.rope_low_freq_factor}, "
+                f"model.rope_high_freq_factor = {self.rope_high_freq_factor}",
+                "between the two the scaling is blended, so the first is positive and smaller",
+            )
         for name in ("ffn_dim_multiplier", "init_std"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -78,6 +114,18 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Channels of one head."""
         return self.dim // self.n_heads
+
+    @property
+    def rope_scaling(self) -> RopeScaling | None:
+        """The four options of scaled rotary angles together; None: not scaled."""
+        if self.rope_scaling_factor is None:
+            return None
+        return RopeScaling(
+            self.rope_scaling_factor,
+            self.rope_low_freq_factor,
+            self.rope_high_freq_factor,
+            self.rope_original_seq_len,
+        )
 
     @property
     def ffn_width(self) -> int:

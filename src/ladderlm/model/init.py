@@ -20,7 +20,8 @@ def init_weights(model: Transformer, seed: int) -> None:
     unless set. Those that write to it (wo, w2) start at 1 / sqrt(fan_in) divided by
     sqrt(2 n_layers), so that the stream's variance does not grow with depth (source: Radford et
     al. 2019, section 2.3). The embedding has unit variance like a normed stream, and the head
-    starts near zero, so that the first loss is ln(vocab_size). Norm gains are 1.
+    starts near zero, so that the first loss is ln(vocab_size). A table that serves as both starts
+    at `init_std`, which gives logits of about unit variance. Norm gains are 1.
 
     Every tensor is drawn on the CPU in the order of its name, so the result depends neither on
     the device nor on the order in which modules were declared.
@@ -35,7 +36,7 @@ def init_weights(model: Transformer, seed: int) -> None:
         if name.endswith(("wo.weight", "w2.weight")):
             std = weight.shape[1] ** -0.5 / math.sqrt(2 * config.n_layers)
         elif name == "tok_embeddings.weight":
-            std = 1.0
+            std = std_in if config.tied_head else 1.0
         elif name == "output.weight":
             std = 0.1 * std_in
         else:

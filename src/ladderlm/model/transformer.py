@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """LLaMA: token embedding, layers, final norm, untied head.
+    """LLaMA: token embedding, layers, final norm, head (untied unless `config.tied_head`).
 
     Args:
         config: shape with a known vocabulary. Weights are whatever PyTorch leaves in them until
@@ -62,7 +62,11 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
-        table = rope_table(config.head_dim, config.max_seq_len, config.rope_theta)
+        if config.tied_head:  # one parameter, which goes by the embedding's name
+            self.output.weight = self.tok_embeddings.weight
+        table = rope_table(
+            config.head_dim, config.max_seq_len, config.rope_theta, config.rope_scaling
+        )
         self.register_buffer("angles", table, persistent=False)
 
     def hidden(

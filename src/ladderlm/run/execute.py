@@ -19,7 +19,7 @@ from ladderlm.data.shards import Split
 from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError, Stopped
-from ladderlm.files import AppendLog, FolderLock, publish_json, publish_text, remove_tree
+from ladderlm.files import AppendLog, FolderLock, publish_json, remove_tree
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
@@ -28,7 +28,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment, describe_hardware
 from ladderlm.run.finish import finish, note_end, policy_of, write_summary
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
@@ -100,9 +100,7 @@ def _execute_locked(
         environment = describe_environment(torch.get_num_threads(), device)
         publish_json(directory.environment_file, environment)
         source = Path(config.data.path or "") / "tokenizer"
-        for name in ("tokenizer.json", "ladderlm.json"):
-            text = (source / name).read_text(encoding="utf-8")
-            publish_text(directory.path / "tokenizer" / name, text)
+        copy_tokenizer(source, directory.path / "tokenizer")
     try:
         state = _train(config, directory, processes, flag, observe)
         finish(config, directory, state, processes, flag, observe)

@@ -1,10 +1,12 @@
 """Named starting points for `--preset` and study files.
 
-Owns the table. Each preset is a plain `RunConfig`; options override it.
+Owns the table; the shapes of published models come from `model/published.py`. Each preset is a
+plain `RunConfig`; options override it.
 """
 
 from ladderlm.config import from_dict, nearest
 from ladderlm.errors import ConfigError
+from ladderlm.model.published import PUBLISHED_SHAPES
 from ladderlm.run.config import RunConfig
 
 __all__ = ["PRESETS", "preset"]
@@ -16,6 +18,40 @@ _SMALL_OPTIM: dict[str, object] = {
     "embedding_lr_scale": 10.0,
     "beta1": 0.8,
 }
+
+# Batch of 4M tokens, 2,000 updates of warm-up, weight decay 0.1 and a last rate of a tenth: Touvron
+# et al. 2023 (LLaMA 1, section 2.2; LLaMA 2, section 2.2). Rates and tokens of each size: LLaMA 1,
+# table 2; LLaMA 2, section 2.2; Llama 3: Grattafiori et al. 2024, table 3. Those of 3.2 are not
+# published; they have Llama 3's smallest.
+_PUBLISHED_BATCH_TOKENS = 2**22
+_PUBLISHED_TRAINING: dict[str, tuple[float, float, int]] = {  # prefix: rate, tokens, row length
+    "llama-1-7b": (3e-4, 1.0e12, 2048),
+    "llama-1-13b": (3e-4, 1.0e12, 2048),
+    "llama-1-33b": (1.5e-4, 1.4e12, 2048),
+    "llama-1-65b": (1.5e-4, 1.4e12, 2048),
+    "llama-2-7b": (3e-4, 2.0e12, 4096),
+    "llama-2-13b": (3e-4, 2.0e12, 4096),
+    "llama-2-70b": (1.5e-4, 2.0e12, 4096),
+    "llama-3-8b": (3e-4, 15e12, 8192),
+    "llama-3-70b": (1.5e-4, 15e12, 8192),
+    "llama-3.1-8b": (3e-4, 15e12, 8192),
+    "llama-3.1-70b": (1.5e-4, 15e12, 8192),
+    "llama-3.2-1b": (3e-4, 9e12, 8192),
+    "llama-3.2-3b": (3e-4, 9e12, 8192),
+}
+
+
+def _published(name: str) -> dict[str, object]:
+    """Give the published shape under the published way of training, as far as it is known."""
+    learning_rate, n_tokens, seq_len = _PUBLISHED_TRAINING[name]
+    n_steps = round(n_tokens / _PUBLISHED_BATCH_TOKENS)
+    return {
+        "model": PUBLISHED_SHAPES[name],
+        "data": {"seq_len": seq_len},
+        "train": {"n_steps": n_steps, "global_batch_tokens": _PUBLISHED_BATCH_TOKENS},
+        "optim": {"learning_rate": learning_rate, "warmup_fraction": 2000 / n_steps},
+    }
+
 
 PRESETS: dict[str, dict[str, object]] = {
     # Made for minutes on two cores with a vocabulary of 1,024 to 4,096.
@@ -45,6 +81,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train": {"n_steps": 5000, "global_batch_tokens": 491520},
         "optim": {"learning_rate": 6e-4, "warmup_fraction": 0.02},
     },
+    **{name: _published(name) for name in PUBLISHED_SHAPES},
 }
 
 

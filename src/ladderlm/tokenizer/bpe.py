@@ -1,109 +1,36 @@
 """Byte-level byte-pair encoding.
 
-Owns the split pattern, the file format, and two encoders that give the same ids: tiktoken where
-it is installed, and a slow one in plain Python, which is the reference in the tests and the
-fall-back of the bare runner. Training is in `train.py`.
+Owns the encoders, which give the same ids: tiktoken where it is installed, faster libraries for
+batches (`fast.py`), and a slow one in plain Python, which is the reference in the tests and the
+fall-back of the bare runner. The file format is in `bpe_file.py`, training in `train.py`.
 """
 
 import functools
-import json
-import unicodedata
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.files import read_json
+from ladderlm.tokenizer.base import check_encodable, check_ids
+from ladderlm.tokenizer.split import (
+    SPLIT_PATTERN,
+    cut_long_spaces,
+    has_long_spaces,
+    split_reference,
+)
 
-__all__ = [
-    "BOS",
-    "EOS",
-    "SPLIT_PATTERN",
-    "BytePairTokenizer",
-    "byte_alphabet",
-    "encode_reference",
-    "split_reference",
-    "tokenizer_json",
-]
+if TYPE_CHECKING:
+    from ladderlm.tokenizer.fast import BatchEncoder
+
+__all__ = ["BOS", "EOS", "BytePairTokenizer", "encode_reference"]
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
-# Llama 3's published pattern, verbatim, so that fast encoders, transformers and llama.cpp know it.
-SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 
-@functools.cache
-def byte_alphabet() -> dict[int, str]:
-    """Map each byte to the printable character that stands for it in `tokenizer.json`.
-
-    Source: Radford et al. 2019 (GPT-2), the byte-level alphabet that Hugging Face also uses.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(byte) for byte in printable}
-    return table | {byte: chr(256 + i) for i, byte in enumerate(rest)}
-
-
-def _letter(char: str) -> bool:
-    return unicodedata.category(char)[0] == "L"
-
-
-def _number(char: str) -> bool:
-    return unicodedata.category(char)[0] == "N"
-
-
-def _space(char: str) -> bool:
-    return char.isspace() and char not in "\x1c\x1d\x1e\x1f"  # Unicode White_Space, as in \s
-
-
-def _run(text: str, at: int, accepts: Any, limit: int | None = None) -> int:
-    end = at
-    while end < len(text) and accepts(text[end]) and (limit is None or end - at < limit):
-        end += 1
-    return end
-
-
-def _split_end(text: str, at: int) -> int:
-    """Give the end of the piece that begins at `at`: the first alternative that matches."""
-    for suffix in _CONTRACTIONS:
-        if text[at : at + len(suffix)].lower() == suffix:
-            return at + len(suffix)
-        if suffix == "'s" and text[at : at + 2] == "'\u017f":  # long s folds to s
-            return at + 2
-    char = text[at]
-    begin = at if char in "\r\n" or _letter(char) or _number(char) else at + 1
-    if char not in "\r\n" and (end := _run(text, begin, _letter)) > begin:
-        return end
-    if _number(char):
-        return _run(text, at, _number, 3)
-    begin = at + 1 if char == " " else at
-    end = _run(text, begin, lambda c: not (_space(c) or _letter(c) or _number(c)))
-    if end > begin:
-        return _run(text, end, lambda c: c in "\r\n")
-    end = _run(text, at, _space)
-    last_newline = max(text.rfind("\n", at, end), text.rfind("\r", at, end))
-    if last_newline >= 0:
-        return last_newline + 1
-    return end if end == len(text) or end == at + 1 else end - 1
-
-
-def split_reference(text: str) -> Iterator[str]:
-    """Split a text as `SPLIT_PATTERN` does, by hand: `re` has no Unicode classes."""
-    at = 0
-    while at < len(text):
-        end = _split_end(text, at)
-        yield text[at:end]
-        at = end
-
-
-def encode_reference(text: str, ranks: dict[bytes, int]) -> list[int]:
+def encode_reference(text: str, ranks: Mapping[bytes, int]) -> list[int]:
     """Encode in the plainest way: in each piece, merge the pair of lowest rank until none is left.
 
     Source: Sennrich et al. 2016, algorithm 1, on bytes. Quadratic in the length of a piece.
@@ -123,23 +50,41 @@ def encode_reference(text: str, ranks: dict[bytes, int]) -> list[int]:
 
 
 class BytePairTokenizer:
-    """A byte-level BPE with BOS and EOS as its last two ids.
+    """A byte-level BPE; text gives tokens of `ranks` only.
 
     Args:
-        ranks: bytes of each token -> its id, which is also the order of merging; 0 .. n - 1.
+        ranks: bytes of each token -> its id, which is also the order of merging.
+        pattern: where a text is cut first.
+        controls: names and ids that no text gives; None: BOS and EOS after the last rank.
+        bos, eos: which of the controls begin and end a document.
+        fingerprint: None: the hash of ranks, pattern and names.
+        spare: another encoder, for texts that tiktoken cannot split with a foreign pattern.
     """
 
     pad_id = -1
 
-    def __init__(self, ranks: dict[bytes, int]) -> None:
-        self.ranks = ranks
-        self.vocab_size = len(ranks) + 2
-        self.bos_id, self.eos_id = len(ranks), len(ranks) + 1
+    def __init__(
+        self,
+        ranks: Mapping[bytes, int],
+        *,
+        pattern: str = SPLIT_PATTERN,
+        controls: Mapping[str, int] | None = None,
+        bos: str = BOS,
+        eos: str = EOS,
+        fingerprint: str | None = None,
+        spare: Callable[[str], list[int]] | None = None,
+    ) -> None:
+        self.ranks, self.pattern, self._spare = ranks, pattern, spare
+        self.controls = controls or {BOS: len(ranks), EOS: len(ranks) + 1}
+        self.bos_id, self.eos_id = self.controls[bos], self.controls[eos]
+        self.vocab_size = max(*ranks.values(), *self.controls.values()) + 1
         self._bytes = [b""] * self.vocab_size
         for token, rank in ranks.items():
             self._bytes[rank] = token
-        pieces = [token.hex() for token in self._bytes[:-2]]
-        self.fingerprint = content_hash([SPLIT_PATTERN, BOS, EOS, pieces])
+        if fingerprint is None:
+            pieces = [token.hex() for token in self._bytes[: len(ranks)]]
+            fingerprint = content_hash([pattern, bos, eos, pieces])
+        self.fingerprint = fingerprint
 
     @property
     def n_words(self) -> int:
@@ -152,12 +97,27 @@ class BytePairTokenizer:
         try:
             import tiktoken
         except ImportError:
+            if self.pattern != SPLIT_PATTERN:
+                raise DataError(
+                    "this tokenizer needs tiktoken, which is not installed",
+                    "its split pattern is not the one that ladderlm knows by hand",
+                    "run `pip install tiktoken`",
+                ) from None
             return None
         return tiktoken.Encoding(
             "ladderlm",
-            pat_str=SPLIT_PATTERN,
-            mergeable_ranks=self.ranks,
-            special_tokens={BOS: self.bos_id, EOS: self.eos_id},
+            pat_str=self.pattern,
+            mergeable_ranks=dict(self.ranks),
+            special_tokens=dict(self.controls),
+        )
+
+    @functools.cached_property
+    def _batches(self) -> "BatchEncoder":
+        from ladderlm.tokenizer.bpe_file import tokenizer_json
+        from ladderlm.tokenizer.fast import BatchEncoder
+
+        return BatchEncoder(
+            self._encode_text, lambda: tokenizer_json(self.ranks, self.pattern, controls={})
         )
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
@@ -166,140 +126,47 @@ class BytePairTokenizer:
         Raises:
             DataError: the text holds a lone surrogate, which no UTF-8 can carry.
         """
-        _check_encodable(text)
-        fast = self._tiktoken
-        ids = fast.encode_ordinary(text) if fast else encode_reference(text, self.ranks)
-        return [self.bos_id] * bos + list(ids) + [self.eos_id] * eos
+        check_encodable(text)
+        return [self.bos_id] * bos + self._encode_text(text) + [self.eos_id] * eos
+
+    def _encode_text(self, text: str) -> list[int]:
+        """Give the ids of valid Unicode, by the encoder that others are measured against."""
+        coder = self._tiktoken
+        if coder is None:
+            return encode_reference(text, self.ranks)
+        if self.pattern != SPLIT_PATTERN:
+            known = self._spare is None or not has_long_spaces(text)
+            return list(coder.encode_ordinary(text)) if known else self._spare(text)  # type: ignore[misc]
+        ids: list[int] = []
+        for part, whole in cut_long_spaces(text):
+            ids += coder._encode_single_piece(part) if whole else coder.encode_ordinary(part)
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Give the ids of each text alone."""
-        return [np.array(self.encode(text), dtype=np.int64) for text in texts]
+        """Give the ids of each text alone, without BOS and EOS, by the fastest proven library.
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        """Give the exact bytes of ids; BOS and EOS give none.
+        Threads may call it at the same time; most of the work is done without Python's lock.
+
+        Raises:
+            DataError: a lone surrogate; or a fast library was caught with other ids, see `fast.py`.
+        """
+        for text in texts:
+            check_encodable(text)
+        return self._batches.encode(texts)
+
+    def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
+        """Give the exact bytes of ids; control ids give none.
+
+        Args:
+            continued: of no effect here: the bytes of a token never depend on its neighbours.
 
         Raises:
             DataError: an id outside the vocabulary.
         """
-        for token in ids:
-            if not 0 <= token < self.vocab_size:
-                raise DataError(
-                    f"token id {token} is outside a vocabulary of {self.vocab_size}",
-                    "the ids come from another tokenizer",
-                )
+        del continued
+        check_ids(ids, self.vocab_size)
         return b"".join(self._bytes[token] for token in ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
         """Give the text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
-    @classmethod
-    def load(cls, folder: Path) -> "BytePairTokenizer":
-        """Open a folder with `tokenizer.json` (Hugging Face's format) and `ladderlm.json`.
-
-        Raises:
-            DataError: files missing or damaged, or not a tokenizer of ours.
-        """
-        path = folder / "tokenizer.json"
-        fix = "make it with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`"
-        if not path.is_file():
-            raise DataError(
-                f"{folder} holds no tokenizer.json", "it is not a tokenizer folder", fix
-            )
-        tokenizer = cls(_read_ranks(read_json(path), path, fix))
-        recorded = read_json(folder / "ladderlm.json")
-        stated = recorded.get("fingerprint") if isinstance(recorded, dict) else None
-        if stated != tokenizer.fingerprint:
-            raise DataError(
-                f"{path} does not match the fingerprint in {folder / 'ladderlm.json'}",
-                "ids would not mean what they meant when the data was prepared",
-                "restore the folder, or train the tokenizer again",
-            )
-        return tokenizer
-
-
-def _read_ranks(value: Any, path: Path, fix: str) -> dict[bytes, int]:
-    """Turn the vocabulary of a `tokenizer.json` of ours back into bytes and ranks."""
-    try:
-        model, added = value["model"], {t["content"]: t["id"] for t in value["added_tokens"]}
-        vocab: dict[str, int] = model["vocab"]
-        pattern = value["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path} is not a byte-level BPE of ours", f"no {error}", fix) from error
-    to_byte = {char: byte for byte, char in byte_alphabet().items()}
-    try:
-        words = {w: i for w, i in vocab.items() if w not in (BOS, EOS)}
-        ranks = {bytes(to_byte[char] for char in word): rank for word, rank in words.items()}
-    except (KeyError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path} has a token outside the byte alphabet: {error}", "", fix
-        ) from error
-    complete = sorted(ranks.values()) == list(range(len(ranks)))
-    bytes_first = all(bytes([b]) in ranks for b in range(256))
-    controls = added == {BOS: len(ranks), EOS: len(ranks) + 1}
-    if pattern != SPLIT_PATTERN or not (complete and bytes_first and controls):
-        raise DataError(
-            f"{path} is not a byte-level BPE of ours",
-            "the split pattern is Llama 3's, ids 0 .. n-1 are bytes and merges in order, and "
-            f"{BOS} and {EOS} are the last two ids",
-            fix,
-        )
-    return ranks
-
-
-def _check_encodable(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"the text holds a lone surrogate {text[error.start]!r} at character {error.start}",
-            "it is not valid Unicode and has no UTF-8 bytes to count",
-            "remove or replace it; with `prepare --skip-bad` the document is left out and counted",
-        ) from error
-
-
-def tokenizer_json(ranks: dict[bytes, int]) -> str:
-    """Spell a vocabulary in Hugging Face's format.
-
-    Every pair of known halves of a token becomes a merge, in the order of the tokens' ranks, which
-    makes Hugging Face's encoder follow tiktoken's rule (merge whatever gives the lowest rank).
-    """
-    alphabet = byte_alphabet()
-    word = {token: "".join(alphabet[byte] for byte in token) for token in ranks}
-    merges = []
-    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
-        halves = [(token[:i], token[i:]) for i in range(1, len(token))]
-        known = [(left, right) for left, right in halves if left in ranks and right in ranks]
-        known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [[word[left], word[right]] for left, right in known]
-    controls = {BOS: len(ranks), EOS: len(ranks) + 1}
-    added = {"single_word": False, "lstrip": False, "rstrip": False}
-    added |= {"normalized": False, "special": True}
-    split = {"type": "Split", "pattern": {"Regex": SPLIT_PATTERN}, "behavior": "Isolated"}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    value = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": name, **added} for name, i in controls.items()],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [split | {"invert": False}, byte_level | {"use_regex": False}],
-        },
-        "post_processor": None,
-        "decoder": byte_level | {"use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {word[t]: r for t, r in sorted(ranks.items(), key=lambda i: i[1])} | controls,
-            "merges": merges,
-        },
-    }
-    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+        return self.decode_bytes(ids, continued=continued).decode("utf-8", "replace")

@@ -3,6 +3,7 @@
 Owns the healing of a prompt's last token. Knows no model.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,8 @@ class EncodedPrompt:
 
     def continuation(self, tokenizer: Tokenizer, new: Sequence[int]) -> str:
         """Give the text that new ids add to the prompt."""
-        return tokenizer.decode_bytes(new)[len(self.healed) :].decode("utf-8", "replace")
+        added = tokenizer.decode_bytes(new, continued=bool(self.text))
+        return added[len(self.healed) :].decode("utf-8", "replace")
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, n_longest: int | None = None) -> EncodedPrompt:
@@ -47,9 +49,9 @@ def encode_prompt(tokenizer: Tokenizer, text: str, n_longest: int | None = None)
         ids = [ids[0], *ids[len(ids) - (n_longest - 1) :]]
     if len(ids) < 2:
         return EncodedPrompt(text, tuple(ids))
-    last = tokenizer.decode_bytes(ids[-1:])
-    every = range(tokenizer.vocab_size)
-    fitting = tuple(i for i in every if tokenizer.decode_bytes([i]).startswith(last))
+    spelt = functools.partial(tokenizer.decode_bytes, continued=True)
+    last = spelt(ids[-1:])
+    fitting = tuple(i for i in range(tokenizer.vocab_size) if spelt([i]).startswith(last))
     if len(fitting) < 2 or not last:
         return EncodedPrompt(text, tuple(ids))
     return EncodedPrompt(text, tuple(ids[:-1]), last, fitting)

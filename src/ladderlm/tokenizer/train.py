@@ -10,29 +10,62 @@ from typing import Any
 
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_json, publish_text
-from ladderlm.tokenizer.bpe import (
-    BOS,
-    EOS,
-    SPLIT_PATTERN,
-    BytePairTokenizer,
-    byte_alphabet,
-    encode_reference,
-    tokenizer_json,
-)
+from ladderlm.tokenizer.base import NASTY_TEXTS, OWN, RECORD
+from ladderlm.tokenizer.bpe import BytePairTokenizer, encode_reference
+from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
+from ladderlm.tokenizer.split import SPLIT_PATTERN
 
-__all__ = ["prove_identical", "save_tokenizer", "train_bpe"]
+__all__ = ["HeldOut", "prove_identical", "save_tokenizer", "train_bpe"]
 
-NASTY_TEXTS = (
-    "",
-    " ",
-    "\n\n \t\r\n  x",
-    "It's I'LL we'Ve \u017f'\u017f",
-    f"{BOS}text{EOS}<s></s>[INST]<|endoftext|>",
-    "日本語テキスト и русский ١٢٣٤ Ⅷ ½",
-    "e\u0301 👩‍👩‍👧 \u202e\u00a0\u3000\u2028\u0085x",
-    "\x00\x1c\x1f\x7f" + "a" * 100 + "  !!  ??\r\r\n",
-    "    def f(x):\n\treturn  12345678 # …\n",
-)
+_N_PROVEN = 40
+
+
+class HeldOut:
+    """Documents kept out of training, to measure compression on; bounded in bytes.
+
+    Args:
+        max_bytes: of all documents kept.
+    """
+
+    def __init__(self, max_bytes: int = 4_000_000) -> None:
+        self.max_bytes, self.n_bytes = max_bytes, 0
+        self._kept: list[tuple[str, str]] = []
+        self._learnt: list[tuple[str, str]] = []  # the first few, for a corpus of a few documents
+
+    def offer(self, text: str, subset: str, n_bytes: int) -> bool:
+        """Keep a document if there is room; it must then not be learnt from."""
+        if self.n_bytes + n_bytes > self.max_bytes:
+            return False
+        self._kept.append((text, subset))
+        self.n_bytes += n_bytes
+        return True
+
+    def see(self, text: str, subset: str) -> None:
+        """Note a document that is learnt from: the first nine stand in where none is held out."""
+        if len(self._learnt) < 9:
+            self._learnt.append((text[: self.max_bytes // 9], subset))
+
+    def sample(self) -> list[str]:
+        """Give some texts for the proof that encoders agree."""
+        pairs = self._kept or self._learnt
+        return [text for text, _ in pairs[:: max(len(pairs) // _N_PROVEN, 1)][:_N_PROVEN]]
+
+    def compression(self, tokenizer: BytePairTokenizer) -> dict[str, Any]:
+        """Count documents, UTF-8 bytes and tokens, in all and per subset.
+
+        Returns:
+            `held_out` False: there was none, and the text is the first that was learnt from.
+        """
+        counts = ("n_documents", "n_bytes", "n_tokens")
+        total = dict.fromkeys(counts, 0)
+        subsets: dict[str, dict[str, int]] = {}
+        for text, subset in self._kept or self._learnt:
+            row = (1, len(text.encode()), len(tokenizer.encode(text)))
+            for table in (total, subsets.setdefault(subset, dict.fromkeys(counts, 0))):
+                for key, count in zip(counts, row, strict=True):
+                    table[key] += count
+        ordered = dict(sorted(subsets.items()))
+        return {"held_out": bool(self._kept), **total, "subsets": ordered}
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
@@ -116,6 +149,7 @@ def save_tokenizer(folder: Path, tokenizer: BytePairTokenizer, provenance: dict[
     record = {
         "kind": "ladderlm-tokenizer",
         "format_version": 1,
+        "model": OWN,
         "fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
@@ -123,4 +157,4 @@ def save_tokenizer(folder: Path, tokenizer: BytePairTokenizer, provenance: dict[
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         **provenance,
     }
-    publish_json(folder / "ladderlm.json", record)
+    publish_json(folder / RECORD, record)

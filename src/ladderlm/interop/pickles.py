@@ -1,0 +1,126 @@
+"""Where the tensors lie in PyTorch's pickle files, found out by a child process.
+
+Owns the only `torch.load` of the package. A pickle can run code, so a foreign one is opened with
+`weights_only`, by a PyTorch in which that holds, in a child that may use little memory and time and
+may write no file. The child answers with names and places; the parent reads bytes and never
+unpickles.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ladderlm.errors import CheckpointError
+
+__all__ = ["index_pickles", "main"]
+
+_SECONDS = 300
+_MEMORY_BYTES = 512 << 20  # beside PyTorch itself and the file, which is mapped, not read
+_SAFE_TORCH = (2, 10)  # weights_only of older ones could be tricked
+
+
+def index_pickles(paths: list[Path]) -> list[dict[str, dict[str, Any]]]:
+    """Give for each file the tensors it holds: name -> {dtype, shape, stride, offset}.
+
+    Raises:
+        CheckpointError: not a file of plain tensors, or the child hit a limit; names the file.
+    """
+    found = []
+    words = [sys.executable, "-m", "ladderlm.interop.pickles", *map(str, paths)]
+    try:
+        child = subprocess.run(words, capture_output=True, timeout=_SECONDS, check=False)
+        lines = child.stdout.decode("utf-8", "replace").splitlines()
+        died = f"the reading process ended with code {child.returncode}"
+    except subprocess.TimeoutExpired:
+        lines, died = [], f"it was not read within {_SECONDS} seconds"
+    for i, path in enumerate(paths):
+        answer = json.loads(lines[i]) if i < len(lines) else {"error": died}
+        if "error" in answer:
+            raise CheckpointError(
+                f"{path} cannot be read as tensors: {answer['error']}",
+                "a pickle with anything but plain tensors in it can run code when it is opened",
+                "where you trust the file, load it yourself and save it as safetensors",
+            )
+        n_file = path.stat().st_size
+        for name, entry in answer["tensors"].items():
+            if entry["end"] > n_file:
+                raise CheckpointError(f"{path}: {name!r} ends past the end of the file")
+        found.append(answer["tensors"])
+    return found
+
+
+def main(paths: list[str]) -> int:
+    """Index files in the child; prints one line of JSON for each, and stops at the first error."""
+    import torch
+
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    baseline = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
+    largest = max(Path(path).stat().st_size for path in paths)
+    ceiling = baseline + largest + _MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for path in paths:
+        try:
+            if version < _SAFE_TORCH:
+                raise ValueError(f"PyTorch {torch.__version__} is older than 2.10")
+            answer = {"tensors": _index(path)}
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".split("\n")
+            answer = {"error": next(line for line in said if line.strip())[:300]}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        if "error" in answer:
+            return 1
+    return 0
+
+
+def _index(path: str) -> dict[str, Any]:
+    """Map the file, unpickle the names, and give the places relative to the mapping."""
+    import torch
+
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            raise ValueError("it is not a file of torch.save since version 1.6")
+    maps: list[Any] = []
+    from_file = torch.UntypedStorage.from_file
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        maps.append(from_file(*arguments, **options))
+        return maps[-1]
+
+    torch.UntypedStorage.from_file = remember  # type: ignore[assignment,method-assign]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    finally:
+        torch.UntypedStorage.from_file = from_file  # type: ignore[method-assign]
+    if not isinstance(state, dict) or len(maps) != 1:
+        raise ValueError(f"it holds a {type(state).__name__}, not a table of tensors")
+    begin = maps[0].data_ptr()
+    found = {}
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{name!r} is a {type(tensor).__name__}, not a tensor")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            if name == "rope.freqs":
+                continue
+            raise ValueError(f"{name!r} is not a plain tensor")
+        span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        offset = tensor.data_ptr() - begin if tensor.numel() else 0
+        found[name] = {
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "stride": list(tensor.stride()),
+            "offset": offset,
+            "end": offset + (span * tensor.element_size() if tensor.numel() else 0),
+        }
+        if offset < 0:
+            raise ValueError(f"{name!r} does not lie in the file")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,211 @@
+"""Meta's SentencePiece models of LLaMA 1 and 2 (`tokenizer.model`).
+
+Owns the reading of the file, the exact way back from ids to bytes, and the refusal of models that
+cannot give a text back. The ids are those of the `sentencepiece` library.
+
+SentencePiece puts a space before a text, writes spaces as U+2581 and takes a U+2581 of the text
+for a space. Here the text is brought into that form before the library sees it, and a U+2581 of
+the text is spelt by its three byte tokens instead, so that every string comes back.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.config import content_hash
+from ladderlm.errors import DataError
+from ladderlm.tokenizer.base import NASTY_TEXTS, SENTENCEPIECE, check_encodable, check_ids
+
+__all__ = ["SentencePieceTokenizer"]
+
+_SPACE = "\u2581"
+# Fields of ModelProto, NormalizerSpec and TrainerSpec in sentencepiece_model.proto.
+_TRAINER, _NORMALIZER = 2, 3
+_CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5
+_SPACE_AS_SUFFIX = 24
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model with byte fall-back.
+
+    Args:
+        data: the file.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: the library is missing, or the model is damaged, loses text, or has no BOS, EOS.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        try:
+            import sentencepiece
+        except ImportError:
+            raise DataError(
+                f"{name} needs the sentencepiece library, which is not installed",
+                "",
+                "run `pip install sentencepiece`",
+            ) from None
+        normalizer, trainer = _specs(data, name)
+        self._prefix = _SPACE if normalizer.get(_DUMMY_PREFIX, 1) else ""
+        if lossy := _losses(normalizer, trainer):
+            raise _refusal(name, lossy)
+        # A field that comes again replaces the first: this switches the library's own changes off.
+        spec = bytes([_DUMMY_PREFIX << 3, 0, _REMOVE_SPACES << 3, 0, _ESCAPE_SPACES << 3, 0])
+        try:
+            original = sentencepiece.SentencePieceProcessor(model_proto=data)
+            plain = bytes([_NORMALIZER << 3 | 2, len(spec)]) + spec
+            self._model: Any = sentencepiece.SentencePieceProcessor(model_proto=data + plain)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{name} is not a SentencePiece model: {error}",
+                "",
+                "get it again, or compare its checksum with the one that came with it",
+            ) from error
+        self.vocab_size = int(original.vocab_size())
+        self.bos_id, self.eos_id = int(original.bos_id()), int(original.eos_id())
+        self.pad_id = int(original.pad_id())
+        if min(self.bos_id, self.eos_id) < 0:
+            raise _refusal(name, "it has no <s> or no </s>, which begin and end a document")
+        self._bytes, self._byte_ids = self._table()
+        if len(self._byte_ids) < 256:
+            raise _refusal(name, "it has no token for every byte (trained without byte_fallback)")
+        self.fingerprint = content_hash([SENTENCEPIECE, hashlib.sha256(data).hexdigest()])
+        self._prove(original, name)
+
+    def _table(self) -> tuple[list[bytes], dict[int, int]]:
+        """Give the bytes of each token, and the token of each byte."""
+        spelt, byte_ids = [], {}
+        for token in range(self.vocab_size):
+            piece = self._model.id_to_piece(token)
+            if self._model.is_byte(token):
+                byte = int(piece[3:5], 16)  # <0xE2>
+                byte_ids[byte] = token
+                spelt.append(bytes([byte]))
+            elif self._model.is_control(token) or self._model.is_unknown(token):
+                spelt.append(b"")
+            else:
+                spelt.append(piece.replace(_SPACE, " ").encode())
+        return spelt, byte_ids
+
+    def _prove(self, original: Any, name: str) -> None:
+        """Compare with the library as it is, and see that hard texts come back."""
+        for text in NASTY_TEXTS:
+            ids = self.encode(text)
+            same = _SPACE in text or ids == original.encode(text)
+            if not same or self.decode_bytes(ids) != text.encode():
+                raise _refusal(name, f"{text[:40]!r} does not come back as it was")
+
+    @property
+    def n_words(self) -> int:
+        """Meta's name for the size of the vocabulary."""
+        return self.vocab_size
+
+    def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+        """Give the ids of a text; `<s>`, `</s>` and `<0x0A>` in it are plain text.
+
+        Raises:
+            DataError: the text holds a lone surrogate, which no UTF-8 can carry.
+        """
+        check_encodable(text)
+        ids: list[int] = []
+        if text:
+            first, *rest = text.split(_SPACE)
+            ids += self._model.encode(self._prefix + first.replace(" ", _SPACE))
+            for part in rest:
+                ids += [self._byte_ids[byte] for byte in _SPACE.encode()]
+                ids += self._model.encode(part.replace(" ", _SPACE))
+        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Give the ids of each text alone, without BOS and EOS."""
+        return [np.array(self.encode(text), dtype=np.int64) for text in texts]
+
+    def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
+        """Give the exact bytes of ids; control ids give none.
+
+        Args:
+            continued: the ids follow others; else the space before the first word is taken off.
+
+        Raises:
+            DataError: an id outside the vocabulary.
+        """
+        check_ids(ids, self.vocab_size)
+        text = b"".join(self._bytes[token] for token in ids)
+        spoken = next((token for token in ids if self._bytes[token]), None)
+        if continued or not self._prefix or spoken is None or spoken in self._byte_ids.values():
+            return text
+        return text.removeprefix(b" ")
+
+    def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
+        """Give the text of ids; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids, continued=continued).decode("utf-8", "replace")
+
+
+def _refusal(name: str, why: str) -> DataError:
+    return DataError(
+        f"{name} cannot be used: {why}",
+        "bits per byte and samples are about the text as it was",
+        "use a model with identity normalisation, byte_fallback and all spaces kept, as Meta's are",
+    )
+
+
+def _losses(normalizer: dict[int, Any], trainer: dict[int, Any]) -> str | None:
+    """Say how a model changes texts for good; None: it does not."""
+    if normalizer.get(_CHARSMAP):
+        return "it normalises characters, so that different texts become one"
+    if normalizer.get(_REMOVE_SPACES, 1):
+        return "it removes spaces at the ends and doubled ones"
+    if not normalizer.get(_ESCAPE_SPACES, 1):
+        return "it does not write spaces as U+2581"
+    if trainer.get(_SPACE_AS_SUFFIX, 0):
+        return "it puts the space of a word behind it"
+    return None
+
+
+def _specs(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Read the normaliser's and the trainer's settings: field number -> last value."""
+    found: dict[int, dict[int, Any]] = {_NORMALIZER: {}, _TRAINER: {}}
+    try:
+        for number, value in _fields(data):
+            if number in found and isinstance(value, bytes):
+                found[number].update(_fields(value))
+    except (IndexError, ValueError) as error:
+        raise DataError(
+            f"{name} is not a SentencePiece model, or was cut short",
+            str(error),
+            "get it again, or compare its checksum with the one that came with it",
+        ) from error
+    return found[_NORMALIZER], found[_TRAINER]
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Walk over the fields of a protocol buffer: numbers as they are, all else as bytes."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = number()
+        kind = key & 7
+        if kind == 0:
+            yield key >> 3, number()
+            continue
+        size = {1: 8, 2: None, 5: 4}.get(kind, -1)
+        if size is None:
+            size = number()
+        if size < 0 or at + size > len(data):
+            raise ValueError(f"no field can stand at byte {at}")
+        yield key >> 3, data[at : at + size]
+        at += size

@@ -1,0 +1,69 @@
+"""LLaMA 3's rank files (`tokenizer.model` in tiktoken's form).
+
+Owns the reading of lines `<base64 of the bytes> <rank>` and Meta's 256 control tokens, which
+follow the ranks. The ids are those of the whole text's rule; Meta's own code cuts texts of more
+than 400,000 characters and runs of more than 25,000 before it encodes them.
+"""
+
+import base64
+import binascii
+import hashlib
+
+from ladderlm.config import content_hash
+from ladderlm.errors import DataError
+from ladderlm.tokenizer.base import TIKTOKEN
+from ladderlm.tokenizer.bpe import BOS, EOS, BytePairTokenizer
+
+__all__ = ["load_tiktoken", "looks_like_tiktoken"]
+
+
+def _control_names() -> list[str]:
+    """List Meta's names of the 256 ids after the ranks. Source: meta-llama/llama3."""
+    reserved = [f"<|reserved_special_token_{i}|>" for i in range(251)]
+    names = [BOS, EOS, *reserved[:4], "<|start_header_id|>", "<|end_header_id|>"]
+    return [*names, reserved[4], "<|eot_id|>", *reserved[5:]]
+
+
+def looks_like_tiktoken(data: bytes) -> bool:
+    """Tell whether the first line is a token in base64 and a number."""
+    try:
+        token, rank = data[:1000].split(b"\n")[0].split(b" ")
+        return bool(base64.b64decode(token, validate=True)) and rank.strip().isdigit()
+    except ValueError:
+        return False
+
+
+def load_tiktoken(data: bytes, name: str) -> BytePairTokenizer:
+    """Read a rank file.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        DataError: a line that is no token and rank, a byte without token, ranks not 0 .. n - 1.
+    """
+    fix = "get it again, or compare its checksum with the one that came with it"
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            token, rank = line.split(b" ")
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error) as error:
+            raise DataError(
+                f"{name}:{number}: not a token in base64 and its rank: {line[:60]!r}",
+                str(error),
+                fix,
+            ) from error
+    n_lines = sum(1 for line in data.splitlines() if line.strip())
+    complete = sorted(ranks.values()) == list(range(n_lines)) and len(ranks) == n_lines
+    if not complete or any(bytes([byte]) not in ranks for byte in range(256)):
+        raise DataError(
+            f"{name} is not a complete rank file",
+            "ranks are 0 .. n - 1, each once, and every byte is a token",
+            fix,
+        )
+    controls = {control: len(ranks) + i for i, control in enumerate(_control_names())}
+    fingerprint = content_hash([TIKTOKEN, hashlib.sha256(data).hexdigest()])
+    return BytePairTokenizer(ranks, controls=controls, fingerprint=fingerprint)

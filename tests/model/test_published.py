@@ -1,0 +1,65 @@
+"""The published shapes: built without memory, with the published numbers of parameters."""
+
+import pytest
+import torch
+
+from ladderlm.model.accounting import count_params
+from ladderlm.model.config import ModelConfig
+from ladderlm.model.published import PUBLISHED_SHAPES
+from ladderlm.model.transformer import Transformer
+from ladderlm.run.config import RunConfig
+from ladderlm.run.presets import PRESETS, preset
+
+# Parameters of the published files, and the published width of the MLP.
+PUBLISHED = {
+    "llama-1-7b": (6_738_415_616, 11008),
+    "llama-1-13b": (13_015_864_320, 13824),
+    "llama-1-33b": (32_528_943_616, 17920),
+    "llama-1-65b": (65_285_660_672, 22016),
+    "llama-2-7b": (6_738_415_616, 11008),
+    "llama-2-13b": (13_015_864_320, 13824),
+    "llama-2-70b": (68_976_648_192, 28672),
+    "llama-3-8b": (8_030_261_248, 14336),
+    "llama-3-70b": (70_553_706_496, 28672),
+    "llama-3.1-8b": (8_030_261_248, 14336),
+    "llama-3.1-70b": (70_553_706_496, 28672),
+    "llama-3.2-1b": (1_235_814_400, 8192),
+    "llama-3.2-3b": (3_212_749_824, 8192),
+}
+
+
+def test_every_published_model_has_a_preset():
+    assert set(PUBLISHED) == set(PUBLISHED_SHAPES)
+    assert set(PUBLISHED) <= set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_model_has_its_published_number_of_parameters(name):
+    config = preset(name).model
+    with torch.device("meta"):
+        model = Transformer(config)
+    sizes = {parameter_name: p.numel() for parameter_name, p in model.named_parameters()}
+    assert all(p.device.type == "meta" for p in model.parameters())
+    assert (sum(sizes.values()), config.ffn_width) == PUBLISHED[name]
+    assert count_params(config).total == PUBLISHED[name][0]
+    assert model.angles.shape == (config.max_seq_len, config.head_dim // 2, 2)
+
+
+def test_a_tied_head_is_counted_once_and_multiplies():
+    """T13: the table is one parameter, in N as the head that multiplies."""
+    shape = {"dim": 16, "n_layers": 1, "n_heads": 2, "vocab_size": 40}
+    tied, untied = (count_params(ModelConfig(**shape, tied_head=t)) for t in (True, False))
+    assert tied.total == untied.total - 40 * 16
+    assert tied.n_matmul == untied.n_matmul
+    model = Transformer(ModelConfig(**shape, tied_head=True))
+    assert model.output.weight is model.tok_embeddings.weight
+    assert "output.weight" not in dict(model.named_parameters())
+
+
+def test_options_added_for_the_published_models_leave_older_names_of_runs_alone():
+    """The names below were given before RoPE scaling and the tied head existed."""
+    assert RunConfig().run_id == "2b53ba6aa9e4"
+    assert preset("llama-124m").run_id == "1f5f8457a92f"
+    changed = RunConfig(model=ModelConfig(rope_scaling_factor=8.0))
+    assert changed.run_id != RunConfig().run_id
+    assert RunConfig(model=ModelConfig(tied_head=True)).run_id != RunConfig().run_id
