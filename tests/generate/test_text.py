@@ -52,6 +52,7 @@ def test_pieces_join_to_the_whole_text_decoded_at_once(raw, healed):
         ("aaab", ["aab"], "a"),
         ("abcabd", ["abd", "bca"], "a"),
         ("say STOP now", ["TOP", "STOP"], "say "),
+        ("baa", ["a", "baa"], "b"),
         ("x🦙y", ["🦙"], "x"),
         ("User: hi", ["User:"], ""),
         ("almost STO", ["STOP"], "almost STO"),
@@ -81,8 +82,8 @@ def test_nothing_is_shown_that_a_stop_string_would_take_back(text, stop, cuts):
         if stream.stopped:
             break
     shown += stream.finish()
-    places = [at for s in stop if (at := text.find(s)) >= 0]
-    assert shown == stream.text == (text[: min(places)] if places else text)
+    met = [(at + len(s), at) for s in stop if (at := text.find(s)) >= 0]
+    assert shown == stream.text == (text[: min(met)[1]] if met else text)
 
 
 def test_nothing_follows_a_stop_string():

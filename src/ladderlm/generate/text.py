@@ -18,9 +18,11 @@ class TextStream:
 
     Args:
         tokenizer: decodes them.
-        stop: strings that end the text and are left out; found across the borders of tokens.
+        stop: strings that end the text and are left out; found across the borders of tokens. The
+            first that is complete counts.
         healed: bytes at the front that belong to the prompt, see `encode_prompt`.
-        after: ids that stand before; a tokenizer may write a token otherwise at the very front.
+        continued: the tokens follow others; SentencePiece writes the first word of a text without
+            the space that its token has.
 
     Attributes:
         text: everything that was given out.
@@ -32,22 +34,20 @@ class TextStream:
         tokenizer: Tokenizer,
         stop: Sequence[str] = (),
         healed: bytes = b"",
-        after: Sequence[int] = (),
+        continued: bool = False,
     ) -> None:
         if "" in stop:
             raise ConfigError("an empty stop string", "it ends every text before it begins")
         self.tokenizer, self.stop, self.n_skipped = tokenizer, tuple(stop), len(healed)
-        # bytes of a token may depend on whether it opens a text, never on more than one before it
-        self.before = list(after[-1:])
+        self.continued = continued
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self.held = ""  # may be the front of a stop string
         self.text, self.stopped = "", False
 
     def add(self, token: int) -> str:
         """Take a token; give the text that is safe to show now, which may be empty."""
-        whole = self.tokenizer.decode_bytes([*self.before, token])
-        raw = whole[len(self.tokenizer.decode_bytes(self.before)) :]
-        self.before = [token]
+        raw = self.tokenizer.decode_bytes([token], continued=self.continued)
+        self.continued |= bool(raw)
         skipped, raw = raw[: self.n_skipped], raw[self.n_skipped :]
         self.n_skipped -= len(skipped)
         return self._give(self.utf8.decode(raw))
@@ -64,10 +64,11 @@ class TextStream:
         if self.stopped:
             return ""
         pending = self.held + new
-        places = [at for stop in self.stop if (at := pending.find(stop)) >= 0]
-        if places:
+        # the one that is complete first, so that the borders of tokens play no part
+        met = [(at + len(stop), at) for stop in self.stop if (at := pending.find(stop)) >= 0]
+        if met:
             self.stopped, self.held = True, ""
-            shown = pending[: min(places)]
+            shown = pending[: min(met)[1]]
         else:
             n_held = max((_overlap(pending, stop) for stop in self.stop), default=0)
             at = len(pending) - n_held

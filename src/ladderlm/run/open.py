@@ -12,10 +12,10 @@ import torch
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
-from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.errors import CheckpointError
 from ladderlm.generate.chat import ChatPrompt
-from ladderlm.generate.decoder import Decoder, can_decode
-from ladderlm.generate.engine import Completion, Stepper
+from ladderlm.generate.decoder import make_stepper
+from ladderlm.generate.engine import Completion
 from ladderlm.generate.engine import generate as generate_tokens
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.generate.text import TextStream
@@ -130,7 +130,7 @@ def complete(
     """
     room = run.config.model.max_seq_len - 1
     encoded = [encode_prompt(run.tokenizer, prompt, room) for prompt in prompts]
-    texts = [TextStream(run.tokenizer, stop, p.healed, p.tokens) for p in encoded]
+    texts = [TextStream(run.tokenizer, stop, p.healed, bool(p.text)) for p in encoded]
 
     def watch(index: int, token: int) -> bool:
         piece = texts[index].add(token)
@@ -139,7 +139,7 @@ def complete(
         return texts[index].stopped
 
     done = generate_tokens(
-        _stepper(run, dtype),
+        make_stepper(run.model, dtype),
         [prompt.tokens for prompt in encoded],
         max_new_tokens,
         sampling,
@@ -173,7 +173,7 @@ def answer(
         show: told every piece of the answer as soon as it is sure.
         dtype: as in `complete`.
     """
-    text = TextStream(run.tokenizer, prompt.stop, after=prompt.tokens)
+    text = TextStream(run.tokenizer, prompt.stop, continued=True)
 
     def watch(_index: int, token: int) -> bool:
         if piece := text.add(token):
@@ -181,7 +181,7 @@ def answer(
         return text.stopped
 
     (done,) = generate_tokens(
-        _stepper(run, dtype),
+        make_stepper(run.model, dtype),
         [prompt.tokens],
         max_new_tokens,
         sampling,
@@ -192,17 +192,3 @@ def answer(
     if rest := text.finish():
         show(rest)
     return Written(text.text, done, prompt.tokens)
-
-
-def _stepper(run: LoadedRun, dtype: torch.dtype | None) -> Stepper:
-    """Give what reads tokens fastest, and exactly as the model does."""
-    if can_decode(run.model):
-        return Decoder(run.model, dtype)
-    if dtype is not None:
-        raise ConfigError(
-            f"dtype = {dtype} with this model",
-            "it is decoded by its own forward pass (model.attention = "
-            f"{run.config.model.attention}), in its own precision",
-            "leave the dtype out",
-        )
-    return run.model
