@@ -86,7 +86,7 @@ def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
     try:
         result = _open_result(source, to, out)
         hop["to"] = _describe(to, out, result.files)
-        _measure(certificate, source, (recipe, read), result, probe, len(prompt))
+        _measure(certificate, (recipe, read), result, probe, len(prompt))
     except LadderError as error:
         certificate["faults"].append(f"the result cannot be read: {error.what}")
     holds = not certificate["faults"]
@@ -114,7 +114,6 @@ def _open_result(source: Source, to: str, out: Path) -> Source:
 
 def _measure(
     certificate: dict[str, Any],
-    source: Source,
     own: Witness,
     result: Source,
     probe: _Probe,
@@ -131,11 +130,11 @@ def _measure(
         "dtype": str(result.dtype).removeprefix("torch."),
         "short": compare(wanted[0][:n_short], exact[0][:n_short]),
         "long": compare(wanted[0], exact[0]),
-        "greedy": _agreement(wanted[1], probe.greedy, n_prompt),
+        "greedy": _agreement(wanted[1], exact[1], n_prompt),
     }
     for name, logits in _witnesses(result):
         found = logits(rows, 1.0)
-        entry = {
+        entry: dict[str, Any] = {
             "name": name,
             "short": compare(found[0][:n_short], wanted[0][:n_short]),
             "long": compare(found[0], wanted[0]),
@@ -148,13 +147,12 @@ def _measure(
             certificate["faults"].append(f"{name} differs by {worst:.1e} of the largest logit")
 
 
-def _agreement(found: Tensor, expected: Tensor | list[int], n_prompt: int) -> dict[str, int]:
-    """Count how many greedy tokens two models choose alike, given the same text so far."""
-    ours = found[n_prompt - 1 : -1].argmax(-1)
-    if isinstance(expected, list):
-        theirs = torch.tensor(expected[n_prompt:])
-    else:
-        theirs = expected[n_prompt - 1 : -1].argmax(-1)
+def _agreement(found: Tensor, expected: Tensor, n_prompt: int) -> dict[str, int]:
+    """Count how many greedy tokens two models choose alike, given the same text so far.
+
+    All alike means that both, decoding on their own, write the same text.
+    """
+    ours, theirs = (logits[n_prompt - 1 : -1].argmax(-1) for logits in (found, expected))
     return {"same": int((ours == theirs).sum()), "of": len(theirs)}
 
 
@@ -194,7 +192,7 @@ def _logits_by_ladderlm(result: Source) -> Logits:
     model = Transformer(config).double().eval()
     names = parameter_shapes(config)
     load_weights(model, {n: result.read(n).double() for n in names}, str(result.folder))
-    return _logits_by_module(model, model.tok_embeddings, lambda tokens: model(tokens))
+    return _logits_by_module(model.tok_embeddings, lambda tokens: model(tokens))
 
 
 def _logits_by_transformers(result: Source) -> Logits:
@@ -206,14 +204,13 @@ def _logits_by_transformers(result: Source) -> Logits:
         ).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"transformers cannot open {result.folder.name}: {error}") from error
-    return _logits_by_module(
-        model, model.get_input_embeddings(), lambda tokens: model(tokens).logits
-    )
+    embedding = model.get_input_embeddings()
+    return _logits_by_module(embedding, lambda tokens: model(tokens).logits)
 
 
-def _logits_by_module(
-    model: torch.nn.Module, embedding: torch.nn.Module, run: Callable[[Tensor], Tensor]
-) -> Logits:
+def _logits_by_module(embedding: torch.nn.Module, run: Callable[[Tensor], Tensor]) -> Logits:
+    """Run whole rows, with a hook on the embedding that scales what is looked up."""
+
     def logits(rows: Sequence[Sequence[int]], scale: float) -> list[Tensor]:
         hook = embedding.register_forward_hook(lambda _module, _inputs, output: output * scale)
         try:

@@ -14,9 +14,10 @@ from ladderlm.interop.gguf import write_gguf
 from ladderlm.interop.hf import is_hf, read_hf, write_hf
 from ladderlm.interop.meta import is_meta, read_meta, write_meta
 from ladderlm.interop.native import is_native, read_native, write_native
-from ladderlm.interop.vocabulary import copy_tokenizer, has_tokenizer
+from ladderlm.interop.vocabulary import find_tokenizer
 from ladderlm.interop.weights import Source, parameter_shapes
 from ladderlm.model.accounting import count_params
+from ladderlm.tokenizer.base import copy_tokenizer
 
 __all__ = ["DTYPES", "FORMATS", "convert", "describe", "open_source"]
 
@@ -57,9 +58,10 @@ def open_source(
     if max_seq_len is not None:
         source = replace(source, config=replace(source.config, max_seq_len=max_seq_len))
     if tokenizer is not None:
-        if not has_tokenizer(tokenizer):
-            raise CheckpointError(f"--tokenizer {tokenizer} holds no tokenizer", "", "check it")
-        source = replace(source, tokenizer=tokenizer)
+        place = find_tokenizer(tokenizer)
+        if place is None:
+            raise CheckpointError(f"--tokenizer {tokenizer} is no tokenizer", "", "check the path")
+        source = replace(source, tokenizer=place)
     return source
 
 
@@ -92,7 +94,7 @@ def convert(
         raise ConfigError(f"--dtype {dtype} with --to {to}", f"there it is one of {list(DTYPES)}")
     width = {"q8_0": 2}.get(dtype or "", DTYPES.get(dtype or "", source.dtype).itemsize)
     check_free_space(out, count_params(source.config).total * (4 if to == "native" else width))
-    kept = DTYPES[dtype] if dtype in DTYPES else None
+    kept = None if dtype is None else DTYPES.get(dtype)
     if to == "meta":
         if source.tokenizer is not None:
             copy_tokenizer(source.tokenizer, out)

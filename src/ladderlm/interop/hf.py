@@ -20,7 +20,7 @@ from ladderlm.interop.card import model_card
 from ladderlm.interop.hf_config import hf_config, read_hf_config
 from ladderlm.interop.pickles import index_pickles
 from ladderlm.interop.tensors import Stored, inside, read_safetensors, write_safetensors
-from ladderlm.interop.vocabulary import has_tokenizer, special_ids, write_hf_tokenizer
+from ladderlm.interop.vocabulary import find_tokenizer, special_ids, write_hf_tokenizer
 from ladderlm.interop.weights import (
     EMBEDDING,
     FLOATS,
@@ -134,7 +134,7 @@ def read_hf(folder: Path) -> Source:
         dtypes={name: stored[hf_name(name)].dtype for name in parameter_shapes(config)},
         read=read,
         files=(*files, folder / "config.json"),
-        tokenizer=folder if has_tokenizer(folder) else None,
+        tokenizer=find_tokenizer(folder),
         raw=lambda name: stored[name].read(),
         raw_names=frozenset(stored),
         generation=ids,

@@ -8,7 +8,7 @@ facebookresearch/llama and meta-llama/llama3, model.py.
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ladderlm.files import publish_json, publish_stream
 from ladderlm.interop.params import model_config, params_of, read_params
 from ladderlm.interop.pickles import index_pickles
 from ladderlm.interop.tensors import Shape, Stored, inside
+from ladderlm.interop.vocabulary import find_tokenizer
 from ladderlm.interop.weights import (
     EMBEDDING,
     FLOATS,
@@ -82,8 +83,9 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
     read = partial(_join, tables, axes)
     if not config.tied_head and _same_tables(read):
         config = replace(config, tied_head=True)  # LLaMA 3.2's files hold the table twice
-    tokenizers = [f for f in (folder, folder.parent) if (f / "tokenizer.model").is_file()]
-    tokenizers += [folder] * (folder / "tokenizer.json").is_file()
+    # Meta's download script puts LLaMA 2's tokenizer beside the folders of its sizes.
+    tokenizer = find_tokenizer(folder, "tokenizer.model")
+    beside = folder.resolve().parent / "tokenizer.model"
     return Source(
         kind="meta",
         folder=folder,
@@ -91,7 +93,7 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
         dtypes={name: tables[0][name].dtype for name in parameter_shapes(config)},
         read=read,
         files=(*files, folder / "params.json"),
-        tokenizer=tokenizers[0] if tokenizers else None,
+        tokenizer=tokenizer or (beside if beside.is_file() else None),
         raw=read,
         raw_names=frozenset(tables[0]),
         ignored=ignored,
@@ -206,7 +208,7 @@ def write_meta(
     for shard in range(n_shards):
         state = {}
         for name, axis in axes.items():
-            whole = source.read(EMBEDDING if config.tied_head and name == HEAD else name)
+            whole = _whole(source, name) if name == HEAD else source.read(name)
             part = whole if axis is None else whole.chunk(n_shards, axis)[shard]
             state[name] = part.to(dtype or whole.dtype, copy=True).contiguous()
         path = out / f"consolidated.{shard:02d}.pth"
@@ -215,6 +217,11 @@ def write_meta(
         written.append(path)
     publish_json(out / "params.json", params)
     return [*written, out / "params.json"]
+
+
+def _whole(source: Source, name: str) -> Tensor:
+    """Read the head; Meta's code has one of its own even where it is the embedding."""
+    return source.read(EMBEDDING if source.config.tied_head else name)
 
 
 def _check_split(

@@ -17,11 +17,10 @@ from ladderlm.data.config import DataConfig
 from ladderlm.errors import CheckpointError
 from ladderlm.files import publish_json
 from ladderlm.interop.tensors import read_safetensors
-from ladderlm.interop.vocabulary import copy_tokenizer
 from ladderlm.interop.weights import FLOATS, Source, check_shapes, parameter_shapes
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.train.config import TrainConfig
 
 __all__ = ["is_native", "read_native", "write_native"]
@@ -94,7 +93,8 @@ def write_native(source: Source, out: Path) -> list[Path]:
     tokenizer = load_tokenizer(out / "tokenizer")
     if tokenizer.vocab_size > source.config.vocabulary:
         raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {source.config.vocabulary}",
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model has "
+            f"{source.config.vocabulary}",
             "the model has no row for some of them",
             "name the model's own tokenizer: --tokenizer DIR",
         )

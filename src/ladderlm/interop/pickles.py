@@ -15,7 +15,7 @@ from typing import Any
 
 from ladderlm.errors import CheckpointError
 
-__all__ = ["index_pickles", "main"]
+__all__ = ["index_file", "index_pickles", "main"]
 
 _SECONDS = 300
 _MEMORY_BYTES = 512 << 20  # beside PyTorch itself and the file, which is mapped, not read
@@ -37,7 +37,7 @@ def index_pickles(paths: list[Path]) -> list[dict[str, dict[str, Any]]]:
     except subprocess.TimeoutExpired:
         lines, died = [], f"it was not read within {_SECONDS} seconds"
     for i, path in enumerate(paths):
-        answer = json.loads(lines[i]) if i < len(lines) else {"error": died}
+        answer: dict[str, Any] = json.loads(lines[i]) if i < len(lines) else {"error": died}
         if "error" in answer:
             raise CheckpointError(
                 f"{path} cannot be read as tensors: {answer['error']}",
@@ -57,28 +57,31 @@ def main(paths: list[str]) -> int:
     import torch
 
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    baseline = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
-    largest = max(Path(path).stat().st_size for path in paths)
-    ceiling = baseline + largest + _MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
+    pages = Path("/proc/self/statm")  # of Linux; elsewhere memory is limited by the system alone
+    if pages.exists():
+        baseline = int(pages.read_text("utf-8").split()[0]) * resource.getpagesize()
+        largest = max(Path(path).stat().st_size for path in paths)
+        ceiling = baseline + largest + _MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = sys.stdout.buffer
     for path in paths:
         try:
             if version < _SAFE_TORCH:
                 raise ValueError(f"PyTorch {torch.__version__} is older than 2.10")
-            answer = {"tensors": _index(path)}
+            answer: dict[str, Any] = {"tensors": index_file(path)}
         except Exception as error:
             said = f"{type(error).__name__}: {error}".split("\n")
             answer = {"error": next(line for line in said if line.strip())[:300]}
-        sys.stdout.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(answer).encode() + b"\n")
         if "error" in answer:
             return 1
     return 0
 
 
-def _index(path: str) -> dict[str, Any]:
+def index_file(path: str) -> dict[str, Any]:
     """Map the file, unpickle the names, and give the places relative to the mapping."""
     import torch
 

@@ -206,4 +206,4 @@ def write_safetensors(
         tensor = read(name)
         assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape), name
         flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        stream.write(memoryview(flat.numpy()))
+        stream.write(flat.numpy().data)

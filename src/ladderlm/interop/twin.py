@@ -108,9 +108,9 @@ def run_twin(
 def _block(recipe: Recipe, part: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply one layer to (T, D)."""
     normed = _norm(x, part["attention_norm"], recipe.norm_eps)
-    q = (normed @ part["wq"].T).unflatten(-1, (recipe.n_heads, -1))
-    k = (normed @ part["wk"].T).unflatten(-1, (recipe.n_kv_heads, -1))
-    v = (normed @ part["wv"].T).unflatten(-1, (recipe.n_kv_heads, -1))
+    q = (normed @ part["wq"].T).view(len(x), recipe.n_heads, -1)
+    k = (normed @ part["wk"].T).view(len(x), recipe.n_kv_heads, -1)
+    v = (normed @ part["wv"].T).view(len(x), recipe.n_kv_heads, -1)
     q, k = (_turn(t, cos, sin, recipe.layout) for t in (q, k))
     h = x + _attend(q, k, v).flatten(1) @ part["wo"].T
     normed = _norm(h, part["ffn_norm"], recipe.norm_eps)

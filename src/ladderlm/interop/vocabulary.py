@@ -1,7 +1,7 @@
 """Tokenizers on their way from format to format.
 
-Owns which files belong to a tokenizer, the extra ones that transformers wants, and the ids of BOS
-and EOS. What a tokenizer does is the business of `ladderlm.tokenizer`.
+Owns where a model's tokenizer lies, the extra files that transformers wants, and the ids of BOS and
+EOS. What a tokenizer does, and how its folder is copied, is the business of `ladderlm.tokenizer`.
 """
 
 import hashlib
@@ -9,100 +9,85 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ladderlm.errors import CheckpointError, LadderError
+from ladderlm.errors import LadderError
 from ladderlm.files import publish, publish_json, publish_text, read_json
 from ladderlm.interop.tensors import inside
 from ladderlm.interop.weights import Source
-from ladderlm.tokenizer.base import load_tokenizer
-from ladderlm.tokenizer.bpe import BOS, EOS
+from ladderlm.tokenizer.base import HUGGING_FACE, OWN, RECORD, copy_tokenizer, load_tokenizer
+from ladderlm.tokenizer.bpe import BytePairTokenizer
+from ladderlm.tokenizer.bpe_file import tokenizer_json
 
-__all__ = ["copy_tokenizer", "has_tokenizer", "special_ids", "write_hf_tokenizer"]
+__all__ = ["find_tokenizer", "special_ids", "write_hf_tokenizer"]
 
-_CORE = ("tokenizer.json", "tokenizer.model")
-_FILES = (
-    *_CORE,
-    "ladderlm.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-_MOST_BYTES = 256 << 20
+_FILES = ("tokenizer.json", "tokenizer.model")
+_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_MOST_BYTES = 64 << 20
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a tokenizer of any kind."""
-    return any((folder / name).is_file() for name in _CORE)
+def find_tokenizer(place: Path, first: str = "tokenizer.json") -> Path | None:
+    """Give what `load_tokenizer` opens: a folder with a record, or one foreign file; None: none.
 
-
-def copy_tokenizer(folder: Path, out: Path) -> None:
-    """Copy every file of a tokenizer; one of ours gets back the bytes it was recorded with.
-
-    Raises:
-        CheckpointError: there is none, or a file is no plain file of reasonable size.
+    Args:
+        place: a folder or a file.
+        first: which file counts where a folder holds both kinds.
     """
-    if not has_tokenizer(folder):
-        raise CheckpointError(
-            f"{folder} holds no tokenizer", f"it would be {' or '.join(_CORE)}", "check the path"
-        )
-    for name in _FILES:
-        if (folder / name).exists() or (folder / name).is_symlink():
-            path = inside(folder, name)
-            if path.stat().st_size > _MOST_BYTES:
-                raise CheckpointError(f"{path} is larger than {_MOST_BYTES:,} bytes")
-            data = path.read_bytes()
-            publish(out / name, lambda stream, data=data: stream.write(data))
-    if _is_ours(out / "tokenizer.json"):
-        _write_ours(out, None)
+    if place.is_file() or (place / RECORD).is_file():
+        return place
+    names = sorted(_FILES, key=lambda name: name != first)
+    found = [name for name in names if (place / name).is_file()]
+    return inside(place, found[0]) if found else None
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell whether a `tokenizer.json` has BOS and EOS where ladderlm's own have them."""
-    if not path.is_file() or not path.with_name("ladderlm.json").is_file():
-        return False
-    value = read_json(path)
-    added = value.get("added_tokens") if isinstance(value, dict) else None
-    return isinstance(added, list) and [t.get("content") for t in added] == [BOS, EOS]
+def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
+    """Put a tokenizer into a Hugging Face folder, so that AutoTokenizer opens it.
 
-
-def _write_ours(out: Path, post_processor: dict[str, Any] | None) -> None:
-    """Set what happens after encoding (the only part that Hugging Face needs otherwise)."""
-    value = read_json(out / "tokenizer.json") | {"post_processor": post_processor}
+    A byte-level BPE is written as a `tokenizer.json` that puts BOS before a text, as in training,
+    with its record, so that ladderlm opens it too. Others are copied with what lies beside them.
+    """
+    tokenizer = load_tokenizer(place)
+    record = read_json(place / RECORD) if (place / RECORD).is_file() else {}
+    kind = record.get("model", OWN if record else None)
+    if (
+        not isinstance(tokenizer, BytePairTokenizer)
+        or kind == HUGGING_FACE
+        or place.name == _FILES[0]
+    ):
+        copy_tokenizer(place, out)
+        folder = place if place.is_dir() else place.parent
+        for name in _EXTRAS:
+            if (folder / name).is_file() and (folder / name).stat().st_size < _MOST_BYTES:
+                data = inside(folder, name).read_bytes()
+                publish(out / name, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
+        return
+    names = {i: name for name, i in tokenizer.controls.items()}
+    bos, eos = names[tokenizer.bos_id], names[tokenizer.eos_id]
+    value = json.loads(tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.controls))
+    value["post_processor"] = _bos_first(bos, tokenizer.bos_id)
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     publish_text(out / "tokenizer.json", text)
-    record = read_json(out / "ladderlm.json")
-    record["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    publish_json(out / "ladderlm.json", record)
-
-
-def write_hf_tokenizer(folder: Path, out: Path, max_seq_len: int) -> None:
-    """Copy a tokenizer into a Hugging Face folder, so that AutoTokenizer opens it.
-
-    One of ours gets a step that puts BOS before a text, as in training, and a
-    `tokenizer_config.json`; a foreign one is left as it is.
-    """
-    copy_tokenizer(folder, out)
-    if not _is_ours(out / "tokenizer.json"):
-        return
-    tokenizer = load_tokenizer(out)
-    begin = {"SpecialToken": {"id": BOS, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
-    bos = {"id": BOS, "ids": [tokenizer.bos_id], "tokens": [BOS]}
-    processor = {
-        "type": "TemplateProcessing",
-        "single": [begin, first],
-        "pair": [begin, first, {"SpecialToken": {"id": BOS, "type_id": 1}}, second],
-        "special_tokens": {BOS: bos},
-    }
-    _write_ours(out, processor)
+    if kind == OWN:
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        publish_json(out / RECORD, record | {"sha256": sha256})
     options = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
+        "bos_token": bos,
+        "eos_token": eos,
         "model_max_length": max_seq_len,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
     publish_json(out / "tokenizer_config.json", options)
+
+
+def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:
+    begin = {"SpecialToken": {"id": bos, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, first],
+        "pair": [begin, first, {"SpecialToken": {"id": bos, "type_id": 1}}, second],
+        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
+    }
 
 
 def special_ids(source: Source) -> dict[str, Any]:
