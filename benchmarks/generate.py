@@ -20,6 +20,7 @@ import torch
 
 from ladderlm.generate.decoder import Decoder
 from ladderlm.generate.engine import generate
+from ladderlm.generate.kernel import CompiledDecoder
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
@@ -115,10 +116,10 @@ def ask_own(stepper: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     return [c.tokens for c in generate(stepper, prompts, N_NEW, GREEDY, frozenset())]
 
 
-def count_equal(model: Transformer, prompts: Sequence[Sequence[int]]) -> int:
-    """Count texts of the decoder equal to those of whole forward passes, in float32."""
+def count_equal(model: Transformer, stepper: Any, prompts: Sequence[Sequence[int]]) -> int:
+    """Count texts of a decoder equal to those of whole forward passes, in float32."""
     equal = 0
-    for prompt, found in zip(prompts, ask_own(Decoder(model), prompts), strict=True):
+    for prompt, found in zip(prompts, ask_own(stepper, prompts), strict=True):
         with torch.inference_mode():  # teacher-forced: each token is the likeliest after the others
             whole = torch.tensor([[*prompt, *found]])
             likeliest = model(whole[:, :-1])[0, N_PROMPT - 1 :].argmax(-1)
@@ -151,15 +152,24 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = make_model()
     print(f"torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
-    n_equal = count_equal(model, make_prompts(N_CHECKED))
-    print(f"float32 texts equal to those of whole passes: {n_equal} of {N_CHECKED}")
+    checked = make_prompts(N_CHECKED)
+    n_equal = count_equal(model, Decoder(model), checked)
+    compiled = CompiledDecoder(model)
+    n_compiled = sum(count_equal(model, compiled, [prompt]) for prompt in checked)
+    print(
+        f"float32 texts equal to those of whole passes: {n_equal} of {N_CHECKED}, "
+        f"compiled {n_compiled} of {N_CHECKED}"
+    )
     print(f"{'dtype':<9} {'batch':>5} {'':<22} {'tokens/s':>9} {'per CPU-second':>15}")
     for dtype in options.dtype:
         decoder = Decoder(model, getattr(torch, dtype))
+        compiled = CompiledDecoder(model, getattr(torch, dtype))
         other = to_transformers(model, getattr(torch, dtype))
         for batch in options.batch:
             prompts = make_prompts(batch)
             contenders = {"ladderlm": lambda d=decoder, p=prompts: ask_own(d, p)}
+            if batch == 1:
+                contenders["ladderlm --compile"] = lambda d=compiled, p=prompts: ask_own(d, p)
             if other is not None:
                 for cache in ("dynamic", "static"):
                     contenders[f"transformers {cache}"] = lambda o=other, p=prompts, c=cache: (

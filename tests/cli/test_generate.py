@@ -1,6 +1,7 @@
 """`ladderlm generate`: prompts from everywhere, samples as text or JSON."""
 
 import io
+import shutil
 import sys
 
 import pytest
@@ -230,3 +231,13 @@ def test_half_precision_writes_too(write):
     said = write("--dtype", "bfloat16", "--json", "--temperature", "0")
     assert said.code == 0
     assert said.json[0]["text"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="[cc] no C compiler")
+def test_compiled_code_writes_the_same_text(write):
+    """G03: with the cache of either."""
+    words = [*GREEDY, "--prompt", "def "]
+    assert write(*words, "--compile").out == write(*words).out
+    said = write(*words, "--compile", "--dtype", "float16")
+    assert said.code == 2
+    assert "float32 and bfloat16" in said.err

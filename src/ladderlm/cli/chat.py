@@ -96,7 +96,13 @@ def _answer(
     shown = _Shown()
     try:
         made = answer(
-            loaded, prompt, options.max_new_tokens, sampling, shown.show, options.precision()
+            loaded,
+            prompt,
+            options.max_new_tokens,
+            sampling,
+            shown.show,
+            options.precision(),
+            options.compile,
         )
     except KeyboardInterrupt:  # stop this answer, not the talk
         print()

@@ -44,6 +44,8 @@ class DrawingOptions:
     """Of weights and cache. bfloat16 is faster and differs in the third digit."""
     device: str = "cpu"
     """cpu, cuda or cuda:1."""
+    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Read one text at a time by C code compiled for this machine: faster, needs a compiler."""
 
     def sampling(self) -> "SamplingConfig":
         """Give the options of the drawing alone, checked."""
@@ -185,6 +187,7 @@ def _write(
         prompt_logprobs=options.logprobs and options.echo,
         show=show,
         dtype=options.precision(),
+        compiled=options.compile,
     )
 
 

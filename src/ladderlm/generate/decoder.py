@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ladderlm.errors import ConfigError
-from ladderlm.generate.engine import Stepper
 from ladderlm.model.attention import LayerCache
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.mlp import SwiGLU
 from ladderlm.model.precision import widen
 from ladderlm.model.transformer import Block, Transformer
 
-__all__ = ["Decoder", "LayerWeights", "can_decode", "make_stepper"]
+__all__ = ["Decoder", "LayerWeights", "can_decode"]
 
 # Fields that the arithmetic below honours; any other must stand at its default. Those of RoPE are
 # in the model's table of angles, a tied head is in its weights.
@@ -28,7 +26,6 @@ _KNOWN_FIELDS = frozenset(
     "ffn_dim_multiplier norm_eps rope_theta rope_scaling_factor rope_low_freq_factor "
     "rope_high_freq_factor rope_original_seq_len tied_head dropout init_std".split()
 )
-_JOINED_WEIGHTS = 500_000_000
 _ATTENTION = {"wq.weight", "wk.weight", "wv.weight", "wo.weight"}
 _MLP = {"w1.weight", "w2.weight", "w3.weight"}
 
@@ -72,33 +69,6 @@ def can_decode(model: Transformer) -> bool:
         and {name for name, _ in layer.feed_forward.named_parameters()} == mlp
         for layer in model.layers
     )
-
-
-def make_stepper(model: Transformer, dtype: torch.dtype | None = None) -> Stepper:
-    """Give what reads a model's tokens fastest: a `Decoder`, or the model itself.
-
-    A large model reads its own tokens unless another precision is asked for: joined matrices save
-    calls, not arithmetic, and would double its memory.
-
-    Args:
-        dtype: of weights and cache; None: the model's own.
-
-    Raises:
-        ConfigError: a dtype for a model that a `Decoder` does not know.
-    """
-    own = model.tok_embeddings.weight.dtype
-    if can_decode(model):
-        n_weights = sum(weight.numel() for weight in model.parameters())
-        if dtype not in (None, own) or n_weights < _JOINED_WEIGHTS:
-            return Decoder(model, dtype)
-    elif dtype not in (None, own):
-        raise ConfigError(
-            f"dtype = {dtype} with this model",
-            "it is decoded by its own forward pass (model.attention = "
-            f"{model.config.attention}), in its own precision {own}",
-            "leave the dtype out",
-        )
-    return model
 
 
 class Decoder:

@@ -21,7 +21,7 @@ from ladderlm.generate.chat import (
     encode_dialog,
     pick_format,
 )
-from ladderlm.generate.decoder import make_stepper
+from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.engine import Completion
 from ladderlm.generate.engine import generate as generate_tokens
 from ladderlm.generate.sampling import SamplingConfig

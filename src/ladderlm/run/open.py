@@ -14,7 +14,7 @@ from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
 from ladderlm.errors import CheckpointError
 from ladderlm.generate.chat import ChatPrompt
-from ladderlm.generate.decoder import make_stepper
+from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.engine import Completion
 from ladderlm.generate.engine import generate as generate_tokens
 from ladderlm.generate.sampling import SamplingConfig
@@ -111,6 +111,7 @@ def complete(
     prompt_logprobs: bool = False,
     show: Callable[[int, str], None] | None = None,
     dtype: torch.dtype | None = None,
+    compiled: bool = False,
 ) -> list[Written]:
     """Continue texts; an empty text is the unconditional prompt, BOS alone.
 
@@ -124,6 +125,7 @@ def complete(
             stand in `Completion.tokens`.
         show: told (index of the prompt, text) of every piece as soon as it is sure.
         dtype: of weights and cache while decoding; None: the model's own.
+        compiled: read single texts by code compiled for this machine.
 
     Returns:
         For each prompt the new text and its `Completion`.
@@ -139,7 +141,7 @@ def complete(
         return texts[index].stopped
 
     done = generate_tokens(
-        make_stepper(run.model, dtype),
+        make_stepper(run.model, dtype, compiled),
         [prompt.tokens for prompt in encoded],
         max_new_tokens,
         sampling,
@@ -165,13 +167,14 @@ def answer(
     sampling: SamplingConfig,
     show: Callable[[str], None] = lambda _piece: None,
     dtype: torch.dtype | None = None,
+    compiled: bool = False,
 ) -> Written:
     """Answer a dialogue.
 
     Args:
         prompt: from `generate.chat.encode_dialog`, and not unsafe.
         show: told every piece of the answer as soon as it is sure.
-        dtype: as in `complete`.
+        dtype, compiled: as in `complete`.
     """
     text = TextStream(run.tokenizer, prompt.stop, continued=True)
 
@@ -181,7 +184,7 @@ def answer(
         return text.stopped
 
     (done,) = generate_tokens(
-        make_stepper(run.model, dtype),
+        make_stepper(run.model, dtype, compiled),
         [prompt.tokens],
         max_new_tokens,
         sampling,
