@@ -1,6 +1,7 @@
 """Meta's interface: a folder of Meta's, read and asked in Meta's words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,22 +40,18 @@ def native(tiny_data, tmp_path_factory):
     return execute(from_dict(RunConfig, values))
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def folder(native, request, tmp_path_factory):
-    """The same model as Meta's folder of one and of two shards."""
-    out = tmp_path_factory.mktemp("meta") / "llama"
-    convert(open_source(native), "meta", out, n_shards=request.param)
-    return out
-
-
 @pytest.fixture(scope="module")
-def build(folder, native):
-    """Build from the folder with few words."""
+def build(native, tmp_path_factory):
+    """Build from Meta's folder of so many shards, written when it is first wanted."""
+    folders = {}
 
-    def call(max_seq_len=64, max_batch_size=8, **options):
-        tokenizer = str(native / "tokenizer")
+    def call(n_shards=1, max_seq_len=64, max_batch_size=8, **options):
+        if n_shards not in folders:
+            folders[n_shards] = tmp_path_factory.mktemp("meta") / f"{n_shards}-shards"
+            convert(open_source(native), "meta", folders[n_shards], n_shards=n_shards)
         options = {"device": "cpu", **options}
-        return Llama.build(str(folder), tokenizer, max_seq_len, max_batch_size, **options)
+        folder, tokenizer = str(folders[n_shards]), str(native / "tokenizer")
+        return Llama.build(folder, tokenizer, max_seq_len, max_batch_size, **options)
 
     return call
 
@@ -64,9 +61,25 @@ def llama(build):
     return build()
 
 
-def test_the_model_gives_the_logits_of_the_run_whatever_the_number_of_shards(llama, native):
+@pytest.fixture
+def again(llama):
+    """The same model with another seed or other limits, without reading its files again."""
+
+    def make(seed=1, **limits):
+        model = Transformer(replace(llama.model.params, **limits))
+        model.load_state_dict(llama.model.state_dict())
+        return Llama(model.eval(), llama.tokenizer, seed)
+
+    return make
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_the_model_gives_the_logits_of_the_run_whatever_the_number_of_shards(
+    build, llama, native, n_shards
+):
     from ladderlm.run.open import load
 
+    llama = llama if n_shards == 1 else build(n_shards)
     own = load(native).model
     tokens = torch.randint(0, 320, (3, 20), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -79,9 +92,9 @@ def test_the_model_gives_the_logits_of_the_run_whatever_the_number_of_shards(lla
 
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("temperature", [0.0, 0.6])
-def test_generate_follows_metas_rule(build, temperature, echo):
+def test_generate_follows_metas_rule(again, temperature, echo):
     """Unequal prompts, cut at max_gen_len and EOS, echo with log-probabilities."""
-    llama = build(seed=5)
+    llama = again(seed=5)
     prompts = [[318, 40, 41, 42, 43], [318], [318, 50, 51]]
     tokens, scores = llama.generate(prompts, 12, temperature, 0.9, logprobs=True, echo=echo)
     sampling = SamplingConfig(temperature=temperature, top_p=0.9, seed=5)
@@ -91,8 +104,8 @@ def test_generate_follows_metas_rule(build, temperature, echo):
     ):
         assert tokens[i] == ([*prompts[i], *new] if echo else new)
         assert scores[i] == pytest.approx([*prompt_lp, *lp] if echo else lp, abs=1e-4)
-    again, none = build(seed=5).generate(prompts, 12, temperature, 0.9, echo=echo)
-    assert (again, none) == (tokens, None)
+    repeated, none = again(seed=5).generate(prompts, 12, temperature, 0.9, echo=echo)
+    assert (repeated, none) == (tokens, None)
 
 
 def make_plain(llama):
@@ -126,9 +139,9 @@ def test_without_a_limit_a_text_fills_the_context(llama):
     assert isinstance(found["generation"], str)
 
 
-def test_a_prompt_that_fills_the_sequence_is_scored_at_its_own_tokens(build):
+def test_a_prompt_that_fills_the_sequence_is_scored_at_its_own_tokens(again):
     """Meta's code gives these scores unshifted."""
-    llama, ids = build(max_seq_len=8), [318, 9, 8, 7, 6, 5, 4, 3]
+    llama, ids = again(max_seq_len=8), [318, 9, 8, 7, 6, 5, 4, 3]
     tokens, scores = llama.generate([ids], 5, temperature=0.0, logprobs=True, echo=True)
     assert tokens == [ids]
     with torch.inference_mode():
@@ -160,8 +173,8 @@ def test_all_dialogues_may_be_unsafe(llama):
     assert found["generation"]["content"].startswith("Error:")
 
 
-def test_the_seed_decides_and_later_calls_draw_anew(build):
-    one, two, other = build(seed=2), build(seed=2), build(seed=3)
+def test_the_seed_decides_and_later_calls_draw_anew(again):
+    one, two, other = again(2), again(2), again(3)
     prompts = [[318, 7, 8]] * 3
     first = one.generate(prompts, 9, temperature=1.0, top_p=1.0)
     assert first == two.generate(prompts, 9, temperature=1.0, top_p=1.0)
@@ -197,8 +210,8 @@ def test_numbers_out_of_range_are_refused(build, options, says):
         build(**options)
 
 
-def test_too_many_and_too_long_prompts_are_refused(build):
-    llama = build(max_seq_len=8, max_batch_size=2)
+def test_too_many_and_too_long_prompts_are_refused(again):
+    llama = again(max_seq_len=8, max_batch_size=2)
     with pytest.raises(ConfigError, match="3 prompts at once"):
         llama.generate([[318]] * 3, 2)
     with pytest.raises(ConfigError, match="9 tokens does not fit the context of 8"):
@@ -209,20 +222,18 @@ def test_too_many_and_too_long_prompts_are_refused(build):
         llama.model(torch.zeros(1, 1, dtype=torch.int64), 8)
 
 
-def test_a_tokenizer_of_another_size_and_missing_folders_are_refused(
-    build, folder, native, tmp_path
-):
+def test_a_tokenizer_of_another_size_and_missing_folders_are_refused(native, tmp_path):
     from builders import make_records
     from ladderlm.tokenizer.train import train_bpe
 
     larger = train_bpe((r["text"] for r in make_records(100, seed=5)), 330)
     save_tokenizer(tmp_path / "larger", larger, {})
     with pytest.raises(CheckpointError, match="330 tokens"):
-        Llama.build(str(folder), str(tmp_path / "larger"), 8, 1, device="cpu")
+        Llama.build(str(native), str(tmp_path / "larger"), 8, 1, device="cpu")
     with pytest.raises(LadderError, match="is no model"):
         Llama.build(str(tmp_path), str(native / "tokenizer"), 8, 1, device="cpu")
     with pytest.raises(LadderError, match="tokenizer"):
-        Llama.build(str(folder), str(tmp_path / "nothing"), 8, 1, device="cpu")
+        Llama.build(str(native), str(tmp_path / "nothing"), 8, 1, device="cpu")
 
 
 def test_the_tokenizer_has_metas_names(native):
