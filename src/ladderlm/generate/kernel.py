@@ -1,8 +1,8 @@
 """A decoder whose single tokens go through C code compiled for this machine.
 
-Owns `CompiledDecoder`, the call of the compiler, and the choice of what reads a model. Prompts and batches stay with PyTorch, whose
-matrix products are good at them; one text at a time is bound by reading the weights, which
-`kernel.c` does at the speed of memory.
+Owns `CompiledDecoder`, the call of the compiler, and the choice of what reads a model. Prompts and
+batches stay with PyTorch, whose matrix products are good at them; one text at a time is bound by
+reading the weights, which `kernel.c` does once for each token.
 """
 
 import ctypes

@@ -21,9 +21,9 @@ from ladderlm.generate.chat import (
     encode_dialog,
     pick_format,
 )
-from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.engine import Completion
 from ladderlm.generate.engine import generate as generate_tokens
+from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.interop.convert import open_source
 from ladderlm.interop.llama_model import ModelArgs, Transformer, load_model

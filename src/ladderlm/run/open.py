@@ -14,9 +14,9 @@ from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
 from ladderlm.errors import CheckpointError
 from ladderlm.generate.chat import ChatPrompt
-from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.engine import Completion
 from ladderlm.generate.engine import generate as generate_tokens
+from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.generate.text import TextStream
 from ladderlm.model.transformer import Transformer
