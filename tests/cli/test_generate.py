@@ -1,6 +1,7 @@
 """`ladderlm generate`: prompts from everywhere, samples as text or JSON."""
 
 import io
+import shutil
 import sys
 
 import pytest
@@ -131,6 +132,15 @@ def test_checkpoints_can_be_chosen(write):
         (["--prompt", "a", "--prompt-file", "b"], "keep one of them"),
         (["--prompt-file", "nowhere.txt"], "nowhere.txt: No such file"),
         (["--num-sample", "3"], "--num-samples"),
+        (["--min-p", "2"], "min_p = 2.0"),
+        (["--repetition-penalty", "0"], "repetition_penalty = 0.0"),
+        (["--stop", ""], "ends every text"),
+        (["--stream", "--json"], "--stream with --json"),
+        (["--stream", "--num-samples", "2"], "one text is shown"),
+        (["--lines", "--prompt", "a"], "lines come from a file"),
+        (["--device", "tpu"], "cpu, cuda or cuda:1"),
+        (["--device", "cuda:99"], "CUDA devices here"),
+        (["--dtype", "int3"], "--dtype"),
     ],
 )
 def test_wrong_options_are_refused(words, says, write):
@@ -158,3 +168,76 @@ def test_what_a_terminal_would_obey_is_shown_to_it_and_kept_in_a_pipe(write, on_
     assert said.code == 0
     assert "\\x1b[31m\\x07 red\\x202e" in said.out
     assert all(char.isprintable() or char in "\n\t" for char in said.out)
+
+
+GREEDY = ["--temperature", "0", "--max-new-tokens", "24"]
+
+
+def test_every_line_of_a_file_is_a_prompt(write, stdin, tmp_path):
+    """In batches, with samples; a carriage return is no part of a line, a form feed is."""
+    lines = ["def ", "", "return the loss", "a\fb", *(f"{n} times" for n in range(20))]
+    (tmp_path / "lines.txt").write_bytes("\r\n".join(lines).encode())
+    words = ["--lines", "--num-samples", "2", "--seed", "3", "--json"]
+    rows = write(*words, "--prompt-file", tmp_path / "lines.txt").json
+    assert [row["prompt"] for row in rows] == [line for line in lines for _ in range(2)]
+    assert [row["seed"] for row in rows] == list(range(3, 51))
+    for i in (0, 5, 40):
+        alone = write("--prompt", rows[i]["prompt"], "--seed", str(3 + i), "--json").json
+        assert alone == [rows[i]]
+    stdin("\n".join(lines).encode())
+    assert write(*words).json == rows
+    stdin(b"")
+    assert "found no line" in write("--lines").err
+
+
+def test_a_stop_string_ends_the_text(write):
+    whole = write(*GREEDY, "--prompt", "def ", "--json").json[0]
+    stop = whole["text"][3:5]
+    cut = write(*GREEDY, "--prompt", "def ", "--stop", "\x00", "--stop", stop, "--json").json[0]
+    assert cut["text"] == whole["text"][: whole["text"].index(stop)]
+    assert cut["stopped"]
+
+
+def test_a_streamed_text_is_the_same_text(write, on_terminal):
+    """G01 and G04: in pieces of whole characters, and harmless on a terminal."""
+    words = [*GREEDY, "--prompt", "\x1b[31m def ", "--echo"]
+    plain = write(*words).out
+    assert write(*words, "--stream").out == plain
+    on_terminal()
+    assert write(*words, "--stream").out == plain.replace("\x1b", "\\x1b")
+
+
+def test_echo_with_log_probabilities_scores_the_prompt_too(write):
+    words = ["--prompt", "def loss", "--json", "--logprobs", "--temperature", "0"]
+    short, whole = write(*words).json[0], write(*words, "--echo").json[0]
+    n = len(whole["tokens"]) - len(short["tokens"])
+    assert n >= 1
+    assert whole["tokens"][n:] == short["tokens"]
+    assert whole["logprobs"][n:] == pytest.approx(short["logprobs"], abs=1e-5)
+    assert whole["logprobs"][0] == 0.0  # BOS has nothing before it
+    assert all(value < 0 for value in whole["logprobs"][1:])
+
+
+def test_filters_change_what_is_drawn(write):
+    plain = write("--prompt", "def ", "--temperature", "3").out
+    greedy = write("--prompt", "def ", "--temperature", "0").out
+    assert write("--prompt", "def ", "--temperature", "3", "--min-p", "1").out == greedy != plain
+    words = ["--prompt", "def ", "--temperature", "0", "--repetition-penalty", "1000"]
+    tokens = write(*words, "--json", "--logprobs").json[0]["tokens"]
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_half_precision_writes_too(write):
+    said = write("--dtype", "bfloat16", "--json", "--temperature", "0")
+    assert said.code == 0
+    assert said.json[0]["text"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="[cc] no C compiler")
+def test_compiled_code_writes_the_same_text(write):
+    """G03: with the cache of either."""
+    words = [*GREEDY, "--prompt", "def "]
+    assert write(*words, "--compile").out == write(*words).out
+    said = write(*words, "--compile", "--dtype", "float16")
+    assert said.code == 2
+    assert "float32 and bfloat16" in said.err

@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from ladderlm.errors import ConfigError
+from ladderlm.generate.decoder import Decoder
 from ladderlm.generate.engine import generate
 from ladderlm.generate.sampling import SamplingConfig, sample_tokens
 from reference.hand_made import make_model
+from reference.meta_generation import generate_as_meta
 
-PROMPTS = [[1], [1, 5, 9, 12, 30], [1, 7, 7], [1, 20, 21, 22, 23, 24, 25, 26]]
+PROMPTS = [[1, 20, 21, 22, 23, 24, 25, 26], [1], [1, 5, 9, 12, 30], [1, 7, 7]]
 NEVER = frozenset({-1})
+
+
+def scores_of(model, ids):
+    """Score each token given those before it; the first is 0."""
+    with torch.no_grad():
+        shares = torch.log_softmax(model(torch.tensor([ids]))[0].double(), -1)
+    return [0.0] + [float(shares[i - 1, ids[i]]) for i in range(1, len(ids))]
 
 
 def without_cache(model, prompt, n_new, sampling, seed, stop):
@@ -63,7 +72,6 @@ def test_texts_in_a_batch_equal_texts_alone():
         (alone,) = generate(model, [prompt], 20, SamplingConfig(seed=3 + i), frozenset({2, 17}))
         assert together[i].tokens == alone.tokens
         assert together[i].stopped == alone.stopped
-        assert together[i].log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)
     assert len({tuple(c.tokens) for c in together}) == len(PROMPTS)
 
 
@@ -103,7 +111,7 @@ def test_temperature_zero_takes_the_likeliest_token_for_any_seed():
 def test_log_probabilities_are_those_of_the_unmodified_distribution():
     model = make_model().eval()
     sampling = SamplingConfig(temperature=0.5, top_k=3, seed=2)
-    (found,) = generate(model, [[1, 5, 9]], 10, sampling, NEVER)
+    (found,) = generate(model, [[1, 5, 9]], 10, sampling, NEVER, logprobs=True)
     ids = [1, 5, 9, *found.tokens]
     with torch.no_grad():
         shares = torch.log_softmax(model(torch.tensor([ids]))[0].double(), -1)
@@ -142,11 +150,19 @@ def test_a_text_ends_at_the_context_and_says_that_no_stop_was_met():
     assert not found.stopped
 
 
-@pytest.mark.parametrize("n", [64, 65, 1000])
-def test_a_prompt_that_fills_the_context_is_refused_with_its_length(n):
-    """G01: no position is left to write to."""
-    with pytest.raises(ConfigError, match=f"{n} tokens fills the context of 64"):
+@pytest.mark.parametrize("n", [65, 1000])
+def test_a_prompt_longer_than_the_context_is_refused_with_its_length(n):
+    """G01: the model has no positions there."""
+    with pytest.raises(ConfigError, match=f"{n} tokens does not fit the context of 64"):
         generate(chain_model(), [[1] * n], 5, GREEDY, NEVER)
+
+
+def test_a_prompt_that_fills_the_context_gets_nothing_and_may_still_be_scored():
+    """G01: as in Meta's code, but with the scores at their own tokens."""
+    model, prompt = make_model().eval(), [1 + i % 40 for i in range(64)]
+    (found,) = generate(model, [prompt], 5, GREEDY, NEVER, prompt_logprobs=True, logprobs=True)
+    assert (found.tokens, found.stopped, found.log_probabilities) == ([], False, [])
+    assert found.prompt_log_probabilities == pytest.approx(scores_of(model, prompt), abs=1e-4)
 
 
 def test_the_longest_prompt_that_fits_gets_one_token():
@@ -203,3 +219,118 @@ def test_the_first_token_is_drawn_among_those_allowed_and_the_others_are_free():
         assert found[row].tokens == free[row].tokens
     greedy = generate(chain_model(), [[3]], 3, GREEDY, NEVER, first_ids=[[9, 4]])
     assert greedy[0].tokens == [4, 5, 6]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("max_gen_len", [1, 7, 30, 100])
+@pytest.mark.parametrize("kind", ["model", "decoder"])
+def test_batches_of_unequal_prompts_follow_metas_rule(kind, max_gen_len, temperature):
+    """Decoding begins at the shortest prompt, prompts win, ends at EOS and max_gen_len."""
+    model = make_model(n_kv_heads=2).eval()
+    sampling = SamplingConfig(temperature=temperature, top_p=0.9, seed=4)
+    expected = generate_as_meta(model, PROMPTS, max_gen_len, sampling, eos_id=17)
+    stepper = model if kind == "model" else Decoder(model)
+    found = generate(
+        stepper,
+        PROMPTS,
+        max_gen_len,
+        sampling,
+        frozenset({17}),
+        logprobs=True,
+        prompt_logprobs=True,
+    )
+    assert [c.tokens for c in found] == [tokens for tokens, _, _ in expected]
+    for completion, (_, scores, prompt_scores) in zip(found, expected, strict=True):
+        assert completion.log_probabilities == pytest.approx(scores, abs=1e-4)
+        assert completion.prompt_log_probabilities == pytest.approx(prompt_scores, abs=1e-4)
+
+
+def test_log_probabilities_are_computed_only_when_asked_for(monkeypatch):
+    """Meta's code always pays for them."""
+    calls = []
+    plain = torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    (found,) = generate(make_model().eval(), [[1, 5]], 5, GREEDY, NEVER)
+    assert (found.log_probabilities, found.prompt_log_probabilities, calls) == (None, None, [])
+    (found,) = generate(make_model().eval(), [[1, 5]], 5, GREEDY, NEVER, logprobs=True)
+    assert found.prompt_log_probabilities is None
+    assert len(found.log_probabilities) == len(calls) == 5
+
+
+class Counting:
+    """Pass everything on to a model and note the shape of what it reads."""
+
+    def __init__(self, model):
+        self.model, self.config, self.read = model, model.config, []
+
+    def make_caches(self, batch, seq_len):
+        return self.model.make_caches(batch, seq_len)
+
+    def step(self, tokens, caches, start, last=False):
+        self.read.append((*tokens.shape, start))
+        return self.model.step(tokens, caches, start, last)
+
+
+def test_samples_of_one_prompt_read_it_once_and_are_those_of_their_seeds():
+    """G03: the shared cache is copied before the texts part."""
+    model, prompt = make_model().eval(), [1, 5, 9, 12, 30]
+    counting = Counting(model)
+    found = generate(counting, [prompt] * 6, 9, SamplingConfig(seed=2), NEVER)
+    assert counting.read[0] == (1, 5, 0)
+    assert counting.read[1:] == [(6, 1, 5 + i) for i in range(8)]
+    for i in range(6):
+        (alone,) = generate(model, [prompt], 9, SamplingConfig(seed=2 + i), NEVER)
+        assert found[i].tokens == alone.tokens
+    assert len({tuple(c.tokens) for c in found}) == 6
+
+
+def test_prompts_that_begin_alike_share_that_part():
+    counting = Counting(make_model().eval())
+    prompts = [[1, 6, 9], [1, 5], [1, 5, 9], [1, 5]]
+    found = generate(counting, prompts, 4, SamplingConfig(seed=2), NEVER)
+    assert counting.read[0] == (2, 2, 0)
+    for i, prompt in enumerate(prompts):
+        (alone,) = generate(make_model().eval(), [prompt], 4, SamplingConfig(seed=2 + i), NEVER)
+        assert found[i].tokens == alone.tokens
+
+
+def test_texts_that_have_ended_leave_the_batch_and_the_others_go_on_unchanged():
+    counting = Counting(chain_model())
+    found = generate(counting, [[3], [1], [2], [1]], 14, GREEDY, frozenset({4, 15}))
+    assert [len(c.tokens) for c in found] == [0, 2, 1, 2]
+    widths = [rows for rows, _, _ in counting.read]
+    assert widths == [3, 4, 2]
+    found = generate(chain_model(), [[3], [1], [2]], 12, GREEDY, frozenset({5}))
+    assert [c.tokens for c in found] == [[4], [2, 3, 4], [3, 4]]
+
+
+def test_a_watcher_sees_every_new_token_in_order_and_may_end_its_text():
+    seen = []
+
+    def watch(index, token):
+        seen.append((index, token))
+        return token == 7
+
+    found = generate(chain_model(), [[5], [1, 2]], 3, GREEDY, frozenset({4}), watch=watch)
+    assert seen == [(0, 6), (0, 7), (1, 3)]
+    assert [(c.tokens, c.stopped) for c in found] == [([6, 7], True), ([3], True)]
+
+
+def test_a_repetition_penalty_counts_the_prompt_and_the_text():
+    """The chain stays below 10, so ids follow the order of the untouched logits."""
+    model = make_model().eval()
+    penalised = SamplingConfig(temperature=0.0, repetition_penalty=1e5)
+    (found,) = generate(model, [[1, 5, 9]], 30, penalised, NEVER)
+    whole = [1, 5, 9, *found.tokens]
+    assert len(set(whole)) == len(whole)
+    together = generate(model, PROMPTS, 20, penalised, NEVER)
+    for i, prompt in enumerate(PROMPTS):
+        (alone,) = generate(model, [prompt], 20, penalised, NEVER)
+        assert together[i].tokens == alone.tokens
+
+
+def test_ids_that_the_tokenizer_lacks_are_never_drawn():
+    model = make_model().eval()
+    sampling = SamplingConfig(temperature=5.0, seed=1)
+    found = generate(model, [[1]] * 40, 10, sampling, NEVER, n_ids=7)
+    assert {token for c in found for token in c.tokens} == set(range(7))

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladderlm.errors import ConfigError
-from ladderlm.generate.sampling import SamplingConfig, next_token_probabilities, sample_tokens
+from ladderlm.generate.sampling import (
+    SamplingConfig,
+    next_token_probabilities,
+    penalise_repetition,
+    sample_tokens,
+)
 
 LOGITS = torch.tensor([[math.log(0.2), math.log(0.5), math.log(0.05), math.log(0.25)]])
 
@@ -49,21 +54,43 @@ def test_top_p_counts_the_mass_after_temperature_and_before_top_k():
     assert set(kept(top_p=0.8, temperature=0.5)) == {1, 3}
 
 
+def test_min_p_keeps_what_is_a_share_as_likely_as_the_likeliest():
+    assert kept(min_p=0.45) == {1: 2 / 3, 3: 1 / 3}
+    assert set(kept(min_p=0.39)) == {0, 1, 3}
+    assert kept(min_p=1.0) == {1: 1.0}
+    assert set(kept(min_p=0.0)) == {0, 1, 2, 3}
+    assert set(kept(min_p=0.3, temperature=0.5)) == {1}
+    assert set(kept(min_p=0.4, top_k=2)) == {1, 3}
+
+
+def test_a_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
+    logits = torch.tensor([[2.0, -2.0, 2.0, -2.0], [1.0, 1.0, 0.0, 3.0]])
+    seen = torch.tensor([[True, True, False, False], [False, False, True, True]])
+    found = penalise_repetition(logits, seen, 2.0)
+    assert found.tolist() == [[1.0, -4.0, 2.0, -2.0], [1.0, 1.0, 0.0, 1.5]]
+    assert torch.equal(penalise_repetition(logits, seen, 1.0), logits)
+
+
 @given(
     logits=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12),
     temperature=st.floats(0.01, 10),
     top_p=st.none() | st.floats(0.01, 1.0),
     top_k=st.none() | st.integers(1, 15),
+    min_p=st.none() | st.floats(0, 1),
     uniform=st.floats(0, 1, exclude_max=True),
 )
-def test_a_drawn_token_is_always_one_that_was_kept(logits, temperature, top_p, top_k, uniform):
-    config = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
+def test_a_drawn_token_is_always_one_that_was_kept(
+    logits, temperature, top_p, top_k, min_p, uniform
+):
+    config = SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
     row = torch.tensor([logits])
     probabilities, ids = next_token_probabilities(row, config)
     assert float(probabilities.sum()) == pytest.approx(1.0)
     drawn = int(sample_tokens(row, config, torch.tensor([uniform], dtype=torch.float64)))
     assert drawn in ids[0][probabilities[0] > 0].tolist()
-    assert row[0].argmax() in ids[0][probabilities[0] > 0]
+    untouched = torch.softmax(row[0].double() / temperature, -1)
+    assert untouched[ids[0][0]] == untouched.max()
+    assert probabilities[0][0] > 0
     if top_k is not None:
         assert int((probabilities > 0).sum()) <= top_k
 
@@ -86,6 +113,10 @@ def test_a_uniform_number_picks_by_cumulated_mass():
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_k": 0},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": math.inf},
         {"seed": -1},
     ],
 )

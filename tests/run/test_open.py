@@ -91,7 +91,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(run):
     found = load(run)
     text = "def loss batch return " * 40
     greedy = SamplingConfig(temperature=0.0)
-    ((_, completion),) = complete(found, [text], 5, greedy)
+    ((_, completion, _),) = complete(found, [text], 5, greedy)
     prompt = encode_prompt(found.tokenizer, text, 31)
     # the context of 32 keeps 31 tokens of prompt, of which the last may be drawn anew
     assert len(completion.tokens) == 32 - len(prompt.tokens)
@@ -107,7 +107,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(run):
 @pytest.mark.parametrize("prompt", ["", "def", "<|end_of_text|>", "\x00", "🦙 emoji", "\n\n"])
 def test_any_prompt_gives_valid_text_and_finite_log_probabilities(run, prompt):
     """G01: special names are plain text, bytes of an emoji may be cut."""
-    ((text, completion),) = complete(load(run), [prompt], 8, SamplingConfig())
+    ((text, completion, _),) = complete(load(run), [prompt], 8, SamplingConfig(), logprobs=True)
     text.encode("utf-8")
     assert all(math.isfinite(p) and p <= 0 for p in completion.log_probabilities)
 

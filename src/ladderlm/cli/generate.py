@@ -1,28 +1,29 @@
 """`ladderlm generate`: continue prompts, or write from nothing."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ladderlm.cli.options import parse, print_json, printable
 from ladderlm.errors import ConfigError, DataError
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from ladderlm.generate.sampling import SamplingConfig
+    from ladderlm.run.open import LoadedRun, Written
+
+__all__ = ["DrawingOptions", "check_device", "run", "say"]
+
+_BATCH = 16  # prompts of a file that are continued together
 
 
-@dataclass(frozen=True)
-class GenerateOptions:
-    """Continue a prompt; without one, write from nothing."""
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """How texts are drawn, and with what: the options that `generate` and `chat` share."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
-    prompt: str = ""
-    """Text to continue; - reads standard input. Default: none, the model starts from BOS."""
-    prompt_file: str | None = None
-    """File whose text is continued."""
     max_new_tokens: int = 256
     """Longest continuation."""
     temperature: float = 0.8
@@ -31,16 +32,63 @@ class GenerateOptions:
     """Keep the smallest set of likeliest tokens of this mass; 1 keeps all."""
     top_k: int | None = None
     """Keep this many likeliest tokens."""
+    min_p: float | None = None
+    """Keep tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float | None = None
+    """Above 1: make tokens less likely that the text already holds."""
     seed: int = 1
-    """Sample i is drawn with seed + i."""
-    num_samples: int = 1
-    """How many texts."""
+    """Text i is drawn with seed + i."""
     step: int | None = None
     """Which checkpoint. Default: the newest."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and cache. bfloat16 is faster and differs in the third digit."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:1."""
+    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Read one text at a time by C code compiled for this machine: faster, needs a compiler."""
+
+    def sampling(self) -> "SamplingConfig":
+        """Give the options of the drawing alone, checked."""
+        from ladderlm.generate.sampling import SamplingConfig
+
+        return SamplingConfig(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
+    def precision(self) -> Any:
+        """Give the torch dtype; None for float32, which is what weights are stored in."""
+        import torch
+
+        return None if self.dtype == "float32" else getattr(torch, self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(DrawingOptions):
+    """Continue a prompt; without one, write from nothing."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    prompt: str = ""
+    """Text to continue; - reads standard input. Default: none, the model starts from BOS."""
+    prompt_file: str | None = None
+    """File whose text is continued."""
+    lines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every line of --prompt-file, or of standard input, is a prompt of its own."""
+    num_samples: int = 1
+    """How many texts for each prompt; the prompt is read once."""
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """End the text before this string. May be given several times."""
     echo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the prompt before its continuation."""
+    """Print the prompt before its continuation; with --logprobs score its tokens too."""
     logprobs: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --json: the tokens and their log-probabilities."""
+    stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the text while it is written."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print samples as JSON."""
 
@@ -48,44 +96,144 @@ class GenerateOptions:
 def run(argv: list[str]) -> int:
     """Generate as asked."""
     options = parse(GenerateOptions, argv, "generate", "Continue a prompt, or write from nothing.")
-    if options.num_samples < 1 or options.max_new_tokens < 1:
-        raise ConfigError("--num-samples and --max-new-tokens are at least 1")
-    if options.logprobs and not options.json:
-        raise ConfigError("--logprobs without --json", "the text alone has no place for them")
-    prompt = _read_prompt(options)
+    _check(options)
+    prompts = _read_prompts(options)
+    sampling = options.sampling()
+    if "" in options.stop:
+        raise ConfigError("--stop ''", "it ends every text before it begins", "leave it out")
+    check_device(options.device)
 
-    from ladderlm.generate.sampling import SamplingConfig
-    from ladderlm.run.open import complete, load
+    from ladderlm.run.open import load
 
-    sampling = SamplingConfig(
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        seed=options.seed,
-    )
-    loaded = load(options.run, options.step)
-    prompts = [prompt] * options.num_samples
+    loaded = load(options.run, options.step, options.device)
+    if options.stream:
+        say(prompts[0] if options.echo else "")
+        _write(options, loaded, prompts, sampling, lambda _index, piece: say(piece))
+        print()
+        return 0
     rows = []
-    for i, (text, done) in enumerate(complete(loaded, prompts, options.max_new_tokens, sampling)):
-        row = {"prompt": prompt, "text": text, "seed": options.seed + i, "stopped": done.stopped}
-        if options.logprobs:
-            pieces = [loaded.tokenizer.decode([token]) for token in done.tokens]
-            row |= {"tokens": pieces, "logprobs": done.log_probabilities}
-        rows.append(row)
+    for at in range(0, len(prompts), _BATCH):
+        part = prompts[at : at + _BATCH]
+        first = replace(sampling, seed=sampling.seed + at * options.num_samples)
+        for i, written in enumerate(_write(options, loaded, part, first)):
+            row = _row(options, loaded, part[i // options.num_samples], first.seed + i, written)
+            rows.append(row)
     if options.json:
         print_json(rows)
         return 0
     for i, row in enumerate(rows):
         if len(rows) > 1:
             print(f"--- sample {i + 1}, seed {row['seed']}")
-        shown = (prompt if options.echo else "") + str(row["text"])
-        print(printable(shown) if sys.stdout.isatty() else shown)
+        say((row["prompt"] if options.echo else "") + row["text"])
+        print()
     return 0
 
 
-def _read_prompt(options: GenerateOptions) -> str:
+def say(text: str) -> None:
+    """Print a piece of foreign text at once; a terminal obeys nothing in it."""
+    print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ConfigError: not cpu or cuda, or this machine has no such CUDA device.
+    """
+    kind, _, number = device.partition(":")
+    if device != "cpu" and not (kind == "cuda" and (number.isdecimal() or device == "cuda")):
+        raise ConfigError(f"--device {device!r}", "it is cpu, cuda or cuda:1")
+    if kind == "cuda":
+        import torch
+
+        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= n_devices:
+            raise ConfigError(
+                f"--device {device}",
+                f"torch {torch.__version__} sees {n_devices} CUDA devices here",
+                "leave --device out, or see `ladderlm doctor`",
+            )
+
+
+def _check(options: GenerateOptions) -> None:
+    if options.num_samples < 1 or options.max_new_tokens < 1:
+        raise ConfigError("--num-samples and --max-new-tokens are at least 1")
+    if options.logprobs and not options.json:
+        raise ConfigError("--logprobs without --json", "the text alone has no place for them")
+    if options.stream and (options.json or options.lines or options.num_samples > 1):
+        raise ConfigError(
+            "--stream with --json, --lines or --num-samples",
+            "one text is shown while it is written",
+            "leave one of them out",
+        )
+
+
+def _write(
+    options: GenerateOptions,
+    loaded: "LoadedRun",
+    prompts: list[str],
+    sampling: "SamplingConfig",
+    show: Callable[[int, str], None] | None = None,
+) -> "list[Written]":
+    from ladderlm.run.open import complete
+
+    return complete(
+        loaded,
+        [prompt for prompt in prompts for _ in range(options.num_samples)],
+        options.max_new_tokens,
+        sampling,
+        stop=options.stop,
+        logprobs=options.logprobs,
+        prompt_logprobs=options.logprobs and options.echo,
+        show=show,
+        dtype=options.precision(),
+        compiled=options.compile,
+    )
+
+
+def _row(
+    options: GenerateOptions, loaded: "LoadedRun", prompt: str, seed: int, written: "Written"
+) -> dict[str, Any]:
+    done = written.completion
+    row = {"prompt": prompt, "text": written.text, "seed": seed, "stopped": done.stopped}
+    if options.logprobs:
+        ids, scores = done.tokens, done.log_probabilities or []
+        if options.echo:
+            ids, scores = (
+                [*written.prompt_tokens, *ids],
+                [
+                    *(done.prompt_log_probabilities or []),
+                    *scores,
+                ],
+            )
+        row |= {"tokens": [loaded.tokenizer.decode([i]) for i in ids], "logprobs": scores}
+    return row
+
+
+def _read_prompts(options: GenerateOptions) -> list[str]:
     if options.prompt and options.prompt_file is not None:
         raise ConfigError("--prompt and --prompt-file are both given", "", "keep one of them")
+    if not options.lines:
+        return [_read_text(options)]
+    if options.prompt not in ("", "-"):
+        raise ConfigError(
+            "--lines with --prompt", "lines come from a file", "use --prompt-file or --prompt -"
+        )
+    text = _read_text(replace(options, prompt="" if options.prompt_file is not None else "-"))
+    lines = list(_split_lines(text))
+    if not lines:
+        raise DataError("--lines found no line", "there is nothing to continue", "check the input")
+    return lines
+
+
+def _split_lines(text: str) -> Iterator[str]:
+    """Cut at newlines alone: str.splitlines also cuts at form feeds and other characters."""
+    lines = text.split("\n")
+    for line in lines if lines[-1] else lines[:-1]:
+        yield line.removesuffix("\r")
+
+
+def _read_text(options: GenerateOptions) -> str:
     try:
         if options.prompt == "-":
             return sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("train", "train one model, or go on with it"),
     "eval": ("evaluate", "nats per token and bits per byte, per subset"),
     "generate": ("generate", "continue a prompt, or write from nothing"),
+    "chat": ("chat", "talk to a model in the terminal"),
     "convert": ("convert", "a model into Meta's, Hugging Face's or GGUF files, or into a run"),
     "study": ("study", "an ablation over a ladder of compute: plan, run, status, fit, report"),
     "report": ("report", "runs and studies -> one self-contained page; verify one"),

@@ -4,16 +4,37 @@ Owns the decoding loop over token ids. Text and tokenizers are the caller's busi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ladderlm.errors import ConfigError
-from ladderlm.generate.sampling import SamplingConfig, sample_tokens
-from ladderlm.model.transformer import Transformer
+from ladderlm.generate.sampling import SamplingConfig, penalise_repetition, sample_tokens
+from ladderlm.model.attention import LayerCache
+from ladderlm.model.config import ModelConfig
 
-__all__ = ["Completion", "generate"]
+__all__ = ["Completion", "Stepper", "generate"]
+
+# Positions whose logits are held at once while a prompt is scored.
+_SCORED_POSITIONS = 64
+
+
+class Stepper(Protocol):
+    """What the loop needs of a model: a `Transformer`, or a `Decoder` made from one."""
+
+    config: ModelConfig
+
+    def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:
+        """Allocate empty caches."""
+        ...
+
+    def step(
+        self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
+    ) -> Tensor:
+        """Read (B, T) more tokens; give float32 logits of all T positions or the last."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,18 +43,41 @@ class Completion:
 
     Args:
         tokens: new token ids, the stop token left out.
-        log_probabilities: of each new token under the unmodified distribution, nats.
-        stopped: True if a stop token ended it, False if the length did.
+        stopped: True if a stop token or `watch` ended it, False if the length did.
+        log_probabilities: of each new token under the unmodified distribution, nats; None
+            unless asked for.
+        prompt_log_probabilities: of each token of the prompt given those before it; the first
+            has nothing before it and is 0. None unless asked for.
     """
 
     tokens: list[int]
-    log_probabilities: list[float]
     stopped: bool
+    log_probabilities: list[float] | None = None
+    prompt_log_probabilities: list[float] | None = None
+
+
+@dataclass(eq=False)
+class _Row:
+    """One text on its way."""
+
+    index: int
+    n_prompt: int
+    end: int
+    generator: torch.Generator
+    first_ids: list[int] | None
+    ids: list[int]
+    scores: list[float] = field(default_factory=lambda: [0.0])  # of ids[0], ids[1] ...
+    done: bool = False
+    stopped: bool = False
+
+    def writes(self, position: int) -> bool:
+        """Say whether this position is to be filled with a drawn token."""
+        return not self.done and len(self.ids) == position < self.end
 
 
 @torch.inference_mode()
 def generate(
-    model: Transformer,
+    model: Stepper,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     sampling: SamplingConfig,
@@ -41,89 +85,202 @@ def generate(
     should_stop: Callable[[], bool] = lambda: False,
     first_ids: Sequence[Sequence[int] | None] = (),
     n_ids: int | None = None,
+    *,
+    logprobs: bool = False,
+    prompt_logprobs: bool = False,
+    watch: Callable[[int, int], bool] | None = None,
 ) -> list[Completion]:
     """Continue every prompt until a stop token, `max_new_tokens` or the model's context.
 
     Prompts of unequal length run together in Meta's way: all are read up to the length of the
-    shortest, then one position at a time, where a prompt's own token wins over a drawn one. Each
-    sequence has its own random stream, so its text is the same alone and in a batch.
+    shortest, then one position at a time, where a prompt's own token wins over a drawn one. No
+    row is ever padded, so none needs a mask. Each sequence has its own random stream, so its text
+    is the same alone and in a batch. Prompts that begin alike are read once.
 
     Args:
-        prompts: token ids, each at least one.
+        prompts: token ids, each at least one; one that fills the context gets no new token.
         max_new_tokens: at most this many for each prompt.
         sampling: sequence i draws with seed + i.
         stop_ids: ids that end a text.
         should_stop: asked before every position; True ends early with what there is.
         n_ids: ids of the tokenizer; rows of the head past them are never drawn. None: all.
         first_ids: for each prompt the ids that may come first; None, or nothing at all: any.
+        logprobs: compute log-probabilities of the new tokens.
+        prompt_logprobs: compute those of the prompts' tokens too, which costs their logits.
+        watch: told (index of the prompt, token) of every new token; True ends that text after it.
 
     Raises:
-        ConfigError: an empty prompt, or one that leaves no room in the context.
+        ConfigError: an empty prompt, or one longer than the context.
     """
     context = model.config.max_seq_len
-    for prompt in prompts:
-        if not prompt:
-            raise ConfigError("an empty prompt", "there is no position to predict from", "add BOS")
-        if len(prompt) >= context:
-            raise ConfigError(
-                f"a prompt of {len(prompt)} tokens fills the context of {context}",
-                "no position is left to write to",
-                f"shorten it to {context - 1} tokens or fewer",
-            )
-    if not prompts:
-        return []
-    device = model.tok_embeddings.weight.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    ends = torch.clamp(lengths + max_new_tokens, max=context)
-    shortest, total = int(lengths.min()), int(ends.max())
-    tokens = torch.zeros(len(prompts), total, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    stop = torch.tensor(sorted(stop_ids), dtype=torch.int64)
-    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompts))]
-    log_probabilities = torch.zeros(len(prompts), total, dtype=torch.float64)
-    stopped_at, stopped = ends.clone(), torch.zeros(len(prompts), dtype=torch.bool)
-    caches = model.make_caches(len(prompts), total)
-    done_until = 0
-    for position in range(shortest, total):
-        if should_stop():
-            stopped_at = torch.clamp(stopped_at, max=position)
-            break
-        new = tokens[:, done_until:position].to(device)
-        logits = model.step(new, caches, done_until)[:, -1].cpu()
-        done_until = position
-        writing = lengths <= position
-        allowed = logits.clone()
-        if n_ids is not None:
-            allowed[:, n_ids:] = float("-inf")
-        for row, ids in enumerate(first_ids):
-            if ids is not None and int(lengths[row]) == position:
-                allowed[row] = float("-inf")
-                allowed[row, list(ids)] = logits[row, list(ids)]
-        drawn = sample_tokens(allowed, sampling, _uniforms(generators, writing))
-        tokens[:, position] = torch.where(writing, drawn, tokens[:, position])
-        chosen = tokens[:, position : position + 1]
-        log_probabilities[:, position] = (
-            torch.log_softmax(logits.double(), -1).gather(-1, chosen).squeeze(-1)
-        )
-        hit = writing & torch.isin(tokens[:, position], stop) & (position < stopped_at)
-        stopped_at, stopped = torch.where(hit, position, stopped_at), stopped | hit
-        if bool((stopped_at <= position + 1).all()):
-            break
+    rows = []
+    for i, prompt in enumerate(prompts):
+        _check_prompt(prompt, context)
+        end = min(len(prompt) + max_new_tokens, context)
+        allowed = first_ids[i] if i < len(first_ids) else None
+        stream = torch.Generator().manual_seed(sampling.seed + i)
+        limit = None if allowed is None else list(allowed)
+        rows.append(_Row(i, len(prompt), end, stream, limit, list(prompt)))
+    loop = _Loop(model, sampling, stop_ids, n_ids, logprobs, prompt_logprobs, watch)
+    unfinished = [row for row in rows if row.end > row.n_prompt or prompt_logprobs]
+    if unfinished:
+        loop.run(unfinished, should_stop)
     return [
         Completion(
-            tokens[row, int(lengths[row]) : int(stopped_at[row])].tolist(),
-            log_probabilities[row, int(lengths[row]) : int(stopped_at[row])].tolist(),
-            bool(stopped[row]),
+            row.ids[row.n_prompt :],
+            row.stopped,
+            row.scores[row.n_prompt : len(row.ids)] if logprobs else None,
+            row.scores[: row.n_prompt] if prompt_logprobs else None,
         )
-        for row in range(len(prompts))
+        for row in rows
     ]
 
 
-def _uniforms(generators: list[torch.Generator], writing: Tensor) -> Tensor:
-    """Draw for the rows that write; the others keep their streams for later."""
-    draws = [
-        float(torch.rand((), generator=g, dtype=torch.float64)) if w else 0.0
-        for g, w in zip(generators, writing.tolist(), strict=True)
-    ]
-    return torch.tensor(draws, dtype=torch.float64)
+def _check_prompt(prompt: Sequence[int], context: int) -> None:
+    if not prompt:
+        raise ConfigError("an empty prompt", "there is no position to predict from", "add BOS")
+    if len(prompt) > context:
+        raise ConfigError(
+            f"a prompt of {len(prompt)} tokens does not fit the context of {context}",
+            "the model has no positions past it",
+            f"shorten it to {context - 1} tokens or fewer, which leaves room for an answer",
+        )
+
+
+class _Loop:
+    """The rows of one call, position by position."""
+
+    def __init__(
+        self,
+        model: Stepper,
+        sampling: SamplingConfig,
+        stop_ids: frozenset[int],
+        n_ids: int | None,
+        logprobs: bool,
+        prompt_logprobs: bool,
+        watch: Callable[[int, int], bool] | None,
+    ) -> None:
+        self.model, self.sampling, self.stop_ids = model, sampling, stop_ids
+        self.n_ids, self.logprobs, self.prompt_logprobs = n_ids, logprobs, prompt_logprobs
+        self.watch = watch
+
+    def run(self, batch: list[_Row], should_stop: Callable[[], bool]) -> None:
+        """Continue rows of at least one token each, in place."""
+        position = min(row.n_prompt for row in batch)
+        if should_stop():
+            return
+        logits, caches = self._read_prompts(batch, position)
+        seen = self._seen(batch, position, logits.shape[-1])
+        while True:
+            self._advance(batch, position, logits, seen)
+            position += 1
+            live = [i for i, row in enumerate(batch) if not row.done]
+            if not live or should_stop():
+                return
+            if len(live) * 2 <= len(batch):  # ended rows cost time as long as they are carried
+                batch = [batch[i] for i in live]
+                caches = _select(caches, torch.tensor(live))
+                seen = None if seen is None else seen[live]
+            # an ended row has no token here; what it reads is of no account
+            new = [[row.ids[position - 1] if len(row.ids) >= position else 0] for row in batch]
+            logits = self._step(torch.tensor(new), caches, position - 1)[:, -1]
+
+    def _step(
+        self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = True
+    ) -> Tensor:
+        device = caches[0].keys.device
+        return self.model.step(tokens.to(device), caches, start, last).cpu()
+
+    def _read_prompts(self, batch: list[_Row], n: int) -> tuple[Tensor, list[LayerCache]]:
+        """Read the first n tokens of every row; give the logits that follow and the caches."""
+        total = max(row.end for row in batch)
+        starts = [tuple(row.ids[:n]) for row in batch]
+        different = list(dict.fromkeys(starts))
+        tokens = torch.tensor(different)
+        place = torch.tensor([different.index(start) for start in starts])
+        caches = self.model.make_caches(len(tokens), total)
+        at = 0
+        while self.prompt_logprobs and at < n - 1:
+            end = min(at + _SCORED_POSITIONS, n - 1)
+            logits = self._step(tokens[:, at:end], caches, at, last=False)
+            shares = torch.log_softmax(logits.double(), -1)
+            following = tokens[:, at + 1 : end + 1].unsqueeze(-1)
+            scores = shares.gather(-1, following).squeeze(-1)
+            for row, i in zip(batch, place.tolist(), strict=True):
+                row.scores += scores[i].tolist()
+            at = end
+        logits = self._step(tokens[:, at:], caches, at)[:, -1]
+        if len(tokens) < len(batch):
+            logits, caches = logits[place], _select(caches, place)
+        for row in batch:  # not asked for, so as good as any
+            row.scores += [0.0] * (n - len(row.scores))
+        return logits, caches
+
+    def _seen(self, batch: list[_Row], n: int, vocab_size: int) -> Tensor | None:
+        if self.sampling.repetition_penalty is None:
+            return None
+        seen = torch.zeros(len(batch), vocab_size, dtype=torch.bool)
+        return seen.scatter_(1, torch.tensor([row.ids[:n] for row in batch]), True)
+
+    def _advance(
+        self, batch: list[_Row], position: int, logits: Tensor, seen: Tensor | None
+    ) -> None:
+        """Put a token at `position` of every row: the prompt's own, or a drawn one."""
+        writes = [row.writes(position) for row in batch]
+        tokens = self._draw(batch, writes, logits, seen) if any(writes) else [0] * len(batch)
+        tokens = [
+            row.ids[position] if len(row.ids) > position else token
+            for row, token in zip(batch, tokens, strict=True)
+        ]
+        chosen = torch.tensor(tokens).unsqueeze(-1)
+        if seen is not None:
+            seen.scatter_(1, chosen, True)
+        if self.logprobs or self.prompt_logprobs:
+            shares = torch.log_softmax(logits.double(), -1)
+            for row, score in zip(batch, shares.gather(-1, chosen).tolist(), strict=True):
+                row.scores += score
+        for row, token, new in zip(batch, tokens, writes, strict=True):
+            if new:
+                self._write(row, token)
+            row.done |= position + 1 >= row.end
+
+    def _write(self, row: _Row, token: int) -> None:
+        if token in self.stop_ids:
+            row.done = row.stopped = True
+            return
+        row.ids.append(token)
+        if self.watch is not None and self.watch(row.index, token):
+            row.done = row.stopped = True
+
+    def _draw(
+        self, batch: list[_Row], writes: list[bool], logits: Tensor, seen: Tensor | None
+    ) -> list[int]:
+        """Draw a token for every row; only those that write use up their streams."""
+        if seen is not None and self.sampling.repetition_penalty is not None:
+            logits = penalise_repetition(logits, seen, self.sampling.repetition_penalty)
+        limits = {
+            i: row.first_ids
+            for i, row in enumerate(batch)
+            if writes[i] and row.first_ids is not None and len(row.ids) == row.n_prompt
+        }
+        n_ids = logits.shape[-1] if self.n_ids is None else self.n_ids
+        if limits or n_ids < logits.shape[-1]:
+            allowed = logits.clone()
+            allowed[:, n_ids:] = float("-inf")
+            for i, ids in limits.items():
+                allowed[i] = float("-inf")
+                allowed[i, ids] = logits[i, ids]
+            logits = allowed
+        uniforms = torch.zeros(len(batch), dtype=torch.float64)
+        if self.sampling.temperature > 0:
+            for i, row in enumerate(batch):
+                if writes[i]:
+                    uniforms[i] = torch.rand((), generator=row.generator, dtype=torch.float64)
+        drawn: list[int] = sample_tokens(logits, self.sampling, uniforms).tolist()
+        return drawn
+
+
+def _select(caches: list[LayerCache], rows: Tensor) -> list[LayerCache]:
+    """Copy the named rows, in this order and as often as they are named."""
+    rows = rows.to(caches[0].keys.device)
+    return [LayerCache(cache.keys[rows], cache.values[rows]) for cache in caches]

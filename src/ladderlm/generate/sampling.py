@@ -11,23 +11,28 @@ from torch import Tensor
 
 from ladderlm.errors import ConfigError
 
-__all__ = ["SamplingConfig", "next_token_probabilities", "sample_tokens"]
+__all__ = ["SamplingConfig", "next_token_probabilities", "penalise_repetition", "sample_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How tokens are drawn.
+    """How tokens are drawn. None switches a filter off.
 
     Args:
         temperature: 0 takes the likeliest token.
-        top_p: keep the smallest set of likeliest tokens whose mass reaches this; None: all.
-        top_k: keep this many likeliest tokens; None: all.
+        top_p: keep the smallest set of likeliest tokens whose mass reaches this.
+        top_k: keep this many likeliest tokens.
+        min_p: keep tokens at least this share as likely as the likeliest.
+        repetition_penalty: above 1 makes tokens less likely that the text, prompt included,
+            already holds.
         seed: of the first sequence; sequence i uses seed + i.
     """
 
     temperature: float = 0.8
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -37,15 +42,40 @@ class SamplingConfig:
             raise ConfigError(f"top_p = {self.top_p}", "it lies in (0, 1]")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k = {self.top_k}", "it is at least 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p = {self.min_p}", "it lies in [0, 1]")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < 1e6:
+            raise ConfigError(
+                f"repetition_penalty = {self.repetition_penalty}", "it is finite and positive"
+            )
         if not 0 <= self.seed < 2**62:
             raise ConfigError(f"seed = {self.seed}", "it lies in [0, 2^62)")
 
 
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide the positive logits of seen tokens by `penalty`, multiply the negative ones by it.
+
+    Source: Keskar et al. 2019 (CTRL), section 4.1, with the sign taken care of as in the
+    libraries that followed it.
+
+    Args:
+        logits: (B, V), float32.
+        seen: (B, V), bool; tokens that the row's text holds.
+
+    Returns:
+        (B, V).
+    """
+    weaker = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, weaker, logits)
+
+
 def next_token_probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """Apply temperature, top-k and top-p.
+    """Apply temperature, top-k, top-p and min-p.
 
     top-p drops a token when the mass of the likelier ones already *exceeds* p, so the likeliest
     always stays. Source: Holtzman et al. 2019, section 3.1; the rule as in facebookresearch/llama.
+    min-p: Nguyen et al. 2024, equation 2. Each filter looks at the distribution after temperature
+    and before the others, so their order does not matter.
 
     Args:
         logits: (B, V), float32.
@@ -56,11 +86,14 @@ def next_token_probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Te
     probabilities, ids = torch.sort(
         torch.softmax(logits.double() / config.temperature, dim=-1), descending=True, stable=True
     )
+    dropped = torch.zeros_like(probabilities, dtype=torch.bool)
     if config.top_k is not None:
-        probabilities[:, config.top_k :] = 0.0
+        dropped[:, config.top_k :] = True
     if config.top_p is not None:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before > config.top_p, 0.0)
+        dropped |= probabilities.cumsum(-1) - probabilities > config.top_p
+    if config.min_p is not None:
+        dropped |= probabilities < config.min_p * probabilities[:, :1]
+    probabilities = probabilities.masked_fill(dropped, 0.0)
     return probabilities / probabilities.sum(-1, keepdim=True), ids
 
 
@@ -68,7 +101,7 @@ def sample_tokens(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> T
     """Draw one token a row.
 
     Args:
-        logits: (B, V), float32.
+        logits: (B, V), float32, the repetition penalty already applied.
         uniforms: (B,), float64 in [0, 1); unused at temperature 0.
 
     Returns:

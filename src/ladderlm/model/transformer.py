@@ -130,19 +130,24 @@ class Transformer(nn.Module):
             for _ in self.layers
         ]
 
-    def step(self, tokens: Tensor, caches: list[LayerCache], start: int) -> Tensor:
+    def step(
+        self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
+    ) -> Tensor:
         """Read T more tokens of every sequence, with all earlier ones in the caches.
 
         Args:
             tokens: (B, T), int64, standing at positions start .. start + T - 1.
             caches: from `make_caches`; written in place.
             start: how many positions the caches hold.
+            last: give the logits of the last position alone.
 
         Returns:
-            Logits (B, T, V), float32.
+            Logits (B, T, V) or (B, 1, V), float32.
         """
         angles = self.angles[start : start + tokens.shape[1]].unsqueeze(0)
         x = self.tok_embeddings(tokens)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, angles, None, cache, start)
+        if last:
+            x = x[:, -1:]
         return widen(self.output(self.norm(x)))  # type: ignore[no-any-return]

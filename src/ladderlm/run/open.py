@@ -3,25 +3,43 @@
 Owns `load`: weights, tokenizer and config of a checkpoint in one object, and text in, text out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest, load_state, load_weights
 from ladderlm.errors import CheckpointError
+from ladderlm.generate.chat import ChatPrompt
 from ladderlm.generate.engine import Completion
 from ladderlm.generate.engine import generate as generate_tokens
+from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.generate.text import TextStream
 from ladderlm.model.transformer import Transformer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 
-__all__ = ["LoadedRun", "complete", "load"]
+__all__ = ["LoadedRun", "Written", "answer", "complete", "load"]
+
+
+class Written(NamedTuple):
+    """A new text and the tokens that it was made of.
+
+    Args:
+        text: without the prompt.
+        completion: its tokens and their scores.
+        prompt_tokens: BOS and the prompt, its last token left out where it was healed.
+    """
+
+    text: str
+    completion: Completion
+    prompt_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -83,28 +101,97 @@ def load(path: Path | str, step: int | None = None, device: str = "cpu") -> Load
 
 
 def complete(
-    run: LoadedRun, prompts: Sequence[str], max_new_tokens: int, sampling: SamplingConfig
-) -> list[tuple[str, Completion]]:
+    run: LoadedRun,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    *,
+    stop: Sequence[str] = (),
+    logprobs: bool = False,
+    prompt_logprobs: bool = False,
+    show: Callable[[int, str], None] | None = None,
+    dtype: torch.dtype | None = None,
+    compiled: bool = False,
+) -> list[Written]:
     """Continue texts; an empty text is the unconditional prompt, BOS alone.
 
     A prompt longer than the context keeps its end. The last token of a prompt is healed, see
     `encode_prompt`.
+
+    Args:
+        prompts: equal ones, and equal beginnings, are read once.
+        max_new_tokens, sampling, logprobs, prompt_logprobs: as in `generate.engine.generate`.
+        stop: strings that end a text and are left out of it. The tokens of the last one may
+            stand in `Completion.tokens`.
+        show: told (index of the prompt, text) of every piece as soon as it is sure.
+        dtype: of weights and cache while decoding; None: the model's own.
+        compiled: read single texts by code compiled for this machine.
 
     Returns:
         For each prompt the new text and its `Completion`.
     """
     room = run.config.model.max_seq_len - 1
     encoded = [encode_prompt(run.tokenizer, prompt, room) for prompt in prompts]
-    stop = frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id})
-    with torch.inference_mode():
-        done = generate_tokens(
-            run.model,
-            [prompt.tokens for prompt in encoded],
-            max_new_tokens,
-            sampling,
-            stop,
-            first_ids=[prompt.first_ids for prompt in encoded],
-            n_ids=run.tokenizer.vocab_size,
-        )
-    pairs = zip(encoded, done, strict=True)
-    return [(prompt.continuation(run.tokenizer, made.tokens), made) for prompt, made in pairs]
+    texts = [TextStream(run.tokenizer, stop, p.healed, bool(p.text)) for p in encoded]
+
+    def watch(index: int, token: int) -> bool:
+        piece = texts[index].add(token)
+        if show is not None and piece:
+            show(index, piece)
+        return texts[index].stopped
+
+    done = generate_tokens(
+        make_stepper(run.model, dtype, compiled),
+        [prompt.tokens for prompt in encoded],
+        max_new_tokens,
+        sampling,
+        frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id}),
+        first_ids=[prompt.first_ids for prompt in encoded],
+        n_ids=run.tokenizer.vocab_size,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        watch=watch,
+    )
+    for index, text in enumerate(texts):
+        rest = text.finish()
+        if show is not None and rest:
+            show(index, rest)
+    parts = zip(texts, done, encoded, strict=True)
+    return [Written(text.text, made, prompt.tokens) for text, made, prompt in parts]
+
+
+def answer(
+    run: LoadedRun,
+    prompt: ChatPrompt,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    show: Callable[[str], None] = lambda _piece: None,
+    dtype: torch.dtype | None = None,
+    compiled: bool = False,
+) -> Written:
+    """Answer a dialogue.
+
+    Args:
+        prompt: from `generate.chat.encode_dialog`, and not unsafe.
+        show: told every piece of the answer as soon as it is sure.
+        dtype, compiled: as in `complete`.
+    """
+    text = TextStream(run.tokenizer, prompt.stop, continued=True)
+
+    def watch(_index: int, token: int) -> bool:
+        if piece := text.add(token):
+            show(piece)
+        return text.stopped
+
+    (done,) = generate_tokens(
+        make_stepper(run.model, dtype, compiled),
+        [prompt.tokens],
+        max_new_tokens,
+        sampling,
+        prompt.stop_ids,
+        n_ids=run.tokenizer.vocab_size,
+        watch=watch,
+    )
+    if rest := text.finish():
+        show(rest)
+    return Written(text.text, done, prompt.tokens)

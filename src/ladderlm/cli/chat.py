@@ -1,0 +1,152 @@
+"""`ladderlm chat`: talk to a model in the terminal."""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ladderlm.cli.generate import DrawingOptions, check_device, say
+from ladderlm.cli.options import parse
+from ladderlm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ladderlm.generate.chat import Message
+    from ladderlm.run.open import LoadedRun
+
+__all__ = ["run"]
+
+_COMMANDS = "/new begins again, /quit or the end of input leaves, /help shows this"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions(DrawingOptions):
+    """Talk to a model; every answer appears while it is written."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder."""
+    system: str = ""
+    """Message that stands before the dialogue."""
+    format: Literal["auto", "llama2", "llama3", "plain"] = "auto"
+    """How turns are written. auto: what the tokenizer of the model knows."""
+
+
+def run(argv: list[str]) -> int:
+    """Talk until the input ends."""
+    options = parse(ChatOptions, argv, "chat", "Talk to a model. " + _COMMANDS + ".")
+    if options.max_new_tokens < 1:
+        raise ConfigError("--max-new-tokens is at least 1")
+    options.sampling()
+    check_device(options.device)
+
+    from ladderlm.generate.chat import pick_format
+    from ladderlm.run.open import load
+
+    loaded = load(options.run, options.step, options.device)
+    if options.format == "auto":
+        options = replace(options, format=pick_format(loaded.tokenizer))  # type: ignore[arg-type]
+    _note(f"format {options.format}; {_COMMANDS}")
+    if options.format == "plain":
+        _note("the model was not taught to chat: it goes on with a transcript")
+    return _talk(options, loaded)
+
+
+def _talk(options: ChatOptions, loaded: "LoadedRun") -> int:
+    opening: list[Message] = []
+    if options.system:
+        opening = [{"role": "system", "content": options.system}]
+    dialog, n_answers = list(opening), 0
+    while (line := _read_line()) is not None:
+        if line.strip() in ("/quit", "/exit"):
+            break
+        if line.strip() in ("/new", "/help"):
+            dialog = list(opening) if line.strip() == "/new" else dialog
+            _note("a new dialogue" if line.strip() == "/new" else _COMMANDS)
+            continue
+        if not line.strip():
+            continue
+        asked: list[Message] = [*dialog, {"role": "user", "content": line}]
+        answer = _answer(options, loaded, asked, n_answers)
+        n_answers += 1
+        if answer is not None:
+            dialog = [*asked, {"role": "assistant", "content": answer}]
+    return 0
+
+
+def _answer(
+    options: ChatOptions, loaded: "LoadedRun", dialog: "list[Message]", n_answers: int
+) -> str | None:
+    """Write the answer to the screen; give it, or None if it is no part of the dialogue."""
+    from ladderlm.generate.chat import UNSAFE_ANSWER, encode_dialog
+    from ladderlm.run.open import answer
+
+    prompt = encode_dialog(loaded.tokenizer, dialog, options.format)
+    if prompt.unsafe:
+        print(UNSAFE_ANSWER)
+        return None
+    context = loaded.config.model.max_seq_len
+    if len(prompt.tokens) >= context:
+        _note(
+            f"the dialogue has {len(prompt.tokens)} tokens and the context of the model is "
+            f"{context}: say less, or begin again with /new"
+        )
+        return None
+    sampling = options.sampling()
+    sampling = replace(sampling, seed=sampling.seed + n_answers)
+    shown = _Shown()
+    try:
+        made = answer(
+            loaded,
+            prompt,
+            options.max_new_tokens,
+            sampling,
+            shown.show,
+            options.precision(),
+            options.compile,
+        )
+    except KeyboardInterrupt:  # stop this answer, not the talk
+        print()
+        _note("stopped; what was written stays in the dialogue")
+        return shown.text.strip()
+    print()
+    return made.text.strip()
+
+
+class _Shown:
+    """Print pieces as they come, without the spaces that a format leaves at the front."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def show(self, piece: str) -> None:
+        piece = piece if self.text else piece.lstrip()
+        self.text += piece
+        say(piece)
+
+
+def _read_line() -> str | None:
+    """Read what the user says; None at the end of the input.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    if sys.stdin is None:
+        return None
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        try:
+            return input("> ")  # with the line editing of the terminal
+        except EOFError:
+            print()
+            return None
+    raw = sys.stdin.buffer.readline()
+    try:
+        return raw.decode("utf-8").rstrip("\r\n") if raw else None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the input is not UTF-8 at byte {error.start} of the line", "", "convert it"
+        ) from error
+
+
+def _note(text: str) -> None:
+    """Say something about the talk, apart from its text."""
+    print(f"[{text}]", file=sys.stderr, flush=True)
