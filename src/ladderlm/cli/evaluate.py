@@ -45,7 +45,10 @@ def run(argv: list[str]) -> int:
     from ladderlm.eval.config import Policy
     from ladderlm.eval.meter import score_documents
     from ladderlm.eval.subsets import save_losses, summarise
+    from ladderlm.model.precision import float32_matmul
+    from ladderlm.run.machine import settle_matmul
     from ladderlm.run.open import load
+    from ladderlm.train.config import ExecutionConfig
 
     loaded = load(options.run, options.step)
     path = options.data or loaded.config.eval.path or loaded.config.data.path
@@ -69,7 +72,8 @@ def run(argv: list[str]) -> int:
     n_documents = min(options.max_documents, split.n_documents)
     stride = context if options.stride is None else options.stride
     policy = Policy(context=context, stride=stride, n_documents=n_documents)
-    with progress_bar("windows") as bar:
+    _, matmul = settle_matmul(ExecutionConfig(device="cpu"))
+    with float32_matmul(matmul["setting"]), progress_bar("windows") as bar:
         losses = score_documents(
             loaded.model, split, np.arange(n_documents), policy, progress=lambda n, _: bar(n)
         )

@@ -21,12 +21,14 @@ from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError, Stopped
 from ladderlm.files import AppendLog, FolderLock, publish_json, publish_text, remove_tree
 from ladderlm.model.init import init_weights
+from ladderlm.model.precision import float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment, describe_hardware
 from ladderlm.run.finish import finish, note_end, policy_of, write_summary
+from ladderlm.run.machine import keep_execution, settle_matmul
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
@@ -92,20 +94,23 @@ def _execute_locked(
     processes.wait()
     if directory.finished:
         return directory.path
-    config = _keep_execution(config, directory)
-    torch.set_num_threads(config.execution.n_threads or 1)
-    device = config.execution.device
+    config = keep_execution(config, directory)
+    execution, matmul = settle_matmul(config.execution)
+    config = replace(config, execution=execution)
+    torch.set_num_threads(execution.n_threads or 1)
+    device = execution.device
     if processes.first:
         publish_json(directory.config_file, to_dict(config))
         environment = describe_environment(torch.get_num_threads(), device)
-        publish_json(directory.environment_file, environment)
+        publish_json(directory.environment_file, environment | {"float32_matmul": matmul})
         source = Path(config.data.path or "") / "tokenizer"
         for name in ("tokenizer.json", "ladderlm.json"):
             text = (source / name).read_text(encoding="utf-8")
             publish_text(directory.path / "tokenizer" / name, text)
     try:
-        state = _train(config, directory, processes, flag, observe)
-        finish(config, directory, state, processes, flag, observe)
+        with float32_matmul(matmul["setting"]):
+            state = _train(config, directory, processes, flag, observe)
+            finish(config, directory, state, processes, flag, observe)
     except LadderError as error:
         note_end(directory, processes, "failed", error.what)
         raise
@@ -120,7 +125,8 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
     if resume == "never":
         for name in ("checkpoints", "evals"):
             remove_tree(directory.path / name)
-        for file in (directory.metrics_file, directory.samples_file, directory.summary_file):
+        files = (directory.metrics_file, directory.samples_file, directory.summary_file)
+        for file in (*files, directory.config_file):  # execution is settled anew as well
             remove_tree(file)
     elif directory.config_file.exists():
         old = directory.config()
@@ -148,22 +154,6 @@ def _difference(old: Any, new: Any, place: str = "") -> list[str]:
         parts = [_difference(old.get(k), new.get(k), f"{place}.{k}".strip(".")) for k in keys]
         return [line for part in parts for line in part]
     return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
-
-
-def _keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
-    """Resume with the execution that the run began with, so that equal bytes come out."""
-    if not directory.config_file.exists():
-        return config
-    began = directory.config().execution
-    ours = config.execution
-    if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
-        _log.warning(
-            "going on with %s threads and micro-batches of %s rows, as the run began",
-            began.n_threads,
-            began.micro_batch_seqs,
-        )
-    kept = replace(ours, n_threads=began.n_threads, micro_batch_seqs=began.micro_batch_seqs)
-    return replace(config, execution=kept)
 
 
 def _build(config: RunConfig) -> Transformer:

@@ -59,6 +59,9 @@ class ExecutionConfig:
     micro_batch_seqs: int | None = execution_field(
         None
     )  # rows per forward pass; None: 8192 tokens' worth
+    float32_matmul: Literal["auto", "highest", "medium"] = execution_field(
+        "auto"
+    )  # auto: medium (oneDNN) on a CPU where a probe finds it exact, else highest
 
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):

@@ -1,0 +1,74 @@
+"""What a run settles about its machine, once, when its folder is made.
+
+Owns the probe of the float32 products and the rule that a resumed run keeps the execution it
+began with. What follows from the config alone is settled in `resolve.py`.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from ladderlm.errors import ConfigError
+from ladderlm.model.precision import FLOAT32_ERROR, float32_matmul_error
+from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
+from ladderlm.train.config import ExecutionConfig
+
+__all__ = ["keep_execution", "settle_matmul"]
+
+_log = logging.getLogger(__name__)
+
+
+def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
+    """Resume with the execution that the run began with, so that equal bytes come out."""
+    if not directory.config_file.exists():
+        return config
+    began = directory.config().execution
+    ours = config.execution
+    if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
+        _log.warning(
+            "going on with %s threads and micro-batches of %s rows, as the run began",
+            began.n_threads,
+            began.micro_batch_seqs,
+        )
+    kept = replace(
+        ours,
+        n_threads=began.n_threads,
+        micro_batch_seqs=began.micro_batch_seqs,
+        # a run older than the option multiplied by PyTorch's default
+        float32_matmul="highest" if began.float32_matmul == "auto" else began.float32_matmul,
+    )
+    return replace(config, execution=kept)
+
+
+def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str, Any]]:
+    """Decide how float32 matrices are multiplied; give what was measured too.
+
+    `medium` sends the products of a CPU to oneDNN, which on some CPUs is twice as fast as the
+    default and on others rounds to bfloat16. So `auto` takes it only where one product of 512-wide
+    matrices is as exact as float32 can be, and it is never taken on a GPU, where it means TF32 or
+    less.
+
+    Returns:
+        The execution with `float32_matmul` decided, and {"setting", "relative_error"}, the error
+        of that product against float64.
+
+    Raises:
+        ConfigError: `medium` is asked for, by the user or by the run that is resumed, and is not
+            exact here.
+    """
+    asked = execution.float32_matmul
+    if asked == "highest" or (asked == "auto" and execution.device != "cpu"):
+        return replace(execution, float32_matmul="highest"), {"setting": "highest"}
+    error = float32_matmul_error("medium")
+    exact = execution.device == "cpu" and error < FLOAT32_ERROR
+    if asked == "medium" and not exact:
+        raise ConfigError(
+            "execution.float32_matmul = 'medium' is not float32 on this machine: a product of "
+            f"512-wide matrices is off by {error:.1e} on the CPU, and a GPU rounds to TF32",
+            "the run would train in another precision than its config says",
+            "set execution.float32_matmul to 'highest' (a run begun elsewhere: in its config.json)",
+        )
+    setting = "medium" if exact else "highest"
+    chosen = replace(execution, float32_matmul=setting)
+    return chosen, {"setting": setting, "relative_error": float32_matmul_error(setting)}
