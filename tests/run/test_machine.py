@@ -65,9 +65,16 @@ def test_the_bound_decides(error, monkeypatch):
 def test_the_setting_is_put_back_whatever_happens():
     before = torch.get_float32_matmul_precision()
     other = "medium" if before == "highest" else "highest"
-    with pytest.raises(ZeroDivisionError), float32_matmul(other):
-        assert torch.get_float32_matmul_precision() == other
-        raise ZeroDivisionError
+    found = []
+
+    def fail():
+        with float32_matmul(other):
+            found.append(torch.get_float32_matmul_precision())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert found == [other]
     assert torch.get_float32_matmul_precision() == before
 
 
@@ -105,9 +112,11 @@ def test_a_run_older_than_the_option_goes_on_as_it_began(tiny_config, tmp_path):
     file = tmp_path / "run/config.json"
     values = json.loads(file.read_text())
     del values["execution"]["float32_matmul"]
+    del values["model"]["attention"]
     file.write_text(json.dumps(values))
-    execute(tiny_config(**BRIEF))
+    execute(tiny_config(**BRIEF, model__attention="blocked"))
     assert read_json(file)["execution"]["float32_matmul"] == "highest"
+    assert read_json(file)["model"]["attention"] == "sdpa"
 
 
 def test_a_new_start_settles_anew(tiny_config, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ladderlm.errors import ConfigError
-from ladderlm.model.precision import FLOAT32_ERROR, float32_matmul_error
+from ladderlm.model.precision import FLOAT32_ERROR, Float32Matmul, float32_matmul_error
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.train.config import ExecutionConfig
@@ -23,7 +23,8 @@ def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
     """Resume with the execution that the run began with, so that equal bytes come out."""
     if not directory.config_file.exists():
         return config
-    began = directory.config().execution
+    old = directory.config()
+    began = old.execution
     ours = config.execution
     if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
         _log.warning(
@@ -38,7 +39,9 @@ def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
         # a run older than the option multiplied by PyTorch's default
         float32_matmul="highest" if began.float32_matmul == "auto" else began.float32_matmul,
     )
-    return replace(config, execution=kept)
+    # likewise with attention, which was PyTorch's kernel
+    attention = "sdpa" if old.model.attention == "auto" else old.model.attention
+    return replace(config, execution=kept, model=replace(config.model, attention=attention))
 
 
 def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str, Any]]:
@@ -69,6 +72,6 @@ def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str
             "the run would train in another precision than its config says",
             "set execution.float32_matmul to 'highest' (a run begun elsewhere: in its config.json)",
         )
-    setting = "medium" if exact else "highest"
+    setting: Float32Matmul = "medium" if exact else "highest"
     chosen = replace(execution, float32_matmul=setting)
     return chosen, {"setting": setting, "relative_error": float32_matmul_error(setting)}

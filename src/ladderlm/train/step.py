@@ -10,7 +10,7 @@ import torch
 
 from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
-from ladderlm.model.loss import sum_token_loss, token_nats
+from ladderlm.model.loss import sum_head_nats
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.guards import check_finite
 
@@ -60,8 +60,10 @@ def accumulate_gradients(
             positions = torch.from_numpy(rows.positions).to(device)
             segments = torch.from_numpy(rows.segment_ids).to(device)
         hidden = model.hidden(tokens, positions, segments)
-        nats = token_nats(hidden, model.output.weight, torch.from_numpy(rows.targets).to(device))
-        loss = sum_token_loss(nats, torch.from_numpy(rows.loss_mask).to(device))
+        targets, counted = (
+            torch.from_numpy(array).to(device) for array in (rows.targets, rows.loss_mask)
+        )
+        loss = sum_head_nats(hidden, model.output.weight, targets, counted)
         (loss / n_targets).backward()  # type: ignore[no-untyped-call]
         total += loss.detach().double()
     return total
