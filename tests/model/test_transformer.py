@@ -74,6 +74,20 @@ def test_rms_norm_has_its_epsilon_inside_the_root(eps):
     np.testing.assert_allclose(found, rms_norm(x.numpy(), np.arange(1.0, 7.0), eps), rtol=1e-12)
 
 
+def test_the_gradient_of_rms_norm_is_that_of_finite_differences():
+    """The epsilon is large enough to have a say."""
+    norm = RMSNorm(6, 0.3).double()
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.autograd.gradcheck(norm, (x.requires_grad_(),))
+
+
+def test_the_gradient_of_a_rotation_is_that_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 2, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    angles = rope_table(4, 3, 100.0).double().unsqueeze(0)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, angles), (x,))
+
+
 def test_rms_norm_casts_back_to_half_precision_before_the_gain():
     norm = RMSNorm(64, 1e-5).to(torch.bfloat16)
     generator = torch.Generator().manual_seed(0)

@@ -33,16 +33,18 @@ class BlockPlan:
     Args:
         bias: (B or 1, 1, T, T) float32, 0 where a query may look and -inf elsewhere.
         first_keys: for each row (or one for all), for each block, the first key that any query
-            of the block sees.
+            of the block sees; None: the first of all, whatever the mask, so that the shapes of
+            the products do not change from batch to batch.
     """
 
     bias: Tensor
-    first_keys: list[list[int]]
+    first_keys: list[list[int]] | None
 
     def groups(
         self, n_rows: int, n_heads: int
     ) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
         """Give groups of rows, each with its blocks as (queries, keys)."""
+        assert self.first_keys is not None  # a static plan has no groups
         n_positions = self.bias.shape[-1]
         per_row = n_heads * min(BLOCK, n_positions) * n_positions
         n_together = max(1, SCORES_PER_THREAD * torch.get_num_threads() // per_row)
@@ -56,17 +58,22 @@ class BlockPlan:
             yield rows, blocks
 
 
-def plan_blocks(mask: Tensor | None, n_positions: int, device: torch.device) -> BlockPlan:
+def plan_blocks(
+    mask: Tensor | None, n_positions: int, device: torch.device, static: bool = False
+) -> BlockPlan:
     """Look once at a mask, for all layers.
 
     Args:
         mask: (B, 1, T, T) bool, True where a query may look, never past itself; None: causal.
         n_positions: T.
+        static: give a plan that depends on shapes alone.
     """
     if mask is None:
         mask = torch.ones(n_positions, n_positions, dtype=torch.bool, device=device).tril()
         mask = mask[None, None]
     bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -math.inf)
+    if static:
+        return BlockPlan(bias, None)
     first_seen = mask[:, 0].to(torch.uint8).argmax(dim=-1)  # (B, T); of equal values the first
     lows = [part.amin(dim=1) for part in torch.split(first_seen, BLOCK, dim=1)]
     return BlockPlan(bias, torch.stack(lows, dim=1).tolist())
@@ -82,7 +89,20 @@ def attend_blocked(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
     Returns:
         (B, H, T, E).
     """
+    if plan.first_keys is None:
+        return _attend_static(q, k, v, plan.bias)
     return _Blocked.apply(q, k, v, plan)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _attend_static(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attend in plain operations on all rows at once, for torch.compile to fuse."""
+    parts = []
+    for begin in range(0, q.shape[2], BLOCK):
+        end = min(begin + BLOCK, q.shape[2])
+        scores = widen(q[:, :, begin:end] @ k[:, :, :end].transpose(2, 3))
+        scores = scores / math.sqrt(q.shape[-1]) + bias[:, :, begin:end, :end]
+        parts.append(torch.softmax(scores, -1).type_as(v) @ v[:, :, :end])
+    return torch.cat(parts, dim=2)
 
 
 class _Blocked(torch.autograd.Function):

@@ -55,6 +55,7 @@ class Transformer(nn.Module):
     """
 
     angles: Tensor
+    static_blocks = False  # blocked attention that looks at shapes alone, to be compiled
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class Transformer(nn.Module):
         allowed = None if segment_ids is None else document_mask(segment_ids)
         mask: Tensor | BlockPlan | None = allowed
         if self.config.attention == "blocked" and tokens.device.type == "cpu":
-            mask = plan_blocks(allowed, tokens.shape[1], tokens.device)
+            mask = plan_blocks(allowed, tokens.shape[1], tokens.device, self.static_blocks)
         angles = self.angles[: tokens.shape[1]].unsqueeze(0)
         if positions is not None:
             angles = self.angles[positions]

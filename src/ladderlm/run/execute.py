@@ -28,13 +28,20 @@ from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment, describe_hardware
 from ladderlm.run.finish import finish, note_end, policy_of, write_summary
-from ladderlm.run.machine import keep_execution, settle_matmul
+from ladderlm.run.machine import (
+    check_half_precision,
+    keep_execution,
+    settle_compile,
+    settle_matmul,
+)
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
+from ladderlm.train.compute import Compute
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
 from ladderlm.train.state import TrainState
+from ladderlm.train.step import accumulate_gradients
 from ladderlm.train.throughput import peak_flops_per_second
 
 __all__ = ["Resume", "execute"]
@@ -97,6 +104,9 @@ def _execute_locked(
     config = keep_execution(config, directory)
     execution, matmul = settle_matmul(config.execution)
     config = replace(config, execution=execution)
+    execution = settle_compile(config, processes.world_size)
+    config = replace(config, execution=execution)
+    check_half_precision(config)
     torch.set_num_threads(execution.n_threads or 1)
     device = execution.device
     if processes.first:
@@ -171,7 +181,13 @@ def _train(
 ) -> TrainState:
     data, train, val = open_splits(config)
     model = _build(config)
-    state = TrainState(model, build_optimizer(model, config.optim), config.run_id)
+    compiled = config.execution.compile == "on"
+    state = TrainState(
+        model,
+        build_optimizer(model, config.optim),
+        config.run_id,
+        compute=Compute(model, config.train.precision, compiled),
+    )
     saved = load_newest(directory.checkpoints, _log.warning)
     if saved is not None:
         state.restore(saved)
@@ -191,6 +207,9 @@ def _train(
     sampled = frozenset(row["step"] for row in directory.samples())
     stream = RowStream(train, config.data, data.bos_id)
     plan = _plan(config, val, processes.world_size)
+    if compiled and state.compute is not None:
+        cache = directory.path.parent / ".compiled"
+        state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
     saved_step = state.step if saved is not None else None
     try:
         run_loop(
@@ -211,6 +230,16 @@ def _train(
         metrics.close()
         samples.close()
     return state
+
+
+def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: Processes) -> None:
+    """Go forward and backward over the first step's rows, whose shapes are those of every step."""
+    assert state.compute is not None
+    batch = stream.rows(0, plan.global_batch_seqs, processes.rank, processes.world_size)
+    state.model.train()
+    state.compute.refresh()
+    shape = (plan.micro_batch_seqs, plan.mask_documents)
+    accumulate_gradients(state.compute.model, batch, 1, *shape)
 
 
 def _check_best(directory: RunDirectory, state: TrainState) -> None:

@@ -1,21 +1,28 @@
 """What a run settles about its machine, once, when its folder is made.
 
-Owns the probe of the float32 products and the rule that a resumed run keeps the execution it
-began with. What follows from the config alone is settled in `resolve.py`.
+Owns the probe of the float32 products, whether layers are compiled, and the rule that a resumed
+run keeps the execution it began with. What follows from the config alone is settled in
+`resolve.py`.
 """
 
 import logging
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ladderlm.errors import ConfigError
+from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.precision import FLOAT32_ERROR, Float32Matmul, float32_matmul_error
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
+from ladderlm.train.compute import find_cpp_compiler
 from ladderlm.train.config import ExecutionConfig
 
-__all__ = ["keep_execution", "settle_matmul"]
+__all__ = ["check_half_precision", "keep_execution", "settle_compile", "settle_matmul"]
 
+# FLOPs of one process from which compiling, a minute or less, is repaid several times over.
+COMPILE_FROM_FLOPS = 1e14
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +45,7 @@ def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
         micro_batch_seqs=began.micro_batch_seqs,
         # a run older than the option multiplied by PyTorch's default
         float32_matmul="highest" if began.float32_matmul == "auto" else began.float32_matmul,
+        compile="off" if began.compile == "auto" else began.compile,
     )
     # likewise with attention, which was PyTorch's kernel
     attention = "sdpa" if old.model.attention == "auto" else old.model.attention
@@ -75,3 +83,48 @@ def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str
     setting: Float32Matmul = "medium" if exact else "highest"
     chosen = replace(execution, float32_matmul=setting)
     return chosen, {"setting": setting, "relative_error": float32_matmul_error(setting)}
+
+
+def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
+    """Decide whether the layers are compiled, by length and precision and never by a cache.
+
+    Compiled float32 products are no faster, so `auto` takes long bf16 runs alone, where a C++
+    compiler is at hand.
+
+    Raises:
+        ConfigError: it is asked for and cannot be done here.
+    """
+    execution, model = config.execution, config.model
+    asked, fix = execution.compile, "set execution.compile to 'off'"
+    compiler = find_cpp_compiler() is not None or execution.device != "cpu"
+    n_positions = config.train.n_steps * config.train.global_batch_tokens
+    flops = train_flops_per_token(model, config.data.seq_len) * n_positions / world_size
+    if asked == "auto":
+        pays = config.train.precision == "bf16" and flops >= COMPILE_FROM_FLOPS
+        if pays and compiler and not model.dropout:
+            return replace(execution, compile="on")
+        return replace(execution, compile="off")
+    if asked == "on" and model.dropout:
+        raise ConfigError(
+            f"execution.compile = 'on' with model.dropout = {model.dropout:g}",
+            "compiled code draws other random numbers, so the run would depend on how it is run",
+            fix,
+        )
+    if asked == "on" and not compiler:
+        raise ConfigError(
+            "execution.compile = 'on', and there is no C++ compiler here",
+            "torch.compile makes C++ code for a CPU",
+            f"install g++ or clang++ (or name one in the variable CXX), or {fix}",
+        )
+    return execution
+
+
+def check_half_precision(config: RunConfig) -> None:
+    """Warn where bf16 products are slower than float32: the CPU has no instructions for them."""
+    if config.train.precision == "bf16" and config.execution.device == "cpu":
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if not supported:
+            _log.warning(
+                "train.precision = 'bf16': this CPU has no bfloat16 products, they are emulated "
+                "many times slower than float32; train.precision = 'float32' is the faster one here"
+            )
