@@ -48,14 +48,14 @@ def test_resolving_twice_changes_nothing(tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("seq_len", "n_heads", "backend"), [(128, 2, "sdpa"), (256, 2, "blocked"), (256, 4, "sdpa")]
+    ("seq_len", "n_heads", "backend"), [(256, 2, "sdpa"), (512, 2, "blocked"), (512, 4, "sdpa")]
 )
 def test_long_rows_and_wide_heads_are_attended_by_blocks_on_a_cpu(
     seq_len, n_heads, backend, tiny_config
 ):
-    """By the shape alone: the heads are 16 or 8 wide."""
-    shape = {"dim": 32, "n_layers": 2, "n_heads": n_heads, "max_seq_len": 256}
-    fields = {"data__seq_len": seq_len, "train__global_batch_tokens": 512}
+    """By the shape alone: the heads are 32 or 16 wide."""
+    shape = {"dim": 64, "n_layers": 2, "n_heads": n_heads, "max_seq_len": 512}
+    fields = {"data__seq_len": seq_len, "train__global_batch_tokens": 1024}
     config = resolve(tiny_config(model=shape, **fields))
     assert config.model.attention == backend
     assert resolve(config) == config
