@@ -95,7 +95,7 @@ class Compute:
 
         try:
             with warnings.catch_warnings():  # torch warns of what it does itself
-                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
+                warnings.simplefilter("ignore")
                 once()
         except (TorchDynamoException, RuntimeError, OSError) as error:
             first = str(error).strip().splitlines() or [type(error).__name__]
