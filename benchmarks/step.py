@@ -1,10 +1,12 @@
-"""How fast one training step is on this machine, and how much of the machine it uses.
+"""How fast one training step is on this machine, and what each way of carrying it out is worth.
 
-    python benchmarks/step.py [--preset llama] [--seq-len 256] [--seconds 4]
+    python benchmarks/step.py [--shape quickstart|384] [--rounds 5] [--ways plain,blocked,...]
 
-Measures whole updates (forward, backward, clipping, AdamW) of a preset on made-up tokens, in turn
-with a large float32 matrix product, so that both see the same machine at the same minute. The
-ratio is the model's FLOPs (causal attention counted, recomputation and optimizer not) by that peak.
+Measures whole updates (forward, backward, clipping, optimizer) on made-up tokens, every way in
+turn with a large float32 matrix product, so that all see the same machine in the same minute.
+Ratios are medians over rounds against the first way: of wall time, and of CPU time, which a busy
+machine spoils less. FLOPs are the model's (causal attention counted, recomputation and optimizer
+not).
 """
 # ruff: noqa: T201
 
@@ -12,7 +14,7 @@ import argparse
 import os
 import statistics
 import time
-from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,14 +24,15 @@ from ladderlm.dist import Processes
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
+from ladderlm.model.precision import float32_matmul
 from ladderlm.model.transformer import Transformer
+from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.run.config import RunConfig
-from ladderlm.run.presets import PRESETS, preset
+from ladderlm.run.environment import describe_hardware
+from ladderlm.train.compute import Compute
 from ladderlm.train.step import train_step
 from ladderlm.units import format_count, format_flops
 
-N_ROUNDS = 5
 MATMUL_SIZE = 2048
 
 
@@ -63,82 +66,113 @@ def measure_matmul(seconds: float) -> float:
     return statistics.median(rates)
 
 
+WAYS = {  # float32_matmul, attention, precision, compiled
+    "plain": ("highest", "sdpa", "float32", False),
+    "onednn": ("medium", "sdpa", "float32", False),
+    "blocked": ("medium", "blocked", "float32", False),
+    "compiled": ("medium", "blocked", "float32", True),
+    "bf16": ("medium", "blocked", "bf16", False),
+    "bf16-compiled": ("medium", "blocked", "bf16", True),
+}
+SHAPES = {  # dim, layers, heads, vocabulary, tokens of a row, rows
+    "quickstart": (64, 2, 8, 2048, 128, 16),
+    "192": (192, 4, 3, 8192, 512, 8),
+    "384": (384, 6, 6, 8192, 512, 8),
+}
+
+
 class Stepper:
-    """A model, its optimizer and one batch."""
+    """A model carried out in one way, its optimizer and one batch."""
 
-    def __init__(self, config: RunConfig) -> None:
-        torch.manual_seed(0)
-        self.model = Transformer(config.model)
+    def __init__(self, shape: str, way: str, optimizer: OptimConfig, mask_documents: bool) -> None:
+        dim, n_layers, n_heads, vocab_size, seq_len, n_rows = SHAPES[shape]
+        self.matmul, attention, precision, compiled = WAYS[way]
+        config = ModelConfig(
+            dim=dim,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            vocab_size=vocab_size,
+            max_seq_len=seq_len,
+            attention=cast("Any", attention),
+        )
+        self.model = Transformer(config)
         init_weights(self.model, 1)
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.clip = config.optim.grad_clip
-        n_rows = config.train.global_batch_tokens // config.data.seq_len
-        self.batch = make_batch(n_rows, config.data.seq_len, config.model.vocabulary)
+        self.optimizer = build_optimizer(self.model, optimizer)
+        self.compute = Compute(self.model, cast("Any", precision), compiled)
+        self.batch = make_batch(n_rows, seq_len, vocab_size)
+        self.mask_documents = mask_documents
+        self.flops = train_flops_per_token(config, seq_len) * n_rows * seq_len
 
-    def measure(self, seconds: float) -> float:
-        """Give tokens per second of whole updates."""
-        rates: list[float] = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or not rates:
-            began = time.perf_counter()
-            train_step(
+    def step(self) -> tuple[float, float, float]:
+        """Make one update; give its wall seconds, CPU seconds and loss."""
+        began, spent = time.perf_counter(), time.process_time()
+        with float32_matmul(cast("Any", self.matmul)):
+            done = train_step(
                 self.model,
                 self.optimizer,
                 self.batch,
                 self.batch.n_targets,
                 step=1,
                 micro_batch_seqs=self.batch.n_rows,
-                mask_documents=True,
-                grad_clip=self.clip,
+                mask_documents=self.mask_documents,
+                grad_clip=1.0,
                 processes=Processes(),
+                compute=self.compute,
             )
-            rates.append(self.batch.tokens.size / (time.perf_counter() - began))
-        return statistics.median(rates)
+        return time.perf_counter() - began, time.process_time() - spent, done.loss
 
 
 def main() -> None:
-    """Measure one thread and all threads, and print a line for each."""
+    """Measure every way in turn and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--preset", default="llama", choices=list(PRESETS))
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--vocab-size", type=int, default=2048)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each line of the table")
+    parser.add_argument("--shape", default="quickstart", choices=list(SHAPES))
+    parser.add_argument("--ways", default="plain,onednn,blocked")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--optimizer", default="muon", choices=["adamw", "muon"])
+    parser.add_argument("--no-document-masks", action="store_true")
     options = parser.parse_args()
 
-    base = preset(options.preset)
-    model: ModelConfig = replace(
-        base.model, vocab_size=options.vocab_size, max_seq_len=options.seq_len
-    )
-    n_tokens = max(base.train.global_batch_tokens // options.seq_len, 1) * options.seq_len
-    config = replace(
-        base,
-        model=model,
-        data=replace(base.data, seq_len=options.seq_len),
-        train=replace(base.train, global_batch_tokens=n_tokens),
-        eval=replace(base.eval, context=options.seq_len),
-    )
-    flops_per_token = train_flops_per_token(model, options.seq_len)
+    torch.set_num_threads(options.threads)
+    optim = OptimConfig(name=options.optimizer)
+    ways = options.ways.split(",")
+    steppers = {
+        way: Stepper(options.shape, way, optim, not options.no_document_masks) for way in ways
+    }
+    one = steppers[ways[0]]
     print(
-        f"{options.preset}: {format_count(count_params(model).total)} parameters, "
-        f"{n_tokens:,} tokens a step in rows of {options.seq_len}, torch {torch.__version__}"
+        f"{options.shape}: {format_count(count_params(one.model.config).total)} parameters, "
+        f"{one.batch.tokens.size:,} tokens a step, {options.threads} threads, "
+        f"torch {torch.__version__}, {describe_hardware('cpu')}"
     )
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
         print(f"load average {os.getloadavg()[0]:.1f}: other programs slow this down")
-    print(f"{'threads':>7} {'tokens/s':>10} {'step':>15} {'matmul peak':>15} {'ratio':>6}")
-    stepper = Stepper(config)
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    for n_threads in sorted({1, min(2, n_cores), n_cores}):
-        torch.set_num_threads(n_threads)
-        stepper.measure(0.5)  # memory and caches warm up
-        peaks, rates = [], []
-        for _ in range(N_ROUNDS):  # in turn, so that a busy minute hurts both
-            peaks.append(measure_matmul(0.3 * options.seconds / N_ROUNDS))
-            rates.append(stepper.measure(0.7 * options.seconds / N_ROUNDS))
-        rate, peak = statistics.median(rates), statistics.median(peaks)
-        flops = rate * flops_per_token
+    first = {}
+    for way, stepper in steppers.items():
+        began = time.perf_counter()
+        stepper.step()
+        first[way] = time.perf_counter() - began
+    peaks: list[float] = []
+    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    for _ in range(options.rounds):  # in turn, so that a busy minute hurts all
+        peaks.append(measure_matmul(0.3))
+        for way, stepper in steppers.items():
+            found[way].append(stepper.step())
+    print(f"float32 matrix product: {format_flops(statistics.median(peaks))}/s")
+    print(
+        f"{'way':<14} {'tokens/s':>9} {'FLOP/s':>15} {'wall':>6} {'CPU':>6} {'first step':>11} "
+        f"{'loss':>8}"
+    )
+    for way, rows in found.items():
+        wall = statistics.median(row[0] for row in rows)
+        ratios = [
+            statistics.median(a[i] / b[i] for a, b in zip(rows, found[ways[0]], strict=True))
+            for i in (0, 1)
+        ]
         print(
-            f"{n_threads:>7} {rate:>10,.0f} {format_flops(flops):>13}/s {format_flops(peak):>13}/s "
-            f"{flops / peak:>6.2f}"
+            f"{way:<14} {one.batch.tokens.size / wall:>9,.0f} "
+            f"{format_flops(one.flops / wall):>13}/s {ratios[0]:>6.2f} {ratios[1]:>6.2f} "
+            f"{first[way]:>9.1f} s {rows[-1][2]:>8.4f}"
         )
 
 

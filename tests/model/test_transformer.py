@@ -24,7 +24,7 @@ POSITIONS = [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0, 0]
 SEGMENTS = [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, -1, -1]
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
 @pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
 @pytest.mark.parametrize("n_kv_heads", [None, 2, 1])
 def test_logits_equal_those_of_the_slow_twin(n_kv_heads, mlp, backend):
@@ -36,7 +36,7 @@ def test_logits_equal_those_of_the_slow_twin(n_kv_heads, mlp, backend):
     assert np.abs(slow).max() > 1  # something to compare
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
 def test_packed_documents_equal_those_of_the_slow_twin(backend):
     model = make_model(attention=backend).double()
     slow = reference_logits(weights_of(model), model.config, TOKENS, POSITIONS, SEGMENTS)
@@ -72,6 +72,20 @@ def test_rms_norm_has_its_epsilon_inside_the_root(eps):
         norm.weight.copy_(torch.arange(1.0, 7.0))
         found = norm(x).numpy()
     np.testing.assert_allclose(found, rms_norm(x.numpy(), np.arange(1.0, 7.0), eps), rtol=1e-12)
+
+
+def test_the_gradient_of_rms_norm_is_that_of_finite_differences():
+    """The epsilon is large enough to have a say."""
+    norm = RMSNorm(6, 0.3).double()
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.autograd.gradcheck(norm, (x.requires_grad_(),))
+
+
+def test_the_gradient_of_a_rotation_is_that_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 2, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    angles = rope_table(4, 3, 100.0).double().unsqueeze(0)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, angles), (x,))
 
 
 def test_rms_norm_casts_back_to_half_precision_before_the_gain():
@@ -156,7 +170,7 @@ def perturbed(tokens, place):
     return other
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_later_token_never_moves_an_earlier_logit(packed, training, backend):
@@ -180,7 +194,7 @@ def test_a_later_token_never_moves_an_earlier_logit(packed, training, backend):
         assert not torch.equal(after[0, place], before[0, place])
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
 def test_a_later_token_never_moves_an_earlier_logit_through_the_cache(backend):
     """T08: reading by pieces of any length with a key/value cache."""
     model = make_model(attention=backend).eval()
@@ -202,7 +216,7 @@ def test_a_later_token_never_moves_an_earlier_logit_through_the_cache(backend):
         assert not torch.equal(after[0, place:], before[0, place:])
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
 def test_another_document_of_the_row_never_moves_a_logit(backend):
     """T08: documents of one row do not see each other, in either direction."""
     model = make_model(attention=backend)
@@ -221,7 +235,7 @@ def test_another_document_of_the_row_never_moves_a_logit(backend):
     torch.testing.assert_close(alone[:5], before[4:9], rtol=0, atol=ORDER)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
 def test_padding_never_moves_a_logit_and_is_finite(backend):
     """T01: whatever id stands on padding."""
     model = make_model(attention=backend)

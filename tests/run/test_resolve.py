@@ -44,6 +44,24 @@ def test_resolving_twice_changes_nothing(tiny_config):
     assert "null" not in json.dumps(meaning_of(config)["data"])
     for name in ("device", "n_threads", "micro_batch_seqs"):
         assert to_dict(config)["execution"][name] not in (None, "auto")
+    assert config.model.attention == "sdpa"  # 32 tokens a row
+
+
+@pytest.mark.parametrize(
+    ("seq_len", "n_heads", "backend"), [(256, 2, "sdpa"), (512, 2, "blocked"), (512, 4, "sdpa")]
+)
+def test_long_rows_and_wide_heads_are_attended_by_blocks_on_a_cpu(
+    seq_len, n_heads, backend, tiny_config
+):
+    """By the shape alone: the heads are 32 or 16 wide."""
+    shape = {"dim": 64, "n_layers": 2, "n_heads": n_heads, "max_seq_len": 512}
+    fields = {"data__seq_len": seq_len, "train__global_batch_tokens": 1024}
+    config = resolve(tiny_config(model=shape, **fields))
+    assert config.model.attention == backend
+    assert resolve(config) == config
+    asked = resolve(tiny_config(model=shape | {"attention": "reference"}, **fields))
+    assert asked.model.attention == "reference"
+    assert asked.run_id == config.run_id
 
 
 def test_execution_is_no_part_of_the_name_and_meaning_is(tiny_config):

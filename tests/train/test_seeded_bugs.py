@@ -12,6 +12,7 @@ from ladderlm.data.batch import Batch
 from ladderlm.model import attention as attention_module
 from ladderlm.model import transformer as transformer_module
 from ladderlm.model.attention import document_mask
+from ladderlm.model.loss import sum_head_nats, token_nats
 from ladderlm.run import execute as execute_module
 from ladderlm.run.execute import execute
 from ladderlm.train import loop as loop_module
@@ -36,17 +37,19 @@ def test_all_checks_pass_without_a_bug():
 
 def test_a_loss_that_counts_padding_is_caught(monkeypatch):
     """T01."""
-    monkeypatch.setattr(step_module, "sum_token_loss", lambda nats, mask: nats.sum())
+    monkeypatch.setattr(
+        step_module, "sum_head_nats", lambda *args: sum_head_nats(*args[:3], args[3] | True)
+    )
     caught(checks.check_padding)
 
 
 def test_a_mean_of_means_over_micro_batches_is_caught(monkeypatch):
     """T02."""
 
-    def mean(nats, mask):
-        return nats[mask].mean()
+    def mean(hidden, head, targets, mask):
+        return token_nats(hidden, head, targets)[mask].mean()
 
-    monkeypatch.setattr(step_module, "sum_token_loss", mean)
+    monkeypatch.setattr(step_module, "sum_head_nats", mean)
     caught(checks.check_accumulation, torch.float64)
 
 

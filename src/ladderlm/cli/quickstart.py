@@ -184,11 +184,14 @@ def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
     from ladderlm.data.stream import RowStream
     from ladderlm.dist import Processes
     from ladderlm.model.init import init_weights
+    from ladderlm.model.precision import float32_matmul
     from ladderlm.model.transformer import Transformer
     from ladderlm.optim.groups import build_optimizer
+    from ladderlm.run.machine import settle_matmul
     from ladderlm.train.step import train_step
 
     torch.set_num_threads(n_threads)
+    _, matmul = settle_matmul(replace(base.execution, device="cpu"))
     data = open_data(base.data.path or "")
     stream = RowStream(data.split(base.data.split), base.data, data.bos_id)
     network = Transformer(model)
@@ -198,17 +201,18 @@ def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
     while sum(seconds[1:]) < 1.0 or len(seconds) < 4:
         began = time.monotonic()
         batch = stream.rows(len(seconds) * base.global_batch_seqs, base.global_batch_seqs)
-        train_step(
-            network,
-            optimizer,
-            batch,
-            batch.n_targets,
-            step=1,
-            micro_batch_seqs=base.global_batch_seqs,
-            mask_documents=True,
-            grad_clip=1.0,
-            processes=Processes(),
-        )
+        with float32_matmul(matmul["setting"]):
+            train_step(
+                network,
+                optimizer,
+                batch,
+                batch.n_targets,
+                step=1,
+                micro_batch_seqs=base.global_batch_seqs,
+                mask_documents=True,
+                grad_clip=1.0,
+                processes=Processes(),
+            )
         seconds.append(time.monotonic() - began)
     middle = sorted(seconds[1:])[len(seconds[1:]) // 2]
     per_token = train_flops_per_token(model, base.data.seq_len)

@@ -1,8 +1,8 @@
 """Causal grouped-query attention with document masks and a key/value cache.
 
-Owns the projections and two backends of the same mathematics: `reference`, in Meta's explicit
-order of operations, and `sdpa`, PyTorch's fused kernel. Shapes: B sequences, T query positions,
-S key positions, H heads, K key/value heads, E channels of a head.
+Owns the projections and three backends of the same mathematics: `reference`, in Meta's explicit
+order of operations, `sdpa`, PyTorch's fused kernel, and `blocked`, see `blocked.py`. Shapes: B
+sequences, T query positions, S key positions, H heads, K key/value heads, E channels of a head.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ladderlm.model.blocked import BlockPlan, attend_blocked
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.precision import widen
 from ladderlm.model.rope import rotate
@@ -70,7 +71,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         angles: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | BlockPlan | None = None,
         cache: LayerCache | None = None,
         start: int = 0,
     ) -> Tensor:
@@ -80,7 +81,8 @@ class Attention(nn.Module):
             x: (B, T, D).
             angles: (B or 1, T, E / 2, 2) of the positions of x.
             mask: (B, 1, T, S) bool, True where a query may look; None: causal over x alone, or
-                everything in the cache when T is 1.
+                everything in the cache when T is 1. A plan instead sends this layer through the
+                blocked backend.
             cache: written at `start` and read up to start + T.
             start: first position of x in the cache.
 
@@ -93,8 +95,11 @@ class Attention(nn.Module):
         if cache is not None:
             k_BSKE, v_BSKE = cache.extend(k_BSKE, v_BSKE, start)
         q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BSKE, v_BSKE))
-        attend = attend_reference if self.backend == "reference" else attend_sdpa
-        mixed_BHTE = attend(q, k, v, mask)
+        if isinstance(mask, BlockPlan):
+            mixed_BHTE = attend_blocked(q, *_repeat_heads(k, v, self.n_heads), mask)
+        else:
+            attend = attend_reference if self.backend == "reference" else attend_sdpa
+            mixed_BHTE = attend(q, k, v, mask)
         return self.wo(mixed_BHTE.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 
@@ -109,9 +114,7 @@ def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         (B, H, T, E).
     """
-    if k.shape[1] != q.shape[1]:
-        n_repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(n_repeats, 1), v.repeat_interleave(n_repeats, 1)
+    k, v = _repeat_heads(k, v, q.shape[1])
     causal = mask is None and q.shape[2] > 1
     if causal and k.shape[2] != q.shape[2]:
         mask, causal = _causal_mask(q.shape[2], k.shape[2], q.device), False
@@ -135,6 +138,14 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
         scores_BHTS = scores_BHTS + closed.masked_fill(~mask, float("-inf"))
     weights_BHTS = F.softmax(widen(scores_BHTS), dim=-1).type_as(q)
     return torch.matmul(weights_BHTS, v)
+
+
+def _repeat_heads(k: Tensor, v: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
+    """Give every query head a key/value head of its own: (B, K, S, E) to (B, H, S, E)."""
+    n_repeats = n_heads // k.shape[1]
+    if n_repeats == 1:
+        return k, v
+    return k.repeat_interleave(n_repeats, 1), v.repeat_interleave(n_repeats, 1)
 
 
 def _causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:

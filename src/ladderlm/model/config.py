@@ -58,7 +58,9 @@ class ModelConfig:
     tied_head: bool = added_later(False)  # the head is the embedding table, as in LLaMA 3.2
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: Literal["sdpa", "reference"] = execution_field("sdpa")  # reference: Meta's order
+    attention: Literal["auto", "sdpa", "blocked", "reference"] = execution_field(
+        "auto"
+    )  # auto: blocked for long rows on a CPU, else sdpa; reference: Meta's order
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):

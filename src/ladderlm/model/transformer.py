@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladderlm.model.attention import Attention, LayerCache, document_mask
+from ladderlm.model.blocked import BlockPlan, plan_blocks
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.mlp import build_mlp
 from ladderlm.model.norm import RMSNorm
@@ -35,7 +36,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         angles: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | BlockPlan | None = None,
         cache: LayerCache | None = None,
         start: int = 0,
     ) -> Tensor:
@@ -56,6 +57,7 @@ class Transformer(nn.Module):
     """
 
     angles: Tensor
+    static_blocks = False  # blocked attention that looks at shapes alone, to be compiled
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,7 +102,10 @@ class Transformer(nn.Module):
         Returns:
             (B, T, D).
         """
-        mask = None if segment_ids is None else document_mask(segment_ids)
+        allowed = None if segment_ids is None else document_mask(segment_ids)
+        mask: Tensor | BlockPlan | None = allowed
+        if self.config.attention == "blocked" and tokens.device.type == "cpu":
+            mask = plan_blocks(allowed, tokens.shape[1], tokens.device, self.static_blocks)
         angles = self.angles[: tokens.shape[1]].unsqueeze(0)
         if positions is not None:
             angles = self.angles[positions]

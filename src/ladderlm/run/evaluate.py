@@ -23,11 +23,14 @@ from ladderlm.eval.documents import check_counts, hash_texts, known_texts
 from ladderlm.eval.meter import Packing, score_documents
 from ladderlm.eval.stored import evaluation_key, find_evaluation, save_evaluation
 from ladderlm.eval.subsets import DocumentLosses, official_names, summarise
+from ladderlm.model.precision import float32_matmul
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
+from ladderlm.run.machine import settle_matmul
 from ladderlm.run.open import load
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.train.config import ExecutionConfig
 
 __all__ = ["Evaluation", "EvaluationRequest", "evaluate_run", "precision_of", "weights_hash"]
 
@@ -125,17 +128,20 @@ def evaluate_run(
         )
         model = load(run, checkpoint.step, request.device).model
         precision = precision_of(model)
-        losses = score_documents(
-            model,
-            split,
-            np.arange(policy.n_documents or 0),
-            policy,
-            batch_tokens=request.batch_tokens,
-            processes=processes,
-            check=check,
-            progress=progress,
-            packing=request.packing,
-        )
+        on = "cpu" if request.device == "cpu" else "cuda"
+        _, matmul = settle_matmul(ExecutionConfig(device=on))
+        with float32_matmul(matmul["setting"]):
+            losses = score_documents(
+                model,
+                split,
+                np.arange(policy.n_documents or 0),
+                policy,
+                batch_tokens=request.batch_tokens,
+                processes=processes,
+                check=check,
+                progress=progress,
+                packing=request.packing,
+            )
         losses = replace(losses, text_hashes=hashes)
         name = f"{split.fingerprint[:8]}-{split.name}-{policy.name}-{weights[:8]}"
         path = directory.evals / f"{name}.json"

@@ -21,18 +21,27 @@ from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError, Stopped
 from ladderlm.files import AppendLog, FolderLock, publish_json, remove_tree
 from ladderlm.model.init import init_weights
+from ladderlm.model.precision import float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment, describe_hardware
 from ladderlm.run.finish import finish, note_end, policy_of, write_summary
+from ladderlm.run.machine import (
+    check_half_precision,
+    keep_execution,
+    settle_compile,
+    settle_matmul,
+)
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
+from ladderlm.train.compute import Compute
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
 from ladderlm.train.state import TrainState
+from ladderlm.train.step import accumulate_gradients
 from ladderlm.train.throughput import peak_flops_per_second
 
 __all__ = ["Resume", "execute"]
@@ -92,18 +101,24 @@ def _execute_locked(
     processes.wait()
     if directory.finished:
         return directory.path
-    config = _keep_execution(config, directory)
-    torch.set_num_threads(config.execution.n_threads or 1)
-    device = config.execution.device
+    config = keep_execution(config, directory)
+    execution, matmul = settle_matmul(config.execution)
+    config = replace(config, execution=execution)
+    execution = settle_compile(config, processes.world_size)
+    config = replace(config, execution=execution)
+    check_half_precision(config)
+    torch.set_num_threads(execution.n_threads or 1)
+    device = execution.device
     if processes.first:
         publish_json(directory.config_file, to_dict(config))
         environment = describe_environment(torch.get_num_threads(), device)
-        publish_json(directory.environment_file, environment)
+        publish_json(directory.environment_file, environment | {"float32_matmul": matmul})
         source = Path(config.data.path or "") / "tokenizer"
         copy_tokenizer(source, directory.path / "tokenizer")
     try:
-        state = _train(config, directory, processes, flag, observe)
-        finish(config, directory, state, processes, flag, observe)
+        with float32_matmul(matmul["setting"]):
+            state = _train(config, directory, processes, flag, observe)
+            finish(config, directory, state, processes, flag, observe)
     except LadderError as error:
         note_end(directory, processes, "failed", error.what)
         raise
@@ -118,7 +133,8 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
     if resume == "never":
         for name in ("checkpoints", "evals"):
             remove_tree(directory.path / name)
-        for file in (directory.metrics_file, directory.samples_file, directory.summary_file):
+        files = (directory.metrics_file, directory.samples_file, directory.summary_file)
+        for file in (*files, directory.config_file):  # execution is settled anew as well
             remove_tree(file)
     elif directory.config_file.exists():
         old = directory.config()
@@ -148,22 +164,6 @@ def _difference(old: Any, new: Any, place: str = "") -> list[str]:
     return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
 
 
-def _keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
-    """Resume with the execution that the run began with, so that equal bytes come out."""
-    if not directory.config_file.exists():
-        return config
-    began = directory.config().execution
-    ours = config.execution
-    if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
-        _log.warning(
-            "going on with %s threads and micro-batches of %s rows, as the run began",
-            began.n_threads,
-            began.micro_batch_seqs,
-        )
-    kept = replace(ours, n_threads=began.n_threads, micro_batch_seqs=began.micro_batch_seqs)
-    return replace(config, execution=kept)
-
-
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.model)
     init_weights(model, config.train.seed)
@@ -179,7 +179,13 @@ def _train(
 ) -> TrainState:
     data, train, val = open_splits(config)
     model = _build(config)
-    state = TrainState(model, build_optimizer(model, config.optim), config.run_id)
+    compiled = config.execution.compile == "on"
+    state = TrainState(
+        model,
+        build_optimizer(model, config.optim),
+        config.run_id,
+        compute=Compute(model, config.train.precision, compiled),
+    )
     saved = load_newest(directory.checkpoints, _log.warning)
     if saved is not None:
         state.restore(saved)
@@ -199,6 +205,9 @@ def _train(
     sampled = frozenset(row["step"] for row in directory.samples())
     stream = RowStream(train, config.data, data.bos_id)
     plan = _plan(config, val, processes.world_size)
+    if compiled and state.compute is not None:
+        cache = directory.path.parent / ".compiled"
+        state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
     saved_step = state.step if saved is not None else None
     try:
         run_loop(
@@ -219,6 +228,16 @@ def _train(
         metrics.close()
         samples.close()
     return state
+
+
+def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: Processes) -> None:
+    """Go forward and backward over the first step's rows, whose shapes are those of every step."""
+    assert state.compute is not None
+    batch = stream.rows(0, plan.global_batch_seqs, processes.rank, processes.world_size)
+    state.model.train()
+    state.compute.refresh()
+    shape = (plan.micro_batch_seqs, plan.mask_documents)
+    accumulate_gradients(state.compute.model, batch, 1, *shape)
 
 
 def _check_best(directory: RunDirectory, state: TrainState) -> None:

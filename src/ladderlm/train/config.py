@@ -19,7 +19,7 @@ class TrainConfig:
     n_steps: int = 1000  # optimizer updates
     global_batch_tokens: int = 4096  # row positions of one update, over all processes
     seed: int = 1  # initial weights and dropout; the order of data has its own
-    precision: Literal["float32"] = "float32"  # of weights and products
+    precision: Literal["float32", "bf16"] = "float32"  # of products; weights are always float32
     log_every_steps: int = 10  # the first and the last step are always logged
 
     def __post_init__(self) -> None:
@@ -59,6 +59,12 @@ class ExecutionConfig:
     micro_batch_seqs: int | None = execution_field(
         None
     )  # rows per forward pass; None: 8192 tokens' worth
+    float32_matmul: Literal["auto", "highest", "medium"] = execution_field(
+        "auto"
+    )  # auto: medium (oneDNN) on a CPU where a probe finds it exact, else highest
+    compile: Literal["auto", "on", "off"] = execution_field(
+        "auto"
+    )  # torch.compile of the layers; auto: long bf16 runs without dropout
 
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):

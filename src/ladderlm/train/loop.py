@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ladderlm.data.batch import Batch
 from ladderlm.data.shards import Split
 from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
@@ -29,6 +30,7 @@ from ladderlm.optim.groups import set_learning_rate
 from ladderlm.optim.schedule import learning_rate_at
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.prompt import EncodedPrompt
+from ladderlm.train.ahead import Ahead
 from ladderlm.train.guards import SignalFlag, check_weights
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
@@ -104,19 +106,24 @@ class _Loop:
             train_flops_per_token(config, plan.seq_len) * plan.global_batch_seqs * plan.seq_len
         )
         self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
+        self.batches = Ahead(self._make_batch, plan.n_steps)
+
+    def _make_batch(self, step: int) -> tuple[Batch, int]:
+        """Give this process's rows of a step, and the targets of all its rows."""
+        n_rows = self.plan.global_batch_seqs
+        rank, world_size = self.processes.rank, self.processes.world_size
+        batch = self.stream.rows(step * n_rows, n_rows, rank, world_size)
+        batch.check_vocabulary(self.state.model.config.vocabulary)
+        return batch, self.stream.n_targets(step * n_rows, n_rows)
 
     def update(self) -> None:
         """Make one update and log it."""
         plan, state = self.plan, self.state
         began = time.monotonic()
-        first_row = state.step * plan.global_batch_seqs
-        rank, world_size = self.processes.rank, self.processes.world_size
-        batch = self.stream.rows(first_row, plan.global_batch_seqs, rank, world_size)
-        batch.check_vocabulary(state.model.config.vocabulary)
-        n_targets = self.stream.n_targets(first_row, plan.global_batch_seqs)
+        (batch, n_targets), waited = self.batches.take(state.step)
         rate = learning_rate_at(plan.optim, state.step, plan.n_steps)
         set_learning_rate(state.optimizer, rate)
-        torch.manual_seed(_dropout_seed(plan.seed, state.step, rank))
+        torch.manual_seed(_dropout_seed(plan.seed, state.step, self.processes.rank))
         done = train_step(
             state.model,
             state.optimizer,
@@ -127,6 +134,7 @@ class _Loop:
             mask_documents=plan.mask_documents,
             grad_clip=plan.optim.grad_clip,
             processes=self.processes,
+            compute=state.compute,
         )
         state.step += 1
         state.n_tokens += n_targets
@@ -136,7 +144,7 @@ class _Loop:
             fields = {"loss": done.loss, "learning_rate": rate, "grad_norm": done.grad_norm}
             n_positions = plan.global_batch_seqs * plan.seq_len
             speed = throughput(seconds, n_positions, self.flops_per_step, plan.peak)
-            self._log("train", fields, speed)
+            self._log("train", fields, speed | {"data_wait_seconds": waited})
 
     def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
         state = self.state
@@ -262,6 +270,17 @@ def run_loop(
     parts = (plan, state, stream, metrics, samples, checkpoints, processes, flag, observe)
     loop = _Loop(*parts)
     state.model.train()
+    try:
+        _go_on(loop, validated, sampled, saved_step)
+    finally:
+        loop.batches.close()
+
+
+def _go_on(
+    loop: _Loop, validated: frozenset[int], sampled: frozenset[int], saved_step: int | None
+) -> None:
+    """Validate, save, update, in turn. Arguments as in `run_loop`."""
+    plan, state = loop.plan, loop.state
     while True:
         unscored = state.step in plan.eval_steps and state.step not in validated
         unwritten = bool(plan.prompts) and state.step not in sampled

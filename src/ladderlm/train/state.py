@@ -14,6 +14,7 @@ from ladderlm.checkpoint.load import SavedState, load_optimizer, load_weights
 from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
 from ladderlm.errors import CheckpointError
 from ladderlm.model.transformer import Transformer
+from ladderlm.train.compute import Compute
 
 __all__ = ["TrainState"]
 
@@ -28,6 +29,7 @@ class TrainState:
         seconds: monotonic seconds spent training, summed over restarts.
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
+        compute: what a step runs through; None: the model itself.
     """
 
     model: Transformer
@@ -38,6 +40,7 @@ class TrainState:
     seconds: float = 0.0
     restarts: int = 0
     best: dict[str, Any] = field(default_factory=dict)
+    compute: Compute | None = None
 
     def restore(self, saved: SavedState) -> None:
         """Take over a verified checkpoint.

@@ -4,14 +4,16 @@ Owns the arithmetic of a step: sums of nats over micro-batches and processes, di
 global count of targets.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
-from ladderlm.model.loss import sum_token_loss, token_nats
+from ladderlm.model.loss import sum_head_nats
 from ladderlm.model.transformer import Transformer
+from ladderlm.train.compute import Compute
 from ladderlm.train.guards import check_finite
 
 __all__ = ["Update", "accumulate_gradients", "train_step"]
@@ -38,6 +40,7 @@ def accumulate_gradients(
     n_targets: int,
     micro_batch_seqs: int,
     mask_documents: bool,
+    after_backward: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Add this process's share of the gradient of the mean loss; give its sum of nats.
 
@@ -46,6 +49,7 @@ def accumulate_gradients(
         n_targets: targets of the *global* batch, by which every sum is divided.
         micro_batch_seqs: rows of one forward pass.
         mask_documents: hand segments and restarting positions to the model.
+        after_backward: called when a micro-batch has left its gradients.
 
     Returns:
         Sum of nats over the rows, float64 scalar, detached.
@@ -60,9 +64,12 @@ def accumulate_gradients(
             positions = torch.from_numpy(rows.positions).to(device)
             segments = torch.from_numpy(rows.segment_ids).to(device)
         hidden = model.hidden(tokens, positions, segments)
-        nats = token_nats(hidden, model.output.weight, torch.from_numpy(rows.targets).to(device))
-        loss = sum_token_loss(nats, torch.from_numpy(rows.loss_mask).to(device))
+        targets, counted = (
+            torch.from_numpy(array).to(device) for array in (rows.targets, rows.loss_mask)
+        )
+        loss = sum_head_nats(hidden, model.output.weight, targets, counted)
         (loss / n_targets).backward()  # type: ignore[no-untyped-call]
+        after_backward()
         total += loss.detach().double()
     return total
 
@@ -78,16 +85,22 @@ def train_step(
     mask_documents: bool,
     grad_clip: float | None,
     processes: Processes,
+    compute: Compute | None = None,
 ) -> Update:
     """Make one update from the global batch, of which this process holds `batch`.
 
-    Args: as in `accumulate_gradients`; step counts from 1 and is named in errors.
+    Args: as in `accumulate_gradients`; step counts from 1 and is named in errors; compute is what
+        the step runs through, by default the model itself.
 
     Raises:
         TrainingError: the loss or the gradient is not finite; nothing has been changed.
     """
     optimizer.zero_grad(set_to_none=True)
-    nats = accumulate_gradients(model, batch, n_targets, micro_batch_seqs, mask_documents)
+    compute = compute or Compute(model)
+    compute.refresh()
+    nats = accumulate_gradients(
+        compute.model, batch, n_targets, micro_batch_seqs, mask_documents, compute.collect
+    )
     parameters = list(model.parameters())
     for parameter in parameters:
         if parameter.grad is None:  # a process without rows still takes part in the sum

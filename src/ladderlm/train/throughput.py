@@ -7,12 +7,17 @@ an MFU against a guessed peak says nothing.
 __all__ = ["peak_flops_per_second", "throughput"]
 
 # Dense FLOPs per second by device name and precision of the products. Source: NVIDIA's data sheets
-# of the H100 and H200 SXM and the A100 SXM, row FP32 (outside the tensor cores).
+# of the H100 and H200 SXM and the A100 SXM: row FP32 (outside the tensor cores), and row BFLOAT16
+# without sparsity.
 _PEAKS = {
     ("NVIDIA H100 80GB HBM3", "float32"): 66.9e12,
     ("NVIDIA H200", "float32"): 66.9e12,
     ("NVIDIA A100-SXM4-80GB", "float32"): 19.5e12,
     ("NVIDIA A100-SXM4-40GB", "float32"): 19.5e12,
+    ("NVIDIA H100 80GB HBM3", "bf16"): 989.4e12,
+    ("NVIDIA H200", "bf16"): 989.4e12,
+    ("NVIDIA A100-SXM4-80GB", "bf16"): 312e12,
+    ("NVIDIA A100-SXM4-40GB", "bf16"): 312e12,
 }
 
 

@@ -1,0 +1,130 @@
+"""What a run settles about its machine, once, when its folder is made.
+
+Owns the probe of the float32 products, whether layers are compiled, and the rule that a resumed
+run keeps the execution it began with. What follows from the config alone is settled in
+`resolve.py`.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ladderlm.errors import ConfigError
+from ladderlm.model.accounting import train_flops_per_token
+from ladderlm.model.precision import FLOAT32_ERROR, Float32Matmul, float32_matmul_error
+from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
+from ladderlm.train.compute import find_cpp_compiler
+from ladderlm.train.config import ExecutionConfig
+
+__all__ = ["check_half_precision", "keep_execution", "settle_compile", "settle_matmul"]
+
+# FLOPs of one process from which compiling, a minute or less, is repaid several times over.
+COMPILE_FROM_FLOPS = 1e14
+_log = logging.getLogger(__name__)
+
+
+def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
+    """Resume with the execution that the run began with, so that equal bytes come out."""
+    if not directory.config_file.exists():
+        return config
+    old = directory.config()
+    began = old.execution
+    ours = config.execution
+    if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
+        _log.warning(
+            "going on with %s threads and micro-batches of %s rows, as the run began",
+            began.n_threads,
+            began.micro_batch_seqs,
+        )
+    kept = replace(
+        ours,
+        n_threads=began.n_threads,
+        micro_batch_seqs=began.micro_batch_seqs,
+        # a run older than the option multiplied by PyTorch's default
+        float32_matmul="highest" if began.float32_matmul == "auto" else began.float32_matmul,
+        compile="off" if began.compile == "auto" else began.compile,
+    )
+    # likewise with attention, which was PyTorch's kernel
+    attention = "sdpa" if old.model.attention == "auto" else old.model.attention
+    return replace(config, execution=kept, model=replace(config.model, attention=attention))
+
+
+def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str, Any]]:
+    """Decide how float32 matrices are multiplied; give what was measured too.
+
+    `medium` sends the products of a CPU to oneDNN, which on some CPUs is twice as fast as the
+    default and on others rounds to bfloat16. So `auto` takes it only where one product of 512-wide
+    matrices is as exact as float32 can be, and it is never taken on a GPU, where it means TF32 or
+    less.
+
+    Returns:
+        The execution with `float32_matmul` decided, and {"setting", "relative_error"}, the error
+        of that product against float64.
+
+    Raises:
+        ConfigError: `medium` is asked for, by the user or by the run that is resumed, and is not
+            exact here.
+    """
+    asked = execution.float32_matmul
+    if asked == "highest" or (asked == "auto" and execution.device != "cpu"):
+        return replace(execution, float32_matmul="highest"), {"setting": "highest"}
+    error = float32_matmul_error("medium")
+    exact = execution.device == "cpu" and error < FLOAT32_ERROR
+    if asked == "medium" and not exact:
+        raise ConfigError(
+            "execution.float32_matmul = 'medium' is not float32 on this machine: a product of "
+            f"512-wide matrices is off by {error:.1e} on the CPU, and a GPU rounds to TF32",
+            "the run would train in another precision than its config says",
+            "set execution.float32_matmul to 'highest' (a run begun elsewhere: in its config.json)",
+        )
+    setting: Float32Matmul = "medium" if exact else "highest"
+    chosen = replace(execution, float32_matmul=setting)
+    return chosen, {"setting": setting, "relative_error": float32_matmul_error(setting)}
+
+
+def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
+    """Decide whether the layers are compiled, by length and precision and never by a cache.
+
+    Compiled float32 products are no faster, so `auto` takes long bf16 runs alone, where a C++
+    compiler is at hand.
+
+    Raises:
+        ConfigError: it is asked for and cannot be done here.
+    """
+    execution, model = config.execution, config.model
+    asked, fix = execution.compile, "set execution.compile to 'off'"
+    compiler = find_cpp_compiler() is not None or execution.device != "cpu"
+    n_positions = config.train.n_steps * config.train.global_batch_tokens
+    flops = train_flops_per_token(model, config.data.seq_len) * n_positions / world_size
+    if asked == "auto":
+        pays = config.train.precision == "bf16" and flops >= COMPILE_FROM_FLOPS
+        if pays and compiler and not model.dropout:
+            return replace(execution, compile="on")
+        return replace(execution, compile="off")
+    if asked == "on" and model.dropout:
+        raise ConfigError(
+            f"execution.compile = 'on' with model.dropout = {model.dropout:g}",
+            "compiled code draws other random numbers, so the run would depend on how it is run",
+            fix,
+        )
+    if asked == "on" and not compiler:
+        raise ConfigError(
+            "execution.compile = 'on', and there is no C++ compiler here",
+            "torch.compile makes C++ code for a CPU",
+            f"install g++ or clang++ (or name one in the variable CXX), or {fix}",
+        )
+    return execution
+
+
+def check_half_precision(config: RunConfig) -> None:
+    """Warn where bf16 products are slower than float32: the CPU has no instructions for them."""
+    if config.train.precision == "bf16" and config.execution.device == "cpu":
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if not supported:
+            _log.warning(
+                "train.precision = 'bf16': this CPU has no bfloat16 products, they are emulated "
+                "many times slower than float32; train.precision = 'float32' is the faster one here"
+            )
