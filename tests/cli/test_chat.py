@@ -71,7 +71,7 @@ def test_what_a_terminal_would_obey_is_shown_to_it(talk, on_terminal, monkeypatc
     assert "\x1b[2J" in talk("hi\n").out
     on_terminal()
     said = talk("hi\n")
-    assert "\\x1b[2J\ufffd\\x07" in said.out
+    assert "\\u{1b}[2J\ufffd\\u{7}" in said.out
     assert all(char.isprintable() or char == "\n" for char in said.out)
 
 

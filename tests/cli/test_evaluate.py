@@ -138,7 +138,7 @@ def test_names_of_subsets_cannot_command_a_terminal(ladderlm, run, tiny_data, tm
     looked = ladderlm("inspect", tmp_path / "data", "--split", "val", "--seq-len", "16")
     for said in (prepared, scored, looked):
         assert said.code == 0, said.err
-        assert "\\x1b[31mred" in said.out
+        assert "\\u{1b}[31mred" in said.out
         assert "\x1b" not in said.out
 
 

@@ -166,7 +166,7 @@ def test_what_a_terminal_would_obey_is_shown_to_it_and_kept_in_a_pipe(write, on_
     on_terminal()
     said = write(*words)
     assert said.code == 0
-    assert "\\x1b[31m\\x07 red\\x202e" in said.out
+    assert "\\u{1b}[31m\\u{7} red\\u{202e}" in said.out
     assert all(char.isprintable() or char in "\n\t" for char in said.out)
 
 
@@ -204,7 +204,7 @@ def test_a_streamed_text_is_the_same_text(write, on_terminal):
     plain = write(*words).out
     assert write(*words, "--stream").out == plain
     on_terminal()
-    assert write(*words, "--stream").out == plain.replace("\x1b", "\\x1b")
+    assert write(*words, "--stream").out == plain.replace("\x1b", "\\u{1b}")
 
 
 def test_echo_with_log_probabilities_scores_the_prompt_too(write):

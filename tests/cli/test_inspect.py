@@ -102,7 +102,10 @@ def test_a_mask_broken_on_purpose_ends_with_code_1(ladderlm, tiny_data, monkeypa
 
 def test_a_loss_that_counts_padding_ends_with_code_1(ladderlm, shared_run, monkeypatch):
     """T01."""
-    monkeypatch.setattr(step_module, "sum_token_loss", lambda nats, mask: nats.sum())
+    nats = step_module.sum_head_nats
+    monkeypatch.setattr(
+        step_module, "sum_head_nats", lambda *args: nats(*args[:3], torch.ones_like(args[3]))
+    )
     said = ladderlm("inspect", shared_run, "--prove", "--json")
     assert said.code == 1
     assert "padding has no say" in [p["name"] for p in said.json["proofs"] if not p["passed"]]

@@ -122,7 +122,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(lines, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        "inspect {data} --rows 5000 --seq-len 16",
+        "inspect {data} --rows 64 --seq-len 16",
         "inspect {data} --rows 2",
         "tokenizer show {data}/tokenizer --text aaaa",
         "--help",

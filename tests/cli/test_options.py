@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from ladderlm.cli import options
-from ladderlm.cli.options import parse, print_json, printable, progress_bar
+from ladderlm.cli.options import parse, print_json, progress_bar
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,6 @@ def test_printed_json_is_strict_and_keeps_letters(capsys):
     assert json.loads(out) == {"a": None, "b": [None, 1.5], "c": "é日"}
     assert "é日" in out
     assert "NaN" not in out
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain é 日本 👍\n\tnext", "plain é 日本 👍\n\tnext"),
-        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
-        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
-        ("a\rb\x08c\x7f", "a\\x0db\\x08c\\x7f"),
-        ("\x9b31m", "\\x9b31m"),  # the escape of eight bits
-        ("\u202eleft\u2066", "\\x202eleft\\x2066"),  # turns the direction of writing
-        ("\x00", "\\x00"),
-        ("", ""),
-    ],
-)
-def test_control_characters_are_shown_and_not_sent(text, shown):
-    """G04: nothing that a terminal would obey is left, line breaks and tabs are."""
-    assert printable(text) == shown
-    assert all(char in "\n\t" or char.isprintable() for char in printable(text))
 
 
 def test_progress_without_a_terminal_is_a_plain_line_now_and_then(capsys, monkeypatch):

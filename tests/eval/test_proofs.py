@@ -142,12 +142,14 @@ def test_labels_shifted_once_too_little_or_too_much_are_caught(shift, proven, mo
 
 def test_a_loss_that_shifts_the_labels_again_is_caught(proven, monkeypatch):
     """T06: in the loss."""
-    nats = step_module.token_nats
+    summed, nats = step_module.sum_head_nats, xray_module.token_nats
     monkeypatch.setattr(
-        step_module, "token_nats", lambda h, head, targets: nats(h, head, targets.roll(-1, 1))
+        step_module,
+        "sum_head_nats",
+        lambda h, head, targets, mask: summed(h, head, targets.roll(-1, 1), mask),
     )
     assert "loss" in failed(proven())
-    monkeypatch.setattr(step_module, "token_nats", nats)
+    monkeypatch.setattr(step_module, "sum_head_nats", summed)
     monkeypatch.setattr(
         xray_module, "token_nats", lambda h, head, targets: nats(h, head, targets.roll(-1, 1))
     )
@@ -157,7 +159,10 @@ def test_a_loss_that_shifts_the_labels_again_is_caught(proven, monkeypatch):
 @pytest.mark.parametrize("packing", ["concat", "padded"])
 def test_a_loss_that_counts_padding_is_caught(packing, proven, monkeypatch):
     """T01."""
-    monkeypatch.setattr(step_module, "sum_token_loss", lambda nats, mask: nats.sum())
+    nats = step_module.sum_head_nats
+    monkeypatch.setattr(
+        step_module, "sum_head_nats", lambda *args: nats(*args[:3], torch.ones_like(args[3]))
+    )
     assert "padding has no say" in failed(proven(packing))
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, printable
+from ladderlm.cli.options import parse
 from ladderlm.errors import ConfigError
+from ladderlm.text import visible
 
 __all__ = ["run"]
 
@@ -53,9 +54,9 @@ def run(argv: list[str]) -> int:
         max_seq_len=options.max_seq_len,
         tokenizer=tokenizer,
     )
-    print(printable(describe(source)))
+    print(visible(describe(source)))
     if source.ignored:
-        print(printable(f"  ignored: {', '.join(source.ignored)}"))
+        print(visible(f"  ignored: {', '.join(source.ignored)}"))
     out = Path(options.out)
     files = convert(source, options.to, out, dtype=options.dtype, n_shards=options.shards)
     for path in files:
@@ -69,5 +70,5 @@ def run(argv: list[str]) -> int:
 
     certificate = certify(source, options.to, out)
     page = write_certificate(certificate, Path(options.certificate))
-    print(printable(certificate["verdict"]) + f"; see {page}")
+    print(visible(certificate["verdict"]) + f"; see {page}")
     return 0 if certificate["holds"] else 1

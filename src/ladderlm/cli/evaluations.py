@@ -6,8 +6,8 @@ Owns the layout of what `ladderlm eval` prints; every number comes from the summ
 from collections.abc import Sequence
 from typing import Any
 
-from ladderlm.cli.options import printable
 from ladderlm.eval.config import Policy
+from ladderlm.text import visible
 from ladderlm.units import format_count
 
 __all__ = ["describe_comparison", "describe_evaluation", "describe_table"]
@@ -19,7 +19,7 @@ def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
     which = "all there are" if n_documents == n_all else f"the first of {n_all:,}"
     eos = summary["eos_nats"] / max(n_documents, 1)
     lines = [
-        f"{printable(name)}, step {summary['step']}, {summary['precision']}: "
+        f"{visible(name)}, step {summary['step']}, {summary['precision']}: "
         f"{summary['split']}, {n_documents:,} documents ({which}), {summary['n_bytes']:,} bytes",
         f"  {_source(summary['source'])}",
         f"  {Policy(**summary['policy']).words}",
@@ -36,7 +36,7 @@ def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
     for subset, row in summary["subsets"].items():
         mark = "*" if subset in unknown and summary["pile"]["occurring"] else ""
         lines.append(
-            f"  {printable(subset) + mark:<26} {row['n_documents']:>9,} {row['n_bytes']:>12,} "
+            f"  {visible(subset) + mark:<26} {row['n_documents']:>9,} {row['n_bytes']:>12,} "
             f"{row['bits_per_byte']:>10.4f} {_interval(row['bits_per_byte_95']):>18} "
             f"{row['loss']:>11.4f} {row['bytes_per_token']:>12.2f}"
         )
@@ -48,7 +48,7 @@ def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
 def _source(source: dict[str, Any]) -> str:
     files = [f"{file['name']} (sha256 {file['sha256'][:12]})" for file in source["files"]]
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-    named = "from " + (printable(", ".join(files[:3])) + more if files else "standard input")
+    named = "from " + (visible(", ".join(files[:3])) + more if files else "standard input")
     overlap = source["overlap_with_train"]
     if overlap is None:
         return f"{named}; the data has no training split that texts of this one could stand in"
@@ -80,7 +80,7 @@ def describe_comparison(found: dict[str, Any]) -> str:
     """Give the block of two runs: the difference over all bytes, on average and per subset."""
     own, against = found["policies"]
     lines = [
-        f"{printable(found['run'])} against {printable(found['against'])}, on the same "
+        f"{visible(found['run'])} against {visible(found['against'])}, on the same "
         f"{found['n_documents']:,} documents ({found['n_texts']:,} different texts); "
         "negative: the former is better"
     ]
@@ -95,7 +95,7 @@ def describe_comparison(found: dict[str, Any]) -> str:
     lines.append(_difference("macro (mean over subsets)", found["macro"], "p"))
     lines.append("  subsets, p corrected for looking at all of them")
     for name, row in found["subsets"].items():
-        lines.append(_difference(printable(name), row, "p_holm"))
+        lines.append(_difference(visible(name), row, "p_holm"))
     lines.append(f"  {found['method']}")
     return "\n".join(lines)
 
@@ -114,7 +114,7 @@ def describe_table(
 ) -> str:
     """Give one line a run, with the paired difference of each to the first."""
     name, first = runs[0]
-    width = max(len("run"), *(len(printable(run)) for run, _ in runs))
+    width = max(len("run"), *(len(visible(run)) for run, _ in runs))
     lines = [
         f"{first['split']}, {first['n_documents']:,} documents, {first['n_bytes']:,} bytes; "
         f"{_source(first['source'])}",
@@ -126,7 +126,7 @@ def describe_table(
     for (run, summary), row in zip(runs, differences, strict=True):
         training, policy = summary["training"], summary["policy"]
         cells = (
-            f"{printable(run):<{width}} {summary['step']:>7,} "
+            f"{visible(run):<{width}} {summary['step']:>7,} "
             f"{format_count(training['n_params']['total']):>10} {training['flops']:>11.2e} "
             f"{policy['context']:>8}/{policy['stride']:<5} {summary['bits_per_byte']:>9.4f} "
             f"{summary['macro_bits_per_byte']:>8.4f}"
@@ -136,7 +136,7 @@ def describe_table(
             cells += f" {row['difference']:>+12.4f} {interval:>20}"
         lines.append(cells.rstrip())
     if comparisons:
-        lines.append(f"difference in bits/byte to {printable(name)}; negative is better")
+        lines.append(f"difference in bits/byte to {visible(name)}; negative is better")
         lines.append(str(comparisons[0]["method"]))
     if len({(s["policy"]["context"], s["policy"]["stride"]) for _, s in runs}) > 1:
         lines.append("the runs were not scored with the same context and stride")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, printable
+from ladderlm.cli.options import parse, print_json
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.text import visible
 
 if TYPE_CHECKING:
     from ladderlm.generate.sampling import SamplingConfig
@@ -131,7 +132,7 @@ def run(argv: list[str]) -> int:
 
 def say(text: str) -> None:
     """Print a piece of foreign text at once; a terminal obeys nothing in it."""
-    print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def check_device(device: str) -> None:

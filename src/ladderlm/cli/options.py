@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from ladderlm.files import to_json
 
-__all__ = ["Progress", "parse", "print_json", "printable", "progress_bar"]
+__all__ = ["Progress", "parse", "print_json", "progress_bar"]
 
 T = TypeVar("T")
 
@@ -52,12 +52,6 @@ def parse(
 def print_json(value: Any) -> None:
     """Print one strict JSON document to standard output."""
     print(to_json(value))
-
-
-def printable(text: str) -> str:
-    """Show control characters of a foreign text instead of sending them to a terminal."""
-    kept = "\n\t"
-    return "".join(c if c in kept or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 @contextlib.contextmanager

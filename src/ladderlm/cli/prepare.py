@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, printable, progress_bar
+from ladderlm.cli.options import parse, print_json, progress_bar
 from ladderlm.data.estimate import Estimate
 from ladderlm.data.prepare import PrepareConfig, estimate, merge_parts, prepare, prepare_part
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
+from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, parse_bytes
 
 __all__ = ["describe_data", "run"]
@@ -144,11 +145,11 @@ def describe_data(manifest: dict[str, Any]) -> None:
         )
         for subset, counts in split["subsets"].items():
             rate = counts["n_bytes"] / max(counts["n_tokens"] - 2 * counts["n_documents"], 1)
-            size, shown = format_bytes(counts["n_bytes"]), printable(subset)
+            size, shown = format_bytes(counts["n_bytes"]), visible(subset)
             print(f"    {shown:<24} {counts['n_documents']:>8,}  {size:>8}  {rate:.2f} bytes/token")
         for source, taken in zip(split["request"]["sources"], split["taken"], strict=True):
             print(
-                f"    from {printable(source['name'])}: {taken['n_documents']:,} documents, "
+                f"    from {visible(source['name'])}: {taken['n_documents']:,} documents, "
                 f"{format_bytes(taken['n_bytes'])} of text; {source['n_bytes']:,} bytes, "
                 f"SHA-256 {source['sha256'][:16]}"
             )

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, printable
+from ladderlm.cli.options import parse, print_json
 from ladderlm.data.documents import Reader
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
+from ladderlm.text import visible
 from ladderlm.tokenizer.base import RECORD, load_tokenizer
 from ladderlm.tokenizer.foreign import import_tokenizer
 from ladderlm.tokenizer.train import HeldOut, prove_identical, save_tokenizer, train_bpe
@@ -171,7 +172,7 @@ def _print_compression(table: dict[str, Any]) -> None:
     print(f"  bytes per token on {text}, {format_bytes(table['n_bytes'])}:")
     for name, row in table["subsets"].items():
         rate = row["n_bytes"] / row["n_tokens"] if row["n_tokens"] else 0.0
-        print(f"  {rate:8.3f}  {printable(name)} ({row['n_documents']:,} documents)")
+        print(f"  {rate:8.3f}  {visible(name)} ({row['n_documents']:,} documents)")
     rate = table["n_bytes"] / table["n_tokens"] if table["n_tokens"] else 0.0
     print(f"  {rate:8.3f}  all")
 
@@ -212,7 +213,7 @@ def _show(options: ShowOptions) -> int:
         return 0
     for key, value in shown.items():
         if not isinstance(value, dict):
-            print(f"{key:<18} {printable(str(value))}")
+            print(f"{key:<18} {visible(str(value))}")
     if "trained_on" in shown:
         learnt = shown["trained_on"]
         size = format_bytes(learnt["n_bytes"])

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -101,10 +102,12 @@ def collect_package(
         if subset is None:
             continue
         path = root / entry
+        if not os.path.lexists(path):
+            continue  # some finders of packages leave it out of the list themselves
         if _TESTS.search(entry):
             skipped["a test"] += 1
         elif path.is_symlink() or not path.resolve().is_relative_to(root) or not path.is_file():
-            skipped["missing, a link, or outside the package folder"] += 1
+            skipped["a link, or outside the package folder"] += 1
         elif path.stat().st_size > MAX_FILE_BYTES:
             skipped[f"larger than {MAX_FILE_BYTES >> 10} KiB"] += 1
         else:
@@ -141,7 +144,8 @@ def _collect_all(
     """Read every listed package and say how it compares with the list."""
     installed: dict[str, importlib.metadata.Distribution] = {}
     for found in importlib.metadata.distributions(path=search_path):
-        installed.setdefault(_normal(found.metadata["Name"] or ""), found)
+        if "Name" in found.metadata:
+            installed.setdefault(_normal(found.metadata["Name"]), found)
     files: list[LocalFile] = []
     packages: dict[str, Any] = {}
     skipped: Counter[str] = Counter()

@@ -128,8 +128,8 @@ def evaluate_run(
         )
         model = load(run, checkpoint.step, request.device).model
         precision = precision_of(model)
-        on = "cpu" if request.device == "cpu" else "cuda"
-        _, matmul = settle_matmul(ExecutionConfig(device=on))
+        where = ExecutionConfig(device="cpu" if request.device == "cpu" else "cuda")
+        _, matmul = settle_matmul(where)
         with float32_matmul(matmul["setting"]):
             losses = score_documents(
                 model,
