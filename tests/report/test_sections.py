@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladderlm.report.sections import _discuss_variant
+from ladderlm.report.sections import _discuss_variant, _reproduce_data
 
 
 def judged(value, low, high):
@@ -33,3 +33,23 @@ def test_a_direction_is_claimed_only_where_the_interval_leaves_one(estimate, cla
     text = _discuss_variant({}, judged(*estimate))
     assert claim in text
     assert text.count("needs less") + text.count("needs more") == 1
+
+
+def data_of(corpus, trained_on, names=("a b.jsonl",)):
+    """Give the facts of data that its commands are drawn from."""
+    sources = [{"name": name} for name in names]
+    tokenizer = {"vocab_size": 512, "trained_on": trained_on}
+    return {"corpus": corpus, "tokenizer": tokenizer, "splits": {"train": {"sources": sources}}}
+
+
+def test_data_is_made_again_from_its_sources_by_the_commands_shown():
+    learnt = {"n_documents": 3, "n_bytes": 12345}
+    assert _reproduce_data(data_of({"fingerprint": "f"}, learnt)) == [
+        "ladderlm fetch local --out corpus",
+        "ladderlm tokenizer train corpus --vocab-size 512 --max-bytes 12345 --out tokenizer",
+        "ladderlm prepare corpus --tokenizer tokenizer --out DATA",
+    ]
+    assert _reproduce_data(data_of(None, None)) == [
+        "ladderlm prepare 'a b.jsonl' --tokenizer tokenizer --out DATA"
+    ]
+    assert _reproduce_data({"problem": "gone"}) == []

@@ -207,7 +207,8 @@ def _row(
                     *scores,
                 ],
             )
-        row |= {"tokens": [loaded.tokenizer.decode([i]) for i in ids], "logprobs": scores}
+        words = [loaded.tokenizer.decode([i], continued=True) for i in ids]
+        row |= {"tokens": words, "logprobs": scores}
     return row
 
 

@@ -25,7 +25,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse
 from ladderlm.study.results import Row, read_results, reread_results
 from ladderlm.study.spec import read_stored_study
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import RECORD, Tokenizer, load_tokenizer
 
 __all__ = ["FACTS_VERSION", "data_facts", "gather", "study_rows"]
 
@@ -277,6 +277,7 @@ def data_facts(config: RunConfig, trivial: Facts | None = None) -> Facts:
         "tokenizer": {
             "fingerprint": data.tokenizer_fingerprint,
             "vocab_size": data.vocab_size,
+            "trained_on": read_json(data.tokenizer_folder / RECORD).get("trained_on"),
         },
         "splits": {name: _split_facts(data, name) for name in (train.name, val.name)},
         "overlap": data.manifest["overlap"],
@@ -380,7 +381,7 @@ def _example_batch(
 def _spell(token: int, tokenizer: Tokenizer) -> str:
     if token == tokenizer.bos_id:
         return "<BOS>"
-    return "<EOS>" if token == tokenizer.eos_id else tokenizer.decode([token])
+    return "<EOS>" if token == tokenizer.eos_id else tokenizer.decode([token], continued=True)
 
 
 def _trivial(train: Split, val: Split, tokenizer: Tokenizer, config: RunConfig) -> Facts:

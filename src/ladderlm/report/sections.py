@@ -5,6 +5,7 @@ and the fixed table of differences to Meta's code. Pure functions from facts to 
 """
 
 import math
+from shlex import quote
 from typing import Any
 
 from ladderlm.units import format_count, format_flops, format_seconds
@@ -246,6 +247,7 @@ def reproduce(facts: Facts) -> list[str]:
     best = _best(facts)
     commands = [f"git checkout {best['commit'].rstrip('+')}"] if best["commit"] else []
     commands.append("make setup")
+    commands += _reproduce_data(facts["data"])
     commands += [
         f"ladderlm study run {study['folder']}/study.toml --out {study['folder']}-again"
         for study in facts["studies"]
@@ -257,3 +259,19 @@ def reproduce(facts: Facts) -> list[str]:
     commands.append(f"ladderlm eval {best['folder']} --data DATA")
     commands.append("ladderlm report verify .")
     return commands
+
+
+def _reproduce_data(data: Facts) -> list[str]:
+    """Give the commands that make the prepared data again, as far as its records tell."""
+    if "problem" in data:
+        return []
+    tokenizer, sources = data["tokenizer"], next(iter(data["splits"].values()))["sources"]
+    local = data["corpus"] is not None
+    commands = ["ladderlm fetch local --out corpus"] if local else []
+    place = "corpus" if local else " ".join(quote(source["name"]) for source in sources)
+    if tokenizer["trained_on"]:
+        commands.append(
+            f"ladderlm tokenizer train {place} --vocab-size {tokenizer['vocab_size']} "
+            f"--max-bytes {tokenizer['trained_on']['n_bytes']} --out tokenizer"
+        )
+    return [*commands, f"ladderlm prepare {place} --tokenizer tokenizer --out DATA"]
