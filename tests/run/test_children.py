@@ -157,7 +157,7 @@ run = load(folder)
 split = open_data(run.config.data.path).split("val")
 policy = Policy(context=32, stride=32)
 losses = score_documents(run.model, split, np.arange(split.n_documents), policy)
-text, completion = complete(run, ["def "], 5, SamplingConfig())[0]
+text, completion, _ = complete(run, ["def "], 5, SamplingConfig())[0]
 print("bits per byte", summarise(losses)["bits_per_byte"])
 for name in ("tiktoken", "tokenizers", "scipy", "matplotlib", "tyro", "rich", "psutil"):
     assert name not in sys.modules, name

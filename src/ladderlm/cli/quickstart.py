@@ -251,8 +251,11 @@ def plan_budget(
         base.data.seq_len,
         ASPECT_RATIO,
     )
-    final = float(f"{max(60 * minutes * FINAL_SHARE * all_cores, 1.5 * flops[-1]):.2g}")
-    return Budget(flops, tokens_per_param, final)
+    wanted = max(60 * minutes * FINAL_SHARE * all_cores, 1.5 * flops[-1])
+    seq_len = base.data.seq_len
+    # a budget between two shapes of the grid would be refused
+    final = snap_budgets(wanted, 1, 1.0, FINAL_TOKENS_PER_PARAM, base.model, seq_len, ASPECT_RATIO)
+    return Budget(flops, tokens_per_param, final[0])
 
 
 def _run_study(out: Path, data: Path, budget: Budget) -> Path:

@@ -56,7 +56,9 @@ def can_decode(model: Transformer) -> bool:
     A model with a part or an option that it does not know is read by `Transformer.step`.
     """
     config = model.config
-    if config.attention != "sdpa":  # the reference backend is asked for its order of operations
+    if (
+        config.attention == "reference"
+    ):  # the reference backend is asked for its order of operations
         return False
     for field in fields(ModelConfig):
         known = field.name in _KNOWN_FIELDS or field.name == "attention"

@@ -27,7 +27,12 @@ __all__ = ["CompiledDecoder", "make_stepper"]
 
 _SOURCE = Path(__file__).with_name("kernel.c")
 _JOINED_WEIGHTS = 500_000_000
-_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-shared")
+# Sums may be reordered. Not -ffast-math: a library linked with it makes the whole process, PyTorch
+# included, take small numbers for zero from the moment it is loaded.
+_REORDER = (
+    "-fassociative-math -fno-signed-zeros -fno-trapping-math -fno-math-errno -freciprocal-math"
+)
+_FLAGS = ("-O3", "-march=native", *_REORDER.split(), "-fopenmp", "-shared")
 
 
 class _Layer(ctypes.Structure):
@@ -97,7 +102,7 @@ class CompiledDecoder(Decoder):
         if not fits or model.tok_embeddings.weight.device.type != "cpu":
             raise ConfigError(
                 "--compile with this model",
-                "the kernel is for LLaMA models on the CPU (SwiGLU, model.attention = sdpa)",
+                "the kernel is for LLaMA models on the CPU (SwiGLU, not the reference attention)",
                 "leave --compile out",
             )
         if wanted not in (torch.float32, torch.bfloat16):
