@@ -47,6 +47,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the test that takes a minute; keep those that share dear fixtures together."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    for item in items:
+        if item.path.parent.name in ("report", "study", "interop"):
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Refuse connections to any other host than this one."""

@@ -15,14 +15,14 @@ from ladderlm.run.presets import preset
 from ladderlm.study.ladder import choose_shape
 
 
-@pytest.mark.parametrize("minutes", [0.5, 1, 5, 300])
-@pytest.mark.parametrize("n_cores", [2, 16])
+@pytest.mark.parametrize("minutes", [0.5, 1, 5])
+@pytest.mark.parametrize("n_cores", [1, 2])
 def test_every_run_of_a_budget_has_a_shape_on_slow_and_fast_machines(minutes, n_cores):
     base = preset("llama")
     base = replace(base, model=replace(base.model, vocab_size=VOCAB_SIZE))
     seq_len = base.data.seq_len
-    for one in (8e9, 1.5e10, 4e10):
-        for speed_up in (0.9, 1.9):
+    for one in (1.5e10, 4e10):
+        for speed_up in (1.1, 1.9):
             budget = plan_budget(base, minutes, n_cores, one, one * speed_up)
             assert len(budget.flops) == N_RUNGS
             assert budget.flops[-1] >= 10 * budget.flops[0]
