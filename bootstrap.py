@@ -33,7 +33,7 @@ DISK_PER_WHEEL_BYTE = 5  # what a wheel takes once unpacked and compiled, with s
 COMMANDS = {
     "quickstart": [["ladderlm", "quickstart"]],
     "test": [
-        ["python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"]
+        ["python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     ],
     "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
     "bench": [["python", "benchmarks/step.py"]],

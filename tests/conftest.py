@@ -48,11 +48,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the test that takes a minute; keep those that share dear fixtures together."""
+    """Begin with the test that takes a minute, so that no core waits for it at the end."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
-    for item in items:
-        if item.path.parent.name in ("report", "study", "interop"):
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
 
 
 @pytest.fixture(autouse=True)
