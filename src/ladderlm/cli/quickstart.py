@@ -33,7 +33,7 @@ N_RUNGS, SPAN, ASPECT_RATIO = 4, 10.5, 32.0
 TOKENS_PER_PARAM = 8.0  # of the ladder, as far as the time allows; about the best at 5e11 FLOPs
 FINAL_TOKENS_PER_PARAM = 12.0
 # Shares of --minutes; the rest goes to data, start-up of runs and the report.
-LADDER_SHARE, FINAL_SHARE = 0.42, 0.42
+LADDER_SHARE, FINAL_SHARE = 0.42, 0.36
 RUN_OVERHEAD_SECONDS = 5.0  # start of a process and the final evaluation
 PROMPTS = ("def ", "import numpy as np\n", "class ", "# ")
 ARM_RUNS = (2, 2, 1, 1)  # seeds of each rung
