@@ -1,5 +1,6 @@
 """Made-up corpora and studies for tests: small, seeded, with some structure to learn."""
 
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ __all__ = [
     "SPLIT_EOS",
     "TINY_LADDER",
     "InOwnProcess",
+    "content_of",
     "make_records",
     "make_split",
     "make_text",
@@ -56,6 +58,15 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     return path
+
+
+def content_of(folder: Path | str) -> dict[str, str]:
+    """Give name -> SHA-256 of all files below a folder but the lock."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 SPLIT_BOS, SPLIT_EOS = 1, 2

@@ -1,6 +1,5 @@
 """Parts of a prepare: any number of them, made anywhere in any order, give the same bytes."""
 
-import hashlib
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_records, write_jsonl
+from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
 from ladderlm.data.parts import encode_parts, find_pieces
@@ -44,14 +43,6 @@ def config(tiny_tokenizer_folder, tmp_path):
         return PrepareConfig(tokenizer=str(tiny_tokenizer_folder), **fields)
 
     return build
-
-
-def content_of(folder):
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def parts_in(config, n_parts, out, order=None, **fields):

@@ -28,29 +28,10 @@ from pile_mirror import (
     OTHERS,
     asked_of,
     files_of,
-    serve_pile,
     sha256,
 )
 
 PAGE = {"Content-Type": "text/html"}
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub on this machine with two of the known sources, named by HF_ENDPOINT; no cache."""
-    with serve_pile(monkeypatch, tmp_path / "nothing") as running:
-        yield running
-
-
-@pytest.fixture
-def get(tmp_path):
-    """Fetch into a folder without pauses, one file at a time."""
-
-    def give(split="val", shards=(0,), source=None, **options):
-        options = {"back_off_seconds": 0.0, "n_jobs": 1, **options}
-        return fetch_pile(tmp_path / "pile", split, shards, source, **options)
-
-    return give
 
 
 def test_the_original_validation_file_is_taken_first_and_described(hub, get, tmp_path):

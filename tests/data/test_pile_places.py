@@ -3,7 +3,6 @@
 import pytest
 
 from ladderlm.data.heads import Limits
-from ladderlm.data.pile import fetch_pile
 from ladderlm.errors import ConfigError, DataError
 from mirror import Answer
 from pile_mirror import (
@@ -14,7 +13,6 @@ from pile_mirror import (
     OTHER,
     OTHERS,
     asked_of,
-    serve_pile,
     sha256,
 )
 
@@ -22,24 +20,6 @@ try:
     from compression import zstd
 except ImportError:
     from backports import zstd
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub on this machine with two of the known sources, named by HF_ENDPOINT; no cache."""
-    with serve_pile(monkeypatch, tmp_path / "nothing") as running:
-        yield running
-
-
-@pytest.fixture
-def get(tmp_path):
-    """Fetch into a folder without pauses, one file at a time."""
-
-    def give(split="val", shards=(0,), source=None, **options):
-        options = {"back_off_seconds": 0.0, "n_jobs": 1, **options}
-        return fetch_pile(tmp_path / "pile", split, shards, source, **options)
-
-    return give
 
 
 def test_the_list_of_hashes_of_a_source_is_read_once_and_decides(hub, get, tmp_path):

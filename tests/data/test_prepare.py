@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import make_records, write_jsonl
+from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
 from ladderlm.data.prepare import PrepareConfig, prepare
@@ -54,15 +54,6 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(request_module, "BLOCK_BYTES", 300)
     monkeypatch.setattr(request_module, "PIECE_BLOCKS", 2)
     monkeypatch.setattr(prepare_module, "SMALL_BYTES", 0)
-
-
-def content_of(folder):
-    """Give name -> SHA-256 of all files but the lock."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def test_a_corpus_becomes_its_naive_twin(config, corpus, tmp_path, tiny_tokenizer):

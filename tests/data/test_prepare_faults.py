@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_records, write_jsonl
+from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
 from ladderlm.data.prepare import PrepareConfig, prepare
@@ -41,14 +41,6 @@ def config(tiny_tokenizer_folder, tmp_path):
         return PrepareConfig(tokenizer=str(tiny_tokenizer_folder), **fields)
 
     return build
-
-
-def content_of(folder):
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def test_a_reader_keeps_its_version_while_another_is_prepared(config, tmp_path):
