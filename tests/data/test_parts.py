@@ -13,7 +13,7 @@ import pytest
 from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
-from ladderlm.data.parts import encode_parts, find_pieces
+from ladderlm.data.parts import encode_parts, find_pieces, share_files
 from ladderlm.data.pieces import read_piece
 from ladderlm.data.prepare import PrepareConfig, merge_parts, prepare, prepare_part
 from ladderlm.data.request import request_splits
@@ -188,11 +188,11 @@ def test_an_error_in_one_worker_ends_all_and_names_the_line(config, tmp_path):
 def test_a_worker_that_dies_is_an_error(config, tmp_path, monkeypatch):
     """X03: for example of memory."""
     requests = request_splits(config(), None)
-    jobs = requests["train"].jobs(tmp_path / "pieces", range(2), 2)
+    jobs = requests["train"].jobs(tmp_path / "pieces", 0, 1, 2)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(9)\n")
     with pytest.raises((ExecutorError, BrokenPipeError)):
-        encode_parts(jobs)
+        encode_parts([[job] for job in jobs])
 
 
 def test_workers_end_with_the_one_who_started_them(config, tmp_path, child_environment):
@@ -242,3 +242,30 @@ def test_pieces_are_found_in_the_order_of_the_documents(config, tmp_path):
         size for _, path in find_pieces(places, 2) for size in read_piece(path).n_bytes.tolist()
     ]
     assert sizes == [len(record["text"].encode()) for record in TRAIN]
+
+
+def test_files_are_shared_whole_where_that_is_even():
+    assert share_files([5] * 8, 2) == [0, 1] * 4
+    assert share_files([5, 5, 5], 2) == [0, 1, None]  # the third by its pieces
+    assert share_files([900, 1, 1, 1], 2) == [None, 0, 1, 0]
+    owners = share_files([14] * 30, 8)
+    assert [owners.count(worker) for worker in range(8)] == [3] * 8
+    assert owners.count(None) == 6
+    assert share_files([], 3) == []
+
+
+@pytest.mark.parametrize(("n_parts", "workers"), [(1, (3,)), (2, (1, 4)), (3, (2, 1, 5))])
+def test_every_piece_is_made_by_exactly_one_worker(config, tmp_path, n_parts, workers):
+    """Parts may run with any number of workers each."""
+    for i, n in enumerate([1, 40, 7, 7, 7, 300]):
+        write_jsonl(tmp_path / f"corpus/train/{i}.jsonl", make_records(n, seed=i))
+    request = request_splits(config(), None)["train"]
+    jobs = [
+        job
+        for part, n_workers in enumerate(workers)
+        for job in request.jobs(tmp_path, part, n_parts, n_workers)
+    ]
+    for file in range(len(request.files)):
+        for index in range(60):
+            turns = [job.turns[file] for job in jobs]
+            assert sum((file + index) % n == r for n, r in turns if n) == 1

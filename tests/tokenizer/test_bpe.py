@@ -150,7 +150,7 @@ def test_batches_encode_each_text_alone(tiny_tokenizer):
     texts = ["a b", "", "c\n", "'s"]
     encoded = tiny_tokenizer.encode_batch(texts)
     assert [ids.tolist() for ids in encoded] == [tiny_tokenizer.encode(text) for text in texts]
-    assert {ids.dtype.name for ids in encoded} == {"int64"}
+    assert {ids.dtype.name for ids in encoded} == {"uint32"}
 
 
 def test_bytes_that_are_no_utf8_decode_to_replacement_characters(tiny_tokenizer):

@@ -39,7 +39,7 @@ def plain(tokenizer, texts):
 
 
 def as_lists(rows):
-    assert {row.dtype.name for row in rows} <= {"int64"}
+    assert {row.dtype.name for row in rows} <= {"uint32"}
     return [row.tolist() for row in rows]
 
 
@@ -214,3 +214,9 @@ def test_threads_get_the_ids_of_one_thread(tokenizer):
     for thread in threads:
         thread.join()
     assert all(rows == expected for n in range(4) for rows in results[n])
+
+
+@pytest.mark.parametrize("name", list(fast.ENCODERS))
+def test_the_noted_disputed_prefixes_are_those_that_trying_gives(name):
+    installed(name)
+    assert fast.disputed_prefixes(name) == fast.measure_disputed(name)

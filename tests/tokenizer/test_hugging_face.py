@@ -143,7 +143,7 @@ def test_batches_encode_each_text_alone(opened):
     texts = [text for text in [*LINES, *NASTY_TEXTS] if keeps(tokenizer, text)]
     rows = tokenizer.encode_batch(texts)
     assert [row.tolist() for row in rows] == [tokenizer.encode(text) for text in texts]
-    assert {row.dtype.name for row in rows} == {"int64"}
+    assert {row.dtype.name for row in rows} == {"uint32"}
 
 
 def test_a_continuation_joins_what_came_before(opened):

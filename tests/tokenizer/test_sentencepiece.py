@@ -112,7 +112,7 @@ def test_batches_encode_each_text_alone(tokenizer):
     texts = ["a b", "", " ▁", *NASTY_TEXTS]
     rows = tokenizer.encode_batch(texts)
     assert [row.tolist() for row in rows] == [tokenizer.encode(text) for text in texts]
-    assert {row.dtype.name for row in rows} == {"int64"}
+    assert {row.dtype.name for row in rows} == {"uint32"}
 
 
 @pytest.mark.parametrize("token", [-1, 400])

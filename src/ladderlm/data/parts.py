@@ -1,18 +1,20 @@
 """Encode a share of a corpus into pieces.
 
-Owns the cutting of files into pieces, the choice of those that belong to part i of n, and the
+Owns the cutting of files into pieces, the sharing of files and pieces among parts, and the
 processes that make several parts at once. A piece is a fixed run of blocks of one file, so what
 it holds does not depend on who makes it, and a piece that is there already is not made again.
 """
 
 import contextlib
+import functools
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,13 +22,25 @@ from typing import Any
 
 from ladderlm.config import from_dict, to_dict
 from ladderlm.data.documents import Block, RecordParser, read_blocks
-from ladderlm.data.pieces import encode_documents, join_pieces, piece_sizes, write_piece
+from ladderlm.data.pieces import Piece, encode_documents, join_pieces, piece_sizes, write_piece
 from ladderlm.data.shards import token_dtype
 from ladderlm.errors import DataError, ExecutorError, LadderError
 from ladderlm.files import publish_json, read_json
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 
-__all__ = ["Limits", "PartJob", "SourceFile", "encode_part", "encode_parts", "find_pieces"]
+__all__ = [
+    "Limits",
+    "PartJob",
+    "SourceFile",
+    "Turn",
+    "encode_part",
+    "encode_parts",
+    "find_pieces",
+    "share_files",
+]
+
+Turn = tuple[int, int]  # (n, r): piece i of file f is taken if (f + i) % n == r; n = 0: none
+_SLACK = 1.05  # more than an even share that a worker may have, to read no file twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +104,7 @@ class PartJob:
         folder: where its pieces go; several parts may share it.
         files: all source files of the split, in order.
         tokenizer: folder.
-        part, n_parts: this is part 0 <= part < n_parts.
+        turns: which pieces of each file it makes.
         block_bytes, piece_blocks: bytes of a block, and blocks of a piece.
         near: make keys for near duplicates.
         text_key, subset_key, skip_bad: see `RecordParser`.
@@ -99,8 +113,7 @@ class PartJob:
     folder: str
     files: tuple[SourceFile, ...]
     tokenizer: str
-    part: int
-    n_parts: int
+    turns: tuple[Turn, ...]
     block_bytes: int
     piece_blocks: int
     near: bool
@@ -113,46 +126,86 @@ class PartJob:
 Report = Callable[[int], None]  # told documents encoded since the last call
 
 
-def encode_part(job: PartJob, report: Report = lambda _: None) -> None:
+def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: None) -> None:
     """Make the pieces of one part that are not there yet.
 
     A part never needs more than the limits allow the whole, so it stops once it has that much.
+    A piece is written while the next one is encoded.
 
     Raises:
         DataError: bad input, or a source that changes meanwhile.
     """
     folder = Path(job.folder)
-    tokenizer = load_tokenizer(job.tokenizer)
     parser = RecordParser(job.text_key, job.subset_key, job.skip_bad)
     sizes = [0, 0, 0]
-    for number, file in enumerate(job.files):
-        n_pieces = _known_pieces(folder, number)
-        if n_pieces is not None and job.limits == Limits() and _complete(job, number, n_pieces):
-            continue
-        n_pieces = 0
-        for index, blocks in _pieces(job, file):
-            n_pieces = index + 1
-            if (number + index) % job.n_parts != job.part:
+    with _Writer() as writer:
+        for number, (file, (n, r)) in enumerate(zip(job.files, job.turns, strict=True)):
+            if n == 0:
                 continue
-            path = _piece_path(folder, number, index)
-            if not path.exists():
-                _encode_piece(path, blocks, parser, tokenizer, job, file, report)
-            sizes = [a + b for a, b in zip(sizes, piece_sizes(path), strict=True)]
-            if job.limits.met(sizes):
-                return
-        file.check_unchanged()
-        publish_json(_count_path(folder, number), {"n_pieces": n_pieces})
+            n_pieces = _known_pieces(folder, number)
+            if n_pieces is not None and job.limits == Limits() and _complete(job, number, n_pieces):
+                continue
+            n_pieces = 0
+            for index, blocks in _pieces(job, file):
+                n_pieces = index + 1
+                if (number + index) % n != r:
+                    continue
+                path = _piece_path(folder, number, index)
+                if path.exists():
+                    found = piece_sizes(path)
+                else:
+                    piece = _encode_piece(blocks, parser, tokenizer, job, file, report)
+                    writer.write(path, piece)
+                    found = (piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens))
+                sizes = [a + b for a, b in zip(sizes, found, strict=True)]
+                if job.limits.met(sizes):
+                    return
+            writer.wait()
+            file.check_unchanged()
+            publish_json(_count_path(folder, number), {"n_pieces": n_pieces})
+
+
+class _Writer:
+    """Write one piece at a time on a thread of its own; leaving waits for the last."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def write(self, path: Path, piece: Piece) -> None:
+        """Begin to write a piece once the one before is written."""
+        self.wait()
+        self._last = self._pool.submit(write_piece, path, piece)
+
+    def wait(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
 
 def _encode_piece(
-    path: Path,
     blocks: Iterable[Block],
     parser: RecordParser,
     tokenizer: Tokenizer,
     job: PartJob,
     file: SourceFile,
     report: Report,
-) -> None:
+) -> Piece:
     dtype = token_dtype(tokenizer.vocab_size)
     encoded = []
     for block in blocks:
@@ -162,7 +215,7 @@ def _encode_piece(
         encoded.append(encode_documents(parsed, tokenizer, dtype, job.near))
         report(encoded[-1].n_documents)
     file.check_unchanged()
-    write_piece(path, join_pieces(encoded))
+    return join_pieces(encoded)
 
 
 def _pieces(job: PartJob, file: SourceFile) -> Iterator[tuple[int, Iterator[Block]]]:
@@ -186,7 +239,8 @@ def _known_pieces(folder: Path, file: int) -> int | None:
 
 
 def _complete(job: PartJob, file: int, n_pieces: int) -> bool:
-    own = (index for index in range(n_pieces) if (file + index) % job.n_parts == job.part)
+    n, r = job.turns[file]
+    own = (index for index in range(n_pieces) if (file + index) % n == r)
     return all(_piece_path(Path(job.folder), file, index).exists() for index in own)
 
 
@@ -216,22 +270,47 @@ def find_pieces(folders: list[Path], n_files: int) -> Iterator[tuple[int, Path]]
             index += 1
 
 
-def encode_parts(jobs: list[PartJob], report: Report = lambda _: None) -> None:
-    """Make several parts at once, each in a process of its own; one alone is made right here.
+def share_files(sizes: Sequence[float], n: int) -> list[int | None]:
+    """Share files among n workers so that as few as possible are read by more than one.
+
+    A file is read from its beginning even by a worker that takes only some of its pieces.
+
+    Returns:
+        For each file the worker that takes all of it; None: all share its pieces.
+    """
+    owners: list[int | None] = [None] * len(sizes)
+    loads = [0.0] * n
+    most = _SLACK * sum(sizes) / n
+    for number in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        least = loads.index(min(loads))
+        if loads[least] + sizes[number] <= most:
+            loads[least] += sizes[number]
+            owners[number] = least
+    return owners
+
+
+def encode_parts(
+    workers: list[list[PartJob]], report: Callable[[int, int], None] = lambda _, __: None
+) -> None:
+    """Do lists of jobs at once, each list in a process of its own; one alone is done right here.
+
+    Args:
+        workers: the jobs of each, which share a tokenizer.
+        report: told (number of the job in its list, documents encoded since the last call).
 
     Raises:
         DataError: what any of them ran into; the others are stopped.
         ExecutorError: one of them died.
     """
-    if len(jobs) == 1:
-        encode_part(jobs[0], report)
+    if len(workers) == 1:
+        _encode_all(workers[0], report)
         return
     said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
     with contextlib.ExitStack() as children:
-        processes = [children.enter_context(_worker(job)) for job in jobs]
+        processes = [children.enter_context(_worker(jobs)) for jobs in workers]
         for number, process in enumerate(processes):
             threading.Thread(target=_listen, args=(number, process, said), daemon=True).start()
-        running = set(range(len(jobs)))
+        running = set(range(len(workers)))
         while running:
             number, message = said.get()
             if message is None:
@@ -245,11 +324,17 @@ def encode_parts(jobs: list[PartJob], report: Report = lambda _: None) -> None:
             elif "error" in message:
                 raise DataError(*message["error"])
             else:
-                report(message["documents"])
+                report(*message["documents"])
+
+
+def _encode_all(jobs: list[PartJob], report: Callable[[int, int], None]) -> None:
+    tokenizer = load_tokenizer(jobs[0].tokenizer)
+    for number, job in enumerate(jobs):
+        encode_part(job, tokenizer, functools.partial(report, number))
 
 
 @contextlib.contextmanager
-def _worker(job: PartJob) -> Iterator[subprocess.Popen[bytes]]:
+def _worker(jobs: list[PartJob]) -> Iterator[subprocess.Popen[bytes]]:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -261,7 +346,7 @@ def _worker(job: PartJob) -> Iterator[subprocess.Popen[bytes]]:
     )
     try:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(to_dict(job)).encode() + b"\n")
+        process.stdin.write(json.dumps([to_dict(job) for job in jobs]).encode() + b"\n")
         process.stdin.flush()
         yield process
     finally:
@@ -286,14 +371,14 @@ def _listen(
 
 
 def work() -> None:
-    """Be a worker: read a `PartJob` from standard input, speak JSON lines on standard output.
+    """Be a worker: read a list of `PartJob` from standard input, answer in JSON lines.
 
     Ends as soon as the one who started it is gone, which closes standard input.
     """
     told = sys.stdin.buffer.readline()
     if not told.endswith(b"\n"):
         return  # the one who started it is gone already
-    job = from_dict(PartJob, json.loads(told))
+    jobs = [from_dict(PartJob, job) for job in json.loads(told)]
     threading.Thread(target=_die_with_parent, daemon=True).start()
     out, sys.stdout = sys.stdout, sys.stderr
 
@@ -302,7 +387,7 @@ def work() -> None:
         out.flush()
 
     try:
-        encode_part(job, lambda n: say({"documents": n}))
+        _encode_all(jobs, lambda number, n: say({"documents": [number, n]}))
     except LadderError as error:
         say({"error": [error.what, error.why, error.fix]})
     except BrokenPipeError:

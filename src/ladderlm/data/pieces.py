@@ -85,9 +85,12 @@ def encode_documents(
     """
     raws = [text.encode("utf-8") for text in parsed.texts]
     encoded = tokenizer.encode_batch(parsed.texts)
-    bos, eos = (np.array([i], dtype=np.int64) for i in (tokenizer.bos_id, tokenizer.eos_id))
-    runs = [run for ids in encoded for run in (bos, ids, eos)]
-    tokens = np.concatenate(runs) if runs else np.empty(0, np.int64)
+    n_tokens = np.fromiter(map(len, encoded), np.int64, len(encoded)) + 2
+    ends = np.cumsum(n_tokens)
+    tokens = np.empty(int(n_tokens.sum()), np.result_type(np.uint32, *encoded[:1]))
+    tokens[ends - n_tokens], tokens[ends - 1] = tokenizer.bos_id, tokenizer.eos_id
+    for ids, end in zip(encoded, ends.tolist(), strict=True):
+        tokens[end - 1 - len(ids) : end - 1] = ids
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < tokenizer.vocab_size):
         raise DataError(
             f"the tokenizer gave ids {tokens.min()}..{tokens.max()} for a vocabulary of "
@@ -95,7 +98,6 @@ def encode_documents(
             "an id without a row in the model, or one that wraps in the file, spoils the data",
             "make or fetch the tokenizer again",
         )
-    n_tokens = np.fromiter(map(len, encoded), np.int64, len(encoded)) + 2
     tokens = tokens.astype(dtype)
     names = {name: i for i, name in enumerate(dict.fromkeys(parsed.subsets))}
     return Piece(

@@ -82,17 +82,33 @@ def prepare(
         expected = estimate_splits(list(todo.values()), tokenizer)
         announce(expected)
         check_free_space(out, expected.disk_bytes)
-        pieces = {}
-        for name, request in todo.items():
-            folder = out / STAGING / request.folder_name(tokenizer.fingerprint)
-            make_folder(folder)
-            n_parts = config.n_workers
-            if sum(file.state[0] for file in request.files) < SMALL_BYTES:
-                n_parts = 1
-            encode_parts(request.jobs(folder, range(n_parts), n_parts), _counter(name, progress))
-            request.check_unchanged()
-            pieces[name] = [folder]
+        folders = _encode_splits(todo, out / STAGING, tokenizer, progress)
+        pieces = {name: [folder] for name, folder in folders.items()}
         return _publish_splits(out, manifest, todo, pieces, tokenizer)
+
+
+def _encode_splits(
+    requests: dict[str, SplitRequest],
+    out: Path,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    part: int = 0,
+    n_parts: int = 1,
+) -> dict[str, Path]:
+    """Make the pieces of a part of all splits; give the folder of each split."""
+    folders = {n: out / r.folder_name(tokenizer.fingerprint) for n, r in requests.items()}
+    n_workers = max(request.config.n_workers for request in requests.values())
+    if sum(file.state[0] for r in requests.values() for file in r.files) < SMALL_BYTES * n_parts:
+        n_workers = 1
+    jobs = []
+    for name, request in requests.items():
+        make_folder(folders[name])
+        jobs.append(request.jobs(folders[name], part, n_parts, n_workers))
+    counters = [_counter(name, progress) for name in requests]
+    encode_parts([list(own) for own in zip(*jobs, strict=True)], lambda i, n: counters[i](n))
+    for request in requests.values():
+        request.check_unchanged()
+    return folders
 
 
 def estimate(config: PrepareConfig) -> Estimate:
@@ -149,13 +165,7 @@ def prepare_part(
             },
         }
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
-        for name, request in requests.items():
-            folder = out / request.folder_name(tokenizer.fingerprint)
-            make_folder(folder)
-            n_jobs = n_parts * config.n_workers
-            own = range(part - 1, n_jobs, n_parts)
-            encode_parts(request.jobs(folder, own, n_jobs), _counter(name, progress))
-            request.check_unchanged()
+        _encode_splits(requests, out, tokenizer, progress, part - 1, n_parts)
         publish_json(record_path, record)
     return record_path
 

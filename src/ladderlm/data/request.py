@@ -6,7 +6,6 @@ content and everything else that decides its bytes. Paths and numbers of workers
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from ladderlm.config import content_hash
 from ladderlm.data.decompress import standard_input
 from ladderlm.data.documents import BLOCK_BYTES, expand_sources
-from ladderlm.data.parts import Limits, PartJob, SourceFile
+from ladderlm.data.parts import Limits, PartJob, SourceFile, Turn, share_files
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
 
@@ -22,7 +21,7 @@ __all__ = ["PrepareConfig", "SplitRequest", "plan_splits", "request_splits"]
 
 _log = logging.getLogger(__name__)
 STDIN = "<stdin>"
-PIECE_BLOCKS = 8  # blocks of 4 MiB
+PIECE_BLOCKS = 4  # blocks of 4 MiB
 PIECE_VERSION = 1  # raise when the same sources give other pieces
 
 
@@ -105,16 +104,30 @@ class SplitRequest:
         ]
         return f"{self.name}-{content_hash(made_of)[:16]}"
 
-    def jobs(self, folder: Path, parts: Iterable[int], n_parts: int) -> list[PartJob]:
-        """Give the jobs of some parts of n."""
+    def jobs(self, folder: Path, part: int, n_parts: int, n_workers: int) -> list[PartJob]:
+        """Give the jobs of the workers of part 0 <= part < n_parts."""
         config = self.config
+        sizes = [file.state[0] for file in self.files]
+        owners = share_files(sizes, n_parts)
+        # Which files a part takes may depend on nothing but the request: others run the rest.
+        own = [size * (owner == part) for size, owner in zip(sizes, owners, strict=True)]
+        takers = share_files(own, n_workers)
+
+        def turn(number: int, worker: int) -> Turn:
+            if owners[number] is None:
+                return n_parts * n_workers, part + n_parts * worker
+            if owners[number] != part:
+                return 0, 0
+            if takers[number] is None:
+                return n_workers, worker
+            return (1, 0) if takers[number] == worker else (0, 0)
+
         return [
             PartJob(
                 folder=str(folder),
                 files=self.files,
                 tokenizer=config.tokenizer,
-                part=part,
-                n_parts=n_parts,
+                turns=tuple(turn(number, worker) for number in range(len(sizes))),
                 block_bytes=BLOCK_BYTES,
                 piece_blocks=PIECE_BLOCKS,
                 near=config.near_duplicates,
@@ -123,7 +136,7 @@ class SplitRequest:
                 skip_bad=config.skip_bad,
                 limits=config.limits,
             )
-            for part in parts
+            for worker in range(n_workers)
         ]
 
     def check_unchanged(self) -> None:

@@ -71,7 +71,7 @@ class Tokenizer(Protocol):
         """Give the ids of a text, with BOS before and EOS after it if asked."""
         ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Give the ids of each text alone, without BOS and EOS. Threads may call it together."""
         ...
 

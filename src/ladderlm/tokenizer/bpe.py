@@ -120,7 +120,7 @@ class BytePairTokenizer:
         classes = set(re.findall(r"\\[pP]\{(.*?)\}", self.pattern))
         return BatchEncoder(
             self._encode_text,
-            lambda: tokenizer_json(self.ranks, self.pattern, controls={}),
+            lambda: tokenizer_json(self.ranks, self.pattern, controls={}, indent=None),
             plain_classes=classes <= {"L", "N"},
         )
 
@@ -146,7 +146,7 @@ class BytePairTokenizer:
             ids += coder._encode_single_piece(part) if whole else coder.encode_ordinary(part)
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Give the ids of each text alone, without BOS and EOS, by the fastest proven library.
 
         Threads may call it at the same time; most of the work is done without Python's lock.

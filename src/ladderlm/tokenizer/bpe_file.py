@@ -74,6 +74,7 @@ def tokenizer_json(
     ranks: Mapping[bytes, int],
     pattern: str = SPLIT_PATTERN,
     controls: Mapping[str, int] | None = None,
+    indent: int | None = 1,
 ) -> str:
     """Spell a vocabulary in Hugging Face's format.
 
@@ -82,6 +83,7 @@ def tokenizer_json(
 
     Args:
         controls: names and ids; None: ours; an empty table leaves a file that knows text only.
+        indent: of the lines; None: one line, which is written several times faster.
     """
     alphabet = byte_alphabet()
     word = {token: "".join(alphabet[byte] for byte in token) for token in ranks}
@@ -123,4 +125,4 @@ def tokenizer_json(
             "merges": merges,
         },
     }
-    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(value, ensure_ascii=False, indent=indent) + "\n"

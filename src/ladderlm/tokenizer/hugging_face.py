@@ -234,9 +234,9 @@ class HuggingFaceTokenizer:
             )
         return [self.bos_id] * bos + self._ids(text) + [self.eos_id] * eos
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Give the ids of each text alone, without BOS and EOS."""
-        return [np.array(self.encode(text), dtype=np.int64) for text in texts]
+        return [np.array(self.encode(text), np.uint32) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
         """Give the bytes of the text that ids stand for; cut characters become U+FFFD.

@@ -119,9 +119,9 @@ class SentencePieceTokenizer:
                 ids += self._model.encode(part.replace(" ", _SPACE))
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """Give the ids of each text alone, without BOS and EOS."""
-        return [np.array(self.encode(text), dtype=np.int64) for text in texts]
+        return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
         """Give the exact bytes of ids; control ids give none.
