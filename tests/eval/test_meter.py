@@ -13,6 +13,7 @@ from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import head_documents, make_windows, meter_documents, score_documents
 from ladderlm.eval.subsets import summarise
 from ladderlm.tokenizer.bpe import BytePairTokenizer
+from reference.byte_counter import ByteCounter
 from reference.hand_made import make_model, make_split, weights_of
 from reference.transformer import reference_logits, reference_nats
 
@@ -146,25 +147,6 @@ def test_batches_packing_and_processes_do_not_change_the_result(precision, close
     assert (np.abs(sums / sums[0] - 1) <= close).all(), np.abs(sums / sums[0] - 1).max()
     if precision != torch.bfloat16:  # each document holds what the sum does, too
         np.testing.assert_allclose(found, [found[0]] * len(found), rtol=4 * close)
-
-
-class ByteCounter:
-    """A scorer whose nats of a target are the bytes that it stands for."""
-
-    def __init__(self, tokenizer, max_context):
-        self.vocab_size, self.max_context = tokenizer.vocab_size, max_context
-        self.n_bytes = np.array(
-            [len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)]
-        )
-        self.longest_row = 0
-
-    def nats(self, tokens, targets, scored, segment_ids=None, positions=None):
-        self.longest_row = max(self.longest_row, tokens.shape[1])
-        if segment_ids is not None:
-            assert (segment_ids[scored] >= 0).all()
-            starts = positions == 0
-            assert (np.diff(positions, axis=1)[~starts[:, 1:]] == 1).all()
-        return self.n_bytes[targets[scored]].astype(np.float64)
 
 
 @settings(max_examples=30)

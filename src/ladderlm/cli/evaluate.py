@@ -1,7 +1,8 @@
-"""`ladderlm eval`: what runs make of a split, document by document."""
+"""`ladderlm eval`: what models make of a split, document by document."""
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -22,22 +23,25 @@ class EvalOptions:
     """Score documents: every byte of each once."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Run folders."""
+    """Run folders; folders of Hugging Face's, or OWNER/NAME[@REVISION] of its hub."""
     data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Prepared data. May be given several times, for runs of several tokenizers. Default: the data
-    of the run."""
+    of the run. For Hugging Face's models the first counts, and files such as val.jsonl.zst do."""
     split: str = "val"
     """Which split."""
     max_documents: int = 10_000
     """The first this many documents."""
     context: int | None = None
-    """Tokens a window holds. Default: as validated in the run."""
+    """Tokens a window holds. Default: as validated in the run; of Hugging Face's models as many as
+    they can hold, at most 2048."""
     stride: int | None = None
     """Tokens scored per further window. Default: the context, no overlap."""
     checkpoint: Annotated[str | None, tyro.conf.arg(aliases=("--step",))] = None
     """Which checkpoint: a step, last or best. Default: the newest good one."""
     against: str | None = None
-    """Another run: the difference to it on the same bytes, with intervals."""
+    """Another run or model: the difference to it on the same bytes, with intervals."""
+    out: str = "evals"
+    """Where evaluations of Hugging Face's models are stored; those of a run lie in it."""
     table: bool = False
     """One line a run: bits per byte, parameters, FLOPs, and the difference to the first run."""
     fresh: bool = False
@@ -84,12 +88,13 @@ def run(argv: list[str]) -> int:
             packing=options.packing,
             device=device,
         )
-        evaluations = [_evaluate(name, request, processes) for name in names]
+        evaluate = _Evaluator(options, request, processes)
+        evaluations = [evaluate(name) for name in names]
         base = None
         if options.table:
             base = evaluations[0]
         elif options.against is not None:
-            base = _evaluate(options.against, request, processes)
+            base = evaluate(options.against)
         if processes.first:
             _report(options, evaluations, base)
     finally:
@@ -113,18 +118,61 @@ def _device(wanted: str) -> str:
     return "cpu"
 
 
-def _evaluate(name: str, request: "EvaluationRequest", processes: "Processes") -> "Evaluation":
-    from ladderlm.run.evaluate import evaluate_run
+class _Evaluator:
+    """Score what a name stands for, a run or a foreign model."""
 
-    with contextlib.ExitStack() as opened:
-        bars: list[Progress] = []
+    def __init__(
+        self, options: EvalOptions, request: "EvaluationRequest", processes: "Processes"
+    ) -> None:
+        from ladderlm.interop.hub import find_foreign
 
-        def progress(done: int, n_windows: int) -> None:
-            if not bars:  # how many there are is known at the first call only
-                bars.append(opened.enter_context(progress_bar(f"{name}: windows", n_windows)))
-            bars[0](done)
+        self.options, self.request, self.processes = options, request, processes
+        against = () if options.against is None else (options.against,)
+        names = dict.fromkeys((*options.runs, *against))
+        found = {name: find_foreign(name) for name in names}
+        self.foreign = {name: model for name, model in found.items() if model is not None}
+        self.runs = [name for name in names if name not in self.foreign]
+        if options.checkpoint is not None and not self.runs:
+            raise ConfigError(
+                f"--checkpoint {options.checkpoint}, and no run is named",
+                "a model of Hugging Face's has its weights once",
+                "leave it out; another revision on the hub is OWNER/NAME@REVISION",
+            )
 
-        return evaluate_run(name, request, processes, progress if processes.first else None)
+    def __call__(self, name: str) -> "Evaluation":
+        """Evaluate with a progress display."""
+        from ladderlm.run.evaluate import evaluate_run
+
+        with contextlib.ExitStack() as opened:
+            bars: list[Progress] = []
+
+            def progress(done: int, n_windows: int) -> None:
+                if not bars:  # how many there are is known at the first call only
+                    bars.append(opened.enter_context(progress_bar(f"{name}: windows", n_windows)))
+                bars[0](done)
+
+            show = progress if self.processes.first else None
+            if name not in self.foreign:
+                return evaluate_run(name, self.request, self.processes, show)
+            from ladderlm.interop.evaluate import evaluate_foreign
+
+            model, out = self.foreign[name], Path(self.options.out)
+            return evaluate_foreign(model, self.request, self._texts(), out, self.processes, show)
+
+    def _texts(self) -> Path:
+        """Say where the raw text for foreign models comes from."""
+        from ladderlm.run.directory import RunDirectory
+        from ladderlm.run.evaluate import data_of
+
+        if self.options.data:
+            return Path(self.options.data[0])
+        if self.runs:
+            return data_of(RunDirectory(self.runs[0]))
+        raise ConfigError(
+            "no data is named",
+            "a model of Hugging Face's does not say on which text it shall be scored",
+            "add --data with prepared data or a corpus file, or name a run beside it",
+        )
 
 
 def _report(

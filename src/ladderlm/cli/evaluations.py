@@ -16,19 +16,25 @@ __all__ = ["describe_comparison", "describe_evaluation", "describe_table"]
 def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
     """Give the block of one run: what was scored and how, the averages, a line a subset."""
     n_documents, n_all = summary["n_documents"], summary["split_documents"]
-    which = "all there are" if n_documents == n_all else f"the first of {n_all:,}"
-    eos = summary["eos_nats"] / max(n_documents, 1)
+    which = "the first of a longer file" if n_all is None else f"the first of {n_all:,}"
+    if n_documents == n_all:
+        which = "all there are"
+    eos = f"EOS alone {summary['eos_nats'] / max(n_documents, 1):.4f} nats a document"
+    if not _has_end(summary):
+        eos = "the tokenizer has no EOS"
+    step = "" if summary["step"] is None else f", step {summary['step']}"
     lines = [
-        f"{visible(name)}, step {summary['step']}, {summary['precision']}: "
+        f"{visible(name)}{step}, {summary['precision']}: "
         f"{summary['split']}, {n_documents:,} documents ({which}), {summary['n_bytes']:,} bytes",
         f"  {_source(summary['source'])}",
         f"  {Policy(**summary['policy']).words}",
+        *(f"  {visible(line)}" for line in _foreign(summary)),
         f"  micro {summary['bits_per_byte']:.4f} bits/byte over all bytes "
         f"(95 % {_interval(summary['bits_per_byte_95'])})",
         f"  macro {summary['macro_bits_per_byte']:.4f} bits/byte, "
         f"mean over subsets ({len(summary['subsets'])})",
         f"  {summary['loss']:.4f} nats/token with EOS, perplexity {summary['perplexity']:.2f}; "
-        f"EOS alone {eos:.4f} nats a document, not in bits/byte",
+        f"{eos}, not in bits/byte",
         f"  {'subset':<26} {'documents':>9} {'bytes':>12} {'bits/byte':>10} "
         f"{'95 % interval':>18} {'nats/token':>11} {'bytes/token':>12}",
     ]
@@ -43,6 +49,33 @@ def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
     lines.append(f"  {_pile(summary['pile'])}")
     lines.append(f"  {'stored already, read from' if summary['reused'] else 'stored in'} {path}")
     return "\n".join(lines)
+
+
+def _has_end(summary: dict[str, Any]) -> bool:
+    return "text" not in summary or summary["text"]["end_token"] is not None
+
+
+def _foreign(summary: dict[str, Any]) -> list[str]:
+    """Say what must be known of a foreign model and its tokenizer."""
+    if "foreign" not in summary:
+        return []
+    model, text = summary["foreign"], summary["text"]
+    begin = {
+        "bos": f"a document begins with {text['begin_token']}",
+        "eos": f"no BOS: a document begins with EOS, {text['begin_token']}",
+        "none": "no BOS and no EOS: the first token of a document is charged as a blind guess",
+    }[text["begins"]]
+    commit = f", commit {model['commit']}" if model["commit"] else ""
+    lines = [
+        f"{model['architecture']}{commit}, {format_count(model['n_params']['total'])} parameters; "
+        + begin
+    ]
+    if n := text["n_changed_documents"]:
+        lines.append(
+            f"the tokenizer changes {n:,} of the texts ({text['n_changed_bytes']:,} bytes): what "
+            "it drops is not paid for, so bits/byte is too low"
+        )
+    return lines
 
 
 def _source(source: dict[str, Any]) -> str:
@@ -125,9 +158,11 @@ def describe_table(
     differences = [None, *(found["micro"] for found in comparisons)]
     for (run, summary), row in zip(runs, differences, strict=True):
         training, policy = summary["training"], summary["policy"]
+        step = "" if summary["step"] is None else f"{summary['step']:,}"
+        flops = "unknown" if training["flops"] is None else f"{training['flops']:.2e}"
         cells = (
-            f"{visible(run):<{width}} {summary['step']:>7,} "
-            f"{format_count(training['n_params']['total']):>10} {training['flops']:>11.2e} "
+            f"{visible(run):<{width}} {step:>7} "
+            f"{format_count(training['n_params']['total']):>10} {flops:>11} "
             f"{policy['context']:>8}/{policy['stride']:<5} {summary['bits_per_byte']:>9.4f} "
             f"{summary['macro_bits_per_byte']:>8.4f}"
         )
@@ -140,4 +175,6 @@ def describe_table(
         lines.append(str(comparisons[0]["method"]))
     if len({(s["policy"]["context"], s["policy"]["stride"]) for _, s in runs}) > 1:
         lines.append("the runs were not scored with the same context and stride")
+    for run, summary in runs:
+        lines += [f"{visible(run)}: {visible(line)}" for line in _foreign(summary)]
     return "\n".join(lines)

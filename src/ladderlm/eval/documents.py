@@ -5,7 +5,7 @@ many bytes as its raw text had, and for the very text that was prepared. No torc
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,14 @@ from ladderlm.data.shards import PreparedData, Split
 from ladderlm.errors import DataError
 from ladderlm.tokenizer.base import Tokenizer
 
-__all__ = ["check_counts", "hash_texts", "known_texts"]
+__all__ = [
+    "check_counts",
+    "hash_text",
+    "hash_texts",
+    "known_texts",
+    "raw_texts",
+    "require_known",
+]
 
 
 def check_counts(split: Split, entry: dict[str, Any]) -> None:
@@ -57,31 +64,24 @@ def known_texts(data: PreparedData, split: Split) -> NDArray[np.uint64] | None:
     return hashes if len(hashes) else None
 
 
-def hash_texts(
+def raw_texts(
     split: Split,
     document_ids: NDArray[np.int64],
     tokenizer: Tokenizer,
-    known: NDArray[np.uint64] | None = None,
     check: Callable[[], None] = lambda: None,
-) -> NDArray[np.uint64]:
-    """Decode documents, compare their length and hash with those of the raw text.
+) -> Iterator[bytes]:
+    """Decode documents one by one, each proven to have as many bytes as its raw text had.
 
     Args:
-        document_ids: which, in this order in the result.
+        document_ids: which, in this order.
         tokenizer: of the data.
-        known: from `known_texts`.
         check: called before every document; may raise to stop early.
 
-    Returns:
-        The first 8 bytes of each text's SHA-256: two evaluations with equal hashes were made on
-        identical bytes, whatever their tokenizers.
-
-    Raises:
+    Raises (while iterating):
         DataError: a document's tokens are not its text; names the document.
     """
-    hashes = np.empty(len(document_ids), dtype=np.uint64)
     controls = [tokenizer.bos_id, tokenizer.eos_id]
-    for place, index in enumerate(document_ids.tolist()):
+    for index in document_ids.tolist():
         check()
         ids = split.document(index).tolist()
         text = tokenizer.decode_bytes(ids[1:-1])
@@ -94,16 +94,65 @@ def hash_texts(
                 f"document {index} of {split.name}: its tokens stand for {len(text)} bytes, "
                 f"its raw text had {split.n_bytes[index]}"
             )
-        hashes[place] = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
-    if known is not None:
-        nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        wrong = np.flatnonzero(known[nearest] != hashes)
-        if len(wrong):
-            raise _not_the_text(
-                f"document {document_ids[wrong[0]]} of {split.name}: its tokens stand for another "
-                "text than was prepared"
-            )
+        yield text
+
+
+def hash_texts(
+    split: Split,
+    document_ids: NDArray[np.int64],
+    tokenizer: Tokenizer,
+    known: NDArray[np.uint64] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> NDArray[np.uint64]:
+    """Decode documents, compare their length and hash with those of the raw text.
+
+    Args:
+        document_ids: which, in this order in the result.
+        tokenizer, check: see `raw_texts`.
+        known: see `require_known`.
+
+    Returns:
+        The first 8 bytes of each text's SHA-256: two evaluations with equal hashes were made on
+        identical bytes, whatever their tokenizers.
+
+    Raises:
+        DataError: a document's tokens are not its text; names the document.
+    """
+    texts = raw_texts(split, document_ids, tokenizer, check)
+    hashes = np.fromiter(map(hash_text, texts), dtype=np.uint64, count=len(document_ids))
+    require_known(split, document_ids, hashes, known)
     return hashes
+
+
+def hash_text(text: bytes) -> int:
+    """Give the first 8 bytes of a text's SHA-256 as a number."""
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+
+
+def require_known(
+    split: Split,
+    document_ids: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    known: NDArray[np.uint64] | None,
+) -> None:
+    """Require the texts to be some of those that were prepared.
+
+    Args:
+        hashes: of the documents, from `hash_text`.
+        known: from `known_texts`; None: there is nothing to compare with.
+
+    Raises:
+        DataError: names the first document that is another text.
+    """
+    if known is None:
+        return
+    nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    wrong = np.flatnonzero(known[nearest] != hashes)
+    if len(wrong):
+        raise _not_the_text(
+            f"document {document_ids[wrong[0]]} of {split.name}: its tokens stand for another "
+            "text than was prepared"
+        )
 
 
 def _not_the_text(what: str) -> DataError:

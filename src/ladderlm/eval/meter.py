@@ -6,7 +6,7 @@ the sums mean is in `subsets.py`; what a model is to the meter, in `scorer.py`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from ladderlm.eval.subsets import DocumentLosses
 from ladderlm.model.transformer import Transformer
 
 __all__ = [
+    "Documents",
     "Packing",
     "Window",
     "head_documents",
@@ -29,6 +30,39 @@ __all__ = [
 ]
 
 Packing = Literal["rows", "packed"]
+
+
+class Documents(Protocol):
+    """Documents as token ids, BOS and EOS in: a `Split` on disk, or `texts.Encoded` in memory."""
+
+    @property
+    def name(self) -> str:
+        """Of the split."""
+        ...
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """First token of each document, and the end: (n_documents + 1,)."""
+        ...
+
+    @property
+    def n_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes of each raw text."""
+        ...
+
+    @property
+    def subset_ids(self) -> NDArray[np.int64]:
+        """Index of each document's subset."""
+        ...
+
+    @property
+    def subset_names(self) -> tuple[str, ...]:
+        """Names that `subset_ids` point to."""
+        ...
+
+    def tokens(self, start: int, stop: int) -> NDArray[Any]:
+        """Give tokens start .. stop - 1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +115,7 @@ def head_documents(split: Split, n_documents: int, n_tokens: int) -> NDArray[np.
 
 def score_documents(
     model: Transformer,
-    split: Split,
+    split: Documents,
     document_ids: NDArray[np.int64],
     policy: Policy,
     batch_tokens: int = 8192,
@@ -114,7 +148,7 @@ def score_documents(
 
 def meter_documents(
     scorer: Scorer,
-    split: Split,
+    split: Documents,
     document_ids: NDArray[np.int64],
     policy: Policy,
     batch_tokens: int = 8192,
@@ -146,7 +180,7 @@ def meter_documents(
     if policy.context > scorer.max_context:
         raise ConfigError(
             f"context {policy.context} is longer than the model's {scorer.max_context}",
-            "the table of rotary angles ends there",
+            "it was made for no more positions",
             "choose a shorter one",
         )
     lengths = np.diff(split.offsets)[document_ids]
@@ -230,7 +264,7 @@ def _groups(
 
 
 def _read(
-    split: Split,
+    split: Documents,
     document_ids: NDArray[np.int64],
     windows: list[Window],
     group: list[list[int]],

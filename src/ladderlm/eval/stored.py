@@ -16,6 +16,7 @@ from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.subsets import DocumentLosses, summarise
+from ladderlm.eval.texts import Texts
 from ladderlm.files import publish, publish_json, read_json, sha256_file
 
 __all__ = [
@@ -45,7 +46,7 @@ class StoredEvaluation:
     extra: dict[str, Any]
 
 
-def evaluation_key(weights: str, split: Split, policy: Policy) -> dict[str, Any]:
+def evaluation_key(weights: str, split: Split | Texts, policy: Policy) -> dict[str, Any]:
     """Give what decides the numbers: weights by hash, data by fingerprint, and the policy.
 
     Batches, packing, processes and device are no part of it: they do not change what is measured.

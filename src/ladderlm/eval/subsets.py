@@ -61,7 +61,7 @@ class DocumentLosses:
         n_bytes: int64, UTF-8 bytes of the raw text.
         n_tokens: int64, tokens of the text (BOS and EOS not counted).
         nats: float64, summed over the tokens of the text.
-        eos_nats: float64, of the end-of-document token.
+        eos_nats: float64, of the end-of-document token; NaN where a foreign tokenizer has none.
         subset_names: names of the subsets of the split.
         text_hashes: uint64, from `documents.hash_texts`; None where the texts were not looked at.
     """
@@ -96,10 +96,12 @@ def bootstrap_interval(
 
 
 def _row(losses: DocumentLosses, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    nats, eos_nats = (math.fsum(a[chosen].tolist()) for a in (losses.nats, losses.eos_nats))
+    ends = losses.eos_nats[chosen]
+    ends = ends[~np.isnan(ends)]
+    nats, eos_nats = (math.fsum(a.tolist()) for a in (losses.nats[chosen], ends))
     n_documents, n_tokens = int(chosen.sum()), int(losses.n_tokens[chosen].sum())
     n_bytes = int(losses.n_bytes[chosen].sum())
-    n_scored = n_tokens + n_documents
+    n_scored = n_tokens + len(ends)
     loss = (nats + eos_nats) / n_scored if n_scored else math.nan
     return {
         "loss": loss,

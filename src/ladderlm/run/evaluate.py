@@ -23,6 +23,7 @@ from ladderlm.eval.documents import check_counts, hash_texts, known_texts
 from ladderlm.eval.meter import Packing, score_documents
 from ladderlm.eval.stored import evaluation_key, find_evaluation, save_evaluation
 from ladderlm.eval.subsets import DocumentLosses, official_names, summarise
+from ladderlm.eval.texts import describe_source
 from ladderlm.model.precision import float32_matmul
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
@@ -32,7 +33,15 @@ from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.train.config import ExecutionConfig
 
-__all__ = ["Evaluation", "EvaluationRequest", "evaluate_run", "precision_of", "weights_hash"]
+__all__ = [
+    "Evaluation",
+    "EvaluationRequest",
+    "data_of",
+    "describe_losses",
+    "evaluate_run",
+    "precision_of",
+    "weights_hash",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +116,7 @@ def evaluate_run(
     directory = RunDirectory(run)
     config = directory.config()
     checkpoint, weights = _choose(directory, request.checkpoint)
-    data = _open_data(request, directory, config)
+    data = _open_data(request, directory)
     split = data.split(request.split)
     check_counts(split, data.manifest["splits"][split.name])
     policy = _policy(request, config, split)
@@ -145,23 +154,34 @@ def evaluate_run(
         losses = replace(losses, text_hashes=hashes)
         name = f"{split.fingerprint[:8]}-{split.name}-{policy.name}-{weights[:8]}"
         path = directory.evals / f"{name}.json"
-    extra = {
+    noted = {
         "step": checkpoint.step,
         "split": split.name,
         "split_documents": split.n_documents,
         "precision": precision,
     }
-    if stored is None and (processes is None or processes.first):
-        save_evaluation(path.with_suffix(""), losses, key, extra)
-    summary = extra | {"key": key, "policy": vars(policy)} | summarise(losses)
-    summary |= {
-        "pile": official_names(summary["subsets"]),
+    shown = {
         "training": _training(directory, config, checkpoint.step),
-        "source": _source(data, split),
-        "reused": stored is not None,
+        "source": describe_source(data, split),
         "timing": {"seconds": time.monotonic() - began},
     }
+    if stored is None and (processes is None or processes.first):
+        save_evaluation(path.with_suffix(""), losses, key, noted)
+    summary = describe_losses(losses, key, noted | shown | {"reused": stored is not None})
     return Evaluation(str(run), losses, summary, path)
+
+
+def describe_losses(
+    losses: DocumentLosses, key: dict[str, Any], noted: dict[str, Any]
+) -> dict[str, Any]:
+    """Give the summary of an evaluation.
+
+    Args:
+        key: from `evaluation_key`.
+        noted: what else to say: where it came from, what it cost.
+    """
+    summary = noted | {"key": key, "policy": key["policy"]} | summarise(losses)
+    return summary | {"pile": official_names(summary["subsets"])}
 
 
 def precision_of(model: nn.Module) -> str:
@@ -179,7 +199,7 @@ def _policy(request: EvaluationRequest, config: RunConfig, split: Split) -> Poli
     if context > config.model.max_seq_len:
         raise ConfigError(
             f"--context {context} is longer than the model's {config.model.max_seq_len}",
-            "the table of rotary angles ends there",
+            "it was made for no more positions",
             "choose a shorter one",
         )
     return Policy(
@@ -227,18 +247,22 @@ def _newest_good(found: list[Checkpoint]) -> tuple[Checkpoint, str]:
     )
 
 
-def _open_data(
-    request: EvaluationRequest, directory: RunDirectory, config: RunConfig
-) -> PreparedData:
+def data_of(directory: RunDirectory) -> Path:
+    """Give the folder of the data that a run is validated on.
+
+    Raises:
+        ConfigError: the run does not say.
+    """
+    config = directory.config()
+    own = config.eval.path or config.data.path
+    if own is None:
+        raise ConfigError("no data is named", "the run does not say where it lay", "add --data DIR")
+    return Path(own)
+
+
+def _open_data(request: EvaluationRequest, directory: RunDirectory) -> PreparedData:
     """Open the first data folder that was prepared with the run's tokenizer."""
-    paths = [Path(path) for path in request.data]
-    if not paths:
-        own = config.eval.path or config.data.path
-        if own is None:
-            raise ConfigError(
-                "no data is named", "the run does not say where it lay", "add --data DIR"
-            )
-        paths = [Path(own)]
+    paths = [Path(path) for path in request.data] or [data_of(directory)]
     fingerprint = load_tokenizer(directory.path / "tokenizer").fingerprint
     for path in paths:
         data = open_data(path)
@@ -256,13 +280,3 @@ def _training(directory: RunDirectory, config: RunConfig, step: int) -> dict[str
     """Say what the weights cost."""
     described = describe_run(config, directory, step)
     return {name: described[name] for name in ("run_id", "n_params", "n_positions", "flops")}
-
-
-def _source(data: PreparedData, split: Split) -> dict[str, Any]:
-    """Say which text it is, by the hashes of its files, and how much of it stands in train."""
-    entry, overlap = data.manifest["splits"][split.name], data.manifest.get("overlap") or {}
-    return {
-        "files": (entry.get("request") or {}).get("sources", []),
-        "tokenizer": data.tokenizer_fingerprint,
-        "overlap_with_train": overlap.get(f"train_{split.name}_exact"),
-    }
