@@ -63,7 +63,8 @@ def study_status(plan: StudyPlan, pool: Path) -> StudyStatus:
     """Look at every run.
 
     The time to go of a run is its own speed's if it has one, else that of a known run of the
-    nearest rung, in proportion to FLOPs, of its own arm if there is one. The study's is their sum over as many as run side by side now.
+    nearest rung, of its own arm if there is one, in proportion to FLOPs. The study's is their sum
+    over as many as run side by side now.
     """
     planned = {run.run_id: run for run in plan.runs}
     rows = [_look(run, RunDirectory(pool / run.run_id)) for run in planned.values()]
