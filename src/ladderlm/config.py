@@ -21,6 +21,7 @@ from ladderlm.errors import ConfigError
 __all__ = [
     "added_later",
     "content_hash",
+    "differences",
     "execution_field",
     "from_dict",
     "meaning_of",
@@ -241,3 +242,12 @@ def content_hash(value: Any) -> str:
     """Give the hex SHA-256 of a value's canonical JSON (sorted keys, no white space)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """List the dotted options in which two nested dicts differ, as "name: old -> new"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        parts = [differences(old.get(k), new.get(k), f"{place}.{k}".strip(".")) for k in keys]
+        return [line for part in parts for line in part]
+    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]

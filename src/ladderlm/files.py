@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ __all__ = [
     "append_bytes",
     "append_lines",
     "check_free_space",
+    "copy_folder",
     "make_folder",
     "move_into_place",
     "open_log",
@@ -202,6 +204,30 @@ def remove_tree(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a place where nothing is; it appears there whole, or not at all.
+
+    Locks, temporary files and whatever is neither a file nor a folder (links too) stay behind.
+    """
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
+    if temporary.exists():
+        remove_tree(temporary)  # of a copy that was cut short
+    make_folder(temporary)
+    for entry in sorted(source.rglob("*")):
+        place = entry.relative_to(source)
+        hidden = any(part == ".lock" or part.startswith(TEMPORARY_PREFIX) for part in place.parts)
+        linked = any((source / above).is_symlink() for above in (place, *place.parents))
+        if hidden or linked:
+            continue
+        if entry.is_dir():
+            make_folder(temporary / place)
+        elif entry.is_file():
+            with open(entry, "rb") as stream, publish_stream(temporary / place) as copy:
+                shutil.copyfileobj(stream, copy)
+    temporary.replace(target)
+    sync_folder(target.parent)
+
+
 def append_lines(path: Path, lines: list[str]) -> None:
     """Append whole lines with one write each call, synced; creates the file."""
     new = not path.exists()
@@ -284,15 +310,18 @@ class FolderLock:
     Uses an advisory `flock` on `folder/.lock`, so that neither a dead nor a reused pid can keep
     a folder locked. The file names the holder for the message of the one who is refused.
 
+    Args:
+        wait: until the holder gives it back or dies, instead of refusing.
+
     Raises:
         CheckpointError: another live process holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wait: bool = False) -> None:
         make_folder(folder)
         self._stream = open(folder / ".lock", "a+b")  # noqa: SIM115  # open means held
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             self._stream.seek(0)
             holder = self._stream.read().decode("utf-8", "replace").strip() or "another process"

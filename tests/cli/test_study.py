@@ -29,9 +29,12 @@ def test_the_plan_lists_every_run_and_starts_none(ladderlm, study, tmp_path):
 def test_the_status_of_a_study_that_has_not_begun(ladderlm, study, tmp_path):
     said = ladderlm("study", "status", study, "--out", tmp_path / "out", "--json")
     assert said.code == 0, said.err
-    assert {row["status"] for row in said.json} == {"not started"}
+    runs = said.json["runs"]
+    assert {row["status"] for row in runs} == {"not started"}
+    assert said.json["timing"] == {"remaining_seconds": None}
     text = ladderlm("study", "status", study, "--out", tmp_path / "out").out
-    assert text.count("not started") == len(said.json)
+    assert text.count("not started") == len(runs)
+    assert f"0 of {len(runs)} runs are finished" in text
 
 
 def test_without_runs_the_fit_says_that_there_is_nothing_to_fit(ladderlm, study, tmp_path):

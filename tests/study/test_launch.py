@@ -141,8 +141,10 @@ def test_plan_and_status_print_json_and_run_nothing(first, ladderlm):
     plan = json.loads(ladderlm("study", "plan", file, "--out", out, "--json").stdout)
     assert len(plan["runs"]) == 4
     status = json.loads(ladderlm("study", "status", file, "--out", out, "--json").stdout)
-    assert {row["status"] for row in status} == {"finished"}
-    assert all(row["step"] == row["n_steps"] for row in status)
+    assert {row["status"] for row in status["runs"]} == {"finished"}
+    assert all(row["step"] == row["n_steps"] for row in status["runs"])
+    assert all(row["n_finished"] == 1 and row["bits_per_byte"] for row in status["early_losses"])
+    assert status["timing"]["remaining_seconds"] == 0
     assert state_of(out) == before
 
 

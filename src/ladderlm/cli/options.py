@@ -4,14 +4,16 @@ Owns the one way in which commands read their arguments (tyro), print JSON and s
 """
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+from ladderlm.errors import ConfigError
 from ladderlm.files import to_json
 
-__all__ = ["Progress", "parse", "print_json", "progress_bar"]
+__all__ = ["Progress", "parse", "parse_part", "print_json", "progress_bar"]
 
 T = TypeVar("T")
 
@@ -47,6 +49,18 @@ def parse(
         config=(tyro.conf.AvoidSubcommands, *(() if flags else (tyro.conf.FlagConversionOff,))),
         **arguments,
     )
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "i/n".
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None:
+        raise ConfigError(f"--part {text!r}", "a part is named i/n", "for example 1/4")
+    return int(match[1]), int(match[2])
 
 
 def print_json(value: Any) -> None:

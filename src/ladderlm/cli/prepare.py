@@ -1,6 +1,5 @@
 """`ladderlm prepare`: text to token shards."""
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json, progress_bar
+from ladderlm.cli.options import parse, parse_part, print_json, progress_bar
 from ladderlm.data.estimate import Estimate
 from ladderlm.data.prepare import PrepareConfig, estimate, merge_parts, prepare, prepare_part
 from ladderlm.errors import ConfigError
@@ -108,11 +107,9 @@ def _announce(found: Estimate) -> None:
 
 
 def _part(config: PrepareConfig, options: PrepareOptions) -> int:
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(options.part))
-    if match is None:
-        raise ConfigError(f"--part {options.part!r}", "a part is named i/n", "for example 1/4")
+    part, n_parts = parse_part(str(options.part))
     with progress_bar("documents") as bar:
-        record = prepare_part(config, int(match[1]), int(match[2]), lambda split, n: bar(n, split))
+        record = prepare_part(config, part, n_parts, lambda split, n: bar(n, split))
     if options.json:
         print_json(read_json(record))
     else:

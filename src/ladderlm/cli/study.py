@@ -1,4 +1,4 @@
-"""`ladderlm study`: plan, run, status, fit, report."""
+"""`ladderlm study`: plan, run, status, fit, report, merge."""
 
 import os
 import sys
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json
+from ladderlm.cli.options import parse, parse_part, print_json
+from ladderlm.cli.study_tables import follow, live_table, print_plan, print_status
 from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome, State
 from ladderlm.executors.local import LocalExecutor
@@ -16,14 +17,25 @@ from ladderlm.files import FolderLock, publish_json, read_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse, write_forecast
 from ladderlm.study.launch import launch, pending_runs
+from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import PlannedRun, StudyPlan, plan_study
-from ladderlm.study.results import collect_results, write_results
-from ladderlm.study.spec import StudySpec, read_study, store_study
-from ladderlm.units import format_count, format_flops
+from ladderlm.study.results import Row, collect_results, write_results
+from ladderlm.study.spec import (
+    StudySpec,
+    copy_stored_study,
+    read_stored_study,
+    read_study,
+    store_study,
+)
+from ladderlm.study.status import study_status
+from ladderlm.units import format_flops
 
 __all__ = ["carry_out", "describe_fits", "evaluate_study", "open_study", "run"]
 
 _VERBS = ("plan", "run", "status", "fit", "report")
+_USAGE = """\
+usage: ladderlm study {plan,run,status,fit,report} STUDY.toml [--out DIR] [--pool DIR]
+       ladderlm study merge DIR... [--out DIR] [--pool DIR]"""
 
 
 @dataclass(frozen=True)
@@ -38,36 +50,61 @@ class StudyOptions:
     """Folder of runs shared by studies. Default: the study folder's runs."""
     threads: int | None = None
     """Cores to fill. Default: all."""
+    part: str | None = None
+    """Part i of n, as i/n: any machine may run any part. `study merge` joins them."""
+    watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show a live table until all runs have ended (status, on a terminal)."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print as JSON (plan, status, fit)."""
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Join the parts of a study."""
+
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
+    """Study folders of the parts, as `study run --part` wrote them."""
+    out: str | None = None
+    """Study folder of the whole. Default: studies-out/NAME."""
+    pool: str | None = None
+    """Folder of its runs. Default: the study folder's runs."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the fits as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Do as asked."""
     verb = argv[0] if argv else "--help"
     if verb in ("-h", "--help"):
-        print(f"usage: ladderlm study {{{','.join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]")
+        print(_USAGE)
         return 0
+    if verb == "merge":
+        return _merge(parse(MergeOptions, argv[1:], "study merge", "Join the parts of a study."))
     if verb not in _VERBS:
-        raise ConfigError(f"unknown verb {verb!r}", "", f"use one of {', '.join(_VERBS)}")
+        raise ConfigError(f"unknown verb {verb!r}", "", f"use one of {', '.join(_VERBS)}, merge")
     options = parse(StudyOptions, argv[1:], f"study {verb}", f"{verb} a study.")
     spec, folder, pool = open_study(options.study, options.out, options.pool)
     plan = plan_study(spec, pool)
+    if options.part is not None:
+        plan = part_of(plan, *parse_part(options.part))
     if verb == "plan":
-        _print_plan(plan, pool, options.json)
+        print_plan(plan, pool, options.json)
         return 0
     if verb == "status":
-        return _print_status(plan, pool, options.json)
+        if options.watch and sys.stderr.isatty():
+            follow(lambda: study_status(plan, pool))
+        print_status(study_status(plan, pool), options.json)
+        return 0
     failed: list[Outcome] = []
     store_study(folder, options.study, spec)
     if verb == "run":
-        _print_plan(plan, pool, False)
+        print_plan(plan, pool, False)
         failed = carry_out(plan, folder, pool, options.threads)
-    fits = evaluate_study(plan, folder, pool)
-    if options.json:
-        print_json(fits)
-    else:
-        describe_fits(fits)
+    if options.part is not None:
+        write_table(plan, folder, pool)
+        print(f"{folder}: part {options.part} is done. When all are: ladderlm study merge DIR...")
+        return 1 if failed else 0
+    _show_fits(plan, folder, pool, options.json)
     if verb == "report":
         from ladderlm.report.render import write_report
 
@@ -75,12 +112,50 @@ def run(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _show_fits(plan: StudyPlan, folder: Path, pool: Path, as_json: bool) -> None:
+    fits = evaluate_study(plan, folder, pool)
+    if as_json:
+        print_json(fits)
+    else:
+        describe_fits(fits)
+
+
+def _merge(options: MergeOptions) -> int:
+    """Bring the runs of all parts into one pool and judge the whole."""
+    if not options.parts:
+        raise ConfigError("no DIR is named", "", "name the study folders of the parts")
+    parts = [Path(part) for part in options.parts]
+    specs = [read_stored_study(part) for part in parts]
+    for part, spec in zip(parts, specs, strict=True):
+        check_same_study(specs[0], spec, part)
+    folder, pool = place_of(specs[0], options.out, options.pool)
+    plan = plan_study(specs[0], pool)
+    pools = [part / read_json(part / "study.json")["pool"] for part in parts]
+    with FolderLock(folder):
+        if folder.resolve() not in [part.resolve() for part in parts]:
+            copy_stored_study(parts[0], folder)
+        merged = merge_runs(plan, pool, pools)
+        print(
+            f"{folder}: {len(merged.copied)} runs copied, {len(merged.present)} were there",
+            file=sys.stderr,
+        )
+        for run_id in merged.unfinished:
+            print(f"run {run_id} has not ended in any part: left there", file=sys.stderr)
+        _show_fits(plan, folder, pool, options.json)
+    return 0
+
+
 def open_study(file: str, out: str | None, pool: str | None) -> tuple[StudySpec, Path, Path]:
     """Read a study file; give it with its folder and its pool of runs."""
     spec = read_study(file)
+    return spec, *place_of(spec, out, pool)
+
+
+def place_of(spec: StudySpec, out: str | None, pool: str | None) -> tuple[Path, Path]:
+    """Give the folder of a study and its pool of runs."""
     folder = Path(out) if out else Path("studies-out") / spec.name
     shared = pool or spec.pool
-    return spec, folder, Path(shared) if shared else folder / "runs"
+    return folder, Path(shared) if shared else folder / "runs"
 
 
 def carry_out(
@@ -103,7 +178,8 @@ def carry_out(
                 shown = f"{found['bits_per_byte']:.4f} bits/byte" if found else state.value
                 print(f"[{n_done}/{n_all}] {label}: {shown}", file=sys.stderr, flush=True)
 
-        outcomes = launch(plan, pool, LocalExecutor(n_threads), on_change)
+        with live_table(lambda: study_status(plan, pool)):
+            outcomes = launch(plan, pool, LocalExecutor(n_threads), on_change)
     failed = [outcome for outcome in outcomes if outcome.state is State.FAILED]
     for outcome in failed:
         print(
@@ -114,8 +190,8 @@ def carry_out(
     return failed
 
 
-def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
-    """Write results.csv, forecast.json and fits.json; give the fits."""
+def write_table(plan: StudyPlan, folder: Path, pool: Path) -> list[Row]:
+    """Write results.csv and study.json; give the rows of the table."""
     rows = collect_results(plan, pool)
     write_results(folder / "results.csv", rows)
     publish_json(
@@ -131,6 +207,12 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
             "demonstration": plan.spec.demonstration,
         },
     )
+    return rows
+
+
+def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
+    """Write results.csv, forecast.json and fits.json; give the fits."""
+    rows = write_table(plan, folder, pool)
     forecast = write_forecast(folder, plan.spec, rows)
     fits = analyse(plan.spec, rows) | {"forecast": forecast}
     publish_json(folder / "fits.json", fits)
@@ -144,70 +226,6 @@ def _draw_figures(folder: Path, rows: list[dict[str, Any]], fits: dict[str, Any]
     study = read_json(folder / "study.json") | {"rows": rows, "fits": fits}
     for x, figure in draw_study(study).items():
         publish_figure(folder / "figures" / f"scaling-{x}", figure)
-
-
-def _print_plan(plan: StudyPlan, pool: Path, as_json: bool) -> None:
-    rows: list[dict[str, Any]] = [
-        {
-            "run_id": planned.run_id,
-            "arm": planned.arm,
-            "rung": planned.rung.index + 1,
-            "seed": planned.seed,
-            "dim": planned.config.model.dim,
-            "n_layers": planned.config.model.n_layers,
-            "n_matmul": planned.rung.n_matmul,
-            "n_tokens": planned.rung.n_tokens,
-            "n_steps": planned.rung.n_steps,
-            "global_batch_tokens": planned.rung.global_batch_tokens,
-            "flops": planned.rung.flops,
-            "finished": RunDirectory(pool / planned.run_id).finished,
-        }
-        for planned in plan.runs
-    ]
-    if as_json:
-        print_json({"runs": rows, "flops": plan.flops, "warnings": list(plan.warnings)})
-        return
-    print(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}", file=sys.stderr)
-    print(
-        f"  {'run':<12} {'arm':<14} rung seed {'shape':>9} {'N':>7} {'tokens':>7} {'steps':>6} "
-        f"{'batch':>6} {'FLOPs':>9}",
-        file=sys.stderr,
-    )
-    for row in rows:
-        print(
-            f"  {row['run_id']:<12} {row['arm']:<14} {row['rung']:>4} {row['seed']:>4} "
-            f"{row['dim']:>5}x{row['n_layers']:<3} {format_count(row['n_matmul']):>7} "
-            f"{format_count(row['n_tokens']):>7} {row['n_steps']:>6,} "
-            f"{row['global_batch_tokens']:>6,} {row['flops']:>9.2e}"
-            + ("  finished" if row["finished"] else ""),
-            file=sys.stderr,
-        )
-    for warning in plan.warnings:
-        print(f"  warning: {warning}", file=sys.stderr)
-
-
-def _print_status(plan: StudyPlan, pool: Path, as_json: bool) -> int:
-    rows = []
-    for planned in plan.runs:
-        directory = RunDirectory(pool / planned.run_id)
-        trained = directory.metrics("train")
-        summary = directory.summary()
-        status = summary["status"] if summary else "not started"
-        step = trained[-1]["step"] if trained else 0
-        rows.append(
-            {"run_id": planned.run_id, "arm": planned.arm, "rung": planned.rung.index + 1}
-            | {"seed": planned.seed, "status": status, "step": step}
-            | {"n_steps": planned.rung.n_steps}
-        )
-    if as_json:
-        print_json(rows)
-        return 0
-    for row in rows:
-        print(
-            f"{row['run_id']:<12} {row['arm']:<14} rung {row['rung']} seed {row['seed']} "
-            f"{row['step']:>7,} of {row['n_steps']:>7,}  {row['status']}"
-        )
-    return 0
 
 
 def describe_fits(fits: dict[str, Any]) -> None:

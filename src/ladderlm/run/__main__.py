@@ -1,4 +1,7 @@
-"""`python -m ladderlm.run CONFIG.json [--resume auto|never|must]`: the bare runner.
+"""`python -m ladderlm.run CONFIG.json [--resume auto|never|must] [--wait]`: the bare runner.
+
+With `--wait` it waits while another process holds the run's folder, such as one that a killed
+study has left saving its state.
 
 Imports only the standard library, torch, numpy and safetensors, so that it runs on a machine
 that has nothing else. Every executor uses it, alone or under torchrun.
@@ -20,6 +23,8 @@ def main(argv: list[str]) -> int:
     log = logging.getLogger("ladderlm.run")
     try:
         resume = "auto"
+        wait = "--wait" in argv
+        argv = [word for word in argv if word != "--wait"]
         if len(argv) == 3 and argv[1] == "--resume":
             resume = argv.pop(2)
             argv.pop(1)
@@ -27,10 +32,10 @@ def main(argv: list[str]) -> int:
             raise ConfigError(
                 f"wrong arguments: {' '.join(argv)}",
                 "",
-                "python -m ladderlm.run CONFIG.json [--resume auto|never|must]",
+                "python -m ladderlm.run CONFIG.json [--resume auto|never|must] [--wait]",
             )
         config = from_dict(RunConfig, read_config_file(argv[0]), argv[0])
-        log.info("%s", execute(config, cast("Resume", resume)))
+        log.info("%s", execute(config, cast("Resume", resume), wait=wait))
     except LadderError as error:
         log.error("error: %s", error)
         return error.exit_code

@@ -14,7 +14,7 @@ import torch
 
 from ladderlm.checkpoint.layout import list_checkpoints, remove_unfinished, verify_checkpoint
 from ladderlm.checkpoint.load import load_newest
-from ladderlm.config import meaning_of, to_dict
+from ladderlm.config import differences, meaning_of, to_dict
 from ladderlm.data.shards import Split
 from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
@@ -54,6 +54,7 @@ def execute(
     config: RunConfig,
     resume: Resume = "auto",
     observe: Callable[[dict[str, Any]], None] = lambda _row: None,
+    wait: bool = False,
 ) -> Path:
     """Carry out a run, or go on with it; give its folder.
 
@@ -65,6 +66,7 @@ def execute(
         resume: auto goes on if there is something to go on from; never starts anew and deletes
             the folder's old run; must demands a checkpoint.
         observe: told every row of metrics.
+        wait: while another process holds the folder, wait for it instead of refusing.
 
     Raises:
         LadderError: see `errors.py`.
@@ -77,7 +79,7 @@ def execute(
         resolved = resolve(config, processes.world_size)
         folder = Path(resolved.out) if resolved.out else Path("runs") / resolved.run_id
         directory = RunDirectory(folder)
-        lock = FolderLock(folder) if processes.first else None
+        lock = FolderLock(folder, wait) if processes.first else None
         try:
             with SignalFlag() as flag:
                 return _execute_locked(resolved, directory, resume, processes, flag, observe)
@@ -139,7 +141,7 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
     elif directory.config_file.exists():
         old = directory.config()
         if old.run_id != config.run_id:
-            changed = _difference(meaning_of(old), meaning_of(config))
+            changed = differences(meaning_of(old), meaning_of(config))
             raise CheckpointError(
                 f"{directory.path} holds run {old.run_id}, this config is {config.run_id}",
                 f"they differ in {'; '.join(changed[:6])}",
@@ -153,15 +155,6 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
             "--resume must was given",
             "start it without --resume must",
         )
-
-
-def _difference(old: Any, new: Any, place: str = "") -> list[str]:
-    """List the dotted options in which two nested dicts differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        parts = [_difference(old.get(k), new.get(k), f"{place}.{k}".strip(".")) for k in keys]
-        return [line for part in parts for line in part]
-    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
 
 
 def _build(config: RunConfig) -> Transformer:

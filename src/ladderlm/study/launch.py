@@ -52,7 +52,7 @@ def launch(
         jobs.append(
             Job(
                 name=run.run_id,
-                argv=(sys.executable, "-m", "ladderlm.run", str(request)),
+                argv=(sys.executable, "-m", "ladderlm.run", "--wait", str(request)),
                 log=pool / run.run_id / "run.log",
                 env={"OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)},
                 resources=Resources(n_threads=n_threads),

@@ -19,6 +19,7 @@ __all__ = [
     "Arm",
     "LadderOptions",
     "StudySpec",
+    "copy_stored_study",
     "read_stored_study",
     "read_study",
     "store_study",
@@ -121,6 +122,12 @@ def store_study(folder: Path, file: Path | str, spec: StudySpec) -> None:
         _log.warning("finished runs of the old file stay in the pool under their own ids")
     publish_text(kept, text)
     publish_json(folder / BASE_FILE, to_dict(spec.base))
+
+
+def copy_stored_study(source: Path, folder: Path) -> None:
+    """Keep in a folder what `store_study` kept in another."""
+    publish_text(folder / STUDY_FILE, (source / STUDY_FILE).read_text(encoding="utf-8"))
+    publish_json(folder / BASE_FILE, read_json(source / BASE_FILE))
 
 
 def read_stored_study(folder: Path) -> StudySpec:

@@ -1,0 +1,157 @@
+"""What `ladderlm study` prints of a plan and of its runs."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ladderlm.cli.options import print_json
+from ladderlm.run.directory import RunDirectory
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.status import StudyStatus, early_losses
+from ladderlm.text import visible
+from ladderlm.units import format_count, format_flops, format_seconds
+
+__all__ = ["follow", "live_table", "print_plan", "print_status"]
+
+REFRESH_SECONDS = 2.0
+
+
+def print_plan(plan: StudyPlan, pool: Path, as_json: bool) -> None:
+    """Print every run of a plan, what it comes to and what to be warned of."""
+    rows: list[dict[str, Any]] = [
+        {
+            "run_id": planned.run_id,
+            "arm": planned.arm,
+            "rung": planned.rung.index + 1,
+            "seed": planned.seed,
+            "dim": planned.config.model.dim,
+            "n_layers": planned.config.model.n_layers,
+            "n_matmul": planned.rung.n_matmul,
+            "n_tokens": planned.rung.n_tokens,
+            "n_steps": planned.rung.n_steps,
+            "global_batch_tokens": planned.rung.global_batch_tokens,
+            "flops": planned.rung.flops,
+            "finished": RunDirectory(pool / planned.run_id).finished,
+        }
+        for planned in plan.runs
+    ]
+    if as_json:
+        print_json({"runs": rows, "flops": plan.flops, "warnings": list(plan.warnings)})
+        return
+    _say(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}")
+    _say(
+        f"  {'run':<12} {'arm':<14} rung seed {'shape':>9} {'N':>7} {'tokens':>7} {'steps':>6} "
+        f"{'batch':>6} {'FLOPs':>9}"
+    )
+    for row in rows:
+        _say(
+            f"  {row['run_id']:<12} {row['arm']:<14} {row['rung']:>4} {row['seed']:>4} "
+            f"{row['dim']:>5}x{row['n_layers']:<3} {format_count(row['n_matmul']):>7} "
+            f"{format_count(row['n_tokens']):>7} {row['n_steps']:>6,} "
+            f"{row['global_batch_tokens']:>6,} {row['flops']:>9.2e}"
+            + ("  finished" if row["finished"] else "")
+        )
+    for warning in plan.warnings:
+        _say(f"  warning: {warning}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def print_status(status: StudyStatus, as_json: bool) -> None:
+    """Print where every run stands, the losses so far and the time to go."""
+    rows = [
+        {"run_id": row.run.run_id, "arm": row.run.arm, "rung": row.run.rung.index + 1}
+        | {"seed": row.run.seed, "status": row.status, "step": row.step}
+        | {"n_steps": row.run.rung.n_steps, "bits_per_byte": row.bits_per_byte}
+        | {"reason": row.reason, "timing": {"remaining_seconds": row.remaining_seconds}}
+        for row in status.runs
+    ]
+    if as_json:
+        timing = {"remaining_seconds": status.remaining_seconds}
+        print_json({"runs": rows, "early_losses": early_losses(status), "timing": timing})
+        return
+    for row in rows:
+        loss = "" if row["bits_per_byte"] is None else f"  {row['bits_per_byte']:.4f} bits/byte"
+        reason = f": {visible(str(row['reason']), keep='')}" if row["reason"] else ""
+        print(
+            f"{row['run_id']:<12} {row['arm']:<14} rung {row['rung']} seed {row['seed']} "
+            f"{row['step']:>7,} of {row['n_steps']:>7,}  {row['status']}{reason}{loss}"
+        )
+    for early in early_losses(status):
+        if early["bits_per_byte"] is not None:
+            print(
+                f"rung {early['rung']}  {early['arm']:<14} {early['bits_per_byte']:.4f} bits/byte, "
+                f"mean of {early['n_finished']} of {early['n_runs']} runs"
+            )
+    print(_headline(status))
+
+
+def _headline(status: StudyStatus) -> str:
+    """Say in a line how much is done and how long the rest takes."""
+    done = f"{status.n_finished} of {len(status.runs)} runs are finished"
+    if status.over:
+        return done
+    if status.remaining_seconds is None:
+        return f"{done}; how long the rest takes is known once a run is under way"
+    return f"{done}; about {format_seconds(status.remaining_seconds)} to go at today's pace"
+
+
+def follow(look: Callable[[], StudyStatus]) -> None:
+    """Show a live table until no run is left, or until it is interrupted."""
+    with live_table(look):
+        while not look().over:
+            time.sleep(REFRESH_SECONDS)
+
+
+@contextlib.contextmanager
+def live_table(look: Callable[[], StudyStatus]) -> Iterator[None]:
+    """Keep a table of the study at the foot of a terminal; elsewhere show nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(
+        get_renderable=lambda: _table(look()),
+        console=Console(stderr=True),
+        refresh_per_second=1 / REFRESH_SECONDS,
+    ):
+        yield
+
+
+def _table(status: StudyStatus) -> Any:
+    """Make a table of a row a rung and arm: progress, state, loss so far."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(_headline(status)), title_justify="left", expand=False)
+    for name in ("rung", "arm", "finished", "running", "failed", "steps", "bits/byte", "to go"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for early in early_losses(status):
+        rows = [
+            row
+            for row in status.runs
+            if (row.run.rung.index + 1, row.run.arm) == (early["rung"], early["arm"])
+        ]
+        count = [row.status for row in rows].count
+        steps = sum(row.step for row in rows) / sum(row.run.rung.n_steps for row in rows)
+        left = [row.remaining_seconds for row in rows]
+        known = None if None in left else sum(seconds or 0.0 for seconds in left)
+        loss = early["bits_per_byte"]
+        table.add_row(
+            str(early["rung"]),
+            Text(visible(early["arm"], keep="")),
+            f"{early['n_finished']} of {early['n_runs']}",
+            str(count("running")),
+            str(count("failed")),
+            f"{steps:.0%}",
+            "" if loss is None else f"{loss:.4f}",
+            "" if known is None else format_seconds(known),
+        )
+    return table
