@@ -146,12 +146,12 @@ def test_a_loss_that_shifts_the_labels_again_is_caught(proven, monkeypatch):
     monkeypatch.setattr(
         step_module,
         "sum_head_nats",
-        lambda h, head, targets, mask: summed(h, head, targets.roll(-1, 1), mask),
+        lambda h, head, targets, mask, *_: summed(h, head, targets.roll(-1, 1), mask),
     )
     assert "loss" in failed(proven())
     monkeypatch.setattr(step_module, "sum_head_nats", summed)
     monkeypatch.setattr(
-        xray_module, "token_nats", lambda h, head, targets: nats(h, head, targets.roll(-1, 1))
+        xray_module, "token_nats", lambda h, head, targets, *_: nats(h, head, targets.roll(-1, 1))
     )
     assert "loss" in failed(proven("best-fit"))
 

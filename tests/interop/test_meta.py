@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ladderlm.errors import CheckpointError
-from ladderlm.interop.convert import open_source
+from ladderlm.interop.convert import convert, open_source
 from ladderlm.interop.hf import read_hf
 from ladderlm.interop.meta import read_meta, write_meta
 from ladderlm.interop.params import model_config, params_of
@@ -170,6 +170,16 @@ def test_params_that_cannot_be_are_refused(params, message):
     """I07."""
     with pytest.raises(CheckpointError, match=message):
         model_config(params, 50, None, "params.json")
+
+
+@pytest.mark.parametrize("kind", ["meta", "hf", "gguf"])
+def test_capped_logits_are_refused_by_every_format(kind, tmp_path):
+    """Without the cap every probability would be another one."""
+    source = read_hf(write_hf_folder(tmp_path / "hf", make_model(vocab_size=320)))
+    capped = replace(source, config=replace(source.config, logit_softcap=30.0))
+    with pytest.raises(CheckpointError, match=f"logit_softcap = 30 cannot be written as {kind}"):
+        convert(capped, kind, tmp_path / "out")
+    assert not (tmp_path / "out/config.json").exists()
 
 
 def test_a_shape_that_does_not_split_is_refused(tmp_path):

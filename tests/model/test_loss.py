@@ -92,3 +92,43 @@ def test_a_mask_of_another_shape_is_refused_by_the_reference():
     hidden, head, targets, mask = draw(torch.float32)
     with pytest.raises(LadderError, match="with a mask"):
         sum_token_loss(token_nats(hidden, head, targets), mask[:1])
+
+
+def plain_objective(hidden, head, targets, mask, softcap, z_loss):
+    """Cap, softmax and penalty in plain operations: nats, and what is differentiated."""
+    logits = hidden @ head.t()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    log_z = logits.exp().sum(-1).log()
+    nats = (log_z - logits.gather(-1, targets[..., None])[..., 0])[mask].sum()
+    return nats, nats + (z_loss or 0.0) * (log_z**2)[mask].sum()
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0, 30.0])
+@pytest.mark.parametrize("z_loss", [None, 1e-4, 0.3])
+@pytest.mark.parametrize("chunk_rows", [5, 1000])
+def test_cap_and_penalty_are_those_of_plain_operations(softcap, z_loss, chunk_rows, monkeypatch):
+    """The value is the nats alone; the gradient is that of nats and penalty."""
+    monkeypatch.setattr(loss_module, "CPU_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(loss_module, "CPU_CHUNK_LOGITS", 1)
+    hidden, head, targets, mask = draw(torch.float64)
+    found = sum_head_nats(hidden, head, targets, mask, softcap, z_loss)
+    slopes = torch.autograd.grad(found, (hidden, head))
+    nats, objective = plain_objective(hidden, head, targets, mask, softcap, z_loss)
+    assert found.item() == pytest.approx(nats.item(), rel=1e-12)
+    for ours, theirs in zip(slopes, torch.autograd.grad(objective, (hidden, head)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    whole = sum_token_loss(token_nats(hidden, head, targets, softcap), mask)
+    assert whole.item() == pytest.approx(nats.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cap_and_penalty_of_half_precision_are_taken_in_float32(dtype):
+    hidden, head, targets, mask = draw(dtype)
+    found = sum_head_nats(hidden, head, targets, mask, 5.0, 0.1)
+    slopes = torch.autograd.grad(found, (hidden, head))
+    wide = [t.detach().float().requires_grad_() for t in (hidden, head)]
+    nats, objective = plain_objective(*wide, targets, mask, 5.0, 0.1)
+    assert found.item() == pytest.approx(nats.item(), rel=2e-3)
+    for ours, theirs in zip(slopes, torch.autograd.grad(objective, wide), strict=True):
+        assert float((ours - theirs).abs().max()) <= 2e-2 * float(theirs.abs().max())

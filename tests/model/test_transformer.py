@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ladderlm.generate.decoder import can_decode
 from ladderlm.model.attention import attend_reference, attend_sdpa, document_mask
 from ladderlm.model.loss import token_nats
 from ladderlm.model.norm import RMSNorm
@@ -271,3 +272,16 @@ def test_parameters_carry_metas_names():
         "norm.weight",
         "output.weight",
     }
+
+
+def test_capped_logits_are_the_tanh_of_plain_ones_in_every_reading():
+    """Whole passes, cached steps and the decoder's refusal, beside the uncapped model."""
+    plain, capped = make_model(), make_model(logit_softcap=1.5)
+    tokens = torch.tensor([[1, 5, 9, 12, 2]])
+    with torch.no_grad():
+        wanted = 1.5 * torch.tanh(plain(tokens) / 1.5)
+        torch.testing.assert_close(capped(tokens), wanted, rtol=1e-6, atol=1e-6)
+        steps = capped.step(tokens, capped.make_caches(1, 8), 0)
+        torch.testing.assert_close(steps, wanted, rtol=1e-5, atol=1e-5)
+    assert can_decode(plain)
+    assert not can_decode(capped)  # it is read by `Transformer.step`

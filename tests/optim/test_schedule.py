@@ -26,7 +26,7 @@ def test_cosine_values_by_hand():
 
 
 def test_warm_up_is_linear_from_one_share_to_the_peak():
-    for schedule in ("cosine", "wsd"):
+    for schedule in ("cosine", "wsd", "linear"):
         found = rates(100, schedule=schedule, warmup_fraction=0.1, decay_fraction=0.3)
         assert found[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
         assert max(found) == pytest.approx(1.0)
@@ -43,12 +43,19 @@ def test_wsd_values_by_hand():
     assert steps == pytest.approx([0.9 / 20] * 20)
 
 
+def test_linear_values_by_hand():
+    found = rates(111, schedule="linear", warmup_fraction=10 / 111, final_lr_fraction=0.1)
+    assert found[9:12] == pytest.approx([1.0, 1.0, 1.0 - 0.9 / 100])
+    assert found[60] == pytest.approx(0.55)
+    assert found[110] == pytest.approx(0.1)
+
+
 FRACTIONS = st.floats(0.0, 0.5)
 
 
 @given(
     n_steps=st.integers(3, 400),
-    schedule=st.sampled_from(["cosine", "wsd"]),
+    schedule=st.sampled_from(["cosine", "wsd", "linear"]),
     warmup=FRACTIONS,
     decay=FRACTIONS,
     final=st.floats(0.0, 1.0),

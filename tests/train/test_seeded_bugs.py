@@ -46,7 +46,7 @@ def test_a_loss_that_counts_padding_is_caught(monkeypatch):
 def test_a_mean_of_means_over_micro_batches_is_caught(monkeypatch):
     """T02."""
 
-    def mean(hidden, head, targets, mask):
+    def mean(hidden, head, targets, mask, *_):
         return token_nats(hidden, head, targets)[mask].mean()
 
     monkeypatch.setattr(step_module, "sum_head_nats", mean)

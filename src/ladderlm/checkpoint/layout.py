@@ -13,6 +13,7 @@ from ladderlm.errors import CheckpointError, DataError
 from ladderlm.files import read_json, remove_tree, sha256_file
 
 __all__ = [
+    "AVERAGE_FILE",
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "MODEL_FILE",
@@ -29,6 +30,7 @@ __all__ = [
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE = "average.safetensors"  # of runs that keep an average of the weights
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")

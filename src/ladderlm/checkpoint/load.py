@@ -4,7 +4,7 @@ Owns the checks that every tensor is there, once, with its shape and dtype. No p
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ladderlm.checkpoint.layout import (
+    AVERAGE_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
@@ -37,12 +38,27 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SavedState:
-    """A verified checkpoint in memory."""
+    """A verified checkpoint in memory; `average` is empty where the run keeps none."""
 
     checkpoint: Checkpoint
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def chosen(self, averaged: bool) -> dict[str, Tensor]:
+        """Give the weights, or their average over the run.
+
+        Raises:
+            CheckpointError: the run keeps no average.
+        """
+        if averaged and not self.average:
+            raise CheckpointError(
+                f"{self.checkpoint.folder} holds no average of the weights",
+                "",
+                "runs with train.ema_decay keep one",
+            )
+        return self.average if averaged else self.weights
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -63,13 +79,14 @@ def load_state(checkpoint: Checkpoint, with_optimizer: bool = True) -> SavedStat
     Raises:
         CheckpointError: damaged; names the file.
     """
-    verify_checkpoint(checkpoint)
+    listed = verify_checkpoint(checkpoint).get("files", {})
     folder = checkpoint.folder
     return SavedState(
         checkpoint,
         read_tensors(folder / MODEL_FILE),
         read_tensors(folder / OPTIMIZER_FILE) if with_optimizer else {},
         read_json(folder / STATE_FILE),
+        read_tensors(folder / AVERAGE_FILE) if AVERAGE_FILE in listed else {},
     )
 
 

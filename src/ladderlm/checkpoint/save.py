@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ladderlm.checkpoint.layout import (
+    AVERAGE_FILE,
     FORMAT_VERSION,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -98,6 +99,7 @@ def save_checkpoint(
     optimizer: Mapping[str, Tensor],
     state: dict[str, Any],
     read: Callable[[str], Tensor] | None = None,
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Publish one checkpoint; the manifest, written last, makes it count.
 
@@ -108,6 +110,7 @@ def save_checkpoint(
         optimizer: from `optimizer_tensors`.
         state: JSON-able rest of the training state.
         read: fetches a weight by its name; then `weights` gives dtypes and shapes only.
+        average: of the weights over the run, by the same names; None: the run keeps none.
 
     Returns:
         The new folder.
@@ -115,13 +118,16 @@ def save_checkpoint(
     Raises:
         LadderError: the disk is too small; older checkpoints are untouched.
     """
-    n_bytes = sum(t.numel() * t.element_size() for t in [*weights.values(), *optimizer.values()])
+    parts = {MODEL_FILE: weights, OPTIMIZER_FILE: optimizer}
+    if average is not None:
+        parts[AVERAGE_FILE] = average
+    n_bytes = sum(t.numel() * t.element_size() for part in parts.values() for t in part.values())
     check_free_space(checkpoints, n_bytes + (1 << 20))
     folder = step_folder(checkpoints, step)
     if folder.exists():
         remove_tree(folder)
     files: dict[str, Any] = {}
-    for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer)):
+    for name, tensors in parts.items():
         with publish_stream(folder / name) as stream:
             hashing = _Hashing(stream)
             write_safetensors(hashing, tensors, read if name == MODEL_FILE else None)

@@ -37,7 +37,8 @@ class EvalOptions:
     stride: int | None = None
     """Tokens scored per further window. Default: the context, no overlap."""
     checkpoint: Annotated[str | None, tyro.conf.arg(aliases=("--step",))] = None
-    """Which checkpoint: a step, last or best. Default: the newest good one."""
+    """Which checkpoint: a step, last, best or average (of the weights over the run). Default: the
+    newest good one."""
     against: str | None = None
     """Another run or model: the difference to it on the same bytes, with intervals."""
     out: str = "evals"

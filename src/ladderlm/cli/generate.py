@@ -41,6 +41,8 @@ class DrawingOptions:
     """Text i is drawn with seed + i."""
     step: int | None = None
     """Which checkpoint. Default: the newest."""
+    average: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take the average of the weights over the run, which train.ema_decay keeps."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and cache. bfloat16 is faster and differs in the third digit."""
     device: str = "cpu"
@@ -106,7 +108,7 @@ def run(argv: list[str]) -> int:
 
     from ladderlm.run.open import load
 
-    loaded = load(options.run, options.step, options.device)
+    loaded = load(options.run, options.step, options.device, options.average)
     if options.stream:
         say(prompts[0] if options.echo else "")
         _write(options, loaded, prompts, sampling, lambda _index, piece: say(piece))

@@ -30,6 +30,7 @@ from ladderlm.files import publish_text
 from ladderlm.run.directory import RunDirectory
 from ladderlm.text import visible
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.train.config import BatchGrowth
 
 if TYPE_CHECKING:
     from ladderlm.model.transformer import Transformer
@@ -97,15 +98,15 @@ def run(argv: list[str]) -> int:
             f"--batch {options.batch} --rows {options.rows}",
             f"batches count from 0, rows from 1 to {MAX_SHOWN_ROWS}",
         )
-    config, data, rows_per_batch = _choose(options)
+    config, data, growth = _choose(options)
     stream = RowStream(data.split(config.split), config, data.bos_id)
-    first_row = options.batch * rows_per_batch
+    first_row, n_rows = growth.rows_before(options.batch), growth.rows_at(options.batch)
     view = View(
         stream,
         load_tokenizer(data.tokenizer_folder),
-        stream.rows(first_row, rows_per_batch),
+        stream.rows(first_row, n_rows),
         first_row,
-        min(options.rows, rows_per_batch),
+        min(options.rows, n_rows),
     )
     view = _with_losses(view, options)
     proofs = _prove(view, data) if options.prove else []
@@ -118,16 +119,17 @@ def run(argv: list[str]) -> int:
     return 0 if all(proof["passed"] for proof in proofs) else 1
 
 
-def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, int]:
-    """Give data config, data and rows of a batch."""
+def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGrowth]:
+    """Give data config, data and rows of each batch."""
     if (Path(options.data) / "config.json").is_file():
         run = RunDirectory(options.data).config()
         if run.data.path is None:
             raise ConfigError(f"{options.data} does not say where its data lies")
-        return run.data, open_data(run.data.path), run.global_batch_seqs
+        return run.data, open_data(run.data.path), run.batch_growth
     names = ("seq_len", "packing", "split", "mask_documents")
     values = {name: getattr(options, name) for name in names}
-    return from_dict(DataConfig, values, "data"), open_data(options.data), options.rows
+    growth = BatchGrowth(options.rows, options.rows, 0)
+    return from_dict(DataConfig, values, "data"), open_data(options.data), growth
 
 
 def _with_losses(view: View, options: InspectOptions) -> View:

@@ -99,7 +99,7 @@ def _print_plan(config: RunConfig) -> None:
     from ladderlm.model.accounting import count_params, train_flops_per_token
 
     params = count_params(config.model)
-    n_tokens = config.train.n_steps * config.train.global_batch_tokens
+    n_tokens = config.positions_after(config.train.n_steps)
     flops = train_flops_per_token(config.model, config.data.seq_len) * n_tokens
     shown = f"{format_count(params.total)} parameters ({format_count(params.n_matmul)} in products)"
     print(

@@ -85,9 +85,9 @@ class TransformerScorer:
         hidden_BTD = self.model.hidden(tokens_BT, places, segments)
         hidden_ND, targets_N = widen(hidden_BTD[scored_BT]), targets_BT[scored_BT]
         head_VD = widen(self.model.output.weight)
-        n = max(1, LOGITS_IN_MEMORY // self.vocab_size)
+        n, softcap = max(1, LOGITS_IN_MEMORY // self.vocab_size), self.model.config.logit_softcap
         pieces = [
-            token_nats(hidden_ND[None, at : at + n], head_VD, targets_N[None, at : at + n])
+            token_nats(hidden_ND[None, at : at + n], head_VD, targets_N[None, at : at + n], softcap)
             for at in range(0, len(targets_N), n)
         ]
         if not pieces:

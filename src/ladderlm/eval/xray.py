@@ -57,6 +57,6 @@ def token_losses(model: Transformer, batch: Batch, mask_documents: bool) -> NDAr
         rows = batch.rows(start, start + n_rows)
         hidden = model.hidden(*model_inputs(rows, mask_documents, device))
         targets = torch.from_numpy(rows.targets).to(device)
-        found = token_nats(hidden, model.output.weight, targets)
+        found = token_nats(hidden, model.output.weight, targets, model.config.logit_softcap)
         nats[start : start + n_rows] = found.double().cpu().numpy()
     return nats

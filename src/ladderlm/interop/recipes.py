@@ -177,5 +177,6 @@ def _native(source: Source) -> Witness:
         norm_eps=model["norm_eps"],
         frequencies=frequencies_of(width, model["rope_theta"], scaling),
         tied_head=bool(model.get("tied_head", False)),
+        logit_softcap=model.get("logit_softcap"),
     )
     return recipe, _reader(source, META_NAMES)

@@ -33,6 +33,7 @@ class Recipe:
         ffn_dim: rows that w1 must have.
         frequencies: (E/2,), float32, what each pair turns per position.
         tied_head: there is no part `head`; the embedding serves.
+        logit_softcap: logits are cap * tanh(x / cap); None: they are x.
     """
 
     layout: Layout
@@ -43,6 +44,7 @@ class Recipe:
     norm_eps: float
     frequencies: Tensor
     tied_head: bool
+    logit_softcap: float | None = None
 
 
 def _norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -102,7 +104,9 @@ def run_twin(
         streams = [_block(recipe, part, x, cos[: len(x)], sin[: len(x)]) for x in streams]
     gain = read("norm", 0).double()
     head = table if recipe.tied_head else read("head", 0).double()
-    return [_norm(x, gain, recipe.norm_eps) @ head.T for x in streams]
+    logits = [_norm(x, gain, recipe.norm_eps) @ head.T for x in streams]
+    cap = recipe.logit_softcap
+    return logits if cap is None else [cap * torch.tanh(x / cap) for x in logits]
 
 
 def _block(recipe: Recipe, part: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

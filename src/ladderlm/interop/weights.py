@@ -138,8 +138,14 @@ def require_llama(config: ModelConfig, kind: str) -> None:
     """Refuse to write what no other format can say.
 
     Raises:
-        CheckpointError: another MLP than SwiGLU.
+        CheckpointError: another MLP than SwiGLU, or capped logits.
     """
+    if config.logit_softcap is not None:
+        raise CheckpointError(
+            f"model.logit_softcap = {config.logit_softcap:g} cannot be written as {kind}",
+            "the LLaMA architecture does not cap its logits: every probability would differ",
+            "only models without a soft cap leave ladderlm",
+        )
     if config.mlp != "swiglu":
         raise CheckpointError(
             f"model.mlp = {config.mlp!r} cannot be written as {kind}",

@@ -56,6 +56,7 @@ class ModelConfig:
     rope_high_freq_factor: float = added_later(4.0)  # waves shorter than original / this: untouched
     rope_original_seq_len: int = added_later(8192)  # tokens; context before the angles were scaled
     tied_head: bool = added_later(False)  # the head is the embedding table, as in LLaMA 3.2
+    logit_softcap: float | None = added_later(None)  # logits are cap * tanh(x / cap); None: off
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
     attention: Literal["auto", "sdpa", "blocked", "reference"] = execution_field(
@@ -100,7 +101,7 @@ class ModelConfig:
                 f"model.rope_high_freq_factor = {self.rope_high_freq_factor}",
                 "between the two the scaling is blended, so the first is positive and smaller",
             )
-        for name in ("ffn_dim_multiplier", "init_std"):
+        for name in ("ffn_dim_multiplier", "init_std", "logit_softcap"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"model.{name} = {value}", "it must be positive")

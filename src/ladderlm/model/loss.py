@@ -1,7 +1,8 @@
 """Next-token loss.
 
 Owns `token_nats`, the reference of every fused or chunked version, its masked sum, and
-`sum_head_nats`, which gives that sum and its gradient without ever holding all logits.
+`sum_head_nats`, which gives that sum and its gradient without ever holding all logits. Knows the
+soft cap of logits and the penalty on their normaliser.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from ladderlm.errors import LadderError
 from ladderlm.model.precision import widen
 
-__all__ = ["sum_head_nats", "sum_token_loss", "token_nats"]
+__all__ = ["cap_logits", "sum_head_nats", "sum_token_loss", "token_nats"]
 
 # Logits of one chunk: on a CPU 4 MiB in float32, which stay in its cache; but so many rows that
 # the gradient of the head is not added up too often.
@@ -22,18 +23,30 @@ CPU_CHUNK_LOGITS, CPU_CHUNK_ROWS = 1 << 20, 256
 GPU_CHUNK_LOGITS, GPU_CHUNK_ROWS = 1 << 27, 2048
 
 
-def token_nats(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
+    """Give cap * tanh(logits / cap), of the same shape and dtype; None changes nothing.
+
+    Source: Gemma Team 2024 (2408.00118), section 2, logit soft-capping.
+    """
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def token_nats(
+    hidden: Tensor, head: Tensor, targets: Tensor, softcap: float | None = None
+) -> Tensor:
     """Give the negative log-likelihood of every target.
 
     Args:
         hidden: (B, T, D), the normed residual stream.
         head: (V, D), the output matrix.
         targets: (B, T), int64 in [0, V).
+        softcap: see `cap_logits`.
 
     Returns:
         (B, T), nats, float32 (float64 for a float64 model), the dtype of the softmax.
     """
     logits_BTV = widen(F.linear(hidden, head))  # half precision loses the tail of the sum
+    logits_BTV = cap_logits(logits_BTV, softcap)
     return F.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), reduction="none").view(
         targets.shape
     )
@@ -58,8 +71,19 @@ def sum_token_loss(nats: Tensor, loss_mask: Tensor) -> Tensor:
     return nats.masked_fill(~loss_mask, 0.0).sum()
 
 
-def sum_head_nats(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor) -> Tensor:
+def sum_head_nats(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    loss_mask: Tensor,
+    softcap: float | None = None,
+    z_loss: float | None = None,
+) -> Tensor:
     """Give `sum_token_loss(token_nats(hidden, head, targets), loss_mask)`, fit for training.
+
+    With `z_loss` the *gradient* is that of nats + z_loss * (log Z)^2, Z the sum of exponentials of
+    a position's logits, while the value stays the nats alone, so that losses of runs with and
+    without it can be compared. Source: Chowdhery et al. 2022 (PaLM, 2204.02311), section 5.
 
     Rows go through the head a chunk at a time, and the gradient of a chunk is made as soon as its
     logits are there: softmax minus one at the target. So the logits are never all in memory, and
@@ -71,12 +95,14 @@ def sum_head_nats(hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tens
         head: (V, D).
         targets: (B, T), int64 in [0, V).
         loss_mask: (B, T), bool; what stands elsewhere, infinities too, has no say.
+        softcap: see `cap_logits`.
+        z_loss: factor of the penalty; None: none.
 
     Returns:
         Scalar, float32 (float64 for a float64 model). Differentiable once.
     """
     rows = (hidden.flatten(0, -2), head, targets.flatten(), loss_mask.flatten())
-    return _HeadNats.apply(*rows)  # type: ignore[no-any-return, no-untyped-call]
+    return _HeadNats.apply(*rows, softcap, z_loss)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _HeadNats(torch.autograd.Function):
@@ -84,7 +110,13 @@ class _HeadNats(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, loss_mask: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        loss_mask: Tensor,
+        softcap: float | None,
+        z_loss: float | None,
     ) -> Tensor:
         n_rows, vocab_size = hidden.shape[0], head.shape[0]
         cpu = hidden.device.type == "cpu"
@@ -99,10 +131,18 @@ class _HeadNats(torch.autograd.Function):
         for begin in range(0, n_rows, chunk):
             rows = slice(begin, begin + chunk)
             here, wanted = hidden[rows], targets[rows, None]
-            shares = torch.log_softmax(here @ head.t(), -1, dtype=sums)
-            nats[rows] = -shares.gather(1, wanted).squeeze(1)
+            products = here @ head.t()
+            capped = cap_logits(products if softcap is None else products.to(sums), softcap)
+            shares = torch.log_softmax(capped, -1, dtype=sums)
+            wanted_shares = shares.gather(1, wanted)
+            nats[rows] = -wanted_shares.squeeze(1)
             slope = shares.exp_()
+            if z_loss is not None:  # d (log Z)^2 = 2 log Z softmax
+                log_z = capped.gather(1, wanted).to(sums) - wanted_shares
+                slope.mul_(1 + 2 * z_loss * log_z)
             slope.scatter_add_(1, wanted, slope.new_full((1, 1), -1.0).expand(wanted.shape))
+            if softcap is not None:  # d tanh = 1 - tanh^2
+                slope.mul_(1 - (capped / softcap).square_())
             slope = slope.masked_fill_(ignored[rows, None], 0.0).to(hidden.dtype)
             torch.mm(slope, head, out=d_hidden[rows])
             if slope.dtype == sums:
@@ -114,6 +154,7 @@ class _HeadNats(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, d_sum: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_sum: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * d_sum.to(d_hidden.dtype), (d_head * d_sum).to(d_hidden.dtype), None, None
+        slopes = d_hidden * d_sum.to(d_hidden.dtype), (d_head * d_sum).to(d_hidden.dtype)
+        return *slopes, None, None, None, None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ladderlm.model.attention import Attention, LayerCache, document_mask
 from ladderlm.model.blocked import BlockPlan, plan_blocks
 from ladderlm.model.config import ModelConfig
+from ladderlm.model.loss import cap_logits
 from ladderlm.model.mlp import build_mlp
 from ladderlm.model.norm import RMSNorm
 from ladderlm.model.precision import widen
@@ -121,7 +122,11 @@ class Transformer(nn.Module):
         segment_ids: Tensor | None = None,
     ) -> Tensor:
         """Give next-token logits (B, T, V) in float32. Arguments as in `hidden`."""
-        return widen(self.output(self.hidden(tokens, positions, segment_ids)))
+        return self._logits(self.hidden(tokens, positions, segment_ids))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Give float32 logits (B, T, V) of the normed residual stream (B, T, D)."""
+        return cap_logits(widen(self.output(hidden)), self.config.logit_softcap)
 
     def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:
         """Allocate empty caches for `batch` sequences of at most `seq_len` positions."""
@@ -155,4 +160,4 @@ class Transformer(nn.Module):
             x = layer(x, angles, None, cache, start)
         if last:
             x = x[:, -1:]
-        return widen(self.output(self.norm(x)))  # type: ignore[no-any-return]
+        return self._logits(self.norm(x))

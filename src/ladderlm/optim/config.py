@@ -24,7 +24,7 @@ class OptimConfig:
     eps: float = 1e-8  # of adamw, added to the root
     weight_decay: float = 0.1  # decoupled; on matrices only, never on norms or embeddings
     grad_clip: float | None = 1.0  # largest global gradient norm; None: no clipping
-    schedule: Literal["cosine", "wsd"] = "cosine"  # wsd: warm-up, stable, linear decay
+    schedule: Literal["cosine", "wsd", "linear"] = "cosine"  # wsd: stable, then linear decay
     warmup_fraction: float = 0.05  # of all steps
     decay_fraction: float = 0.3  # of all steps; the cooldown of wsd
     final_lr_fraction: float = 0.1  # of the peak, at the last step

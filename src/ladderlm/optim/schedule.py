@@ -15,6 +15,7 @@ def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
 
     Warm-up is linear from peak / n_warmup to the peak. Cosine: Loshchilov and Hutter 2016,
     equation 5, one half period, ending at `final_lr_fraction` of the peak at the last update.
+    Linear: the same span in a straight line, Bergsma et al. 2025 (2502.15938), section 2.
     WSD: Hägele et al. 2024 (2405.18392), constant, then linear to the final fraction.
 
     Args:
@@ -24,10 +25,12 @@ def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
     if step < n_warmup:
         return config.learning_rate * (step + 1) / n_warmup
     last = max(n_steps - 1, 1)
+    begin = min(n_warmup, last - 1) if last > 1 else 0
+    progress = min((step - begin) / max(last - begin, 1), 1.0)
     if config.schedule == "cosine":
-        begin = min(n_warmup, last - 1) if last > 1 else 0
-        progress = (step - begin) / max(last - begin, 1)
-        shape = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        shape = 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.schedule == "linear":
+        shape = 1 - progress
     else:
         n_decay = max(math.ceil(config.decay_fraction * n_steps), 1)
         shape = min(1.0, (n_steps - 1 - step) / n_decay)

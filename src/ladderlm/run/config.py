@@ -4,6 +4,7 @@ Owns the assembly of the parts and `NUMERICS_VERSION`. Resolution against data a
 business of `resolve.py`.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from ladderlm.config import content_hash, execution_field, meaning_of
@@ -12,7 +13,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.eval.config import EvalConfig
 from ladderlm.model.config import ModelConfig
 from ladderlm.optim.config import OptimConfig
-from ladderlm.train.config import CheckpointConfig, ExecutionConfig, TrainConfig
+from ladderlm.train.config import BatchGrowth, CheckpointConfig, ExecutionConfig, TrainConfig
 
 __all__ = ["NUMERICS_VERSION", "RunConfig"]
 
@@ -44,14 +45,16 @@ class RunConfig:
                 "the same config would give other numbers here than where it was written",
                 "remove the key to run it anew, or use the ladderlm version it was written by",
             )
-        n_rows, rest = divmod(self.train.global_batch_tokens, self.data.seq_len)
-        if rest:
-            raise ConfigError(
-                f"train.global_batch_tokens = {self.train.global_batch_tokens} is not a multiple "
-                f"of data.seq_len = {self.data.seq_len}",
-                "a batch is made of whole rows",
-                f"choose {self.data.seq_len * (n_rows + 1)}",
-            )
+        for name in ("global_batch_tokens", "first_batch_tokens"):
+            n_tokens = getattr(self.train, name)
+            n_rows, rest = divmod(n_tokens or 0, self.data.seq_len)
+            if rest:
+                raise ConfigError(
+                    f"train.{name} = {n_tokens} is not a multiple of data.seq_len = "
+                    f"{self.data.seq_len}",
+                    "a batch is made of whole rows",
+                    f"choose {self.data.seq_len * (n_rows + 1)}",
+                )
         longest = max(self.data.seq_len, self.eval_context)
         if longest > self.model.max_seq_len:
             raise ConfigError(
@@ -63,8 +66,21 @@ class RunConfig:
 
     @property
     def global_batch_seqs(self) -> int:
-        """Rows of one update, over all processes."""
+        """Rows of one update, over all processes; of a growing batch those of the largest."""
         return self.train.global_batch_tokens // self.data.seq_len
+
+    @property
+    def batch_growth(self) -> BatchGrowth:
+        """Rows of every update, over all processes."""
+        train, full = self.train, self.global_batch_seqs
+        if train.first_batch_tokens is None:
+            return BatchGrowth(full, full, 0)
+        n_rising = math.ceil(train.batch_warmup_fraction * train.n_steps)
+        return BatchGrowth(train.first_batch_tokens // self.data.seq_len, full, n_rising)
+
+    def positions_after(self, step: int) -> int:
+        """Count the row positions that the first `step` updates take."""
+        return self.batch_growth.rows_before(step) * self.data.seq_len
 
     @property
     def eval_context(self) -> int:

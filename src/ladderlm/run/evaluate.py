@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ladderlm.checkpoint.layout import MODEL_FILE, Checkpoint, list_checkpoints, verify_checkpoint
+from ladderlm.checkpoint.layout import (
+    AVERAGE_FILE,
+    MODEL_FILE,
+    Checkpoint,
+    list_checkpoints,
+    verify_checkpoint,
+)
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, ConfigError
@@ -56,7 +62,8 @@ class EvaluationRequest:
         split: which split.
         n_documents: the first this many, or all there are.
         context, stride: see `Policy`; None: as the run was validated, and no overlap.
-        checkpoint: a step, a folder's name, "last" or "best"; None: the newest good one.
+        checkpoint: a step, a folder's name, "last", "best" or "average", that of the weights over
+            the run; None: the newest good one.
         fresh: score again even if the answer is stored.
         batch_tokens, packing, device: how it is carried out; do not change what is scored.
     """
@@ -135,7 +142,8 @@ def evaluate_run(
             known_texts(data, split),
             check,
         )
-        model = load(run, checkpoint.step, request.device).model
+        averaged = request.checkpoint == "average"
+        model = load(run, checkpoint.step, request.device, averaged).model
         precision = precision_of(model)
         where = ExecutionConfig(device="cpu" if request.device == "cpu" else "cuda")
         _, matmul = settle_matmul(where)
@@ -189,9 +197,20 @@ def precision_of(model: nn.Module) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def weights_hash(manifest: dict[str, Any]) -> str:
-    """Give the SHA-256 of a checkpoint's weights from its verified manifest."""
-    return str(manifest["files"][MODEL_FILE]["sha256"])
+def weights_hash(manifest: dict[str, Any], averaged: bool = False) -> str:
+    """Give the SHA-256 of a checkpoint's weights, or of their average, from its manifest.
+
+    Raises:
+        CheckpointError: there is no average.
+    """
+    name = AVERAGE_FILE if averaged else MODEL_FILE
+    if name not in manifest["files"]:
+        raise CheckpointError(
+            f"the checkpoint of step {manifest['step']} holds no average of the weights",
+            "",
+            "runs with train.ema_decay keep one",
+        )
+    return str(manifest["files"][name]["sha256"])
 
 
 def _policy(request: EvaluationRequest, config: RunConfig, split: Split) -> Policy:
@@ -220,7 +239,7 @@ def _choose(directory: RunDirectory, wanted: str | None) -> tuple[Checkpoint, st
         return _newest_good(list(found.values()))
     if wanted == "best":
         step = (directory.summary() or {}).get("best_step")
-    elif wanted == "last":
+    elif wanted in ("last", "average"):
         step = max(found)
     else:
         digits = wanted.removeprefix("step-")
@@ -229,9 +248,9 @@ def _choose(directory: RunDirectory, wanted: str | None) -> tuple[Checkpoint, st
         raise CheckpointError(
             f"{directory.path} has no checkpoint {wanted!r}",
             f"it has {sorted(found)}",
-            "name the step of one of those, last or best, or none for the newest",
+            "name the step of one of those, last, best or average, or none for the newest",
         )
-    return found[step], weights_hash(verify_checkpoint(found[step]))
+    return found[step], weights_hash(verify_checkpoint(found[step]), wanted == "average")
 
 
 def _newest_good(found: list[Checkpoint]) -> tuple[Checkpoint, str]:

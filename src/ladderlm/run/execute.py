@@ -37,6 +37,7 @@ from ladderlm.run.machine import (
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
+from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import Compute
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
@@ -178,6 +179,7 @@ def _train(
         build_optimizer(model, config.optim),
         config.run_id,
         compute=Compute(model, config.train.precision, compiled),
+        average=WeightAverage(model, decay) if (decay := config.train.ema_decay) else None,
     )
     saved = load_newest(directory.checkpoints, _log.warning)
     if saved is not None:
@@ -226,7 +228,7 @@ def _train(
 def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: Processes) -> None:
     """Go forward and backward over the first step's rows, whose shapes are those of every step."""
     assert state.compute is not None
-    batch = stream.rows(0, plan.global_batch_seqs, processes.rank, processes.world_size)
+    batch = stream.rows(0, plan.growth.rows_at(0), processes.rank, processes.world_size)
     state.model.train()
     state.compute.refresh()
     shape = (plan.micro_batch_seqs, plan.mask_documents)
@@ -284,11 +286,12 @@ def _plan(config: RunConfig, val: Split, n_devices: int) -> LoopPlan:
     saved = set(sorted(scored)[2::2]) if every is None else set(range(every, n_steps, every))
     return LoopPlan(
         n_steps=n_steps,
-        global_batch_seqs=config.global_batch_seqs,
+        growth=config.batch_growth,
         seq_len=config.data.seq_len,
         seed=config.train.seed,
         log_every_steps=config.train.log_every_steps,
         optim=config.optim,
+        z_loss=config.train.z_loss,
         micro_batch_seqs=config.execution.micro_batch_seqs or 1,
         mask_documents=config.data.mask_documents,
         validation=val,

@@ -47,7 +47,7 @@ def finish(
     flag: SignalFlag,
     observe: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Score the last and the best checkpoint over all validation documents and sum up."""
+    """Score the last and the best checkpoint, and the average, over all validation documents."""
     _, _, val = open_splits(config)
     tokenizer = load_tokenizer(directory.path / "tokenizer")
     n_documents = min(config.eval.n_documents, val.n_documents)
@@ -55,14 +55,18 @@ def finish(
     wanted = {"last": state.step}
     if state.best and state.best["step"] != state.step:
         wanted["best"] = state.best["step"]
+    if state.average is not None:
+        wanted["average"] = state.step
     found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
     results: dict[str, Any] = {}
     for which, step in wanted.items():
-        name = f"{val.fingerprint[:8]}-{val.name}-{policy.name}" + "-best" * (which == "best")
+        kind = "" if which == "last" else f"-{which}"
+        name = f"{val.fingerprint[:8]}-{val.name}-{policy.name}{kind}"
         path = directory.evals / name
         if not path.with_name(name + ".json").exists():
             saved = load_state(found[step], with_optimizer=False)
-            load_weights(state.model, saved.weights, str(found[step].folder))
+            averaged = which == "average"
+            load_weights(state.model, saved.chosen(averaged), str(found[step].folder))
             ids = np.arange(n_documents)
             losses = score_documents(
                 state.model,
@@ -74,7 +78,9 @@ def finish(
             )
             if processes.first:
                 losses = replace(losses, text_hashes=hash_texts(val, ids, tokenizer))
-                key = evaluation_key(weights_hash(verify_checkpoint(found[step])), val, policy)
+                key = evaluation_key(
+                    weights_hash(verify_checkpoint(found[step]), averaged), val, policy
+                )
                 extra = {"step": step, "split": val.name, "split_documents": val.n_documents}
                 save_evaluation(path, losses, key, extra | {"precision": precision_of(state.model)})
         processes.wait()

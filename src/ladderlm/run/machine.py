@@ -97,17 +97,24 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
     execution, model = config.execution, config.model
     asked, fix = execution.compile, "set execution.compile to 'off'"
     compiler = find_cpp_compiler() is not None or execution.device != "cpu"
-    n_positions = config.train.n_steps * config.train.global_batch_tokens
+    n_positions = config.positions_after(config.train.n_steps)
     flops = train_flops_per_token(model, config.data.seq_len) * n_positions / world_size
     if asked == "auto":
         pays = config.train.precision == "bf16" and flops >= COMPILE_FROM_FLOPS
-        if pays and compiler and not model.dropout:
+        fixed = not model.dropout and config.train.first_batch_tokens is None
+        if pays and compiler and fixed:
             return replace(execution, compile="on")
         return replace(execution, compile="off")
     if asked == "on" and model.dropout:
         raise ConfigError(
             f"execution.compile = 'on' with model.dropout = {model.dropout:g}",
             "compiled code draws other random numbers, so the run would depend on how it is run",
+            fix,
+        )
+    if asked == "on" and config.train.first_batch_tokens is not None:
+        raise ConfigError(
+            "execution.compile = 'on' with train.first_batch_tokens",
+            "code is compiled for one shape, and every batch of the rise has another",
             fix,
         )
     if asked == "on" and not compiler:

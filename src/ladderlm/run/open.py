@@ -59,15 +59,18 @@ class LoadedRun:
     step: int
 
 
-def load(path: Path | str, step: int | None = None, device: str = "cpu") -> LoadedRun:
+def load(
+    path: Path | str, step: int | None = None, device: str = "cpu", averaged: bool = False
+) -> LoadedRun:
     """Open a run's checkpoint.
 
     Args:
         path: run folder.
         step: which checkpoint; None: the newest good one.
+        averaged: take the average of the weights over the run (`train.ema_decay`).
 
     Raises:
-        CheckpointError: not a run, no checkpoint, no such step, or damaged.
+        CheckpointError: not a run, no checkpoint, no such step, no average, or damaged.
     """
     directory = RunDirectory(path)
     config = directory.config()
@@ -87,7 +90,7 @@ def load(path: Path | str, step: int | None = None, device: str = "cpu") -> Load
             f"{path} holds no checkpoint yet", "", "let the run go on until its first one"
         )
     model = Transformer(config.model)
-    load_weights(model, saved.weights, str(saved.checkpoint.folder))
+    load_weights(model, saved.chosen(averaged), str(saved.checkpoint.folder))
     model.to(device).eval()
     own = directory.path / "tokenizer"
     tokenizer = load_tokenizer(own)

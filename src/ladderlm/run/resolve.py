@@ -102,7 +102,7 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
 
 def _head_tokens(config: RunConfig, n_evals: int) -> int:
     """Size the validation head by FLOPs: a forward pass costs a third of a training pass."""
-    n_positions = config.train.n_steps * config.train.global_batch_tokens
+    n_positions = config.positions_after(config.train.n_steps)
     reread = config.eval_context / (config.eval.stride or config.eval_context)
     return max(int(3 * config.eval.time_share * n_positions / ((n_evals + 1) * reread)), 1)
 

@@ -16,14 +16,15 @@ __all__ = ["describe_run"]
 def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[str, Any]:
     """Describe a run after `step` updates: identity, size, compute, time.
 
-    `device_seconds` is the median step time times the number of steps and devices, so that a
-    pause of the machine does not count as compute.
+    `device_seconds` is the median time per position times positions and devices, so that a pause
+    of the machine does not count as compute.
     """
     params = count_params(config.model)
     environment = directory.environment()
-    n_positions = step * config.train.global_batch_tokens
-    step_seconds = [row["timing"]["step_seconds"] for row in directory.metrics("train")]
-    median = statistics.median(step_seconds) if step_seconds else 0.0
+    n_positions = config.positions_after(step)
+    timings = [row["timing"] for row in directory.metrics("train")]
+    median = statistics.median(t["step_seconds"] for t in timings) if timings else 0.0
+    rate = statistics.median(t["tokens_per_second"] for t in timings) if timings else None
     world_size = int(environment.get("world_size", 1))
     return {
         "run_id": config.run_id,
@@ -47,7 +48,7 @@ def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[
         "world_size": world_size,
         "timing": {
             "median_step_seconds": median,
-            "device_seconds": median * step * world_size,
-            "tokens_per_second": config.train.global_batch_tokens / median if median else None,
+            "device_seconds": n_positions / rate * world_size if rate else 0.0,
+            "tokens_per_second": rate,
         },
     }

@@ -134,7 +134,8 @@ def _measured(directory: RunDirectory, split: str) -> Row:
     if summary["status"] != "finished":
         reason = summary.get("reason") or f"the run is {summary['status']}"
         return row | {"excluded_because": reason}
-    last = summary["evals"][split]["last"]
+    found = summary["evals"][split]
+    last = found.get("average", found["last"])  # an arm that keeps an average is judged by it
     row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
     row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
     for name in ("loss", "bits_per_byte"):

@@ -256,7 +256,14 @@ def _check_arms(spec: StudySpec, path: Path) -> None:
                 "the ladder sets it at every rung",
                 "change the ladder, or leave it out",
             )
-        digest = spec.arm_config(arm).meaning_hash
+        config = spec.arm_config(arm)
+        if config.train.first_batch_tokens is not None:
+            raise ConfigError(
+                f"{path}: arm {arm.name!r} has train.first_batch_tokens",
+                "the ladder meets its FLOPs by counting equal batches",
+                "leave it out of a study",
+            )
+        digest = config.meaning_hash
         if digest in hashes:
             raise ConfigError(
                 f"{path}: arms {hashes[digest]!r} and {arm.name!r} mean the same",

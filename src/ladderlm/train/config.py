@@ -6,10 +6,37 @@ Owns `TrainConfig` (length, batch, seed), `CheckpointConfig` and `ExecutionConfi
 from dataclasses import dataclass
 from typing import Literal
 
-from ladderlm.config import execution_field
+from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["CheckpointConfig", "ExecutionConfig", "TrainConfig"]
+__all__ = ["BatchGrowth", "CheckpointConfig", "ExecutionConfig", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class BatchGrowth:
+    """How many rows each update takes: a straight rise from the first update on, then constant.
+
+    Everything is whole numbers and a function of the step alone, since the count of rows is the
+    state of the data. Source of the straight rise: Brown et al. 2020 (GPT-3), appendix B.
+
+    Args:
+        first, full: rows of the first update and of those after the rise.
+        n_rising: updates of the rise; 0: the batch is constant.
+    """
+
+    first: int
+    full: int
+    n_rising: int
+
+    def rows_before(self, step: int) -> int:
+        """Count the rows that all updates before `step` (0-based) take together."""
+        rising = min(step, self.n_rising)
+        grown = (self.full - self.first) * rising * (rising - 1) // (2 * max(self.n_rising, 1))
+        return self.first * rising + grown + self.full * (step - rising)
+
+    def rows_at(self, step: int) -> int:
+        """Count the rows of update number `step` (0-based)."""
+        return self.rows_before(step + 1) - self.rows_before(step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +45,12 @@ class TrainConfig:
 
     n_steps: int = 1000  # optimizer updates
     global_batch_tokens: int = 4096  # row positions of one update, over all processes
+    first_batch_tokens: int | None = added_later(None)  # the batch grows from here; None: constant
+    batch_warmup_fraction: float = added_later(0.1)  # of all steps; over which the batch grows
     seed: int = 1  # initial weights and dropout; the order of data has its own
     precision: Literal["float32", "bf16"] = "float32"  # of products; weights are always float32
+    z_loss: float | None = added_later(None)  # factor on (log Z)^2; PaLM has 1e-4; None: off
+    ema_decay: float | None = added_later(None)  # of an average of the weights; None: no average
     log_every_steps: int = 10  # the first and the last step are always logged
 
     def __post_init__(self) -> None:
@@ -28,6 +59,21 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}", "it is at least 1")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"train.seed = {self.seed}", "it lies in [0, 2^32)")
+        first = self.first_batch_tokens
+        if first is not None and not 1 <= first <= self.global_batch_tokens:
+            raise ConfigError(
+                f"train.first_batch_tokens = {first}",
+                f"the batch grows from it to global_batch_tokens = {self.global_batch_tokens}",
+                "choose a smaller one, or leave it out for a constant batch",
+            )
+        if not 0 < self.batch_warmup_fraction <= 1:
+            raise ConfigError(
+                f"train.batch_warmup_fraction = {self.batch_warmup_fraction}", "it lies in (0, 1]"
+            )
+        if self.z_loss is not None and self.z_loss <= 0:
+            raise ConfigError(f"train.z_loss = {self.z_loss}", "it is positive", "leave it out")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"train.ema_decay = {self.ema_decay}", "it lies between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

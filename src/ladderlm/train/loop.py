@@ -31,6 +31,7 @@ from ladderlm.optim.schedule import learning_rate_at
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.prompt import EncodedPrompt
 from ladderlm.train.ahead import Ahead
+from ladderlm.train.config import BatchGrowth
 from ladderlm.train.guards import SignalFlag, check_weights
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
@@ -44,9 +45,10 @@ class LoopPlan:
     """What the loop needs to know beside the state; all of it fixed before the run starts.
 
     Args:
-        n_steps, global_batch_seqs, seq_len, seed: length, batch and randomness.
+        n_steps, growth, seq_len, seed: length, rows of each update and randomness.
         log_every_steps: the first and the last step are always logged.
         optim: for the schedule and clipping.
+        z_loss: as in `sum_head_nats`.
         micro_batch_seqs, mask_documents: as in `train_step`.
         validation: split that the head is taken from.
         head_name, head_tokens, n_documents: which head.
@@ -61,11 +63,12 @@ class LoopPlan:
     """
 
     n_steps: int
-    global_batch_seqs: int
+    growth: BatchGrowth
     seq_len: int
     seed: int
     log_every_steps: int
     optim: OptimConfig
+    z_loss: float | None
     micro_batch_seqs: int
     mask_documents: bool
     validation: Split
@@ -102,25 +105,24 @@ class _Loop:
         self.metrics, self.samples, self.checkpoints = metrics, samples, checkpoints
         self.processes, self.flag, self.observe = processes, flag, observe
         config = state.model.config
-        self.flops_per_step = (
-            train_flops_per_token(config, plan.seq_len) * plan.global_batch_seqs * plan.seq_len
-        )
+        self.flops_per_row = train_flops_per_token(config, plan.seq_len) * plan.seq_len
         self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
         self.batches = Ahead(self._make_batch, plan.n_steps)
 
     def _make_batch(self, step: int) -> tuple[Batch, int]:
         """Give this process's rows of a step, and the targets of all its rows."""
-        n_rows = self.plan.global_batch_seqs
+        first, n_rows = self.plan.growth.rows_before(step), self.plan.growth.rows_at(step)
         rank, world_size = self.processes.rank, self.processes.world_size
-        batch = self.stream.rows(step * n_rows, n_rows, rank, world_size)
+        batch = self.stream.rows(first, n_rows, rank, world_size)
         batch.check_vocabulary(self.state.model.config.vocabulary)
-        return batch, self.stream.n_targets(step * n_rows, n_rows)
+        return batch, self.stream.n_targets(first, n_rows)
 
     def update(self) -> None:
         """Make one update and log it."""
         plan, state = self.plan, self.state
         began = time.monotonic()
         (batch, n_targets), waited = self.batches.take(state.step)
+        n_rows = plan.growth.rows_at(state.step)
         rate = learning_rate_at(plan.optim, state.step, plan.n_steps)
         set_learning_rate(state.optimizer, rate)
         torch.manual_seed(_dropout_seed(plan.seed, state.step, self.processes.rank))
@@ -135,15 +137,18 @@ class _Loop:
             grad_clip=plan.optim.grad_clip,
             processes=self.processes,
             compute=state.compute,
+            z_loss=plan.z_loss,
         )
         state.step += 1
+        if state.average is not None:
+            state.average.update(state.step)
         state.n_tokens += n_targets
         seconds = time.monotonic() - began
         state.seconds += seconds
         if state.step % plan.log_every_steps == 0 or state.step in (1, plan.n_steps):
             fields = {"loss": done.loss, "learning_rate": rate, "grad_norm": done.grad_norm}
-            n_positions = plan.global_batch_seqs * plan.seq_len
-            speed = throughput(seconds, n_positions, self.flops_per_step, plan.peak)
+            flops = self.flops_per_row * n_rows
+            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peak)
             self._log("train", fields, speed | {"data_wait_seconds": waited})
 
     def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
@@ -152,7 +157,7 @@ class _Loop:
             "kind": kind,
             "step": state.step,
             "n_tokens": state.n_tokens,
-            "flops": self.flops_per_step * state.step,
+            "flops": self.flops_per_row * self.plan.growth.rows_before(state.step),
             **fields,
             "timing": {"seconds": state.seconds, **timing},
         }
@@ -164,16 +169,7 @@ class _Loop:
         """Score the head and note whether it is the best so far."""
         plan, state = self.plan, self.state
         began = time.monotonic()
-        alone = self.processes.world_size == 1
-        losses = score_documents(
-            state.model,
-            plan.validation,
-            self.head,
-            plan.policy,
-            processes=self.processes,
-            check=self.flag.check if alone else lambda: None,
-        )
-        summary = summarise(losses, with_interval=False)
+        summary = self._score_head()
         policy = {"context": plan.policy.context, "stride": plan.policy.stride}
         fields = {
             "split": plan.head_name,
@@ -182,11 +178,28 @@ class _Loop:
             "subsets": {n: row["bits_per_byte"] for n, row in summary["subsets"].items()},
             "policy": policy | {"n_documents": len(self.head)},
         }
+        if state.average is not None:
+            with state.average.in_place():
+                found = self._score_head()
+            fields["average"] = {name: found[name] for name in ("loss", "bits_per_byte")}
         eligible = state.step in plan.checkpoint_steps and np.isfinite(summary["loss"])
         if eligible and (not state.best or summary["loss"] < state.best["loss"]):
             state.best = {"step": state.step, "loss": summary["loss"]}
         state.seconds += time.monotonic() - began
         self._log("eval", fields, {"eval_seconds": time.monotonic() - began})
+
+    def _score_head(self) -> dict[str, Any]:
+        """Sum up what the model, as it stands, makes of the head."""
+        alone = self.processes.world_size == 1
+        losses = score_documents(
+            self.state.model,
+            self.plan.validation,
+            self.head,
+            self.plan.policy,
+            processes=self.processes,
+            check=self.flag.check if alone else lambda: None,
+        )
+        return summarise(losses, with_interval=False)
 
     def write_samples(self) -> None:
         """Continue the prompts from the weights as they are."""

@@ -14,6 +14,7 @@ from ladderlm.checkpoint.load import SavedState, load_optimizer, load_weights
 from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
 from ladderlm.errors import CheckpointError
 from ladderlm.model.transformer import Transformer
+from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import Compute
 
 __all__ = ["TrainState"]
@@ -30,6 +31,7 @@ class TrainState:
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
         compute: what a step runs through; None: the model itself.
+        average: of the weights over the run; None: none is kept.
     """
 
     model: Transformer
@@ -41,6 +43,7 @@ class TrainState:
     restarts: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     compute: Compute | None = None
+    average: WeightAverage | None = None
 
     def restore(self, saved: SavedState) -> None:
         """Take over a verified checkpoint.
@@ -57,6 +60,9 @@ class TrainState:
                 "use the run's own config.json, or another --out for the new config",
             )
         load_weights(self.model, saved.weights, source)
+        if self.average is not None:
+            with self.average.in_place():
+                load_weights(self.model, saved.chosen(True), f"{source} (average)")
         self.step, self.n_tokens = int(saved.state["step"]), int(saved.state["n_tokens"])
         if self.step > 0:  # before the first update the optimizer keeps no state
             load_optimizer(self.optimizer, saved.optimizer, source)
@@ -74,5 +80,12 @@ class TrainState:
             "timing": {"seconds": self.seconds, "restarts": self.restarts},
         }
         weights = dict(self.model.named_parameters())
-        save_checkpoint(checkpoints, self.step, weights, optimizer_tensors(self.optimizer), state)
+        save_checkpoint(
+            checkpoints,
+            self.step,
+            weights,
+            optimizer_tensors(self.optimizer),
+            state,
+            average=None if self.average is None else self.average.weights,
+        )
         rotate(checkpoints, keep, {self.best["step"]} if self.best else set())

@@ -41,6 +41,7 @@ def accumulate_gradients(
     micro_batch_seqs: int,
     mask_documents: bool,
     after_backward: Callable[[], None] = lambda: None,
+    z_loss: float | None = None,
 ) -> torch.Tensor:
     """Add this process's share of the gradient of the mean loss; give its sum of nats.
 
@@ -50,6 +51,7 @@ def accumulate_gradients(
         micro_batch_seqs: rows of one forward pass.
         mask_documents: hand segments and restarting positions to the model.
         after_backward: called when a micro-batch has left its gradients.
+        z_loss: as in `sum_head_nats`.
 
     Returns:
         Sum of nats over the rows, float64 scalar, detached.
@@ -67,7 +69,8 @@ def accumulate_gradients(
         targets, counted = (
             torch.from_numpy(array).to(device) for array in (rows.targets, rows.loss_mask)
         )
-        loss = sum_head_nats(hidden, model.output.weight, targets, counted)
+        softcap = model.config.logit_softcap
+        loss = sum_head_nats(hidden, model.output.weight, targets, counted, softcap, z_loss)
         (loss / n_targets).backward()  # type: ignore[no-untyped-call]
         after_backward()
         total += loss.detach().double()
@@ -86,6 +89,7 @@ def train_step(
     grad_clip: float | None,
     processes: Processes,
     compute: Compute | None = None,
+    z_loss: float | None = None,
 ) -> Update:
     """Make one update from the global batch, of which this process holds `batch`.
 
@@ -99,7 +103,7 @@ def train_step(
     compute = compute or Compute(model)
     compute.refresh()
     nats = accumulate_gradients(
-        compute.model, batch, n_targets, micro_batch_seqs, mask_documents, compute.collect
+        compute.model, batch, n_targets, micro_batch_seqs, mask_documents, compute.collect, z_loss
     )
     parameters = list(model.parameters())
     for parameter in parameters:
