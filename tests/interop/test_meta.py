@@ -172,13 +172,18 @@ def test_params_that_cannot_be_are_refused(params, message):
         model_config(params, 50, None, "params.json")
 
 
+BEYOND = {"logit_softcap": 30.0, "mlp": "relu2", "qk_norm": True, "value_embeddings": 1}
+
+
 @pytest.mark.parametrize("kind", ["meta", "hf", "gguf"])
-def test_capped_logits_are_refused_by_every_format(kind, tmp_path):
-    """Without the cap every probability would be another one."""
+@pytest.mark.parametrize("option", BEYOND)
+def test_what_llama_lacks_is_refused_by_every_format(option, kind, tmp_path):
+    """Without it every probability would be another one."""
     source = read_hf(write_hf_folder(tmp_path / "hf", make_model(vocab_size=320)))
-    capped = replace(source, config=replace(source.config, logit_softcap=30.0))
-    with pytest.raises(CheckpointError, match=f"logit_softcap = 30 cannot be written as {kind}"):
-        convert(capped, kind, tmp_path / "out")
+    other = replace(source, config=replace(source.config, **{option: BEYOND[option]}))
+    words = f"model.{option} = {BEYOND[option]} cannot be written as {kind}"
+    with pytest.raises(CheckpointError, match=words):
+        convert(other, kind, tmp_path / "out")
     assert not (tmp_path / "out/config.json").exists()
 
 

@@ -27,7 +27,9 @@ SHAPES = st.fixed_dictionaries(
         "n_heads": st.sampled_from([2, 4]),
         "n_kv_heads": st.sampled_from([None, 1, 2]),
         "vocab_size": st.integers(2, 60),
-        "mlp": st.sampled_from(["swiglu", "gelu"]),
+        "mlp": st.sampled_from(["swiglu", "gelu", "relu2"]),
+        "qk_norm": st.booleans(),
+        "value_embeddings": st.integers(0, 1),
         "ffn_dim": st.sampled_from([None, 20]),
         "multiple_of": st.sampled_from([1, 8]),
     }
@@ -41,7 +43,7 @@ def test_counted_parameters_equal_those_of_the_built_model(shape):
     sizes = {name: p.numel() for name, p in Transformer(config).named_parameters()}
     count = count_params(config)
     assert count.total == sum(sizes.values())
-    assert count.embedding == sizes["tok_embeddings.weight"]
+    assert count.embedding == sum(n for name, n in sizes.items() if "embeddings" in name)
     assert count.head == sizes["output.weight"]
     assert count.norms == sum(n for name, n in sizes.items() if name.endswith("norm.weight"))
     assert count.n_matmul == count.total - count.embedding - count.norms

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from ladderlm.generate.decoder import can_decode
 from ladderlm.model.attention import attend_reference, attend_sdpa, document_mask
+from ladderlm.model.init import init_weights
 from ladderlm.model.loss import token_nats
 from ladderlm.model.norm import RMSNorm
 from ladderlm.model.rope import rope_table, rotate
+from ladderlm.model.transformer import Transformer
 from reference.hand_made import make_batch, make_model, weights_of
 from reference.transformer import reference_logits, reference_nats, rms_norm, turn
 
@@ -26,7 +28,7 @@ SEGMENTS = [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, -1, -1]
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])
-@pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
+@pytest.mark.parametrize("mlp", ["swiglu", "gelu", "relu2"])
 @pytest.mark.parametrize("n_kv_heads", [None, 2, 1])
 def test_logits_equal_those_of_the_slow_twin(n_kv_heads, mlp, backend):
     model = make_model(n_kv_heads=n_kv_heads, mlp=mlp, attention=backend).double()
@@ -35,6 +37,35 @@ def test_logits_equal_those_of_the_slow_twin(n_kv_heads, mlp, backend):
         fast = model(torch.tensor([TOKENS]))[0].numpy()
     np.testing.assert_allclose(fast, slow, rtol=0, atol=ANGLES)
     assert np.abs(slow).max() > 1  # something to compare
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"qk_norm": True}, {"value_embeddings": 1}, {"value_embeddings": 2, "qk_norm": True}],
+)
+@pytest.mark.parametrize("n_kv_heads", [None, 2])
+def test_further_parts_equal_those_of_the_slow_twin(parts, n_kv_heads):
+    model = make_model(n_layers=3, n_kv_heads=n_kv_heads, **parts).double()
+    rows = [torch.tensor([values]) for values in (TOKENS, POSITIONS, SEGMENTS)]
+    slow = reference_logits(weights_of(model), model.config, TOKENS, POSITIONS, SEGMENTS)
+    with torch.no_grad():
+        np.testing.assert_allclose(model(*rows)[0].numpy(), slow, rtol=0, atol=ANGLES)
+        caches = model.make_caches(1, 16)  # token by token, as text is generated
+        steps = [model.step(torch.tensor([[t]]), caches, i)[0, 0] for i, t in enumerate(TOKENS)]
+        whole = model(torch.tensor([TOKENS]))[0]
+    np.testing.assert_allclose(torch.stack(steps).numpy(), whole.numpy(), rtol=0, atol=1e-9)
+    assert not can_decode(model)  # its faster arrangement does not know these parts
+
+
+def test_value_embeddings_change_nothing_before_they_are_trained():
+    plain = Transformer(make_model().config)
+    more = Transformer(make_model(value_embeddings=2).config)
+    init_weights(plain, 3)
+    init_weights(more, 3)
+    tokens = torch.tensor([TOKENS])
+    assert torch.equal(plain(tokens), more(tokens))
+    more(tokens).square().mean().backward()
+    assert all(table.weight.grad.abs().max() > 0 for table in more.value_embeddings)
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "reference", "blocked"])

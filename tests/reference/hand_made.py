@@ -26,6 +26,8 @@ def make_model(seed: int = 0, **fields: Any) -> Transformer:
         for name, weight in sorted(model.named_parameters()):
             if name.endswith("norm.weight"):
                 weight.copy_(1 + 0.3 * torch.randn(weight.shape, generator=generator))
+            elif name.startswith("value_embeddings."):  # which start at zero
+                weight.copy_(torch.randn(weight.shape, generator=generator))
         model.output.weight.mul_(10)  # the initial head is near zero
     return model
 

@@ -2,7 +2,7 @@
 
 One position, one head and one key at a time, straight from the formulas: RMSNorm (Zhang and
 Sennrich 2019), rotary pairs as complex numbers (Su et al. 2021), grouped-query attention,
-SwiGLU (Shazeer 2020). Weights come by Meta's names.
+SwiGLU (Shazeer 2020); normed queries and keys, value embeddings. Weights come by Meta's names.
 """
 
 import math
@@ -50,6 +50,7 @@ def _attend(
     rows: list[Array],
     positions: list[int],
     segments: list[int],
+    extra: list[Array] | None,
 ) -> list[Array]:
     width, n_repeats = config.head_dim, config.n_heads // config.kv_heads
     mixed = [np.zeros(config.n_heads * width) for _ in rows]
@@ -57,15 +58,16 @@ def _attend(
         own, shared = head, head // n_repeats
         part_q = slice(own * width, (own + 1) * width)
         part_k = slice(shared * width, (shared + 1) * width)
-        q = [
-            turn((weights["wq"] @ x)[part_q], p, config.rope_theta)
-            for x, p in _with(rows, positions)
-        ]
-        k = [
-            turn((weights["wk"] @ x)[part_k], p, config.rope_theta)
-            for x, p in _with(rows, positions)
-        ]
+        q = [(weights["wq"] @ x)[part_q] for x in rows]
+        k = [(weights["wk"] @ x)[part_k] for x in rows]
         v = [(weights["wv"] @ x)[part_k] for x in rows]
+        if config.qk_norm:
+            q = [rms_norm(x, weights["q_norm"], config.norm_eps) for x in q]
+            k = [rms_norm(x, weights["k_norm"], config.norm_eps) for x in k]
+        q = [turn(x, p, config.rope_theta) for x, p in _with(q, positions)]
+        k = [turn(x, p, config.rope_theta) for x, p in _with(k, positions)]
+        if extra is not None:
+            v = [x + more[part_k] for x, more in zip(v, extra, strict=True)]
         for t in range(len(rows)):
             seen = [s for s in range(t + 1) if segments[s] == segments[t] and segments[t] >= 0]
             seen = seen or [t]
@@ -83,6 +85,8 @@ def _with(rows: list[Array], positions: list[int]) -> list[tuple[Array, int]]:
 
 def _feed_forward(weights: dict[str, Array], config: ModelConfig, x: Array) -> Array:
     gate = weights["w1"] @ x
+    if config.mlp == "relu2":
+        return weights["w2"] @ np.array([value**2 if value > 0 else 0.0 for value in gate])
     if config.mlp == "gelu":
         halves = [0.5 * (1 + math.erf(value / math.sqrt(2))) for value in gate]
         return weights["w2"] @ (gate * np.array(halves))
@@ -113,9 +117,12 @@ def reference_logits(
     for layer in range(config.n_layers):
         own = _layer_weights(weights, layer)
         normed = [rms_norm(x, own["attention_norm"], config.norm_eps) for x in stream]
-        for x, change in zip(
-            stream, _attend(own, config, normed, positions, segments), strict=True
-        ):
+        extra = None
+        if config.value_embeddings:
+            table = weights[f"value_embeddings.{layer % config.value_embeddings}.weight"]
+            extra = [table[token] for token in tokens]
+        changes = _attend(own, config, normed, positions, segments, extra)
+        for x, change in zip(stream, changes, strict=True):
             x += change
         for x in stream:
             x += _feed_forward(own, config, rms_norm(x, own["ffn_norm"], config.norm_eps))

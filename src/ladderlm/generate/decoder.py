@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ladderlm.model.attention import LayerCache
 from ladderlm.model.config import ModelConfig
-from ladderlm.model.mlp import SwiGLU
+from ladderlm.model.mlp import ACTIVATIONS, SwiGLU
 from ladderlm.model.precision import widen
 from ladderlm.model.transformer import Block, Transformer
 
@@ -38,7 +38,7 @@ class LayerWeights:
         attention_norm, ffn_norm: (D,).
         qkv: ((H + 2K) E, D), rows of wq, wk, wv.
         wo: (D, H E).
-        up: (2F, D), rows of w1 and w3; (F, D) of w1 alone for GELU.
+        up: (2F, D), rows of w1 and w3; (F, D) of w1 alone for a plain MLP.
         w2: (D, F).
     """
 
@@ -146,7 +146,7 @@ class Decoder:
                 gate, up = h.chunk(2, -1)
                 h = F.silu(gate).mul_(up)
             else:
-                h = F.gelu(h)
+                h = ACTIVATIONS[config.mlp](h)
             x = torch.addmm(x, h, layer.w2.t())
         x = x.view(n_rows, n_new, -1)
         if last:

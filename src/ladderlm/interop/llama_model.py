@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ladderlm.errors import CheckpointError, ConfigError
-from ladderlm.interop.weights import EMBEDDING, HEAD, Source
+from ladderlm.interop.weights import EMBEDDING, HEAD, Source, beyond_llama
 from ladderlm.model.attention import LayerCache
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.rope import rope_table
@@ -101,10 +101,11 @@ def load_model(
         CheckpointError: it is none of the LLaMA architecture, or damaged.
     """
     config = source.config
-    if config.mlp != "swiglu":
+    option = beyond_llama(config)
+    if option is not None:
         raise CheckpointError(
-            f"{source.folder} has model.mlp = {config.mlp!r}",
-            "Meta's interface knows the SwiGLU MLP only",
+            f"{source.folder} has {option}",
+            "Meta's interface knows plain LLaMA models only",
             "open it with `ladderlm.load`",
         )
     names = {field.name for field in fields(ModelArgs)} - {"max_batch_size"}

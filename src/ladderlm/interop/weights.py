@@ -23,6 +23,7 @@ __all__ = [
     "FLOATS",
     "HEAD",
     "Source",
+    "beyond_llama",
     "check_shapes",
     "check_size",
     "parameter_shapes",
@@ -80,10 +81,17 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
         "feed_forward.w1": (ffn, dim),
         "feed_forward.w2": (dim, ffn),
         **({"feed_forward.w3": (ffn, dim)} if config.mlp == "swiglu" else {}),
+        **(
+            dict.fromkeys(("attention.q_norm", "attention.k_norm"), (config.head_dim,))
+            if config.qk_norm
+            else {}
+        ),
         "attention_norm": (dim,),
         "ffn_norm": (dim,),
     }
     shapes: dict[str, Shape] = {EMBEDDING: (config.vocabulary, dim)}
+    for i in range(config.value_embeddings):
+        shapes[f"value_embeddings.{i}.weight"] = (config.vocabulary, kv_heads)
     for i in range(config.n_layers):
         shapes |= {f"layers.{i}.{name}.weight": shape for name, shape in layer.items()}
     shapes["norm.weight"] = (dim,)
@@ -134,21 +142,32 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], wher
             )
 
 
+_LLAMA: dict[str, Any] = {
+    "mlp": "swiglu",
+    "logit_softcap": None,
+    "qk_norm": False,
+    "value_embeddings": 0,
+}
+
+
+def beyond_llama(config: ModelConfig) -> str | None:
+    """Give the first option that makes a model none of the LLaMA architecture, with its value."""
+    for name, plain in _LLAMA.items():
+        if getattr(config, name) != plain:
+            return f"model.{name} = {getattr(config, name)}"
+    return None
+
+
 def require_llama(config: ModelConfig, kind: str) -> None:
     """Refuse to write what no other format can say.
 
     Raises:
-        CheckpointError: another MLP than SwiGLU, or capped logits.
+        CheckpointError: names the option and its value.
     """
-    if config.logit_softcap is not None:
+    option = beyond_llama(config)
+    if option is not None:
         raise CheckpointError(
-            f"model.logit_softcap = {config.logit_softcap:g} cannot be written as {kind}",
-            "the LLaMA architecture does not cap its logits: every probability would differ",
-            "only models without a soft cap leave ladderlm",
-        )
-    if config.mlp != "swiglu":
-        raise CheckpointError(
-            f"model.mlp = {config.mlp!r} cannot be written as {kind}",
-            "the LLaMA architecture has the SwiGLU MLP only",
-            "only swiglu models leave ladderlm",
+            f"a model with {option} cannot be written as {kind}",
+            "the LLaMA architecture has no such part, so the model read back would be another",
+            "only plain LLaMA models leave ladderlm",
         )

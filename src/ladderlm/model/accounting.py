@@ -25,7 +25,7 @@ class ParamCount:
     Args:
         matrices: attention and MLP matrices of all layers.
         head: output matrix; a tied head is counted here, once, since it multiplies.
-        embedding: lookup table, which multiplies nothing; 0 if it is the head too.
+        embedding: lookup tables, which multiply nothing; the table of a tied head is not here.
         norms: gains of RMSNorm.
     """
 
@@ -50,11 +50,15 @@ def count_params(model: ModelConfig) -> ParamCount:
     attention = model.dim * model.head_dim * (2 * model.n_heads + 2 * model.kv_heads)
     n_mlp_matrices = 3 if model.mlp == "swiglu" else 2
     mlp = n_mlp_matrices * model.dim * model.ffn_width
+    value_tables = model.value_embeddings * model.vocabulary * model.kv_heads * model.head_dim
+    norm_gains = (2 * model.n_layers + 1) * model.dim
+    if model.qk_norm:
+        norm_gains += 2 * model.n_layers * model.head_dim
     return ParamCount(
         matrices=model.n_layers * (attention + mlp),
         head=model.vocabulary * model.dim,
-        embedding=0 if model.tied_head else model.vocabulary * model.dim,
-        norms=(2 * model.n_layers + 1) * model.dim,
+        embedding=value_tables + (0 if model.tied_head else model.vocabulary * model.dim),
+        norms=norm_gains,
     )
 
 

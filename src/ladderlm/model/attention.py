@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ladderlm.model.blocked import BlockPlan, attend_blocked
 from ladderlm.model.config import ModelConfig
+from ladderlm.model.norm import RMSNorm
 from ladderlm.model.precision import widen
 from ladderlm.model.rope import rotate
 
@@ -56,7 +57,11 @@ class LayerCache:
 
 
 class Attention(nn.Module):
-    """Project to queries, keys and values, attend, project back. No biases."""
+    """Project to queries, keys and values, attend, project back. No biases.
+
+    With `qk_norm` every query and key head is normed over its channels, with one gain for all
+    heads of a layer, and then turned. Sources: Henry et al. 2020; Dehghani et al. 2023, section 2.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,6 +71,10 @@ class Attention(nn.Module):
         self.wk = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
         self.wv = nn.Linear(config.dim, config.kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
     def forward(
         self,
@@ -74,6 +83,7 @@ class Attention(nn.Module):
         mask: Tensor | BlockPlan | None = None,
         cache: LayerCache | None = None,
         start: int = 0,
+        extra_values: Tensor | None = None,
     ) -> Tensor:
         """Attend over x (B, T, D) and what the cache holds before `start`.
 
@@ -85,13 +95,18 @@ class Attention(nn.Module):
                 blocked backend.
             cache: written at `start` and read up to start + T.
             start: first position of x in the cache.
+            extra_values: (B, T, K E), added to the values; None: nothing is.
 
         Returns:
             (B, T, D).
         """
-        q_BTHE = rotate(self.wq(x).unflatten(-1, (self.n_heads, -1)), angles)
-        k_BSKE = rotate(self.wk(x).unflatten(-1, (self.n_kv_heads, -1)), angles)
-        v_BSKE = self.wv(x).unflatten(-1, (self.n_kv_heads, -1))
+        q_BTHE = self.wq(x).unflatten(-1, (self.n_heads, -1))
+        k_BSKE = self.wk(x).unflatten(-1, (self.n_kv_heads, -1))
+        if self.qk_norm:
+            q_BTHE, k_BSKE = self.q_norm(q_BTHE), self.k_norm(k_BSKE)
+        q_BTHE, k_BSKE = rotate(q_BTHE, angles), rotate(k_BSKE, angles)
+        values = self.wv(x) if extra_values is None else self.wv(x) + extra_values
+        v_BSKE = values.unflatten(-1, (self.n_kv_heads, -1))
         if cache is not None:
             k_BSKE, v_BSKE = cache.extend(k_BSKE, v_BSKE, start)
         q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BSKE, v_BSKE))

@@ -45,7 +45,9 @@ class ModelConfig:
     n_kv_heads: int | None = None  # key/value heads; None: as many as n_heads
     vocab_size: int | None = None  # None: taken from the data's tokenizer before the run starts
     max_seq_len: int = 256  # tokens; the longest context the model is built for
-    mlp: Literal["swiglu", "gelu"] = "swiglu"  # swiglu: LLaMA's three matrices; gelu: two, 4x wide
+    mlp: Literal["swiglu", "gelu", "relu2"] = (
+        "swiglu"  # swiglu: LLaMA's three matrices; the others: two, 4x wide
+    )
     ffn_dim: int | None = None  # hidden width of the MLP; None: Meta's rule, see ffn_width
     multiple_of: int = 32  # Meta's rule rounds the SwiGLU width up to a multiple of this
     ffn_dim_multiplier: float | None = None  # Meta's rule, as in LLaMA 2 70B
@@ -57,6 +59,8 @@ class ModelConfig:
     rope_original_seq_len: int = added_later(8192)  # tokens; context before the angles were scaled
     tied_head: bool = added_later(False)  # the head is the embedding table, as in LLaMA 3.2
     logit_softcap: float | None = added_later(None)  # logits are cap * tanh(x / cap); None: off
+    qk_norm: bool = added_later(False)  # RMSNorm of every query and key, before they are turned
+    value_embeddings: int = added_later(0)  # tables by token that layers, in turn, add to values
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
     attention: Literal["auto", "sdpa", "blocked", "reference"] = execution_field(
@@ -105,6 +109,12 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"model.{name} = {value}", "it must be positive")
+        if not 0 <= self.value_embeddings <= self.n_layers:
+            raise ConfigError(
+                f"model.value_embeddings = {self.value_embeddings}",
+                f"each of the {self.n_layers} layers uses one table",
+                f"choose 0 (none), 1 (shared by all) .. {self.n_layers} (one a layer)",
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout = {self.dropout}", "it is a probability below 1")
 
@@ -135,12 +145,12 @@ class ModelConfig:
         """Hidden width F of the MLP.
 
         SwiGLU follows Meta's rule, both truncations included: int(2 * 4 dim / 3), times the
-        multiplier and truncated again, rounded up to `multiple_of`. GELU uses 4 dim. Source:
+        multiplier and truncated again, rounded up to `multiple_of`. The others use 4 dim. Source:
         facebookresearch/llama, FeedForward.
         """
         if self.ffn_dim is not None:
             return self.ffn_dim
-        if self.mlp == "gelu":
+        if self.mlp != "swiglu":
             return 4 * self.dim
         width = int(2 * (4 * self.dim) / 3)
         if self.ffn_dim_multiplier is not None:

@@ -21,7 +21,8 @@ def init_weights(model: Transformer, seed: int) -> None:
     sqrt(2 n_layers), so that the stream's variance does not grow with depth (source: Radford et
     al. 2019, section 2.3). The embedding has unit variance like a normed stream, and the head
     starts near zero, so that the first loss is ln(vocab_size). A table that serves as both starts
-    at `init_std`, which gives logits of about unit variance. Norm gains are 1.
+    at `init_std`, which gives logits of about unit variance. Norm gains are 1, and tables of
+    value embeddings 0, so that a model with them starts as the one without.
 
     Every tensor is drawn on the CPU in the order of its name, so the result depends neither on
     the device nor on the order in which modules were declared.
@@ -32,6 +33,9 @@ def init_weights(model: Transformer, seed: int) -> None:
     for name, weight in sorted(model.named_parameters()):
         if name.endswith("norm.weight"):
             nn.init.ones_(weight)
+            continue
+        if name.startswith("value_embeddings."):
+            nn.init.zeros_(weight)
             continue
         if name.endswith(("wo.weight", "w2.weight")):
             std = weight.shape[1] ** -0.5 / math.sqrt(2 * config.n_layers)

@@ -15,7 +15,7 @@ from ladderlm.optim.muon import MuonAdamW
 __all__ = ["STATE_OF_RULE", "build_optimizer", "parameter_groups", "set_learning_rate"]
 
 STATE_OF_RULE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum",)}
-EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"
+EMBEDDINGS, HEAD = ("tok_embeddings.", "value_embeddings."), "output.weight"
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def _kind_of(name: str, parameter: nn.Parameter) -> str:
-    if name == EMBEDDING:
+    if name.startswith(EMBEDDINGS):
         return "embedding"
     if name == HEAD:
         return "head"
