@@ -13,7 +13,15 @@ from dataclasses import replace
 
 import pytest
 
-from builders import InOwnProcess, tiny_study, write_study
+from builders import (
+    InOwnProcess,
+    content_of,
+    make_records,
+    tiny_study,
+    write_jsonl,
+    write_study,
+)
+from ladderlm.cli.main import main
 from ladderlm.executors.base import Job, Resources, State, run_all
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.study.launch import launch
@@ -116,10 +124,9 @@ def test_a_job_waits_for_room_and_ends_by_saving_when_it_is_cancelled(executor, 
     assert not (tmp_path / "started").exists()
 
 
-def test_a_job_whose_worker_is_lost_is_started_again(name, executor, tmp_path):
+@pytest.mark.parametrize("name", ["ray", "slurm"], indirect=True)  # local: the runner itself
+def test_a_job_whose_worker_is_lost_is_started_again(executor, tmp_path):
     """S01: kill -9 of what watches the job on its node."""
-    if name == "local":
-        pytest.skip("the local executor's worker is the runner itself: see test_executors.py")
     ready = tmp_path / "ready"
     line = f"test -e {ready} && exit 0; " + CAREFUL.format(done=tmp_path / "saved", ready=ready)
 
@@ -146,6 +153,20 @@ def test_the_same_study_gives_the_same_losses(executor, tiny_data, tmp_path):
         rows = collect_results(plan, tmp_path / place)
         tables.append([row | dict.fromkeys(TIMING_COLUMNS) for row in rows])
     assert tables[0] == tables[1]
+
+
+def test_prepared_data_does_not_depend_on_what_encoded_it(
+    name, make_executor, tiny_tokenizer_folder, tmp_path, monkeypatch, capsys
+):
+    """Two parts as two jobs, merged: the same bytes as one process."""
+    monkeypatch.setattr("ladderlm.cli.prepare.make_executor", lambda _, place: make_executor(place))
+    write_jsonl(tmp_path / "corpus/train.jsonl", make_records(20, seed=1))
+    words = ["prepare", str(tmp_path / "corpus"), "--tokenizer", str(tiny_tokenizer_folder)]
+    assert main([*words, "--split", "train", "--out", str(tmp_path / "here")]) == 0
+    there = ["--split", "train", "--out", str(tmp_path / "there"), "--executor", name]
+    assert main([*words, *there]) == 0, capsys.readouterr().err
+    assert content_of(tmp_path / "there") == content_of(tmp_path / "here")
+    assert not (tmp_path / "there.parts").exists()
 
 
 def test_slurm_jobs_of_a_runner_that_died_are_found_again(on_slurm, tmp_path):

@@ -28,13 +28,13 @@ def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None
 
         return RayExecutor(n_threads)
     if name == "slurm":
-        from ladderlm.executors.slurm import SlurmExecutor
-
         if n_threads is not None:
             raise ConfigError(
                 f"--threads {n_threads} with --executor slurm",
                 "Slurm shares out the cores of its nodes",
                 "leave --threads out",
             )
+        from ladderlm.executors.slurm import SlurmExecutor
+
         return SlurmExecutor(folder / "slurm")
     return LocalExecutor(n_threads)
