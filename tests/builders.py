@@ -169,8 +169,11 @@ class InOwnProcess:
         """Say how it ended."""
         return State.FAILED if self._codes[handle] else State.DONE
 
-    def cancel(self, handle: str) -> None:
-        """Do nothing: it has ended."""
+    def cancel(self, *handles: str) -> None:
+        """Do nothing: they have ended."""
+
+    def reattach(self, job: Job) -> None:
+        """Give None: nothing goes on by itself."""
 
     def exit_code(self, handle: str) -> int | None:
         """Give its code."""

@@ -142,6 +142,23 @@ def test_parts_are_merged_to_the_manifest_of_one_prepare(
     assert "part 1 of 2 is in none" in missing.err
 
 
+def test_a_part_that_fails_as_a_job_says_why(ladderlm, tiny_tokenizer_folder, tmp_path):
+    """D06: the job's own message, with file and line."""
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    words = (
+        tmp_path / "bad.jsonl",
+        "--tokenizer",
+        tiny_tokenizer_folder,
+        "--out",
+        tmp_path / "out",
+    )
+    said = ladderlm("prepare", *words, "--executor", "local", "--workers", 1)
+    assert said.code == 1
+    assert "part 1-of-1 failed with exit code 2" in said.err
+    assert "bad.jsonl:1" in said.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_estimate_is_printed_before_the_work_and_alone_on_request(prepare, corpus, tmp_path):
     expected = prepare(corpus, "--estimate", "--json").json
     assert {"n_documents", "text_bytes", "n_tokens", "data_bytes", "disk_bytes"} < set(expected)

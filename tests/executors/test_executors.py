@@ -1,6 +1,6 @@
-"""What every executor must do, and what the driver of jobs makes of it.
+"""The local executor, and what the driver of jobs makes of it.
 
-The contract is parametrised over executors: a new one joins `EXECUTORS` and passes as it is.
+What every executor must do is in `test_contract.py`.
 """
 
 import itertools
@@ -10,21 +10,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from ladderlm.errors import ExecutorError
+from ladderlm.errors import ConfigError, ExecutorError
 from ladderlm.executors.base import Job, Resources, State, run_all
-from ladderlm.executors.local import LocalExecutor
+from ladderlm.executors.choice import make_executor as make_named
+from ladderlm.executors.local import LocalExecutor, list_devices
 
-EXECUTORS = {"local": LocalExecutor}
 SECONDS = 30  # nothing here takes longer
 
 
-@pytest.fixture(params=EXECUTORS.values(), ids=EXECUTORS)
-def make_executor(request):
+@pytest.fixture
+def make_executor():
     """Give the class; called with the threads it may fill."""
-    return request.param
+    return LocalExecutor
 
 
 @pytest.fixture
@@ -266,8 +267,56 @@ def test_a_program_that_is_not_there_is_named(executor, tmp_path):
 def test_devices_that_it_has_not_are_refused(tmp_path):
     """An option that cannot be honoured is an error, not a warning."""
     job = Job("gpu", ("true",), tmp_path / "log", resources=Resources(n_devices=2))
-    with pytest.raises(ExecutorError, match="asks for 2 GPUs"):
-        LocalExecutor(2).submit(job)
+    with pytest.raises(ExecutorError, match="asks for 2 GPUs, this machine has 1"):
+        LocalExecutor(2, devices=["0"]).submit(job)
+
+
+def test_a_job_has_its_gpus_to_itself_and_is_told_which(shell, tmp_path):
+    """Two GPUs, jobs of 1, 1, 2 and 0: each sees its own, no two the same at one time."""
+    line = f'echo "+$CUDA_VISIBLE_DEVICES" >> {tmp_path}/seen; sleep 0.1; echo - >> {tmp_path}/seen'
+    jobs = [shell(f"job-{i}", line) for i in range(4)]
+    needs = (1, 1, 2, 0)
+    jobs = [
+        replace(job, resources=Resources(n_devices=n)) for job, n in zip(jobs, needs, strict=True)
+    ]
+    outcomes = fast(LocalExecutor(9, devices=["3", "7"]), jobs)
+    assert [outcome.state for outcome in outcomes] == [State.DONE] * 4
+    seen = (tmp_path / "seen").read_text().split()
+    assert sorted(word for word in seen if word != "-") == ["+", "+3", "+3,7", "+7"]
+    both = seen.index("+3,7")
+    assert seen[:both].count("-") == 2
+
+
+def test_jobs_share_the_memory_that_there_is(shell, tmp_path):
+    line = f"echo +1 >> {tmp_path}/count; sleep 0.05; echo -1 >> {tmp_path}/count"
+    jobs = [
+        replace(shell(f"job-{i}", line), resources=Resources(memory_bytes=size))
+        for i, size in enumerate([4, 4, 4, 99, 1])
+    ]
+    fast(LocalExecutor(9, memory_bytes=10), jobs)
+    steps = [int(step) for step in (tmp_path / "count").read_text().split()]
+    running = [sum(steps[: i + 1]) for i in range(len(steps))]
+    assert len(steps) == 10
+    assert max(running) == 2
+
+
+def test_gpus_are_those_that_the_environment_allows(monkeypatch):
+    for allowed, wanted in (("", ()), ("-1", ()), ("2,5", ("2", "5")), ("GPU-ab", ("GPU-ab",))):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+        assert list_devices() == wanted
+
+
+@pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_package_is_named_with_its_extra(name, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExecutorError) as caught:
+        make_named(name, tmp_path)
+    assert f"install ladderlm[{name}]" in caught.value.fix
+
+
+def test_threads_that_are_not_ours_to_share_out_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--threads 3 with --executor slurm"):
+        make_named("slurm", tmp_path, 3)
 
 
 PARENT = """

@@ -122,7 +122,7 @@ def test_a_part_of_another_study_is_refused_by_what_differs(done, tmp_path):
 
 def test_parts_are_run_and_merged_by_commands(tiny_data, tmp_path, monkeypatch, capsys):
     """The table, the fits and the report of the whole come out of the merge."""
-    monkeypatch.setattr("ladderlm.cli.study.LocalExecutor", lambda n_threads: InOwnProcess())
+    monkeypatch.setattr("ladderlm.cli.study.make_executor", lambda *a: InOwnProcess())
     monkeypatch.setattr("ladderlm.cli.study._draw_figures", lambda *a: None)  # tested elsewhere
     values = tiny_study(tiny_data)
     values["ladder"]["flops"] = values["ladder"]["flops"][:2]

@@ -4,6 +4,7 @@ Owns the one way in which commands read their arguments (tyro), print JSON and s
 """
 
 import contextlib
+import dataclasses
 import re
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from ladderlm.errors import ConfigError
 from ladderlm.files import to_json
 
-__all__ = ["Progress", "parse", "parse_part", "print_json", "progress_bar"]
+__all__ = ["Progress", "parse", "parse_part", "print_json", "progress_bar", "to_argv"]
 
 T = TypeVar("T")
 
@@ -61,6 +62,21 @@ def parse_part(text: str) -> tuple[int, int]:
     if match is None:
         raise ConfigError(f"--part {text!r}", "a part is named i/n", "for example 1/4")
     return int(match[1]), int(match[2])
+
+
+def to_argv(options: Any) -> list[str]:
+    """Spell options of a command as words that `parse` reads back.
+
+    The first field is the positional one; what stands at its default is left out.
+    """
+    first, *fields = dataclasses.fields(options)
+    words = [str(word) for word in getattr(options, first.name)]
+    for field in fields:
+        value = getattr(options, field.name)
+        if value != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            words += [flag] if value is True else [flag, str(value)]
+    return words
 
 
 def print_json(value: Any) -> None:

@@ -1,17 +1,19 @@
 """`ladderlm prepare`: text to token shards."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, parse_part, print_json, progress_bar
+from ladderlm.cli.options import parse, parse_part, print_json, progress_bar, to_argv
 from ladderlm.data.estimate import Estimate
 from ladderlm.data.prepare import PrepareConfig, estimate, merge_parts, prepare, prepare_part
-from ladderlm.errors import ConfigError
-from ladderlm.files import read_json
+from ladderlm.errors import ConfigError, ExecutorError
+from ladderlm.executors.base import Job, State, run_all
+from ladderlm.executors.choice import ExecutorName, make_executor
+from ladderlm.files import read_json, remove_tree
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, parse_bytes
 
@@ -37,7 +39,9 @@ class PrepareOptions:
     max_bytes: str | None = None
     """Take documents from the beginning of each split up to this much text, such as 500MB."""
     workers: int = 2
-    """Processes that encode; the bytes written do not depend on it."""
+    """Processes that encode, or jobs of --executor; the bytes written do not depend on it."""
+    executor: ExecutorName | None = None
+    """Encode in as many jobs as there are workers, and merge them. Default: in this process."""
     part: str | None = None
     """Do part i of n only, as i/n: any machine may do any part. `--merge` makes data of them."""
     merge: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -96,6 +100,8 @@ def run(argv: list[str]) -> int:
         return 0
     if options.part is not None:
         return _part(config, options)
+    if options.executor is not None:
+        return _on_executor(options, options.executor)
     with progress_bar("documents") as bar:
         manifest = prepare(config, lambda split, n: bar(n, split), _announce)
     _show(options, manifest)
@@ -114,6 +120,36 @@ def _part(config: PrepareConfig, options: PrepareOptions) -> int:
         print_json(read_json(record))
     else:
         print(f"{record}: done. When all are: ladderlm prepare --merge DIR... --out DATA")
+    return 0
+
+
+def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
+    """Have each part encoded by a job, and merge them; a call that was killed is called again."""
+    folder = Path(f"{options.out}.parts")
+    shared = replace(options, executor=None, json=False, workers=1)
+    jobs, outs = [], []
+    for i in range(1, options.workers + 1):
+        out = folder / f"{i}-of-{options.workers}"
+        part = replace(shared, out=str(out), part=f"{i}/{options.workers}")
+        argv = (sys.executable, "-m", "ladderlm.cli.main", "prepare", *to_argv(part))
+        jobs.append(Job(out.name, argv, folder / f"{out.name}.log"))
+        outs.append(out)
+
+    def on_change(job: Job, state: State) -> None:
+        print(f"part {job.name}: {state.value}", file=sys.stderr, flush=True)
+
+    for outcome in run_all(make_executor(name, folder / "executor"), jobs, on_change):
+        if outcome.state is State.FAILED:
+            said = outcome.job.log.read_text(encoding="utf-8", errors="replace")
+            raise ExecutorError(
+                f"part {outcome.job.name} failed with exit code {outcome.exit_code}: "
+                + visible(said.strip()[-2000:]),
+                "data is whole or not at all",
+                "mend it and run the same command again: parts that are done stay done",
+            )
+    manifest = merge_parts(outs, Path(options.out), options.allow_overlap)
+    remove_tree(folder)
+    _show(options, manifest)
     return 0
 
 

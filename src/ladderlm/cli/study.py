@@ -11,7 +11,8 @@ import tyro
 from ladderlm.cli.options import parse, parse_part, print_json
 from ladderlm.cli.study_tables import follow, live_table, print_plan, print_status
 from ladderlm.errors import ConfigError
-from ladderlm.executors.base import Outcome, State
+from ladderlm.executors.base import Executor, Outcome, State
+from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, read_json
 from ladderlm.run.directory import RunDirectory
@@ -48,6 +49,8 @@ class StudyOptions:
     """Study folder. Default: studies-out/NAME."""
     pool: str | None = None
     """Folder of runs shared by studies. Default: the study folder's runs."""
+    executor: ExecutorName = "local"
+    """What carries out the runs (run)."""
     threads: int | None = None
     """Cores to fill. Default: all."""
     part: str | None = None
@@ -99,7 +102,8 @@ def run(argv: list[str]) -> int:
     store_study(folder, options.study, spec)
     if verb == "run":
         print_plan(plan, pool, False)
-        failed = carry_out(plan, folder, pool, options.threads)
+        executor = make_executor(options.executor, folder / "executor", options.threads)
+        failed = carry_out(plan, folder, pool, executor)
     if options.part is not None:
         write_table(plan, folder, pool)
         print(f"{folder}: part {options.part} is done. When all are: ladderlm study merge DIR...")
@@ -159,7 +163,7 @@ def place_of(spec: StudySpec, out: str | None, pool: str | None) -> tuple[Path, 
 
 
 def carry_out(
-    plan: StudyPlan, folder: Path, pool: Path, n_threads: int | None = None
+    plan: StudyPlan, folder: Path, pool: Path, executor: Executor | None = None
 ) -> list[Outcome]:
     """Run what is not finished; give the runs that failed."""
     with FolderLock(folder):
@@ -179,7 +183,7 @@ def carry_out(
                 print(f"[{n_done}/{n_all}] {label}: {shown}", file=sys.stderr, flush=True)
 
         with live_table(lambda: study_status(plan, pool)):
-            outcomes = launch(plan, pool, LocalExecutor(n_threads), on_change)
+            outcomes = launch(plan, pool, executor or LocalExecutor(), on_change)
     failed = [outcome for outcome in outcomes if outcome.state is State.FAILED]
     for outcome in failed:
         print(

@@ -40,12 +40,14 @@ class Job:
         argv: program and arguments.
         log: file that standard output and error are appended to.
         env: variables laid over this process's own.
+        folder: where it is started; paths among the arguments may be relative to it.
     """
 
     name: str
     argv: tuple[str, ...]
     log: Path
     env: dict[str, str] = field(default_factory=dict)
+    folder: Path = field(default_factory=Path.cwd)
     resources: Resources = field(default_factory=Resources)
 
 
@@ -72,8 +74,12 @@ class Executor(Protocol):
         """Say where a job stands; starts queued jobs when there is room."""
         ...
 
-    def cancel(self, handle: Handle) -> None:
-        """Ask a job to end (SIGTERM, so that it saves), or take it off the queue."""
+    def cancel(self, *handles: Handle) -> None:
+        """Ask jobs to end (SIGTERM, so that they save) and see them end, or unqueue them."""
+        ...
+
+    def reattach(self, job: Job) -> Handle | None:
+        """Give the handle of this very job where an earlier process left it queued or running."""
         ...
 
     def exit_code(self, handle: Handle) -> int | None:
@@ -115,7 +121,7 @@ def run_all(
     outcomes: dict[str, Outcome] = {}
     try:
         for job in jobs:
-            active[executor.submit(job)] = (job, 1, State.QUEUED)
+            active[executor.reattach(job) or executor.submit(job)] = (job, 1, State.QUEUED)
         while active or waiting:
             check()
             due = [entry for entry in waiting if entry[0] <= time.monotonic()]
@@ -137,7 +143,6 @@ def run_all(
                         outcomes[job.name] = Outcome(job, state, code, n_tries)
             time.sleep(poll_seconds)
     except BaseException:
-        for handle in active:
-            executor.cancel(handle)
+        executor.cancel(*active)
         raise
     return [outcomes[job.name] for job in jobs]

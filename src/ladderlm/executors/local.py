@@ -1,43 +1,59 @@
-"""Run jobs on this machine, one process each, packed on its cores.
+"""Run jobs on this machine, one process each, packed on its cores, memory and GPUs.
 
-Owns starting, watching and ending child processes. A child dies with its parent, so no orphan
-trains on behind a killed study.
+Owns the queue and what is free of this machine.
 """
 
-import ctypes
+import logging
 import os
-import signal
 import subprocess
-import sys
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
 
 from ladderlm.errors import ExecutorError
 from ladderlm.executors.base import Handle, Job, State
-from ladderlm.files import open_log
+from ladderlm.executors.process import start_process, stop_processes
 
-__all__ = ["LocalExecutor"]
+__all__ = ["LocalExecutor", "list_devices"]
 
-_PR_SET_PDEATHSIG = 1
+_log = logging.getLogger(__name__)
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent ends (Linux; elsewhere a no-op)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def list_devices() -> tuple[str, ...]:
+    """Name the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return tuple(name for name in allowed.split(",") if name and name != "-1")
+    known = Path("/proc/driver/nvidia/gpus")
+    return tuple(map(str, range(len(list(known.iterdir()))))) if known.is_dir() else ()
 
 
 class LocalExecutor:
-    """Start jobs in order while their threads fit.
+    """Start jobs in order while their threads, memory and GPUs fit beside those that run.
+
+    A job gets whole GPUs, so that its time is its own. A job that is larger than the machine runs
+    alone.
 
     Args:
         n_threads: cores to fill; None: all that this process may use.
+        memory_bytes: memory to fill; None: what is free now.
+        devices: GPUs to use; None: all that this process may use.
     """
 
-    def __init__(self, n_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        n_threads: int | None = None,
+        memory_bytes: int | None = None,
+        devices: Sequence[str] | None = None,
+    ) -> None:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         self.n_threads = n_threads or available or os.cpu_count() or 1
+        self.memory_bytes = memory_bytes or int(psutil.virtual_memory().available)
+        self.devices = list_devices() if devices is None else tuple(devices)
         self._queue: deque[tuple[Handle, Job]] = deque()
-        self._running: dict[Handle, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._running: dict[Handle, tuple[Job, subprocess.Popen[bytes], tuple[str, ...]]] = {}
         self._ended: dict[Handle, int] = {}
         self._n_submitted = 0
 
@@ -45,13 +61,21 @@ class LocalExecutor:
         """Queue a job and start it if there is room.
 
         Raises:
-            ExecutorError: it asks for more than the machine has.
+            ExecutorError: it asks for more GPUs than there are, or cannot be started.
         """
-        if job.resources.n_devices:
+        if job.resources.n_devices > len(self.devices):
             raise ExecutorError(
-                f"job {job.name} asks for {job.resources.n_devices} GPUs",
-                "the local executor of this version packs CPU runs",
-                "run it by itself with `ladderlm train`",
+                f"job {job.name} asks for {job.resources.n_devices} GPUs, "
+                f"this machine has {len(self.devices)}",
+                "it could never start",
+                "set execution.device to 'cpu', or run it where there are GPUs",
+            )
+        if job.resources.memory_bytes > self.memory_bytes:
+            _log.warning(
+                "job %s needs about %.1f GB of memory, %.1f GB are free: it runs alone",
+                job.name,
+                job.resources.memory_bytes / 1e9,
+                self.memory_bytes / 1e9,
             )
         self._n_submitted += 1
         handle = f"local-{self._n_submitted}"
@@ -59,36 +83,36 @@ class LocalExecutor:
         self._start_what_fits()
         return handle
 
-    def _free_threads(self) -> int:
-        return self.n_threads - sum(job.resources.n_threads for job, _ in self._running.values())
+    def reattach(self, job: Job) -> Handle | None:
+        """Give None: jobs end with the process that started them."""
+        del job
+        return None
+
+    def _fits(self, job: Job) -> bool:
+        if not self._running:
+            return True
+        used = [running.resources for running, _, _ in self._running.values()]
+        needs = job.resources
+        return (
+            needs.n_threads + sum(use.n_threads for use in used) <= self.n_threads
+            and needs.memory_bytes + sum(use.memory_bytes for use in used) <= self.memory_bytes
+            and needs.n_devices <= len(self._free_devices())
+        )
+
+    def _free_devices(self) -> list[str]:
+        taken = {name for _, _, names in self._running.values() for name in names}
+        return [name for name in self.devices if name not in taken]
 
     def _start_what_fits(self) -> None:
-        while self._queue:
-            handle, job = self._queue[0]
-            alone = not self._running
-            if job.resources.n_threads > self._free_threads() and not alone:
-                return
-            self._queue.popleft()
-            with open_log(job.log) as log:
-                try:
-                    process = subprocess.Popen(
-                        job.argv,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        env={**os.environ, **job.env},
-                        start_new_session=True,
-                        preexec_fn=_die_with_parent,
-                    )
-                except OSError as error:
-                    raise ExecutorError(
-                        f"cannot start {job.argv[0]}: {error}", "", "check that it is installed"
-                    ) from error
-            self._running[handle] = (job, process)
+        while self._queue and self._fits(self._queue[0][1]):
+            handle, job = self._queue.popleft()
+            names = tuple(self._free_devices()[: job.resources.n_devices])
+            own = {"CUDA_VISIBLE_DEVICES": ",".join(names)} if self.devices else {}
+            self._running[handle] = (job, start_process(job, {**os.environ, **own}), names)
 
     def poll(self, handle: Handle) -> State:
         """Say where a job stands, after collecting all that have ended."""
-        for running, (_, process) in list(self._running.items()):
+        for running, (_, process, _) in list(self._running.items()):
             code = process.poll()
             if code is not None:
                 self._ended[running] = code
@@ -98,17 +122,10 @@ class LocalExecutor:
             return State.DONE if self._ended[handle] == 0 else State.FAILED
         return State.RUNNING if handle in self._running else State.QUEUED
 
-    def cancel(self, handle: Handle) -> None:
-        """Send SIGTERM and wait up to 30 seconds for the job to save, then SIGKILL."""
-        self._queue = deque(entry for entry in self._queue if entry[0] != handle)
-        if handle in self._running:
-            _, process = self._running[handle]
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def cancel(self, *handles: Handle) -> None:
+        """Take jobs off the queue; ask those that run to save and end, and see them end."""
+        self._queue = deque(entry for entry in self._queue if entry[0] not in handles)
+        stop_processes(self._running[handle][1] for handle in handles if handle in self._running)
 
     def exit_code(self, handle: Handle) -> int | None:
         """Give the exit code of an ended job."""

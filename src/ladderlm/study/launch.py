@@ -48,14 +48,15 @@ def launch(
     for run in runs.values():
         request = pool / ".requests" / f"{run.run_id}.json"
         publish_json(request, to_dict(run.config))
-        n_threads = run.config.execution.n_threads or 1
+        execution = run.config.execution
+        n_threads = execution.n_threads or 1
         jobs.append(
             Job(
                 name=run.run_id,
                 argv=(sys.executable, "-m", "ladderlm.run", "--wait", str(request)),
                 log=pool / run.run_id / "run.log",
                 env={"OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)},
-                resources=Resources(n_threads=n_threads),
+                resources=Resources(n_threads, n_devices=int(execution.device == "cuda")),
             )
         )
     return run_all(executor, jobs, lambda job, state: on_change(runs[job.name], state), check=check)
