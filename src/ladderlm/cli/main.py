@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": ("chat", "talk to a model in the terminal"),
     "convert": ("convert", "a model into Meta's, Hugging Face's or GGUF files, or into a run"),
     "study": ("study", "an ablation over a ladder of compute: plan, run, status, fit, report"),
+    "fit": ("fit", "scaling laws on anybody's points"),
     "report": ("report", "runs and studies -> one self-contained page; verify one"),
     "verify": ("verify", "check a run or prepared data against its hashes"),
     "doctor": ("doctor", "what this machine has: versions, hardware, optional parts"),
