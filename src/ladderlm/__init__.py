@@ -8,12 +8,13 @@ import sys
 import types
 from typing import Any
 
-__all__ = ["evaluate", "generate", "load", "train"]
+__all__ = ["evaluate", "fit", "generate", "load", "train"]
 
 _PLACES = {
     "load": "ladderlm.run.open",
     "generate": "ladderlm.run.open",
     "train": "ladderlm.run.execute",
+    "fit": "ladderlm.scaling.fit",
     "evaluate": "ladderlm.eval.meter",
 }
 _NAMES = {"train": "execute", "evaluate": "score_documents", "generate": "complete"}

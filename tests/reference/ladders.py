@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ladderlm.scaling.compare import Comparison, Estimate, RungMultiplier
-from ladderlm.scaling.fit import Points, fit_log_linear
+from ladderlm.scaling.loglinear import Points, fit_log_linear
 
 __all__ = ["BUDGETS", "SLOPE", "make_comparison", "make_estimate", "make_ladder", "points_from"]
 

@@ -14,7 +14,7 @@ from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
 from ladderlm.report.render import draw_study, render_html, render_markdown, write_report
-from ladderlm.scaling.fit import fit_log_linear
+from ladderlm.scaling.loglinear import fit_log_linear
 from reference.hostile import ALL
 from reference.ladders import make_ladder, points_from
 

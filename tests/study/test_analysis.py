@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ladderlm.scaling.fit import fit_log_linear
+from ladderlm.scaling.loglinear import fit_log_linear
 from ladderlm.study.analysis import analyse, write_forecast
 from ladderlm.study.results import points_of
 

@@ -29,6 +29,7 @@ COMMANDS = {
         "study",
         "an ablation over a ladder of compute: plan, run, status, fit, report, merge",
     ),
+    "fit": ("fit", "scaling laws on anybody's points"),
     "report": ("report", "runs and studies -> one self-contained page; verify one"),
     "verify": ("verify", "check a run or prepared data against its hashes"),
     "doctor": ("doctor", "what this machine has: versions, hardware, optional parts"),

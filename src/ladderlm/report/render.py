@@ -29,7 +29,7 @@ from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import png_bytes, svg_text
 from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, reproduce
 from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.fit import fit_log_linear
+from ladderlm.scaling.loglinear import fit_log_linear
 from ladderlm.study.results import points_of
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds

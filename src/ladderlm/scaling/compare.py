@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.fit import Points, fit_log_linear
 from ladderlm.scaling.laws import LogLinearLaw
+from ladderlm.scaling.loglinear import Points, fit_log_linear
 
 __all__ = ["Comparison", "Estimate", "RungMultiplier", "compare_arms"]
 

@@ -14,7 +14,7 @@ from ladderlm.config import content_hash
 from ladderlm.errors import DataError
 from ladderlm.files import publish_json, read_json
 from ladderlm.scaling.compare import compare_arms
-from ladderlm.scaling.fit import Points, fit_card, fit_log_linear, holdout_errors
+from ladderlm.scaling.loglinear import Points, fit_card, fit_log_linear, holdout_errors
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
 from ladderlm.study.verdict import decide

@@ -21,8 +21,8 @@ from ladderlm.report.figures.style import (
     styled,
 )
 from ladderlm.scaling.compare import Comparison
-from ladderlm.scaling.fit import Points
 from ladderlm.scaling.laws import LogLinearLaw
+from ladderlm.scaling.loglinear import Points
 
 __all__ = ["scaling_figure"]
 

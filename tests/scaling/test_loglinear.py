@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.fit import fit_card, fit_log_linear, holdout_errors
+from ladderlm.scaling.loglinear import fit_card, fit_log_linear, holdout_errors
 from reference.ladders import BUDGETS, SLOPE, make_ladder, points_from
 from reference.least_squares import log_linear
 

@@ -1,0 +1,83 @@
+"""`ladderlm fit`: scaling laws on anybody's points."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from ladderlm.cli.options import parse, print_json
+from ladderlm.scaling.fit import fit_points
+from ladderlm.scaling.outcome import Fit, FitOptions
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(FitOptions):
+    """Fit a scaling law to a table of results."""
+
+    points: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="POINTS.csv")]
+    """CSV with columns params, tokens, flops, loss, or others that are mapped."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print as JSON."""
+
+
+def run(argv: list[str]) -> int:
+    """Fit as asked and print the law with its errors."""
+    options = parse(Options, argv, "fit", "Fit a scaling law to a table of results.")
+    found = fit_points(options.points, options)
+    if options.json:
+        print_json(found.to_json())
+    else:
+        print("\n".join(_describe(found)))
+    return 0
+
+
+def _describe(found: Fit) -> list[str]:
+    """Say in lines what was found and how far to trust it."""
+    beside = found.objective["beside"].get("parameters", {})
+    left_out = sum(found.excluded.values())
+    lines = [
+        str(found.card["form"]),
+        f"{found.n_used} rows used, {left_out} left out; {found.objective['name']}, 95 % bootstrap",
+        f"  {'':<18}{found.objective['name']:>14}  {'interval':^25}"
+        + (f"{found.objective['beside']['name']:>14}" if beside else ""),
+    ]
+    for name, value in found.parameters.items():
+        low, high = found.intervals.get(name, (None, None))
+        shown = "" if low is None or high is None else f"{low:.5g} to {high:.5g}"
+        other = f"{beside[name]:>14.5g}" if name in beside else ""
+        lines.append(f"  {name:<18}{value:>14.5g}  {shown:^25}{other}")
+    for objective, surface in found.details.get("surface", {}).items():
+        low, high = surface["interval"]
+        lines.append(
+            f"  D* by the surface, {objective}: exponent {surface['exponent_tokens']:.3f} "
+            f"({low:.3f} to {high:.3f})"
+        )
+    if found.identified:
+        known = "is identified" if found.identified["E"] else "is NOT identified"
+        lines.append(f"E {known}: {found.identified['reason']}")
+    lines += [line for test in found.holdout for line in _describe_holdout(test)]
+    left = found.details.get("leave_one_out", [])
+    if left:
+        worst = max(left, key=lambda row: abs(row["worst_error"]))
+        lines.append(
+            f"leaving one rung out: worst error {worst['worst_error']:+.2%} (rung {worst['rung']})"
+        )
+    return lines + [f"warning: {text}" for text in found.warnings]
+
+
+def _describe_holdout(test: dict[str, Any]) -> list[str]:
+    lines = [
+        f"hold-out, {test['held']}: {test['n_fitted']} rows fitted, {len(test['rows'])} predicted, "
+        f"{'passed' if test['passed'] else 'FAILED'}, worst {test['worst_error']:+.2%}"
+    ]
+    shown = sorted(test["rows"], key=lambda row: -abs(row["relative_error"]))[:8]
+    for row in shown:
+        lines.append(
+            f"  line {row['line']:<5} predicted {row['predicted']:.4f} actual {row['actual']:.4f} "
+            f"{row['relative_error']:+.3%} (sigma {row['sigma']:.2%})  {row['label']}".rstrip()
+        )
+    if len(test["rows"]) > len(shown):
+        lines.append(f"  and {len(test['rows']) - len(shown)} with smaller errors")
+    return lines

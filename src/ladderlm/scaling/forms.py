@@ -1,0 +1,323 @@
+"""The forms of scaling laws, as sums of non-negative terms.
+
+Every form is L = sum_k exp(a_k + t_k(eta)), where the t_k are linear or bilinear in the logarithms
+of compute, parameters and tokens. So ln L is a log-sum-exp, its gradient a softmax, and, with the
+exponents eta held, L is linear in exp(a_k) >= 0. Owns the formulas, their gradients and the names
+under which they are reported; `solve.py` finds the numbers.
+
+Legend: L loss, C training FLOPs, N parameters, D tokens, M = D / N.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "FORMS",
+    "Chinchilla",
+    "Form",
+    "Joint",
+    "OverTraining",
+    "PowerLaw",
+    "Sample",
+]
+
+Array = NDArray[np.float64]
+EXPONENTS = (0.01, 1.5)  # bounds of every exponent
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where losses were measured.
+
+    Args:
+        logs: ln of flops, params, tokens, each (n,), minus its mean: scaled by geometric means.
+        centres: those means.
+        arm: (n,), 0 is the baseline; all 0 where a form has no arms.
+    """
+
+    logs: Mapping[str, Array]
+    centres: Mapping[str, float]
+    arm: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Array], arm: NDArray[np.int64] | None = None) -> "Sample":
+        """Take logarithms of positive columns and centre them."""
+        logs = {name: np.log(values) for name, values in columns.items()}
+        centres = {name: float(values.mean()) for name, values in logs.items()}
+        n = len(next(iter(logs.values())))
+        centred = {name: values - centres[name] for name, values in logs.items()}
+        return cls(centred, centres, np.zeros(n, dtype=np.int64) if arm is None else arm)
+
+    def at(self, columns: Mapping[str, Array], arm: NDArray[np.int64] | None = None) -> "Sample":
+        """Give other places in the same scaling."""
+        centred = {name: np.log(columns[name]) - self.centres[name] for name in self.logs}
+        n = len(next(iter(centred.values())))
+        return Sample(centred, self.centres, np.zeros(n, dtype=np.int64) if arm is None else arm)
+
+    def where(self, mask: NDArray[np.bool_]) -> "Sample":
+        """Give the chosen places in the same scaling."""
+        logs = {name: values[mask] for name, values in self.logs.items()}
+        return Sample(logs, self.centres, self.arm[mask])
+
+
+class Form(ABC):
+    """One form. A parameter vector is (a_1 ... a_K, eta_1 ... eta_P); a_1 is ln E."""
+
+    name: str
+    formula: str
+    columns: tuple[str, ...]  # what it is in
+    n_terms: int
+
+    @property
+    @abstractmethod
+    def n_exponents(self) -> int:
+        """P."""
+
+    @property
+    def n_params(self) -> int:
+        """K + P."""
+        return self.n_terms + self.n_exponents
+
+    @abstractmethod
+    def terms(self, eta: Array, sample: Sample) -> Array:
+        """Give t_k: eta (..., P) to (..., n, K)."""
+
+    @abstractmethod
+    def slopes(self, eta: Array, sample: Sample) -> Array:
+        """Give d t_k / d eta_p: (..., n, K, P)."""
+
+    @abstractmethod
+    def grid(self) -> Array:
+        """Give exponents to begin from: (G, P)."""
+
+    def bounds(self) -> Array:
+        """Give lower and upper bounds of eta: (P, 2)."""
+        return np.tile(EXPONENTS, (self.n_exponents, 1))
+
+    @abstractmethod
+    def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
+        """Give the parameters in their usual names and units: (..., K + P) to (...) each."""
+
+    def log_loss(self, theta: Array, sample: Sample) -> Array:
+        """Give ln L at every place: (..., n)."""
+        z = theta[..., None, : self.n_terms] + self.terms(theta[..., self.n_terms :], sample)
+        top = z.max(axis=-1)
+        log: Array = top + np.log(np.exp(z - top[..., None]).sum(axis=-1))
+        return log
+
+    def gradient(self, theta: Array, sample: Sample) -> tuple[Array, Array]:
+        """Give ln L (..., n) and its gradient (..., n, K + P)."""
+        eta = theta[..., self.n_terms :]
+        z = theta[..., None, : self.n_terms] + self.terms(eta, sample)
+        top = z.max(axis=-1)
+        share = np.exp(z - top[..., None])
+        total = share.sum(axis=-1)
+        share /= total[..., None]
+        moved = (share[..., None] * self.slopes(eta, sample)).sum(axis=-2)
+        return top + np.log(total), np.concatenate([share, moved], axis=-1)
+
+
+def _log_grid(low: float, high: float, n: int) -> Array:
+    return np.geomspace(low, high, n)
+
+
+def _product(*axes: Array) -> Array:
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+class PowerLaw(Form):
+    """L = E + (C / C0)^-c. Source: Kaplan et al. 2020, equation 1.3, with a floor."""
+
+    name = "power"
+    formula = "L = E + (C / C0)^-c"
+    columns = ("flops",)
+    n_terms = 2
+    n_exponents = 1
+
+    def terms(self, eta: Array, sample: Sample) -> Array:
+        """Give 0 and -c ln C."""
+        moved = -eta[..., 0, None] * sample.logs["flops"]
+        return np.stack([np.zeros_like(moved), moved], axis=-1)
+
+    def slopes(self, eta: Array, sample: Sample) -> Array:
+        """Give the gradient of the terms."""
+        x = np.broadcast_to(-sample.logs["flops"], (*eta.shape[:-1], len(sample.arm)))
+        return np.stack([np.zeros_like(x), x], axis=-1)[..., None]
+
+    def grid(self) -> Array:
+        """Give exponents from nearly flat to steep."""
+        return _log_grid(0.015, 0.8, 24)[:, None]
+
+    def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
+        """Give E, C0 and c."""
+        c = theta[..., 2]
+        log_c0 = sample.centres["flops"] + theta[..., 1] / c
+        return {"E": np.exp(theta[..., 0]), "C0": np.exp(np.minimum(log_c0, 700)), "c": c}
+
+
+class Chinchilla(Form):
+    """L = E + A N^-alpha + B D^-beta. Source: Hoffmann et al. 2022, equation 2."""
+
+    name = "chinchilla"
+    formula = "L = E + A N^-alpha + B D^-beta"
+    columns = ("params", "tokens")
+    n_terms = 3
+    n_exponents = 2
+
+    def terms(self, eta: Array, sample: Sample) -> Array:
+        """Give 0, -alpha ln N and -beta ln D."""
+        n = -eta[..., 0, None] * sample.logs["params"]
+        d = -eta[..., 1, None] * sample.logs["tokens"]
+        return np.stack([np.zeros_like(n), n, d], axis=-1)
+
+    def slopes(self, eta: Array, sample: Sample) -> Array:
+        """Give the gradient of the terms."""
+        out = np.zeros((*eta.shape[:-1], len(sample.arm), 3, 2))
+        out[..., 1, 0] = -sample.logs["params"]
+        out[..., 2, 1] = -sample.logs["tokens"]
+        return out
+
+    def grid(self) -> Array:
+        """Give pairs of exponents."""
+        axis = _log_grid(0.05, 1.0, 12)
+        return _product(axis, axis)
+
+    def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
+        """Give E, A, B, alpha and beta."""
+        alpha, beta = theta[..., 3], theta[..., 4]
+        return {
+            "E": np.exp(theta[..., 0]),
+            "A": np.exp(theta[..., 1] + alpha * sample.centres["params"]),
+            "B": np.exp(theta[..., 2] + beta * sample.centres["tokens"]),
+            "alpha": alpha,
+            "beta": beta,
+        }
+
+
+class OverTraining(Form):
+    """L = E + (a M^h + b M^-h) C^-h. Source: Gadre et al. 2024 (2403.08540), equation 4."""
+
+    name = "overtraining"
+    formula = "L = E + (a M^h + b M^-h) C^-h, M = D / N"
+    columns = ("params", "tokens", "flops")
+    n_terms = 3
+    n_exponents = 1
+
+    def _moves(self, sample: Sample) -> tuple[Array, Array]:
+        log_m = sample.logs["tokens"] - sample.logs["params"]
+        return log_m - sample.logs["flops"], -log_m - sample.logs["flops"]
+
+    def terms(self, eta: Array, sample: Sample) -> Array:
+        """Give 0, h (ln M - ln C) and -h (ln M + ln C)."""
+        up, down = (eta[..., 0, None] * move for move in self._moves(sample))
+        return np.stack([np.zeros_like(up), up, down], axis=-1)
+
+    def slopes(self, eta: Array, sample: Sample) -> Array:
+        """Give the gradient of the terms."""
+        out = np.zeros((*eta.shape[:-1], len(sample.arm), 3, 1))
+        out[..., 1, 0], out[..., 2, 0] = self._moves(sample)
+        return out
+
+    def grid(self) -> Array:
+        """Give exponents."""
+        return _log_grid(0.02, 0.6, 30)[:, None]
+
+    def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
+        """Give E, a, b and h."""
+        h, centres = theta[..., 3], sample.centres
+        log_m = centres["tokens"] - centres["params"]
+        return {
+            "E": np.exp(theta[..., 0]),
+            "a": np.exp(theta[..., 1] - h * (log_m - centres["flops"])),
+            "b": np.exp(theta[..., 2] + h * (log_m + centres["flops"])),
+            "h": h,
+        }
+
+
+@dataclass(frozen=True)
+class Joint(Form):
+    """Every variant is the baseline at compute m C: L = E + (m C / C0)^-c, m = 1 for the baseline.
+
+    ln m = k0 + k1 ln(C / C_ref), C_ref the geometric mean of the C fitted; E, C0 and c are shared.
+
+    Args:
+        variants: how many.
+        trend: k1 is free; if not, it is 0.
+    """
+
+    variants: int = 1
+    trend: bool = True
+
+    name = "joint"
+    formula = "L = E + (m C / C0)^-c, ln m = k0 + k1 ln(C / C_ref), m = 1 for the baseline"
+    columns = ("flops",)
+    n_terms = 2
+
+    @property
+    def n_exponents(self) -> int:
+        """One, and one or two for each variant."""
+        return 1 + self.variants * (2 if self.trend else 1)
+
+    def _is_variant(self, sample: Sample) -> Array:
+        """Give one indicator per variant: (variants, n)."""
+        return np.stack([(sample.arm == v + 1).astype(float) for v in range(self.variants)])
+
+    def log_m(self, eta: Array, sample: Sample) -> Array:
+        """Give ln m at every place: (..., n)."""
+        chosen = self._is_variant(sample)
+        k0 = eta[..., 1 : 1 + self.variants]
+        total: Array = k0 @ chosen
+        if self.trend:
+            total = total + (eta[..., 1 + self.variants :] @ chosen) * sample.logs["flops"]
+        return total
+
+    def terms(self, eta: Array, sample: Sample) -> Array:
+        """Give 0 and -c ln(m C)."""
+        moved = -eta[..., :1] * (sample.logs["flops"] + self.log_m(eta, sample))
+        return np.stack([np.zeros_like(moved), moved], axis=-1)
+
+    def slopes(self, eta: Array, sample: Sample) -> Array:
+        """Give the gradient of the terms."""
+        x, chosen = sample.logs["flops"], self._is_variant(sample)
+        out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, self.n_exponents))
+        out[..., 1, 0] = -(x + self.log_m(eta, sample))
+        for v in range(self.variants):
+            out[..., 1, 1 + v] = -eta[..., :1] * chosen[v]
+            if self.trend:
+                out[..., 1, 1 + self.variants + v] = -eta[..., :1] * chosen[v] * x
+        return out
+
+    def grid(self) -> Array:
+        """Give exponents, with variants between half and twice as good."""
+        moves = _product(*[np.array([-0.3, 0.0, 0.3])] * min(self.variants, 3))
+        rest = self.n_exponents - 1 - moves.shape[1]
+        moves = np.hstack([moves, np.zeros((len(moves), rest))])
+        axis = _log_grid(0.015, 0.8, 16)
+        return np.vstack([np.hstack([np.full((len(moves), 1), c), moves]) for c in axis])
+
+    def bounds(self) -> Array:
+        """Let m lie between e^-3 and e^3, its trend between -1 and 1."""
+        out = np.empty((self.n_exponents, 2))
+        out[0] = EXPONENTS
+        out[1 : 1 + self.variants] = (-3, 3)
+        out[1 + self.variants :] = (-1, 1)
+        return out
+
+    def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
+        """Give E, C0, c, and k0 and k1 of each variant (numbered from the second on)."""
+        found = PowerLaw().public(theta[..., :3], sample)
+        for v in range(self.variants):
+            suffix = f"_{v + 1}" if v else ""
+            found[f"k0{suffix}"] = theta[..., 3 + v]
+            if self.trend:
+                found[f"k1{suffix}"] = theta[..., 3 + self.variants + v]
+        return found
+
+
+FORMS: dict[str, type[Form]] = {
+    form.name: form for form in (PowerLaw, Chinchilla, OverTraining, Joint)
+}

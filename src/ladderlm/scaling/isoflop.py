@@ -1,0 +1,194 @@
+"""Optima at equal compute: parabolas within budgets, and the surface beside them.
+
+Owns Hoffmann et al. 2022's approaches 2 (a parabola in ln N, and one in ln D, at every budget;
+their vertices follow a power of C) and 3 (the surface L(N, D)), and whether the two agree.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.errors import DataError
+from ladderlm.scaling.bootstrap import bootstrap, interval
+from ladderlm.scaling.forms import Chinchilla, Sample
+from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, columns_of
+from ladderlm.scaling.points import group_close
+from ladderlm.scaling.solve import OBJECTIVES, Problem, minimise
+
+__all__ = ["fit_isoflop", "vertices"]
+
+Array = NDArray[np.float64]
+NAMES = {"params": "exponent_params", "tokens": "exponent_tokens"}
+
+
+def vertices(log_x: Array, loss: Array, weight: Array) -> tuple[Array, Array]:
+    """Fit parabolas loss = p + q x + r x^2 by weighted least squares.
+
+    Args:
+        log_x, loss: (n,).
+        weight: (..., n).
+
+    Returns:
+        Vertex (...) in the units of log_x, NaN where the parabola opens downwards, and r (...).
+    """
+    middle = log_x.mean()
+    design = np.stack([np.ones_like(log_x), log_x - middle, (log_x - middle) ** 2], axis=-1)
+    normal = np.einsum("...n,np,nq->...pq", weight, design, design)
+    right = np.einsum("...n,np,n->...p", weight, design, loss)
+    ridge = 1e-12 * np.trace(normal, axis1=-2, axis2=-1)[..., None, None] * np.eye(3)
+    solved = np.linalg.solve(normal + ridge, right[..., None])[..., 0]
+    curvature = solved[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = np.where(curvature > 0, middle - solved[..., 1] / (2 * curvature), np.nan)
+    return vertex, curvature
+
+
+def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
+    """Find N* and D* at every budget and their exponents in C.
+
+    Raises:
+        DataError: fewer than two budgets with an optimum inside of their sizes.
+    """
+    table = rows.table.take(rows.fitted)
+    columns, said = columns_of(table, ("params", "tokens", "flops"))
+    loss = table.numbers("loss")
+    budgets = group_close(columns["flops"])
+    rng = np.random.default_rng(options.seed)
+    bowls, log_c = [], []
+    drawn: dict[str, list[Array]] = {"params": [], "tokens": []}
+    for budget in np.unique(budgets):
+        own = budgets == budget
+        bowl = _bowl(columns, loss, own)
+        bowls.append(bowl)
+        if bowl["problem"]:
+            said.append(f"budget {bowl['flops']:.3g}: {bowl['problem']}; left out")
+            continue
+        log_c.append(np.log(bowl["flops"]))
+        n = int(own.sum())
+        weight = rng.multinomial(n, np.full(n, 1 / n), size=options.draws).astype(float)
+        for name, found in drawn.items():
+            log_x = np.log(columns[name][own])
+            vertex, _ = vertices(log_x, loss[own], weight)
+            near = np.abs(vertex - log_x.mean()) < 2 * np.ptp(log_x)
+            found.append(np.where(near, vertex, np.nan))
+    good = [bowl for bowl in bowls if not bowl["problem"]]
+    if len(good) < 2:
+        raise DataError(
+            f"{len(good)} of {len(bowls)} budgets have an optimum inside of their sizes",
+            "an exponent needs at least two",
+            "add sizes on both sides of the best one at each budget (budgets within 1 % are one)",
+        )
+    parameters, intervals = _exponents(good, drawn, np.array(log_c))
+    surface = _surfaces(columns, loss, options)
+    said += _compare(parameters, intervals, surface)
+    return Fit(
+        form="isoflop",
+        parameters=parameters,
+        intervals=intervals,
+        objective={"name": "least-squares", "value": None, "beside": surface},
+        identified={},
+        n_used=sum(bowl["n_rows"] for bowl in good),
+        excluded=rows.excluded | {b["problem"]: b["n_rows"] for b in bowls if b["problem"]},
+        holdout=[],
+        warnings=said,
+        card={
+            "form": "loss = p + q ln N + r (ln N)^2 at each budget; N* = G C^a; the same for D",
+            "loss": options.loss,
+            "objective": OBJECTIVES["least-squares"] + ", each budget by itself",
+            "surface": Chinchilla.formula,
+            "n_budgets": len(good),
+            "bootstrap": f"{options.draws} draws of rows within budgets, seed {options.seed}",
+            "excluded": rows.excluded,
+            "version": VERSION,
+        },
+        details={"bowls": bowls, "surface": surface},
+    )
+
+
+def _bowl(columns: dict[str, Array], loss: Array, own: NDArray[np.bool_]) -> dict[str, Any]:
+    """Find the optimum of one budget, by parameters and by tokens."""
+    bowl: dict[str, Any] = {
+        "flops": float(np.exp(np.log(columns["flops"][own]).mean())),
+        "n_rows": int(own.sum()),
+        "problem": "",
+        "params": columns["params"][own].tolist(),
+        "tokens": columns["tokens"][own].tolist(),
+        "losses": loss[own].tolist(),
+    }
+    for name in NAMES:
+        log_x = np.log(columns[name][own])
+        if len(np.unique(group_close(columns[name][own]))) < 4:
+            return bowl | {"problem": "fewer than 4 sizes"}
+        vertex, curvature = vertices(log_x, loss[own], np.ones(len(log_x)))
+        if not curvature > 0:
+            return bowl | {"problem": "the parabola opens downwards"}
+        if not log_x.min() < vertex < log_x.max():
+            return bowl | {"problem": "the optimum lies outside of the sizes"}
+        bowl[f"{name}_opt"], bowl[f"{name}_curvature"] = float(np.exp(vertex)), float(curvature)
+    return bowl
+
+
+def _exponents(
+    good: list[dict[str, Any]], drawn: dict[str, list[Array]], log_c: Array
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Regress the optima on compute; draws give the intervals."""
+    centred = log_c - log_c.mean()
+    parameters, intervals = {}, {}
+    for name, short in NAMES.items():
+        best = np.log([bowl[f"{name}_opt"] for bowl in good])
+        slope = float(centred @ best / (centred @ centred))
+        parameters[short] = slope
+        parameters[f"factor_{name}"] = float(np.exp(best.mean() - slope * log_c.mean()))
+        draws = np.stack(drawn[name], axis=-1) @ centred / (centred @ centred)
+        intervals[short] = interval(draws[np.isfinite(draws)])
+    return parameters, intervals
+
+
+def _surfaces(columns: dict[str, Array], loss: Array, options: FitOptions) -> dict[str, Any]:
+    """Fit L(N, D) to the same rows with both objectives; D* then goes as C^(alpha/(alpha+beta))."""
+    sample = Sample.of({name: columns[name] for name in Chinchilla.columns})
+    found: dict[str, Any] = {}
+    for objective in ("huber", "least-squares"):
+        problem = Problem.of(Chinchilla(), sample, loss, objective)
+        if len(loss) <= problem.form.n_params:
+            return found
+        solution = minimise(problem)
+        draws = bootstrap(problem, solution, np.arange(len(loss)), min(options.draws, 300))
+        public = {k: float(v) for k, v in problem.form.public(solution.theta, sample).items()}
+        alpha, beta = draws[:, 3], draws[:, 4]
+        found[objective] = {
+            "parameters": public,
+            "exponent_tokens": public["alpha"] / (public["alpha"] + public["beta"]),
+            "interval": interval(alpha / (alpha + beta)),
+        }
+    return found
+
+
+def _compare(
+    parameters: dict[str, float],
+    intervals: dict[str, tuple[float, float]],
+    surface: dict[str, Any],
+) -> list[str]:
+    """Say where the ways to the optimum disagree."""
+    said = []
+    total = parameters["exponent_params"] + parameters["exponent_tokens"]
+    if abs(total - 1) > 0.03:
+        said.append(
+            f"the exponents of N* and D* add to {total:.3f}, not 1: N and D do not make up the "
+            "same compute at every budget"
+        )
+    own = parameters["exponent_tokens"]
+    low, high = intervals["exponent_tokens"]
+    apart = [
+        f"{objective} {found['exponent_tokens']:.3f}"
+        for objective, found in surface.items()
+        if not low <= found["exponent_tokens"] <= high
+        and abs(found["exponent_tokens"] - own) > 0.02
+    ]
+    if apart:
+        said.append(
+            f"parabolas and surface disagree on D* = G C^b: b = {own:.3f} by parabolas (95 % "
+            f"{low:.3f} to {high:.3f}), by the surface {', '.join(apart)}; neither is preferred"
+        )
+    return said

@@ -1,0 +1,259 @@
+"""Find the parameters of a form.
+
+Owns the procedure: starts by variable projection, a polish by L-BFGS with restarts, and a damped
+Gauss-Newton that refits many weightings at once from a known optimum. Knows no files and no words.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from ladderlm.scaling.forms import Form, Sample
+
+__all__ = ["DELTA", "OBJECTIVES", "Problem", "Solution", "minimise", "objective", "refit"]
+
+Array = NDArray[np.float64]
+DELTA = 1e-3  # of Huber, in ln L; source: Hoffmann et al. 2022, appendix D.3
+FLOOR = -14.0  # ln of a term that is as good as absent, where losses are scaled to 1
+N_STARTS = 12
+MAX_RESTARTS = 5
+OBJECTIVES = {
+    "huber": f"sum of Huber (delta {DELTA:g}) of the difference in ln L",
+    "least-squares": "sum of squares of the difference in L",
+    "log-least-squares": "sum of squares of the difference in ln L",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be fitted.
+
+    Args:
+        log_loss: (n,).
+        weight: (n,), non-negative.
+        objective: a key of `OBJECTIVES`.
+        low, high: bounds of all parameters, (p,); equal ones hold a parameter.
+    """
+
+    form: Form
+    sample: Sample
+    log_loss: Array
+    weight: Array
+    objective: str
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(
+        cls,
+        form: Form,
+        sample: Sample,
+        loss: Array,
+        objective: str = "huber",
+        weight: Array | None = None,
+        floor: bool = True,
+    ) -> "Problem":
+        """Set the usual bounds.
+
+        Args:
+            floor: False holds E at nothing.
+        """
+        log_loss = np.log(loss)
+        middle = float(log_loss.mean())
+        eta = form.bounds()
+        low = np.concatenate([np.full(form.n_terms, middle + FLOOR), eta[:, 0]])
+        high = np.concatenate([np.full(form.n_terms, middle + 3.0), eta[:, 1]])
+        high[0] = float(log_loss.min()) if floor else low[0]
+        weight = np.ones_like(log_loss) if weight is None else weight
+        return cls(form, sample, log_loss, weight, objective, low, high)
+
+    def where(self, mask: NDArray[np.bool_]) -> "Problem":
+        """Keep some points and the scaling of all."""
+        return replace(
+            self,
+            sample=self.sample.where(mask),
+            log_loss=self.log_loss[mask],
+            weight=self.weight[mask],
+        )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An optimum.
+
+    Args:
+        theta: parameters, (K + P,).
+        value: of the objective.
+        n_starts: starts polished.
+        n_agreeing: how many of them ended within 0.1 % of this value.
+    """
+
+    theta: Array
+    value: float
+    n_starts: int
+    n_agreeing: int
+
+
+def _residuals(problem: Problem, log_loss: Array, target: Array) -> tuple[Array, Array]:
+    """Give residuals and what turns a gradient of ln L into theirs."""
+    if problem.objective == "least-squares":
+        loss = np.exp(log_loss)
+        return loss - np.exp(target), loss
+    return log_loss - target, np.ones_like(log_loss)
+
+
+def _cost(problem: Problem, residual: Array) -> tuple[Array, Array]:
+    """Give each point's cost and its weight in reweighted least squares."""
+    square = 0.5 * residual**2
+    if problem.objective != "huber":
+        return square, np.ones_like(residual)
+    size = np.abs(residual)
+    inside = size <= DELTA
+    cost = np.where(inside, square, DELTA * (size - 0.5 * DELTA))
+    return cost, np.where(inside, 1.0, DELTA / np.maximum(size, DELTA))
+
+
+def objective(problem: Problem, theta: Array) -> tuple[float, Array]:
+    """Give the value and the gradient at one parameter vector."""
+    log_loss, slopes = problem.form.gradient(theta, problem.sample)
+    residual, chain = _residuals(problem, log_loss, problem.log_loss)
+    cost, weight = _cost(problem, residual)
+    pull = problem.weight * weight * residual * chain
+    return float(problem.weight @ cost), pull @ slopes
+
+
+def minimise(problem: Problem, n_starts: int = N_STARTS, polish: bool = True) -> Solution:
+    """Fit from scratch.
+
+    The exponents alone are gridded; E and the other factors follow by non-negative least squares
+    (variable projection: Golub and Pereyra 1973). The best starts go through L-BFGS-B and `refit`,
+    and the best of these once more, until that gains nothing.
+
+    Args:
+        polish: False leaves out L-BFGS: good enough where there is one sharp optimum.
+    """
+    starts = _starts(problem, n_starts)
+    if polish:
+        starts = np.stack([_polish(problem, start) for start in starts])
+    theta, value = refit(problem, starts)
+    best = int(np.argmin(value))
+    agreeing = int((value <= value[best] * 1.001 + 1e-15).sum())
+    found, least = theta[best], float(value[best])
+    for _ in range(MAX_RESTARTS if polish else 0):
+        again, reached = refit(problem, _polish(problem, found))
+        gained = least - float(reached[0])
+        if gained > 0:
+            found, least = again[0], float(reached[0])
+        if gained <= 1e-6 * least:
+            break
+    return Solution(found, least, len(starts), agreeing)
+
+
+def _starts(problem: Problem, n_starts: int) -> Array:
+    form, grid = problem.form, problem.form.grid()
+    eta_low, eta_high = problem.low[form.n_terms :], problem.high[form.n_terms :]
+    grid = np.unique(np.clip(grid, eta_low, eta_high), axis=0)
+    loss, weight = np.exp(problem.log_loss), np.sqrt(problem.weight) / np.exp(problem.log_loss)
+    basis = np.exp(form.terms(grid, problem.sample)) * weight[:, None]
+    free = problem.high[: form.n_terms] > problem.low[: form.n_terms]
+    found = []
+    for eta, columns in zip(grid, basis, strict=True):
+        factors, error = optimize.nnls(columns[:, free], loss * weight)
+        a = problem.low[: form.n_terms].copy()
+        a[free] = np.log(np.maximum(factors, 1e-300))
+        theta = np.clip(np.concatenate([a, eta]), problem.low, problem.high)
+        found.append((error, theta))
+    found.sort(key=lambda pair: float(pair[0]))
+    return np.stack([theta for _, theta in found[:n_starts]])
+
+
+def _polish(problem: Problem, start: Array) -> Array:
+    """Run L-BFGS-B with the analytic gradient."""
+    scale = 1.0 / max(objective(problem, start)[0], 1e-12)
+
+    def scaled(theta: Array) -> tuple[float, Array]:
+        value, gradient = objective(problem, theta)
+        return value * scale, gradient * scale
+
+    options: Any = {
+        "method": "L-BFGS-B",
+        "bounds": list(zip(problem.low, problem.high, strict=True)),
+        "options": {"maxiter": 40, "ftol": 1e-12, "gtol": 1e-9},
+    }
+    result: Any = optimize.minimize(scaled, start, jac=True, **options)
+    return np.asarray(result.x)
+
+
+def refit(
+    problem: Problem,
+    start: Array,
+    weight: Array | None = None,
+    log_loss: Array | None = None,
+    held: NDArray[np.bool_] | None = None,
+    n_iterations: int = 200,
+    tolerance: float = 1e-12,
+) -> tuple[Array, Array]:
+    """Refit many weightings or many sets of losses at once from known parameters.
+
+    Damped Gauss-Newton (Levenberg 1944, Marquardt 1963), reweighted for Huber; parameters that
+    push against a bound rest there.
+
+    Args:
+        start: (p,) or (B, p).
+        weight: (B, n) in place of the problem's.
+        log_loss: (B, n) in place of the problem's.
+        held: (p,) bool, parameters that stay at their start.
+        tolerance: an end is reached when a step gains less than this share of the value.
+
+    Returns:
+        Parameters (B, p) and values (B,).
+    """
+    form, sample = problem.form, problem.sample
+    weights = np.atleast_2d(problem.weight if weight is None else weight)
+    targets = np.atleast_2d(problem.log_loss if log_loss is None else log_loss)
+    theta = np.atleast_2d(start)
+    n_batch = max(len(weights), len(targets), len(theta))
+    theta = np.repeat(theta, n_batch, 0) if len(theta) == 1 else theta.copy()
+    weights = np.broadcast_to(weights, (n_batch, weights.shape[1]))
+    targets = np.broadcast_to(targets, (n_batch, targets.shape[1]))
+    fixed: NDArray[np.bool_] = problem.high <= problem.low
+    if held is not None:
+        fixed = fixed | held
+    damping = np.full(n_batch, 1e-3)
+    value = np.full(n_batch, np.inf)
+    live = np.arange(n_batch)
+    for _ in range(n_iterations):
+        w, y, now = weights[live], targets[live], theta[live]
+        predicted, slopes = form.gradient(now, sample)
+        residual, chain = _residuals(problem, predicted, y)
+        cost, robust = _cost(problem, residual)
+        value[live] = (w * cost).sum(axis=1)
+        jacobian = slopes * chain[..., None]
+        pull = np.einsum("bn,bnp->bp", w * robust * residual, jacobian)
+        stuck = fixed | ((now <= problem.low) & (pull > 0)) | ((now >= problem.high) & (pull < 0))
+        curvature = np.einsum("bnp,bn,bnq->bpq", jacobian, w * robust, jacobian)
+        pull = np.where(stuck, 0.0, pull)
+        curvature = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, curvature)
+        diagonal = np.einsum("bpp->bp", curvature)
+        ridge = np.where(stuck, 1.0, np.maximum(diagonal, 1e-12) * damping[live, None] + 1e-18)
+        damped = curvature + ridge[:, :, None] * np.eye(theta.shape[1])
+        step = np.linalg.solve(damped, pull[..., None])[..., 0]
+        trial = np.clip(now - step, problem.low, problem.high)
+        trial = np.where(stuck, now, trial)
+        residual, _ = _residuals(problem, form.log_loss(trial, sample), y)
+        reached = (w * _cost(problem, residual)[0]).sum(axis=1)
+        better = reached <= value[live]
+        gain = value[live] - reached
+        theta[live] = np.where(better[:, None], trial, now)
+        moved = np.abs(trial - now).max(axis=1)
+        small = (gain <= tolerance * value[live] + 1e-30) | (moved < 1e-11)
+        value[live] = np.where(better, reached, value[live])
+        damping[live] = np.clip(damping[live] * np.where(better, 0.2, 8.0), 1e-12, 1e9)
+        done = (better & small) | (damping[live] >= 1e9)
+        live = live[~done]
+        if not len(live):
+            break
+    return theta, value

@@ -1,0 +1,330 @@
+"""Fit the forms that are sums of terms: power, chinchilla, overtraining, joint.
+
+Owns the way from chosen rows to a `Fit`: both objectives, intervals, profile of E, hold-outs.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.errors import DataError
+from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
+from ladderlm.scaling.forms import FORMS, Form, Joint, Sample
+from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
+from ladderlm.scaling.outcome import label_rows as label
+from ladderlm.scaling.points import Table, group_close
+from ladderlm.scaling.solve import DELTA, OBJECTIVES, Problem, Solution, minimise, refit
+from ladderlm.scaling.warn import find_confounds, warn_of_fit
+
+__all__ = ["fit_sum"]
+
+Array = NDArray[np.float64]
+HOLDOUT_DRAWS = 200
+TOLERANCE = 0.005  # a forecast within this share of the loss passes whatever its sigma
+
+
+def fit_sum(rows: Rows, options: FitOptions) -> Fit:
+    """Fit one of the forms of `forms.py`.
+
+    Raises:
+        DataError: too few rows for the form, or a column that does not vary.
+    """
+    table = rows.table
+    arms, codes = _arms(table, options)
+    form: Form = Joint(len(arms) - 1) if options.form == "joint" else FORMS[options.form]()
+    columns, said = columns_of(table, form.columns)
+    weight = table.numbers("weight") if "weight" in table else np.ones(len(table))
+    problem = _problem(form, columns, table.numbers("loss"), codes, weight, options.objective)
+    fitted = problem.where(rows.fitted)
+    _check(form, columns, rows.fitted, codes)
+    solution = minimise(fitted)
+    other = _other(options.objective)
+    beside = minimise(_replace_objective(fitted, other))
+    draws = bootstrap(
+        fitted, solution, clusters_of(table)[rows.fitted], options.draws, options.seed
+    )
+    sample = fitted.sample
+    spread = form.public(draws, sample)
+    names = _names(list(spread), arms)
+    intervals = {names[k]: interval(v) for k, v in spread.items()}
+    parameters = {names[k]: float(v) for k, v in form.public(solution.theta, sample).items()}
+    other_parameters = {names[k]: float(v) for k, v in form.public(beside.theta, sample).items()}
+    profile = profile_floor(fitted, solution, float(np.exp(beside.theta[0])))
+    rungs = _rungs(table, columns)
+    holdout = _holdouts(problem, rows.fitted, solution, rungs, label(table), columns)
+    left_out = _leave_one_out(fitted, solution, rungs[rows.fitted], names)
+    warnings = said + find_confounds(table, rows.fitted)
+    warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
+    warnings += _warn(fitted, solution, profile.identified, profile.reason, holdout)
+    return Fit(
+        form=form.name,
+        parameters=parameters,
+        intervals=intervals,
+        objective={
+            "name": options.objective,
+            "value": solution.value,
+            "beside": {"name": other, "value": beside.value, "parameters": other_parameters},
+        },
+        identified={"E": profile.identified, "reason": profile.reason},
+        n_used=int(rows.fitted.sum()),
+        excluded=rows.excluded,
+        holdout=holdout,
+        warnings=warnings,
+        card=_card(form, options, solution, fitted, rows, columns, arms),
+        details={"profile": profile.to_json(), "leave_one_out": left_out},
+        rows=_predict(fitted, solution, label(table.take(rows.fitted))),
+    )
+
+
+def _other(objective: str) -> str:
+    return "least-squares" if objective == "huber" else "huber"
+
+
+def _replace_objective(problem: Problem, objective: str) -> Problem:
+    return replace(problem, objective=objective)
+
+
+def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int64]]:
+    """Give the names of arms, the baseline first, and each row's place among them."""
+    if options.form != "joint":
+        return ["all"], np.zeros(len(table), dtype=np.int64)
+    given = table.text("arm")
+    arms = list(dict.fromkeys(given))
+    if options.baseline is not None:
+        if options.baseline not in arms:
+            raise DataError(
+                f"no arm {options.baseline!r}", f"the arms are {', '.join(arms)}", "name one"
+            )
+        arms = [options.baseline, *(arm for arm in arms if arm != options.baseline)]
+    if len(arms) < 2:
+        raise DataError(
+            f"one arm: {arms[0]}", "a comparison needs two", "see the column arm, and --where"
+        )
+    return arms, np.array([arms.index(arm) for arm in given], dtype=np.int64)
+
+
+def _names(public: list[str], arms: list[str]) -> dict[str, str]:
+    """Name k0 and k1 of several variants by their arms."""
+    if len(arms) <= 2:
+        return {name: name for name in public}
+    found = {}
+    for name in public:
+        if name.startswith(("k0", "k1")):
+            place = int(name.partition("_")[2] or 1)
+            found[name] = f"{name[:2]}[{arms[place]}]"
+        else:
+            found[name] = name
+    return found
+
+
+def _problem(
+    form: Form,
+    columns: dict[str, Array],
+    loss: Array,
+    codes: NDArray[np.int64],
+    weight: Array,
+    objective: str,
+) -> Problem:
+    return Problem.of(form, Sample.of(columns, codes), loss, objective, weight)
+
+
+def _check(
+    form: Form, columns: dict[str, Array], fitted: NDArray[np.bool_], codes: NDArray[np.int64]
+) -> None:
+    """Refuse what cannot be fitted."""
+    n = int(fitted.sum())
+    if n <= form.n_params:
+        raise DataError(
+            f"{n} rows for the {form.n_params} parameters of {form.formula}",
+            "a fit without a row to spare says nothing about its errors",
+            "add runs, or take a form of fewer parameters",
+        )
+    for name, values in columns.items():
+        n_values = len(np.unique(group_close(values[fitted], 1e-6)))
+        needed = 3 if len(columns) == 1 else 2
+        if n_values < needed:
+            raise DataError(
+                f"{name} has {n_values} different value{'s' * (n_values > 1)} in the fitted rows",
+                f"the slope in {name} and a floor need {needed}",
+                "add runs of other sizes",
+            )
+    for code in np.unique(codes):
+        if not (fitted & (codes == code)).any():
+            raise DataError("an arm has no fitted row", "nothing can be said of it", "see --fit-on")
+
+
+def _rungs(table: Table, columns: dict[str, Array]) -> NDArray[np.int64]:
+    """Number the rungs: the column `rung`, or sizes where there are any, or budgets."""
+    if "rung" in table:
+        try:
+            given = np.array([float(text) for text in table.text("rung")])
+            return np.asarray(np.unique(given, return_inverse=True)[1], dtype=np.int64)
+        except ValueError:
+            pass
+    return group_close(columns["params"] if "params" in columns else columns["flops"])
+
+
+def _predict(
+    problem: Problem, solution: Solution, labels: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    predicted = np.exp(problem.form.log_loss(solution.theta, problem.sample))
+    actual = np.exp(problem.log_loss)
+    return [
+        row | {"predicted": float(p), "actual": float(a), "relative_error": float(p / a - 1)}
+        for row, p, a in zip(labels, predicted, actual, strict=True)
+    ]
+
+
+def _sigma(problem: Problem, solution: Solution) -> float:
+    """Give the residual sd of ln L."""
+    residual = problem.form.log_loss(solution.theta, problem.sample) - problem.log_loss
+    freedom = max(len(residual) - problem.form.n_params, 1)
+    return float(np.sqrt((residual**2).sum() / freedom))
+
+
+def _holdouts(
+    problem: Problem,
+    fitted: NDArray[np.bool_],
+    solution: Solution,
+    rungs: NDArray[np.int64],
+    labels: list[dict[str, Any]],
+    columns: dict[str, Array],
+) -> list[dict[str, Any]]:
+    """Predict the rows not fitted, and the top rung and top two from those below."""
+    found = []
+    if not fitted.all():
+        found.append(_holdout("rows not fitted", problem, fitted, ~fitted, labels, solution))
+    present = np.unique(rungs[fitted])
+    for n in (1, 2):
+        held = fitted & np.isin(rungs, present[-n:])
+        kept = fitted & ~held
+        if not held.any() or kept.sum() <= problem.form.n_params or len(present) < n + 2:
+            continue
+        if any(len(np.unique(v[kept])) < 2 for v in columns.values()):
+            continue
+        name = "top rung" if n == 1 else "top two rungs"
+        found.append(_holdout(name, problem, kept, held, labels, None))
+    return found
+
+
+def _holdout(
+    name: str,
+    problem: Problem,
+    kept: NDArray[np.bool_],
+    held: NDArray[np.bool_],
+    labels: list[dict[str, Any]],
+    solution: Solution | None,
+) -> dict[str, Any]:
+    """Fit some rows and predict others: error = predicted / actual - 1."""
+    below, above = problem.where(kept), problem.where(held)
+    solution = solution or minimise(below, polish=False)
+    draws = bootstrap(below, solution, np.arange(int(kept.sum())), HOLDOUT_DRAWS)
+    spread = problem.form.log_loss(draws, above.sample).std(axis=0)
+    sigma = np.hypot(spread, _sigma(below, solution))
+    chosen = [row for row, h in zip(labels, held, strict=True) if h]
+    rows = _predict(above, solution, chosen)
+    for row, s in zip(rows, sigma, strict=True):
+        row["sigma"] = float(s)
+        row["passed"] = bool(abs(row["relative_error"]) < max(2 * s, TOLERANCE))
+    worst = max(rows, key=lambda row: abs(row["relative_error"]))
+    return {
+        "held": name,
+        "n_fitted": int(kept.sum()),
+        "rows": rows,
+        "worst_error": worst["relative_error"],
+        "within_half_a_percent": all(abs(row["relative_error"]) < TOLERANCE for row in rows),
+        "passed": all(row["passed"] for row in rows),
+    }
+
+
+def _leave_one_out(
+    problem: Problem, solution: Solution, rungs: NDArray[np.int64], names: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Refit without each rung in turn."""
+    present = np.unique(rungs)
+    if len(present) < 4:
+        return []
+    weights = np.stack([problem.weight * (rungs != rung) for rung in present])
+    theta, _ = refit(problem, solution.theta, weight=weights)
+    predicted = problem.form.log_loss(theta, problem.sample)
+    found = []
+    for i, rung in enumerate(present):
+        own = rungs == rung
+        errors = np.expm1(predicted[i, own] - problem.log_loss[own])
+        public = problem.form.public(theta[i], problem.sample)
+        found.append(
+            {
+                "rung": int(rung),
+                "n_rows": int(own.sum()),
+                "worst_error": float(errors[np.argmax(np.abs(errors))]),
+                "parameters": {names[k]: float(v) for k, v in public.items()},
+            }
+        )
+    return found
+
+
+def _warn(
+    problem: Problem,
+    solution: Solution,
+    identified: bool,
+    reason: str,
+    holdout: list[dict[str, Any]],
+) -> list[str]:
+    found = []
+    if not identified:
+        found.append(f"E is not identified by these points: {reason}")
+    freedom = len(problem.log_loss) - problem.form.n_params
+    if freedom < 3:
+        found.append(
+            f"{len(problem.log_loss)} rows for {problem.form.n_params} parameters: the bootstrap "
+            "knows little of the error of so few"
+        )
+    theta, n_terms = solution.theta, problem.form.n_terms
+    at_bound = (theta <= problem.low) | (theta >= problem.high)
+    if at_bound[n_terms:].any():
+        found.append("an exponent lies on the bound of its range: the form does not suit them")
+    for test in holdout:
+        failed = [row for row in test["rows"] if not row["passed"]]
+        if failed:
+            worst = max(failed, key=lambda row: abs(row["relative_error"]))
+            found.append(
+                f"hold-out failed: {len(failed)} of {len(test['rows'])} ({test['held']}), worst "
+                f"{worst['relative_error']:+.1%} at line {worst['line']} {worst['label']}".rstrip()
+            )
+    return found
+
+
+def _card(
+    form: Form,
+    options: FitOptions,
+    solution: Solution,
+    problem: Problem,
+    rows: Rows,
+    columns: dict[str, Array],
+    arms: list[str],
+) -> dict[str, Any]:
+    return {
+        "form": form.formula,
+        "loss": options.loss,
+        "objective": OBJECTIVES[options.objective],
+        "delta": DELTA if options.objective == "huber" else None,
+        "optimizer": "variable projection (NNLS), L-BFGS-B with restarts, Gauss-Newton",
+        "starts": solution.n_starts,
+        "starts_that_agree": solution.n_agreeing,
+        "n_used": int(rows.fitted.sum()),
+        "n_parameters": form.n_params,
+        "excluded": rows.excluded,
+        "weights": "column weight" if "weight" in rows.table else "all rows alike",
+        "bootstrap": f"{options.draws} draws of "
+        + ("the column cluster" if "cluster" in rows.table else "rows")
+        + f", seed {options.seed}",
+        "ranges": {
+            name: [float(v[rows.fitted].min()), float(v[rows.fitted].max())]
+            for name, v in columns.items()
+        },
+        "arms": arms if options.form == "joint" else None,
+        "residual_sd": _sigma(problem, solution),
+        "version": VERSION,
+    }

@@ -1,0 +1,103 @@
+"""Tables: rows are chosen by clauses, and every slip in a file is named with its line."""
+
+import numpy as np
+import pytest
+
+from ladderlm.errors import DataError
+from ladderlm.scaling.fit import fit
+from ladderlm.scaling.points import group_close, table_of
+
+ROWS = {
+    "arch": ["a=1", "b", "b", "c"],
+    "params": [1e6, 2e6, 3e6, 4e6],
+    "kind": ["x", "x", "y", "y"],
+}
+CLAUSES = {
+    "params>=2e6": [0, 1, 1, 1],
+    "params=1000000|4e6": [1, 0, 0, 1],
+    "params!=4e6,kind=y": [0, 0, 1, 0],
+    "arch=a=1": [1, 0, 0, 0],
+    " kind = x , params < 2e6 ": [1, 0, 0, 0],
+    "params<=3e6,params>1e6": [0, 1, 1, 0],
+}
+
+
+@pytest.mark.parametrize("clause", CLAUSES)
+def test_clauses_choose_rows(clause):
+    assert table_of(ROWS).matching(clause).tolist() == [bool(v) for v in CLAUSES[clause]]
+
+
+@pytest.mark.parametrize(
+    ("clause", "says"),
+    [
+        ("paramz=1", "did you mean params"),
+        ("kind=z", "values of kind: x, y"),
+        ("kind", "cannot read 'kind'"),
+    ],
+)
+def test_a_clause_that_chooses_nothing_is_named(clause, says):
+    with pytest.raises(DataError) as caught:
+        table_of(ROWS).matching(clause)
+    assert says in str(caught.value)
+
+
+def power_rows(n=6):
+    return [(1e18 * 4**i, 2 + 1.5 * 4 ** (-0.1 * i)) for i in range(n)]
+
+
+FORMS = {
+    "chinchilla of one size": (
+        "chinchilla",
+        {"params": [1e6] * 7, "tokens": [1e7 * 2**i for i in range(7)]},
+        "params has 1 different value",
+    ),
+    "joint of one arm": ("joint", {"arm": ["a"] * 7}, "one arm: a"),
+    "joint without arms": ("joint", {}, "no column 'arm'"),
+    "isoflop of one budget": (
+        "isoflop",
+        {"params": [1e6 * 2**i for i in range(7)], "tokens": [1e9 / 2**i for i in range(7)]},
+        "budgets have an optimum",
+    ),
+    "powerlaw-nd of tied columns": (
+        "powerlaw-nd",
+        {"params": [1e6 * 2**i for i in range(7)], "tokens": [2e7 * 2**i for i in range(7)]},
+        "do not vary independently",
+    ),
+}
+
+
+@pytest.mark.parametrize(("form", "columns", "says"), FORMS.values(), ids=FORMS)
+def test_what_a_form_cannot_be_fitted_to_is_named(form, columns, says):
+    flops, loss = zip(*power_rows(7), strict=True)
+    if form == "isoflop":
+        flops = [1e18] * 7
+    with pytest.raises(DataError) as caught:
+        fit({"flops": flops, "loss": loss, **columns}, form)
+    assert says in str(caught.value)
+
+
+def test_rows_left_out_are_counted_with_their_reason():
+    flops, loss = zip(*power_rows(), strict=True)
+    table = {"flops": [*flops, 1e19], "loss": [*loss, 9.0], "status": ["good"] * 6 + ["diverged"]}
+    found = fit(table, where=("status=good",), draws=100)
+    assert found.excluded == {"not status=good": 1}
+    assert found.card["excluded"] == found.excluded
+
+
+def test_six_n_d_is_never_put_in_silently():
+    n = np.array([1e6, 1e7, 1e8, 1e6, 1e7, 1e8])
+    d = n * np.array([10, 10, 10, 100, 100, 100])
+    loss = 1.5 + 5 * n**-0.1 + 9 * d**-0.1
+    found = fit({"params": n, "tokens": d, "loss": loss}, "overtraining", draws=100)
+    assert any("6 N D stands in" in warning for warning in found.warnings)
+
+
+def test_the_library_is_one_name_away():
+    import ladderlm as ll
+
+    flops, loss = zip(*power_rows(), strict=True)
+    assert ll.fit({"flops": flops, "loss": loss}, draws=100).parameters["E"] == pytest.approx(2)
+
+
+def test_values_that_differ_in_the_last_digits_are_one_group():
+    assert group_close(np.array([1e18, 3e18, 1.001e18, 9e17])).tolist() == [1, 2, 1, 0]
