@@ -1,6 +1,8 @@
 """`ladderlm convert` as the docs print it, and what the other commands make of its results."""
 
 import json
+import os
+import pickle
 
 import pytest
 import torch
@@ -96,6 +98,50 @@ def test_a_model_without_a_tokenizer_is_no_run(ladderlm, folder, tmp_path):
     assert said.code == 2
     assert "has no tokenizer" in said.err
     assert "--tokenizer DIR" in said.err
+
+
+class Canary:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+PICKLES = (
+    "pytorch_model.bin consolidated.00.pth model.pt model.ckpt optimizer.pt .metadata __0_0.distcp "
+    "training_args.bin tokenizer.model model.npy"
+).split()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_no_pickle_of_any_name_is_run(alone, ladderlm, folder, tiny_data, tmp_path):
+    """I01: instead of the weights, and beside good ones, for every command that reads a model."""
+    canary = tmp_path / "canary"
+    payload = pickle.dumps(Canary(canary))
+    for name in PICKLES[2:] if not alone else PICKLES:
+        (folder / name).write_bytes(payload)
+    if alone:
+        (folder / "model.safetensors").unlink()
+        (folder / "params.json").write_text("{}")
+    words = [
+        ("convert", folder, "--to=hf", f"--out={tmp_path / 'out'}"),
+        ("generate", folder),
+        ("eval", folder, "--data", tiny_data, "--out", tmp_path / "evals"),
+        ("verify", folder),
+        ("tokenizer", "show", folder / "tokenizer.model"),
+    ]
+    said = [ladderlm(*command) for command in words]
+    assert not canary.exists()
+    if alone:
+        assert {one.code for one in said} == {2}
+        assert "safetensors" in said[0].err
+    else:
+        assert said[0].code == 0, said[0].err
+    pickle.loads(payload)
+    assert canary.exists()
 
 
 def test_a_certificate_that_does_not_hold_gives_exit_code_1(

@@ -196,6 +196,28 @@ def test_pickles_are_not_opened_and_missing_weights_not_replaced(corpus, tmp_pat
         evaluate(folder, corpus, tmp_path)
 
 
+@pytest.mark.parametrize("fault", ["index", "absolute", "address", "no map", "link", "header"])
+def test_weights_are_read_from_plain_honest_files_of_the_folder_only(fault, corpus, tmp_path):
+    """I03, I06: before transformers sees them."""
+    folder = write_causal_lm(tmp_path / "gpt2", "gpt2")
+    weights = folder / "model.safetensors"
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes(weights.read_bytes())
+    place = {"index": "../outside.safetensors", "absolute": str(outside), "address": "https://h/x"}
+    if fault == "link":
+        weights.unlink()
+        weights.symlink_to(outside)
+    elif fault == "header":
+        weights.write_bytes(weights.read_bytes() + b"PK\x05\x06")
+    else:
+        table = {"weight_map": {"transformer.wte.weight": place.get(fault)}}
+        table = {} if fault == "no map" else table
+        (folder / "model.safetensors.index.json").write_text(json.dumps(table))
+    with pytest.raises(CheckpointError) as caught:
+        evaluate(folder, corpus, tmp_path)
+    assert "transformers" not in caught.value.what
+
+
 def test_a_model_that_looks_ahead_is_refused(corpus, tmp_path):
     """T08: BERT's head is no causal one unless it is told to be."""
     import transformers

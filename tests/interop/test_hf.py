@@ -179,6 +179,18 @@ def test_a_config_that_cannot_be_is_refused_before_allocation(fault, tmp_path):
         read_hf(folder)
 
 
+def test_fused_matrices_are_an_unknown_layout(tmp_path):
+    """I04: which rows are q, k and v is not said anywhere."""
+    model = make_model(vocab_size=320)
+    folder, tensors = write_hf_folder(tmp_path / "hf", model), hf_tensors(model)
+    for i in range(model.config.n_layers):
+        parts = [tensors.pop(f"model.layers.{i}.self_attn.{x}_proj.weight") for x in "qkv"]
+        tensors[f"model.layers.{i}.self_attn.qkv_proj.weight"] = torch.cat(parts)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"unknown: .*qkv_proj"):
+        read_hf(folder)
+
+
 def test_an_index_that_leads_out_of_the_folder_is_refused(tmp_path):
     """I06."""
     folder = write_hf_folder(tmp_path / "hf", make_model(vocab_size=320))

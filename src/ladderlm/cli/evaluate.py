@@ -45,6 +45,10 @@ class EvalOptions:
     """Where evaluations of Hugging Face's models are stored; those of a run lie in it."""
     table: bool = False
     """One line a run: bits per byte, parameters, FLOPs, and the difference to the first run."""
+    tasks: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A task of lm-eval instead of a split; may be given several times. Only for runs."""
+    task_folder: str | None = None
+    """Folder with the YAML files of own tasks, which alone are then known."""
     fresh: bool = False
     """Score again even where the answer is stored."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,6 +73,9 @@ def run(argv: list[str]) -> int:
             "a table compares with its first run",
             "leave one out, or name the run to compare with first",
         )
+    if options.tasks:
+        _run_tasks(options, names)
+        return 0
     from ladderlm.dist import Processes
     from ladderlm.run.evaluate import EvaluationRequest
 
@@ -101,6 +108,28 @@ def run(argv: list[str]) -> int:
     finally:
         processes.leave()
     return 0
+
+
+def _run_tasks(options: EvalOptions, names: list[str]) -> None:
+    from ladderlm.cli.tasks import run_tasks_of
+
+    idle = ("data", "context", "stride", "against", "table", "fresh")
+    if given := [f"--{name}" for name in idle if getattr(options, name) not in (None, False, ())]:
+        raise ConfigError(
+            f"--tasks with {', '.join(given)}",
+            "a task brings its own documents, and they are scored as the task says",
+            "leave one of both out",
+        )
+    run_tasks_of(
+        names,
+        [task for given in options.tasks for task in given.split(",")],
+        options.task_folder,
+        options.max_documents,
+        options.checkpoint,
+        _device(options.device),
+        options.batch_tokens,
+        options.json,
+    )
 
 
 def _device(wanted: str) -> str:

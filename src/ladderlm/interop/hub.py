@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladderlm.errors import CheckpointError
+from ladderlm.files import read_json
 from ladderlm.interop.native import is_native
+from ladderlm.interop.tensors import inside
 from ladderlm.units import format_bytes
 
 __all__ = ["ForeignModel", "find_foreign", "model_files"]
@@ -70,9 +72,10 @@ def model_files(folder: Path) -> list[Path]:
     """List what a model's numbers depend on: weights, config and tokenizer.
 
     Raises:
-        CheckpointError: there are no safetensors.
+        CheckpointError: there are no safetensors, or a file or an index leads out of the folder.
     """
-    files = sorted(path for path in folder.iterdir() if _is_wanted(path.name))
+    names = sorted(path.name for path in folder.iterdir())
+    files = [inside(folder, name) for name in names if _is_wanted(name)]
     if not any(path.suffix == ".safetensors" for path in files):
         raise CheckpointError(
             f"{folder} holds no model.safetensors",
@@ -80,6 +83,15 @@ def model_files(folder: Path) -> list[Path]:
             "use a revision with safetensors; a LLaMA goes through "
             f"`ladderlm convert {folder} --to hf`, which reads pickles safely",
         )
+    index = folder / "model.safetensors.index.json"
+    if index in files:
+        table = read_json(index)
+        places = table.get("weight_map") if isinstance(table, dict) else None
+        for name in (
+            set(map(str, places.values())) if isinstance(places, dict) else {"no weight_map"}
+        ):
+            if inside(folder, name) not in files:
+                raise CheckpointError(f"{index} names {name!r}", "it is no file of weights")
     return files
 
 

@@ -42,6 +42,7 @@ from ladderlm.train.config import ExecutionConfig
 __all__ = [
     "Evaluation",
     "EvaluationRequest",
+    "choose_checkpoint",
     "data_of",
     "describe_losses",
     "evaluate_run",
@@ -122,7 +123,7 @@ def evaluate_run(
     """
     directory = RunDirectory(run)
     config = directory.config()
-    checkpoint, weights = _choose(directory, request.checkpoint)
+    checkpoint, weights = choose_checkpoint(directory, request.checkpoint)
     data = _open_data(request, directory)
     split = data.split(request.split)
     check_counts(split, data.manifest["splits"][split.name])
@@ -228,8 +229,15 @@ def _policy(request: EvaluationRequest, config: RunConfig, split: Split) -> Poli
     )
 
 
-def _choose(directory: RunDirectory, wanted: str | None) -> tuple[Checkpoint, str]:
-    """Give a verified checkpoint and the hash of its weights."""
+def choose_checkpoint(directory: RunDirectory, wanted: str | None) -> tuple[Checkpoint, str]:
+    """Give a verified checkpoint and the hash of its weights.
+
+    Args:
+        wanted: a step, a folder's name, "last" or "best"; None: the newest good one.
+
+    Raises:
+        CheckpointError: there is none, or no such one, or it is damaged.
+    """
     found = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory.checkpoints)}
     if not found:
         raise CheckpointError(

@@ -1,0 +1,63 @@
+"""`ladderlm eval --tasks`: tasks of lm-eval on a run."""
+
+import sys
+
+import pytest
+
+from reference.tasks import keep_datasets_in, write_tasks
+
+
+@pytest.fixture
+def task_folder(tmp_path, monkeypatch):
+    keep_datasets_in(tmp_path / "cache", monkeypatch)
+    return write_tasks(tmp_path / "tasks")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tasks_are_run_and_their_metrics_printed(ladderlm, run, task_folder):
+    words = ("eval", run, "--tasks", "own_choice,own_text", "--task-folder", task_folder)
+    found = ladderlm(*words, "--max-documents", "2", "--json").json
+    assert (found["run"], found["step"]) == (str(run), 8)
+    assert found["n-samples"]["own_choice"] == {"original": 3, "effective": 2}
+    said = ladderlm(*words, "--max-documents", "2", "--step", "4")
+    assert said.code == 0
+    assert f"{run}, step 4" in said.out
+    lines = {tuple(line.split()[:3]) for line in said.out.splitlines()}
+    assert {("own_choice", "2", "acc"), ("own_text", "2", "bits_per_byte")} <= lines
+    said = ladderlm("eval", run, "--tasks", "own_choise", "--task-folder", task_folder)
+    assert said.code == 2
+    assert "no task is called own_choise" in said.err
+    assert "known are own_choice, own_text, own_words" in said.err
+    (task_folder / "own.jsonl").unlink()
+    said = ladderlm("eval", run, "--tasks", "own_choice", "--task-folder", task_folder)
+    assert said.code == 2
+    assert "lm-eval cannot run own_choice" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data", "x"], "--tasks with --data"),
+        (["--context", "8", "--table"], "--tasks with --context, --table"),
+        (["--checkpoint", "first"], "has no checkpoint"),
+        (["--device", "cuda"], "--device cuda"),
+    ],
+)
+def test_options_of_a_split_do_not_go_with_tasks(words, says, ladderlm, run):
+    said = ladderlm("eval", run, "--tasks", "own_choice", *words)
+    assert said.code == 2
+    assert says in said.err
+
+
+def test_a_foreign_folder_is_sent_to_lm_eval_itself(ladderlm, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    said = ladderlm("eval", tmp_path, "--tasks", "own_choice")
+    assert said.code == 2
+    assert f"lm_eval --model hf --model_args pretrained={tmp_path}" in said.err
+
+
+def test_without_lm_eval_the_extra_is_named(ladderlm, run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    said = ladderlm("eval", run, "--tasks", "own_choice")
+    assert said.code == 2
+    assert "pip install 'ladderlm[evals]'" in said.err
