@@ -15,6 +15,7 @@ from ladderlm.eval.proofs import proof_rows, prove
 from ladderlm.model import transformer as transformer_module
 from ladderlm.model.attention import document_mask
 from ladderlm.train import step as step_module
+from ladderlm.train.compute import Compute
 from reference.hand_made import make_model
 
 LENGTHS = [9, 4, 23, 6, 3, 12, 5, 8, 17, 4]
@@ -44,7 +45,7 @@ def proven(tmp_path):
         def accumulate(model, rows):
             n_rows = max(rows.n_rows // 2, 1)
             return step_module.accumulate_gradients(
-                model, rows, rows.n_targets, n_rows, mask_documents
+                Compute(model), rows, rows.n_targets, n_rows, mask_documents
             )
 
         rows = proof_rows(stream, 0, 2)

@@ -7,6 +7,7 @@ from ladderlm.model.accounting import count_params
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.published import PUBLISHED_SHAPES
 from ladderlm.model.transformer import Transformer
+from ladderlm.optim.schedule import learning_rate_at
 from ladderlm.run.config import RunConfig
 from ladderlm.run.presets import PRESETS, preset
 
@@ -43,6 +44,20 @@ def test_a_published_model_has_its_published_number_of_parameters(name):
     assert (sum(sizes.values()), config.ffn_width) == PUBLISHED[name]
     assert count_params(config).total == PUBLISHED[name][0]
     assert model.angles.shape == (config.max_seq_len, config.head_dim // 2, 2)
+
+
+def test_the_preset_of_the_paper_holds_what_its_section_2_states():
+    """AdamW 0.9 / 0.95, decay 0.1, clipping 1, cosine to a tenth, 2,000 of warm-up, 4M tokens."""
+    config = preset("llama-paper")
+    optim, n_steps = config.optim, config.train.n_steps
+    found = (optim.name, optim.beta1, optim.beta2, optim.weight_decay, optim.grad_clip)
+    assert found == ("adamw", 0.9, 0.95, 0.1, 1.0)
+    assert (optim.schedule, optim.final_lr_fraction) == ("cosine", 0.1)
+    assert config.train.global_batch_tokens == 4 * 2**20
+    assert n_steps * config.train.global_batch_tokens == pytest.approx(1.0e12, rel=1e-5)
+    rates = [learning_rate_at(optim, step, n_steps) for step in (999, 1999, n_steps - 1)]
+    assert rates == pytest.approx([1.5e-4, 3e-4, 3e-5])
+    assert (config.data.seq_len, config.model.max_seq_len) == (2048, 2048)
 
 
 def test_a_tied_head_is_counted_once_and_multiplies():

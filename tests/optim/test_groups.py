@@ -6,6 +6,7 @@ import torch
 from ladderlm.dist import Processes
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer, parameter_groups, set_learning_rate
+from ladderlm.train.compute import Compute
 from ladderlm.train.step import accumulate_gradients, train_step
 from reference.adamw import AdamWNumber, clip_scale
 from reference.hand_made import make_batch, make_model
@@ -75,7 +76,7 @@ def test_training_steps_equal_those_of_the_slow_adamw(grad_clip):
     for step, rate in enumerate((0.01, 0.02, 0.005)):
         batch = make_batch([[[1, 3 + step, 5, 2], [1, 4, 2]]], 8)
         model.zero_grad()
-        accumulate_gradients(model, batch, batch.n_targets, 1, True)
+        accumulate_gradients(Compute(model), batch, batch.n_targets, 1, True)
         gradients = {
             (name, i): float(value)
             for name, weight in model.named_parameters()
@@ -112,7 +113,7 @@ def test_training_steps_equal_those_of_the_slow_adamw(grad_clip):
 def test_the_reported_norm_is_that_before_clipping():
     model = make_model()
     batch = make_batch([[[1, 3, 5, 2]]], 8)
-    accumulate_gradients(model, batch, batch.n_targets, 1, True)
+    accumulate_gradients(Compute(model), batch, batch.n_targets, 1, True)
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
     done = train_step(
         model,

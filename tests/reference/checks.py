@@ -15,6 +15,7 @@ from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train import step as step_module
+from ladderlm.train.compute import Compute
 from reference.hand_made import make_batch, make_model
 
 __all__ = [
@@ -41,7 +42,7 @@ def gradients_of(
     """Give [sum of nats, gradient of each parameter]."""
     model.zero_grad()
     nats = step_module.accumulate_gradients(
-        model, batch, batch.n_targets, micro_batch_seqs, mask_documents
+        Compute(model), batch, batch.n_targets, micro_batch_seqs, mask_documents
     )
     return [nats, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 

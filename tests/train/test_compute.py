@@ -50,8 +50,7 @@ def step_by_step(n_steps, compute_of, batch_of=counting_batch, **shape):
     ]
 
 
-def bf16(model):
-    return Compute(model, "bf16")
+HALF = pytest.mark.parametrize("precision", ["bf16", "bf16-autocast", "fp16"])
 
 
 def test_float32_runs_through_the_masters_themselves():
@@ -59,23 +58,27 @@ def test_float32_runs_through_the_masters_themselves():
     assert Compute(model).model is model
 
 
-def test_bf16_learns_as_float32_does():
+@HALF
+def test_half_precision_learns_as_float32_does(precision):
     """Five steps down a steep slope, each loss within two hundredths."""
-    whole, half = step_by_step(5, Compute), step_by_step(5, bf16)
+    whole = step_by_step(5, Compute)
+    half = step_by_step(5, lambda model: Compute(model, precision))
     assert whole[-1] < 0.9 * whole[0]
     assert half == pytest.approx(whole, rel=0.02)
     assert half[0] == pytest.approx(whole[0], rel=5e-4)
     assert half != whole
 
 
-def test_gradients_of_bf16_point_where_those_of_float32_do():
-    model, batch = make_model(), ragged_batch()
+@HALF
+@pytest.mark.parametrize("attention", ["sdpa", "blocked"])
+def test_gradients_of_half_precision_point_where_those_of_float32_do(precision, attention):
+    model, batch = make_model(attention=attention), ragged_batch()
     found = []
-    for precision in ("float32", "bf16"):
+    for used in ("float32", precision):
         model.zero_grad()
-        compute = Compute(model, precision)
-        accumulate_gradients(compute.model, batch, 46, 3, True, compute.collect)
-        found.append({name: p.grad for name, p in model.named_parameters()})
+        compute = Compute(model, used)
+        accumulate_gradients(compute, batch, 46, 3, True)
+        found.append({n: p.grad / compute.scale for n, p in model.named_parameters()})
     for name, wanted in found[0].items():
         ours = found[1][name]
         assert ours.dtype == torch.float32
@@ -91,10 +94,10 @@ def test_gradients_of_micro_batches_are_added_in_float32():
     parts = []
     for row in range(8):
         model.zero_grad()
-        accumulate_gradients(compute.model, batch.rows(row, row + 1), 46, 1, True, compute.collect)
+        accumulate_gradients(compute, batch.rows(row, row + 1), 46, 1, True)
         parts.append(model.output.weight.grad.clone())
     model.zero_grad()
-    accumulate_gradients(compute.model, batch, 46, 1, True, compute.collect)
+    accumulate_gradients(compute, batch, 46, 1, True)
     whole = model.output.weight.grad
     torch.testing.assert_close(whole, torch.stack(parts).sum(0), rtol=0, atol=1e-6)
     assert not torch.equal(whole, whole.bfloat16().float())
@@ -112,8 +115,9 @@ def test_the_copies_are_the_rounded_masters_after_every_update():
     assert compute.model.angles.dtype == torch.float32  # positions keep all their bits
 
 
-def test_norms_softmax_and_loss_are_taken_in_float32(monkeypatch):
-    """Nothing is exponentiated in bfloat16."""
+@HALF
+def test_norms_softmax_and_loss_are_taken_in_float32(precision, monkeypatch):
+    """Nothing is exponentiated in half precision."""
     seen = set()
     for name in ("softmax", "log_softmax", "rsqrt"):
         inner = getattr(torch, name)
@@ -124,7 +128,7 @@ def test_norms_softmax_and_loss_are_taken_in_float32(monkeypatch):
             return result
 
         monkeypatch.setattr(torch, name, spy)
-    step_by_step(1, bf16, attention="blocked")
+    step_by_step(1, lambda model: Compute(model, precision), attention="blocked")
     assert seen == {(n, torch.float32) for n in ("softmax", "log_softmax", "rsqrt")}
 
 
@@ -189,7 +193,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_option_to_set(tmp_path, mon
     torch._dynamo.reset()
     compute = Compute(model, compiled=True, backend=broken)
     with pytest.raises(ConfigError, match=r"execution\.compile to 'off'"):
-        compute.warm_up(lambda: accumulate_gradients(compute.model, batch, 46, 8, True), tmp_path)
+        compute.warm_up(lambda: accumulate_gradients(compute, batch, 46, 8, True), tmp_path)
     assert all(p.grad is None for p in model.parameters())
     assert os.environ[CACHE_VARIABLE] == str(tmp_path / "kept")
     torch._dynamo.reset()

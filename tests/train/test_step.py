@@ -13,6 +13,7 @@ from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
+from ladderlm.train.compute import Compute
 from ladderlm.train.step import accumulate_gradients, train_step
 from reference.checks import (
     check_accumulation,
@@ -64,7 +65,7 @@ def test_a_row_of_padding_alone_changes_nothing():
     for rows in ([[[1, 5, 9, 2]]], [[[1, 5, 9, 2]], []]):
         model.zero_grad()
         batch = make_batch(rows, 8)
-        nats = accumulate_gradients(model, batch, batch.n_targets, 1, True)
+        nats = accumulate_gradients(Compute(model), batch, batch.n_targets, 1, True)
         gradients.append([nats, *(p.grad.clone() for p in model.parameters())])
     for a, b in zip(*gradients, strict=True):
         assert torch.equal(a, b)
@@ -131,11 +132,11 @@ def test_documents_are_masked_only_if_asked():
     model = make_model()
     batch = make_batch([[[1, 5, 9, 2], [1, 7, 8, 2]]], 8)
     masked, open_ = (
-        float(accumulate_gradients(model, batch, 6, 1, mask_documents))
+        float(accumulate_gradients(Compute(model), batch, 6, 1, mask_documents))
         for mask_documents in (True, False)
     )
     alone = sum(
-        float(accumulate_gradients(model, make_batch([[ids]], 8), 6, 1, True))
+        float(accumulate_gradients(Compute(model), make_batch([[ids]], 8), 6, 1, True))
         for ids in ([1, 5, 9, 2], [1, 7, 8, 2])
     )
     assert masked == pytest.approx(alone, rel=1e-6)

@@ -156,6 +156,7 @@ def _prove(view: View, data: PreparedData) -> list[dict[str, Any]]:
     """Prove on the run's model, or on a fresh one."""
     from ladderlm.eval.proofs import proof_rows, prove
     from ladderlm.eval.xray import fresh_model
+    from ladderlm.train.compute import Compute
     from ladderlm.train.step import accumulate_gradients
 
     config = view.stream.config
@@ -163,7 +164,9 @@ def _prove(view: View, data: PreparedData) -> list[dict[str, Any]]:
     batch = proof_rows(view.stream, view.first_row, view.n_shown)
 
     def accumulate(model: "Transformer", rows: Batch) -> Any:
-        return accumulate_gradients(model, rows, rows.n_targets, rows.n_rows, config.mask_documents)
+        return accumulate_gradients(
+            Compute(model), rows, rows.n_targets, rows.n_rows, config.mask_documents
+        )
 
     proofs = prove(model, batch, view.stream.split, data.bos_id, config.mask_documents, accumulate)
     return [vars(proof) for proof in proofs]

@@ -232,7 +232,7 @@ def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: P
     state.model.train()
     state.compute.refresh()
     shape = (plan.micro_batch_seqs, plan.mask_documents)
-    accumulate_gradients(state.compute.model, batch, 1, *shape)
+    accumulate_gradients(state.compute, batch, 1, *shape)
 
 
 def _check_best(directory: RunDirectory, state: TrainState) -> None:

@@ -127,6 +127,8 @@ def write_summary(
     summary = describe_run(config, directory, state.step)
     summary |= {"status": status, "restarts": state.restarts, "evals": evals}
     summary["n_tokens"] = state.n_tokens
+    if state.loss_scale is not None:
+        summary["n_skipped"] = state.loss_scale.n_skipped
     summary["best_step"] = state.best.get("step")
     summary["timing"]["seconds"] = state.seconds
     publish_json(directory.summary_file, summary)

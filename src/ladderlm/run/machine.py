@@ -88,8 +88,8 @@ def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str
 def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
     """Decide whether the layers are compiled, by length and precision and never by a cache.
 
-    Compiled float32 products are no faster, so `auto` takes long bf16 runs alone, where a C++
-    compiler is at hand.
+    Compiled float32 products are no faster, so `auto` takes long runs of half precision alone,
+    where a C++ compiler is at hand.
 
     Raises:
         ConfigError: it is asked for and cannot be done here.
@@ -100,7 +100,8 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
     n_positions = config.positions_after(config.train.n_steps)
     flops = train_flops_per_token(model, config.data.seq_len) * n_positions / world_size
     if asked == "auto":
-        pays = config.train.precision == "bf16" and flops >= COMPILE_FROM_FLOPS
+        pays = config.train.precision in ("bf16", "bf16-autocast", "fp16")
+        pays = pays and flops >= COMPILE_FROM_FLOPS
         fixed = not model.dropout and config.train.first_batch_tokens is None
         if pays and compiler and fixed:
             return replace(execution, compile="on")
@@ -127,11 +128,16 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
 
 
 def check_half_precision(config: RunConfig) -> None:
-    """Warn where bf16 products are slower than float32: the CPU has no instructions for them."""
-    if config.train.precision == "bf16" and config.execution.device == "cpu":
-        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if not supported:
-            _log.warning(
-                "train.precision = 'bf16': this CPU has no bfloat16 products, they are emulated "
-                "many times slower than float32; train.precision = 'float32' is the faster one here"
-            )
+    """Warn where half-precision products are slower than float32: the CPU emulates them."""
+    precision = config.train.precision
+    if precision == "float32" or config.execution.device != "cpu":
+        return
+    probe = "fp16" if precision == "fp16" else "bf16"
+    supported: bool = getattr(torch.ops.mkldnn, f"_is_mkldnn_{probe}_supported")()
+    if not supported:
+        _log.warning(
+            "train.precision = %r: this CPU has no %s products, they are emulated many times "
+            "slower than float32; train.precision = 'float32' is the faster one here",
+            precision,
+            probe,
+        )

@@ -53,6 +53,23 @@ def _published(name: str) -> dict[str, object]:
     }
 
 
+# Everything that the paper states is written out, so that no later default can move it: section 2.2
+# and tables 1 and 2. Shape and length are those of 7B. docs/llama-paper.md says what to change.
+_LLAMA_PAPER: dict[str, object] = {
+    **_published("llama-1-7b"),
+    "optim": {
+        "name": "adamw",
+        "learning_rate": 3e-4,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "weight_decay": 0.1,
+        "grad_clip": 1.0,
+        "schedule": "cosine",
+        "warmup_fraction": 2000 / round(1.0e12 / _PUBLISHED_BATCH_TOKENS),
+        "final_lr_fraction": 0.1,
+    },
+}
+
 PRESETS: dict[str, dict[str, object]] = {
     # Made for minutes on two cores with a vocabulary of 1,024 to 4,096.
     "llama": {
@@ -81,6 +98,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train": {"n_steps": 5000, "global_batch_tokens": 491520},
         "optim": {"learning_rate": 6e-4, "warmup_fraction": 0.02},
     },
+    "llama-paper": _LLAMA_PAPER,
     **{name: _published(name) for name in PUBLISHED_SHAPES},
 }
 

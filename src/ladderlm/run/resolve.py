@@ -7,12 +7,13 @@ downgraded or ignored. No clock and no cache has a say in it.
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.run.config import RunConfig
-from ladderlm.train.config import ExecutionConfig
+from ladderlm.train.config import ExecutionConfig, Precision
 
 __all__ = ["eval_steps", "open_splits", "resolve"]
 
@@ -95,8 +96,12 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
     )
     execution = _resolve_execution(resolved, world_size)
     attention = _resolve_attention(resolved, execution.device)
+    precision = _resolve_precision(config.train.precision, execution.device)
     return replace(
-        resolved, execution=execution, model=replace(resolved.model, attention=attention)
+        resolved,
+        execution=execution,
+        model=replace(resolved.model, attention=attention),
+        train=replace(resolved.train, precision=precision),
     )
 
 
@@ -129,6 +134,37 @@ def _resolve_execution(config: RunConfig, world_size: int) -> ExecutionConfig:
         n_threads=execution.n_threads or max((n_cores or 1) // world_size, 1),
         micro_batch_seqs=min(rows, own_rows),
     )
+
+
+def _resolve_precision(asked: Precision, device: str) -> Precision:
+    """Choose by the instructions of the device: bf16 where it has them, fp16 on older GPUs.
+
+    A CPU without them emulates half precision, so it gets float32.
+
+    Raises:
+        ConfigError: bf16 is asked for on a GPU that has none.
+    """
+    if device == "cuda":
+        import torch
+
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if asked in ("bf16", "bf16-autocast") and not has_bf16:
+            raise ConfigError(
+                f"train.precision = {asked!r}, and {torch.cuda.get_device_name()} has no bfloat16",
+                "it would be emulated, slower than float32",
+                "set train.precision to 'fp16' (its loss is scaled) or 'float32'",
+            )
+        return asked if asked != "auto" else "bf16" if has_bf16 else "fp16"
+    return asked if asked != "auto" else "bf16" if _cpu_has_bf16() else "float32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Say whether this CPU multiplies bfloat16 matrices by instructions of its own."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def _resolve_attention(

@@ -1,7 +1,8 @@
 """The model that a step runs through: the masters themselves, or a twin made for speed.
 
-Owns bfloat16 compute copies of float32 master weights, and compilation. The masters alone are
-saved, evaluated and moved by the optimizer; nothing outside a training step sees the twin.
+Owns half-precision compute copies of float32 master weights, autocast, and compilation. The
+masters alone are saved, evaluated and moved by the optimizer; nothing outside a training step sees
+the twin.
 """
 
 import copy
@@ -10,25 +11,28 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
+from ladderlm.train.config import Precision
+from ladderlm.train.scaling import LossScale
 
 __all__ = ["Compute", "find_cpp_compiler"]
 
+_COPIES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Compute:
     """Weights in the precision of the products, and gradients given back to the masters.
 
-    bf16: products and the residual stream are bfloat16; softmax, norm statistics, loss, gradients
-    over micro-batches, optimizer and weights are float32. The copies are made once a step, where
-    autocast would make them at every use.
+    bf16 and fp16: products and the residual stream are of half precision; softmax, norm
+    statistics, loss, gradients over micro-batches, optimizer and weights are float32. The copies
+    are made once a step, where autocast would make them at every use. fp16 scales its loss.
+    bf16-autocast: PyTorch's choice of dtypes, with a float32 residual stream.
 
     Args:
         master: float32 weights.
@@ -40,19 +44,22 @@ class Compute:
     def __init__(
         self,
         master: Transformer,
-        precision: Literal["float32", "bf16"] = "float32",
+        precision: Precision = "float32",
         compiled: bool = False,
         backend: str = "inductor",
     ) -> None:
         self.master = self.model = master
         self.masters: list[Tensor] = []
         self.copies: list[Tensor] = []
-        if precision == "float32" and not compiled:
+        self.autocast = precision == "bf16-autocast"
+        self.loss_scale = LossScale() if precision == "fp16" else None
+        half = _COPIES.get(precision)
+        if half is None and not compiled:
             return
         self.model = copy.deepcopy(master)
-        if precision == "bf16":
+        if half is not None:
             angles = self.model.angles
-            self.model.to(torch.bfloat16)
+            self.model.to(half)
             self.model.angles = angles  # positions need all their bits
             self.masters, self.copies = list(master.parameters()), list(self.model.parameters())
         else:
@@ -70,6 +77,22 @@ class Compute:
         if self.copies:
             with torch.no_grad():
                 torch._foreach_copy_(self.copies, self.masters)
+
+    @property
+    def scale(self) -> float:
+        """What every loss is multiplied by before its gradient is taken."""
+        return 1.0 if self.loss_scale is None else self.loss_scale.value
+
+    def hidden_and_head(
+        self, tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Give `Transformer.hidden` and the head (V, D), both in the precision of the products."""
+        head = self.model.output.weight
+        if not self.autocast:
+            return self.model.hidden(tokens, positions, segment_ids), head
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            hidden = self.model.hidden(tokens, positions, segment_ids)
+        return hidden.bfloat16(), head.bfloat16()
 
     def collect(self) -> None:
         """Add the gradients of the copies to those of the masters, in float32."""

@@ -9,7 +9,9 @@ from typing import Literal
 from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["BatchGrowth", "CheckpointConfig", "ExecutionConfig", "TrainConfig"]
+__all__ = ["BatchGrowth", "CheckpointConfig", "ExecutionConfig", "Precision", "TrainConfig"]
+
+Precision = Literal["auto", "float32", "bf16", "bf16-autocast", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TrainConfig:
     first_batch_tokens: int | None = added_later(None)  # the batch grows from here; None: constant
     batch_warmup_fraction: float = added_later(0.1)  # of all steps; over which the batch grows
     seed: int = 1  # initial weights and dropout; the order of data has its own
-    precision: Literal["float32", "bf16"] = "float32"  # of products; weights are always float32
+    precision: Precision = "float32"  # of products; weights stay float32; auto: by the device
     z_loss: float | None = added_later(None)  # factor on (log Z)^2; PaLM has 1e-4; None: off
     ema_decay: float | None = added_later(None)  # of an average of the weights; None: no average
     log_every_steps: int = 10  # the first and the last step are always logged

@@ -4,6 +4,7 @@ Owns the order of things in a run: validate, save, update, log. There is one loo
 device and any number of processes.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from ladderlm.train.step import train_step
 from ladderlm.train.throughput import throughput
 
 __all__ = ["LoopPlan", "run_loop"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,23 @@ class _Loop:
             z_loss=plan.z_loss,
         )
         state.step += 1
+        if done.skipped:
+            _log.warning(
+                "step %d: a gradient overflowed fp16, the update is skipped; the loss is scaled "
+                "by %g from now on",
+                state.step,
+                state.compute.scale if state.compute else 1.0,
+            )
         if state.average is not None:
             state.average.update(state.step)
         state.n_tokens += n_targets
         seconds = time.monotonic() - began
         state.seconds += seconds
         if state.step % plan.log_every_steps == 0 or state.step in (1, plan.n_steps):
-            fields = {"loss": done.loss, "learning_rate": rate, "grad_norm": done.grad_norm}
+            fields: dict[str, Any] = {"loss": done.loss, "learning_rate": rate}
+            fields["grad_norm"] = done.grad_norm
+            if (scale := state.loss_scale) is not None:
+                fields |= {"loss_scale": scale.value, "n_skipped": scale.n_skipped}
             flops = self.flops_per_row * n_rows
             speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peak)
             self._log("train", fields, speed | {"data_wait_seconds": waited})

@@ -3,7 +3,7 @@
 Owns `TrainState` and its way into and out of a checkpoint.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ladderlm.errors import CheckpointError
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import Compute
+from ladderlm.train.scaling import LossScale
 
 __all__ = ["TrainState"]
 
@@ -45,6 +46,11 @@ class TrainState:
     compute: Compute | None = None
     average: WeightAverage | None = None
 
+    @property
+    def loss_scale(self) -> LossScale | None:
+        """The scale of an fp16 run."""
+        return None if self.compute is None else self.compute.loss_scale
+
     def restore(self, saved: SavedState) -> None:
         """Take over a verified checkpoint.
 
@@ -64,7 +70,12 @@ class TrainState:
             with self.average.in_place():
                 load_weights(self.model, saved.chosen(True), f"{source} (average)")
         self.step, self.n_tokens = int(saved.state["step"]), int(saved.state["n_tokens"])
-        if self.step > 0:  # before the first update the optimizer keeps no state
+        n_updates = self.step
+        if self.loss_scale is not None:
+            for name, value in saved.state["loss_scale"].items():
+                setattr(self.loss_scale, name, value)
+            n_updates -= self.loss_scale.n_skipped
+        if n_updates > 0:  # before the first update the optimizer keeps no state
             load_optimizer(self.optimizer, saved.optimizer, source)
         self.best = dict(saved.state["best"])
         self.seconds = float(saved.state["timing"]["seconds"])
@@ -72,13 +83,15 @@ class TrainState:
 
     def save(self, checkpoints: Path, keep: int) -> None:
         """Publish a checkpoint of this step, then delete the ones no longer wanted."""
-        state = {
+        state: dict[str, Any] = {
             "run_id": self.run_id,
             "step": self.step,
             "n_tokens": self.n_tokens,
             "best": self.best,
             "timing": {"seconds": self.seconds, "restarts": self.restarts},
         }
+        if self.loss_scale is not None:
+            state["loss_scale"] = asdict(self.loss_scale)
         weights = dict(self.model.named_parameters())
         save_checkpoint(
             checkpoints,
