@@ -49,6 +49,8 @@ class StudyOptions:
     """Study folder. Default: studies-out/NAME."""
     pool: str | None = None
     """Folder of runs shared by studies. Default: the study folder's runs."""
+    scale: str | None = None
+    """Lay the file's [scale.NAME] over its base and ladder, for example for a GPU."""
     executor: ExecutorName = "local"
     """What carries out the runs (run)."""
     threads: int | None = None
@@ -86,7 +88,7 @@ def run(argv: list[str]) -> int:
     if verb not in _VERBS:
         raise ConfigError(f"unknown verb {verb!r}", "", f"use one of {', '.join(_VERBS)}, merge")
     options = parse(StudyOptions, argv[1:], f"study {verb}", f"{verb} a study.")
-    spec, folder, pool = open_study(options.study, options.out, options.pool)
+    spec, folder, pool = open_study(options.study, options.out, options.pool, options.scale)
     plan = plan_study(spec, pool)
     if options.part is not None:
         plan = part_of(plan, *parse_part(options.part))
@@ -149,9 +151,11 @@ def _merge(options: MergeOptions) -> int:
     return 0
 
 
-def open_study(file: str, out: str | None, pool: str | None) -> tuple[StudySpec, Path, Path]:
+def open_study(
+    file: str, out: str | None, pool: str | None, scale: str | None = None
+) -> tuple[StudySpec, Path, Path]:
     """Read a study file; give it with its folder and its pool of runs."""
-    spec = read_study(file)
+    spec = read_study(file, scale=scale)
     return spec, *place_of(spec, out, pool)
 
 

@@ -5,6 +5,7 @@ Owns `StudySpec` and its reading from TOML. What runs it means is in `plan.py`.
 
 import difflib
 import logging
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 STUDY_FILE, BASE_FILE = "study.toml", "base.json"
+USE_SCALE = "use_scale"
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +92,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """A study: a question, a base, a ladder and its arms; the first arm is the baseline."""
+    """A study: a question, a base, a ladder and its arms; the first arm is the baseline.
+
+    `scale` names the table of the file that was laid over base and ladder, if one was.
+    """
 
     name: str
     question: str
@@ -100,6 +105,7 @@ class StudySpec:
     arms: tuple[Arm, ...]
     pool: str | None
     demonstration: bool
+    scale: str | None = None
 
     def arm_config(self, arm: Arm) -> RunConfig:
         """Give the base with an arm's options set."""
@@ -113,6 +119,8 @@ def store_study(folder: Path, file: Path | str, spec: StudySpec) -> None:
     are named by what they mean, so results of the old file can never be taken for new ones.
     """
     text = Path(file).read_text(encoding="utf-8")
+    if spec.scale is not None and tomllib.loads(text).get(USE_SCALE) != spec.scale:
+        text = f'{USE_SCALE} = "{spec.scale}"\n{text}'
     kept = folder / STUDY_FILE
     if kept.is_file() and kept.read_text(encoding="utf-8") != text:
         old = kept.read_text(encoding="utf-8").splitlines()
@@ -149,17 +157,22 @@ def read_stored_study(folder: Path) -> StudySpec:
 # Keys of the file and what their values must be.
 _Kinds = dict[str, type]
 _TOP: _Kinds = {"name": str, "question": str, "rationale": str, "base": dict, "ladder": dict}
-_TOP |= {"arm": list, "study": dict}
+_TOP |= {"arm": list, "study": dict, "scale": dict, USE_SCALE: str}
+_SCALE: _Kinds = {"base": dict, "ladder": dict, "set": dict}
 _STUDY: _Kinds = {"pool": str, "demonstration": bool}
 _ARM: _Kinds = {"name": str, "set": dict, "hypothesis": str, "tune": dict}
 _WORDS = {str: "text", dict: "a table", list: "a list of tables, [[arm]]", bool: "true or false"}
 
 
-def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
+def read_study(
+    path: Path | str, base: RunConfig | None = None, scale: str | None = None
+) -> StudySpec:
     """Read a study file.
 
     Args:
         path: TOML.
+        scale: which of the file's `[scale.NAME]` is laid over base and ladder; it becomes a part
+            of the study's name. None: what the file's `use_scale` says, or none.
         base: stands in for what `[base]` comes to, where that was written down before.
 
     Raises:
@@ -172,7 +185,11 @@ def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
     for needed in ("name", "base", "ladder", "arm"):
         if needed not in values:
             raise ConfigError(f"{path}: {needed!r} is missing", "", "see docs/studies.md")
+    scale = scale or values.get(USE_SCALE)
     name = values["name"]
+    if scale is not None:
+        _apply_scale(values, scale, path)
+        name = f"{name}-{scale}"
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"{path}: name = {name!r}", "it names a folder", "use letters, digits, -")
     arms = tuple(_read_arm(arm, path) for arm in values["arm"])
@@ -193,6 +210,7 @@ def read_study(path: Path | str, base: RunConfig | None = None) -> StudySpec:
         arms=arms,
         pool=own.get("pool"),
         demonstration=own.get("demonstration", False),
+        scale=scale,
     )
     _check_arms(spec, path)
     return spec
@@ -212,6 +230,25 @@ def _check_keys(values: Any, kinds: _Kinds, where: str) -> None:
             )
         if not isinstance(value, kinds[key]):
             raise ConfigError(f"{where}: {key} = {value!r}", f"it must be {_WORDS[kinds[key]]}")
+
+
+def _apply_scale(values: dict[str, Any], scale: str, path: Path) -> None:
+    """Lay `[scale.NAME]` over base and ladder, and its `set.ARM` over what an arm sets."""
+    scales = values.get("scale", {})
+    if scale not in scales:
+        known = ", ".join(scales) or "none"
+        raise ConfigError(f"{path}: there is no [scale.{scale}]", f"scales of this file: {known}")
+    _check_keys(scales[scale], _SCALE, f"{path}: [scale.{scale}]")
+    for part in ("base", "ladder"):
+        values[part] = _flatten(values[part]) | _flatten(scales[scale].get(part, {}))
+    arms = {arm["name"]: arm for arm in values["arm"] if "name" in arm}
+    for name, changes in scales[scale].get("set", {}).items():
+        if name not in arms:
+            raise ConfigError(
+                f"{path}: [scale.{scale}.set.{name}]",
+                f"there is no such arm; arms: {', '.join(arms)}",
+            )
+        arms[name]["set"] = _flatten(arms[name].get("set", {})) | _flatten(changes)
 
 
 def _read_arm(values: Any, path: Path) -> Arm:
