@@ -13,7 +13,7 @@ def study(tiny_data, tmp_path):
 
 def test_the_plan_lists_every_run_and_starts_none(ladderlm, study, tmp_path):
     out = tmp_path / "out"
-    said = ladderlm("study", "plan", study, "--out", out, "--json")
+    said = ladderlm("study", "plan", study, "--out", out, "--no-probe", "--json")
     assert said.code == 0, said.err
     plan = said.json
     assert len(plan["runs"]) == 2 * len(TINY_LADDER)
@@ -21,7 +21,7 @@ def test_the_plan_lists_every_run_and_starts_none(ladderlm, study, tmp_path):
     assert not any(row["finished"] for row in plan["runs"])
     assert len({row["run_id"] for row in plan["runs"]}) == len(plan["runs"])
     assert plan["flops"] == pytest.approx(2 * sum(TINY_LADDER), rel=0.2)
-    shown = ladderlm("study", "plan", study, "--out", out)
+    shown = ladderlm("study", "plan", study, "--out", out, "--no-probe")
     assert all(row["run_id"] in shown.out + shown.err for row in plan["runs"])
     assert not out.exists()
 

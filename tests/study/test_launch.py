@@ -138,7 +138,7 @@ def test_a_second_start_makes_again_what_was_deleted_and_nothing_else(first, lad
 def test_plan_and_status_print_json_and_run_nothing(first, ladderlm):
     file, out, _ = first
     before = state_of(out)
-    plan = json.loads(ladderlm("study", "plan", file, "--out", out, "--json").stdout)
+    plan = json.loads(ladderlm("study", "plan", file, "--out", out, "--no-probe", "--json").stdout)
     assert len(plan["runs"]) == 4
     status = json.loads(ladderlm("study", "status", file, "--out", out, "--json").stdout)
     assert {row["status"] for row in status["runs"]} == {"finished"}

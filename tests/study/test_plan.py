@@ -129,12 +129,36 @@ def test_data_that_is_not_there_stops_the_plan(plan_of, tmp_path):
 def test_the_plan_warns_of_what_weakens_its_result(plan_of):
     said = " | ".join(plan_of().warnings)
     assert "3.0x of compute: less than a decade" in said
-    assert "6 runs have fewer than 300 updates" in said
+    assert "6 runs have fewer than 500 updates, down to" in said
     assert "repeats its data" in said
     assert "not tuned per arm" in said
     assert "the batch changes" not in said
     batches = plan_of({"min_updates": 40}).warnings
     assert any("batch and size are confounded" in warning for warning in batches)
+
+
+def test_arms_that_come_to_one_run_are_refused(plan_of, tmp_path, tiny_data):
+    """Two arms that differ in words and not in meaning, such as a copy of the same data."""
+    shutil.copytree(tiny_data, tmp_path / "copy")
+    arms = [{"name": "here"}, {"name": "there", "set": {"data.path": str(tmp_path / "copy")}}]
+    with pytest.raises(ConfigError, match=r"mean the same|come to the same run"):
+        plan_of(arm=arms)
+    sdpa = [{"name": "auto"}, {"name": "sdpa", "set": {"model.attention": "sdpa"}}]
+    with pytest.raises(ConfigError, match=r"mean the same|come to the same run"):
+        plan_of(arm=sdpa)
+
+
+def test_the_plan_says_what_an_arm_changes_and_warns_of_what_it_does_not_say(plan_of):
+    plan = plan_of()
+    assert [line.split(":")[0] for line in plan.differences("gelu")][:1] == ["model.mlp"]
+    assert not any("more than it says" in warning for warning in plan.warnings)
+    wide = [{"name": "base"}, {"name": "wide", "set": {"model.ffn_dim": 512}}]
+    plan = plan_of({"min_updates": 40}, arm=wide)
+    assert any(line.startswith("train.global_batch_tokens") for line in plan.differences("wide"))
+    assert any(
+        "arm wide differs in more than it says: train.global_batch_tokens" in warning
+        for warning in plan.warnings
+    )
 
 
 def test_finished_runs_are_not_pending(plan_of, tmp_path):

@@ -17,6 +17,7 @@ from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, read_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.study.cost import places, predict_all, probe, probed_runs
 from ladderlm.study.launch import launch, pending_runs
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import PlannedRun, StudyPlan, plan_study
@@ -57,6 +58,8 @@ class StudyOptions:
     """Cores to fill. Default: all."""
     part: str | None = None
     """Part i of n, as i/n: any machine may run any part. `study merge` joins them."""
+    no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Try nothing on this machine, so predict neither time nor memory (plan)."""
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show a live table until all runs have ended (status, on a terminal)."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -93,7 +96,7 @@ def run(argv: list[str]) -> int:
     if options.part is not None:
         plan = part_of(plan, *parse_part(options.part))
     if verb == "plan":
-        print_plan(plan, pool, options.json)
+        _plan(plan, pool, options)
         return 0
     if verb == "status":
         if options.watch and sys.stderr.isatty():
@@ -103,7 +106,7 @@ def run(argv: list[str]) -> int:
     failed: list[Outcome] = []
     store_study(folder, options.study, spec)
     if verb == "run":
-        print_plan(plan, pool, False)
+        print_plan(plan, pool)
         executor = make_executor(options.executor, folder / "executor", options.threads)
         failed = carry_out(plan, folder, pool, executor)
     if options.part is not None:
@@ -116,6 +119,18 @@ def run(argv: list[str]) -> int:
 
         print(write_report(folder / "report", runs=[], studies=[folder]))
     return 1 if failed else 0
+
+
+def _plan(plan: StudyPlan, pool: Path, options: StudyOptions) -> None:
+    """Print the plan, with times and memory found by trying some of it for a minute at most."""
+    if options.no_probe:
+        print_plan(plan, pool, options.json)
+        return
+    n_at_once = places(plan, options.threads)
+    shapes = len(probed_runs(plan))
+    print(f"trying {shapes} shapes, {n_at_once} at once, for a minute at most", file=sys.stderr)
+    costs = predict_all(plan, probe(plan, n_at_once))
+    print_plan(plan, pool, options.json, costs, n_at_once)
 
 
 def _show_fits(plan: StudyPlan, folder: Path, pool: Path, as_json: bool) -> None:

@@ -3,59 +3,110 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ladderlm.cli.options import print_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.plan import StudyPlan
+from ladderlm.study.cost import Cost, makespan
+from ladderlm.study.plan import PlannedRun, StudyPlan
 from ladderlm.study.status import StudyStatus, early_losses
 from ladderlm.text import visible
-from ladderlm.units import format_count, format_flops, format_seconds
+from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = ["follow", "live_table", "print_plan", "print_status"]
 
 REFRESH_SECONDS = 2.0
 
 
-def print_plan(plan: StudyPlan, pool: Path, as_json: bool) -> None:
-    """Print every run of a plan, what it comes to and what to be warned of."""
-    rows: list[dict[str, Any]] = [
-        {
-            "run_id": planned.run_id,
-            "arm": planned.arm,
-            "rung": planned.rung.index + 1,
-            "seed": planned.seed,
-            "dim": planned.config.model.dim,
-            "n_layers": planned.config.model.n_layers,
-            "n_matmul": planned.rung.n_matmul,
-            "n_tokens": planned.rung.n_tokens,
-            "n_steps": planned.rung.n_steps,
-            "global_batch_tokens": planned.rung.global_batch_tokens,
-            "flops": planned.rung.flops,
-            "finished": RunDirectory(pool / planned.run_id).finished,
-        }
-        for planned in plan.runs
-    ]
+def print_plan(
+    plan: StudyPlan,
+    pool: Path,
+    as_json: bool = False,
+    costs: Mapping[str, Cost] | None = None,
+    n_at_once: int = 1,
+) -> None:
+    """Print every run of a plan, what it comes to and what to be warned of.
+
+    Args:
+        costs: predictions by run id; None: nothing was tried, so nothing is predicted.
+        n_at_once: runs that will run side by side.
+    """
+    costs = costs or {}
+    rows = [_row(planned, pool, costs) for planned in plan.runs]
+    differences = {arm.name: plan.differences(arm.name) for arm in plan.spec.arms[1:]}
+    expected = _expect(rows, n_at_once) if costs else None
     if as_json:
-        print_json({"runs": rows, "flops": plan.flops, "warnings": list(plan.warnings)})
+        printed = {"runs": rows, "flops": plan.flops, "warnings": list(plan.warnings)}
+        print_json(printed | {"differences": differences, "timing": expected})
         return
     _say(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}")
     _say(
         f"  {'run':<12} {'arm':<14} rung seed {'shape':>9} {'N':>7} {'tokens':>7} {'steps':>6} "
-        f"{'batch':>6} {'FLOPs':>9}"
+        f"{'batch':>6} {'FLOPs':>9}" + (f" {'time':>7} {'memory':>7}" if costs else "")
     )
     for row in rows:
-        _say(
+        line = (
             f"  {row['run_id']:<12} {row['arm']:<14} {row['rung']:>4} {row['seed']:>4} "
             f"{row['dim']:>5}x{row['n_layers']:<3} {format_count(row['n_matmul']):>7} "
             f"{format_count(row['n_tokens']):>7} {row['n_steps']:>6,} "
             f"{row['global_batch_tokens']:>6,} {row['flops']:>9.2e}"
-            + ("  finished" if row["finished"] else "")
         )
+        if costs:
+            line += f" {format_seconds(row['timing']['seconds']):>7}"
+            line += f" {format_bytes(row['memory_bytes']):>7}"
+        _say(line + ("  finished" if row["finished"] else ""))
+    if expected is not None:
+        for arm, hours in expected["device_hours"].items():
+            _say(f"  {arm}: {hours:.3g} device-hours")
+        _say(
+            f"  to go: {format_seconds(expected['seconds_to_go'])} with {n_at_once} at once, "
+            f"{format_seconds(expected['seconds'])} of processes in all, as tried on this machine"
+        )
+    for arm, lines in differences.items():
+        for line in lines:
+            _say(f"  {arm} changes {line}")
     for warning in plan.warnings:
         _say(f"  warning: {warning}")
+
+
+def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str, Any]:
+    row = {
+        "run_id": planned.run_id,
+        "arm": planned.arm,
+        "rung": planned.rung.index + 1,
+        "seed": planned.seed,
+        "dim": planned.config.model.dim,
+        "n_layers": planned.config.model.n_layers,
+        "n_matmul": planned.rung.n_matmul,
+        "n_tokens": planned.rung.n_tokens,
+        "n_steps": planned.rung.n_steps,
+        "global_batch_tokens": planned.rung.global_batch_tokens,
+        "flops": planned.rung.flops,
+        "finished": RunDirectory(pool / planned.run_id).finished,
+    }
+    if costs:
+        cost = costs[planned.run_id]
+        row["memory_bytes"] = cost.memory_bytes
+        row["timing"] = {"seconds": cost.seconds, "device_seconds": cost.device_seconds}
+    return row
+
+
+def _expect(rows: Sequence[dict[str, Any]], n_at_once: int) -> dict[str, Any]:
+    """Sum up predictions: per arm, in all, and until the last run that is missing ends."""
+    unique = {row["run_id"]: row for row in rows}.values()
+    hours: dict[str, float] = {}
+    for row in unique:
+        device = row["timing"]["device_seconds"] / 3600
+        hours[row["arm"]] = hours.get(row["arm"], 0.0) + device
+    left = [row["timing"]["seconds"] for row in unique if not row["finished"]]
+    return {
+        "device_hours": hours,
+        "seconds": sum(row["timing"]["seconds"] for row in unique),
+        "seconds_to_go": makespan(sorted(left, reverse=True), n_at_once),
+        "n_at_once": n_at_once,
+    }
 
 
 def _say(line: str) -> None:

@@ -9,12 +9,20 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ladderlm.config import differences, meaning_of
+from ladderlm.errors import ConfigError
 from ladderlm.run.config import RunConfig
 from ladderlm.run.resolve import open_splits, resolve
 from ladderlm.study.ladder import Rung, choose_shape, plan_rung
 from ladderlm.study.spec import Arm, StudySpec
 
 __all__ = ["PlannedRun", "StudyPlan", "plan_study"]
+
+FEW_UPDATES = 500  # SCALING: 500 to 1,000 at least
+# What meets the budget, and what is sized by it, may differ between arms without being said.
+_FOLLOWS = {
+    *("train.n_steps", "eval.head_tokens", "eval.n_evals", "checkpoint.every_steps"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,19 @@ class StudyPlan:
     spec: StudySpec
     runs: tuple[PlannedRun, ...]
     warnings: tuple[str, ...]
+
+    def differences(self, arm: str) -> list[str]:
+        """List the options in which an arm's resolved config differs from the baseline's.
+
+        At the highest rung where both have runs, with equal seeds; "option: baseline -> arm".
+        """
+        base = {(r.rung.index, r.seed): r for r in self.runs if r.arm == self.spec.arms[0].name}
+        own = [r for r in self.runs if r.arm == arm and (r.rung.index, r.seed) in base]
+        if not own:
+            return []
+        run = max(own, key=lambda run: run.rung.index)
+        other = base[run.rung.index, run.seed].config
+        return differences(meaning_of(other), meaning_of(run.config))
 
     @property
     def flops(self) -> float:
@@ -68,7 +89,21 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
         )
         for seed in ladder.seeds_of(index):
             runs += [_plan_run(spec, arm, index, budget, shape, seed, pool) for arm in spec.arms]
-    return StudyPlan(spec, tuple(runs), tuple(_warnings(spec, runs, train.n_tokens)))
+    _refuse_equal_arms(runs)
+    plan = StudyPlan(spec, tuple(runs), ())
+    return replace(plan, warnings=tuple(_warnings(plan, train.n_tokens)))
+
+
+def _refuse_equal_arms(runs: list[PlannedRun]) -> None:
+    owner: dict[str, str] = {}
+    for run in runs:
+        arm = owner.setdefault(run.run_id, run.arm)
+        if arm != run.arm:
+            raise ConfigError(
+                f"arms {arm!r} and {run.arm!r} come to the same run, {run.run_id}",
+                "equal configs with equal seeds are one run, which cannot be compared with itself",
+                "let an arm change something that counts, or give it other seeds",
+            )
 
 
 def _plan_run(
@@ -104,7 +139,8 @@ def _plan_run(
     return PlannedRun(arm.name, rung, seed, replace(config, out=out))
 
 
-def _warnings(spec: StudySpec, runs: list[PlannedRun], unique_tokens: int) -> list[str]:
+def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
+    spec, runs = plan.spec, plan.runs
     flops = spec.ladder.flops
     found = []
     if flops[-1] / flops[0] < 9.99:
@@ -112,9 +148,10 @@ def _warnings(spec: StudySpec, runs: list[PlannedRun], unique_tokens: int) -> li
             f"the ladder spans {flops[-1] / flops[0]:.1f}x of compute: less than a decade says "
             "little about scaling"
         )
-    few = [run for run in runs if run.rung.n_steps < 300]
+    few = [run for run in runs if run.rung.n_steps < FEW_UPDATES]
     if few:
-        found.append(f"{len(few)} runs have fewer than 300 updates")
+        fewest = min(run.rung.n_steps for run in few)
+        found.append(f"{len(few)} runs have fewer than {FEW_UPDATES} updates, down to {fewest}")
     longest = max(run.rung.n_tokens for run in runs)
     if longest > unique_tokens:
         found.append(f"the longest run repeats its data {longest / unique_tokens:.1f} times")
@@ -124,6 +161,11 @@ def _warnings(spec: StudySpec, runs: list[PlannedRun], unique_tokens: int) -> li
             f"the batch changes with the rung ({min(batches):,} to {max(batches):,} tokens): batch "
             "and size are confounded to that extent"
         )
+    for arm in spec.arms[1:]:
+        changed = {line.split(":", 1)[0] for line in plan.differences(arm.name)}
+        unsaid = sorted(changed - set(arm.set) - set(arm.tune) - _FOLLOWS)
+        if unsaid:
+            found.append(f"arm {arm.name} differs in more than it says: {', '.join(unsaid)}")
     if not all(arm.tune for arm in spec.arms):
         found.append("learning rates are not tuned per arm: the verdict will be INCONCLUSIVE")
     return found
