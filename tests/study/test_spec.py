@@ -1,11 +1,15 @@
 """The study file: read whole or refused with what to mend, kept beside its results."""
 
 import logging
+import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from builders import tiny_study, write_study
 from ladderlm.errors import ConfigError
+from ladderlm.study.ladder import choose_shape
 from ladderlm.study.spec import LadderOptions, read_stored_study, read_study, store_study
 
 
@@ -227,3 +231,85 @@ def test_a_changed_study_file_is_replaced_and_the_difference_said(write, tmp_pat
 def test_a_folder_that_is_no_study_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not a study folder"):
         read_stored_study(tmp_path)
+
+
+SCALED = """
+name = "scaled"
+[base]
+preset = "llama"
+data = "small"
+"data.seq_len" = 64
+[ladder]
+flops = [1e12, 1e13]
+seeds = [1]
+[scale.big.base]
+data = "large"
+"data.seq_len" = 128
+[scale.big.ladder]
+flops = [1e15, 1e16]
+[scale.big.set.few]
+"model.n_kv_heads" = 4
+[[arm]]
+name = "all"
+[[arm]]
+name = "few"
+set = { "model.n_kv_heads" = 2, "optim.beta1" = 0.7 }
+"""
+
+
+def test_a_scale_is_laid_over_base_ladder_and_arms(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(SCALED)
+    small, big = read_study(path), read_study(path, scale="big")
+    assert (small.name, small.base.data.path, small.base.data.seq_len) == ("scaled", "small", 64)
+    assert (big.name, big.base.data.path, big.base.data.seq_len) == ("scaled-big", "large", 128)
+    assert (small.ladder.flops, big.ladder.flops) == ((1e12, 1e13), (1e15, 1e16))
+    assert big.ladder.seeds == (1,)
+    assert small.arms[1].set == {"model.n_kv_heads": 2, "optim.beta1": 0.7}
+    assert big.arms[1].set == {"model.n_kv_heads": 4, "optim.beta1": 0.7}
+    store_study(tmp_path, path, big)
+    again = read_stored_study(tmp_path)
+    assert (again, again.scale) == (big, "big")
+    store_study(tmp_path, tmp_path / "study.toml", again)
+    assert read_stored_study(tmp_path) == big
+
+
+@pytest.mark.parametrize(
+    ("scale", "change", "message"),
+    [
+        ("huge", ("", ""), r"no \[scale.huge\].*\n.*big"),
+        ("big", ("big.set.few", "big.set.fewer"), "no such arm"),
+        ("big", ("scale.big.ladder", "scale.big.laddr"), "did you mean ladder"),
+        ("big", ('data = "large"', 'datta = "large"'), "datta"),
+    ],
+)
+def test_a_scale_that_cannot_be_laid_over_is_refused(tmp_path, scale, change, message):
+    path = tmp_path / "study.toml"
+    path.write_text(SCALED.replace(*change))
+    with pytest.raises(ConfigError, match=message):
+        read_study(path, scale=scale)
+
+
+READY = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("scale", [None, "gpu"])
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_every_rung_of_the_ready_studies_can_be_met(path, scale):
+    spec = read_study(path, scale=scale)
+    vocab_size = 32_000 if scale else 2_048
+    base = replace(spec.base.model, vocab_size=vocab_size)
+    models = [spec.arm_config(arm).model for arm in spec.arms]
+    group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
+    ladder = spec.ladder
+    assert ladder.flops[-1] / ladder.flops[0] >= 99
+    rest = (ladder.tokens_per_param, base, spec.base.data.seq_len, ladder.aspect_ratio, group)
+    for budget in ladder.flops:
+        assert choose_shape(budget, *rest).dim % spec.base.model.head_dim == 0
+    assert all(arm.tune for arm in spec.arms)
+    assert spec.question
+    assert spec.rationale
+
+
+def test_there_are_ready_studies():
+    assert len(READY) >= 7

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladderlm.config import differences, meaning_of
+from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError
 from ladderlm.run.config import RunConfig
 from ladderlm.run.resolve import open_splits, resolve
@@ -82,16 +83,44 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
     seq_len = spec.base.data.seq_len
     models = [spec.arm_config(arm).model for arm in spec.arms]
     group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
+    vocabularies = _vocabularies(spec)
     runs = []
     for index, budget in enumerate(ladder.flops):
         shape = choose_shape(
             budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio, group
         )
         for seed in ladder.seeds_of(index):
-            runs += [_plan_run(spec, arm, index, budget, shape, seed, pool) for arm in spec.arms]
+            for arm in spec.arms:
+                own = replace(shape, vocab_size=vocabularies[arm.name])
+                runs.append(_plan_run(spec, arm, index, budget, own, seed, pool))
     _refuse_equal_arms(runs)
     plan = StudyPlan(spec, tuple(runs), ())
     return replace(plan, warnings=tuple(_warnings(plan, train.n_tokens)))
+
+
+def _vocabularies(spec: StudySpec) -> dict[str, int]:
+    """Give the vocabulary of every arm's data.
+
+    An arm with another one keeps the rung's body; its head, and so its tokens, differ.
+
+    Raises:
+        ConfigError: an arm that would be scored on other texts than the baseline.
+    """
+    found, scored = {}, {}
+    for arm in spec.arms:
+        config = spec.arm_config(arm)
+        data, _, _ = open_splits(config)
+        eval_data = open_data(config.eval.path) if config.eval.path else data
+        found[arm.name] = data.vocab_size
+        hashes = eval_data.manifest["splits"][config.eval.split]["text_hashes"]
+        scored[arm.name] = hashes["exact"]["sha256"]
+        if scored[arm.name] != scored[spec.arms[0].name]:
+            raise ConfigError(
+                f"arm {arm.name!r} would be scored on other texts than {spec.arms[0].name!r}",
+                "bits per byte of different texts cannot be compared",
+                "prepare both from the same validation file",
+            )
+    return found
 
 
 def _refuse_equal_arms(runs: list[PlannedRun]) -> None:

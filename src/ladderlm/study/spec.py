@@ -284,7 +284,7 @@ _LADDER_SETS |= {"train.n_steps", "train.seed", "data.order_seed", "out"}
 
 
 def _check_arms(spec: StudySpec, path: Path) -> None:
-    hashes: dict[str, str] = {}
+    hashes: dict[tuple[str | None, ...], str] = {}
     for arm in spec.arms:
         clash = [dotted for dotted in arm.set if dotted in _LADDER_SETS]
         if clash:
@@ -300,7 +300,8 @@ def _check_arms(spec: StudySpec, path: Path) -> None:
                 "the ladder meets its FLOPs by counting equal batches",
                 "leave it out of a study",
             )
-        digest = config.meaning_hash
+        # Which data lies at a path is known only later, when the runs are planned.
+        digest = (config.meaning_hash, config.data.path, config.eval.path)
         if digest in hashes:
             raise ConfigError(
                 f"{path}: arms {hashes[digest]!r} and {arm.name!r} mean the same",
