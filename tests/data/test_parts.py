@@ -13,10 +13,11 @@ import pytest
 from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
-from ladderlm.data.parts import encode_parts, find_pieces, share_files
+from ladderlm.data.parts import find_pieces, share_files
 from ladderlm.data.pieces import read_piece
 from ladderlm.data.prepare import PrepareConfig, merge_parts, prepare, prepare_part
 from ladderlm.data.request import request_splits
+from ladderlm.data.workers import encode_parts
 from ladderlm.errors import ConfigError, DataError, ExecutorError
 
 TRAIN, VAL = make_records(40, seed=1), make_records(8, seed=2)

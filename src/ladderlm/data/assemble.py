@@ -7,6 +7,7 @@ splits. Memory is that of a few pieces and a share of the keys, plus one byte pe
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,23 @@ def _needed(pieces: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tupl
                 return
 
 
+def _read_ahead(paths: list[tuple[int, Path]]) -> Iterator[tuple[int, Piece]]:
+    """Read and check each piece while the one before is used."""
+    with ThreadPoolExecutor(1) as reader:
+        coming: Future[Piece] | None = None
+        for i, (file, path) in enumerate(paths):
+            piece = read_piece(path) if coming is None else coming.result()
+            coming = None
+            if i + 1 < len(paths):
+                coming = reader.submit(read_piece, paths[i + 1][1])
+            yield file, piece
+
+
 def _read(paths: list[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Piece]]:
     """Read pieces, the last one cut where a limit is met."""
     done = np.zeros(3, np.int64)  # documents, bytes, tokens
     most = [np.iinfo(np.int64).max if limit is None else limit for limit in limits.each]
-    for file, path in paths:
-        piece = read_piece(path)
+    for file, piece in _read_ahead(paths):
         ones = np.ones(piece.n_documents, np.int64)
         fits = np.ones(piece.n_documents, bool)
         for i, sizes in enumerate((ones, piece.n_bytes, piece.n_tokens)):

@@ -8,14 +8,14 @@ nothing is visible under its final name before it is whole.
 import contextlib
 import fcntl
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ladderlm.data.assemble import assemble
 from ladderlm.data.estimate import Estimate, estimate_splits
 from ladderlm.data.overlap import check_overlap, count_overlap
-from ladderlm.data.parts import Limits, encode_parts, find_pieces
+from ladderlm.data.parts import Limits, find_pieces
 from ladderlm.data.request import PrepareConfig, SplitRequest, request_splits
 from ladderlm.data.shards import (
     FORMAT_VERSION,
@@ -24,6 +24,7 @@ from ladderlm.data.shards import (
     open_data,
     token_dtype,
 )
+from ladderlm.data.workers import Process, encode_parts, started_workers
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import (
     FolderLock,
@@ -79,12 +80,25 @@ def prepare(
             check_overlap(manifest["overlap"], config.allow_overlap)
             return manifest
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
-        expected = estimate_splits(list(todo.values()), tokenizer)
-        announce(expected)
-        check_free_space(out, expected.disk_bytes)
-        folders = _encode_splits(todo, out / STAGING, tokenizer, progress)
+        with _workers_for(todo) as processes:  # they get ready during the estimate
+            expected = estimate_splits(list(todo.values()), tokenizer)
+            announce(expected)
+            check_free_space(out, expected.disk_bytes)
+            folders = _encode_splits(todo, out / STAGING, tokenizer, progress, processes)
         pieces = {name: [folder] for name, folder in folders.items()}
         return _publish_splits(out, manifest, todo, pieces, tokenizer)
+
+
+@contextlib.contextmanager
+def _workers_for(requests: dict[str, SplitRequest], n_parts: int = 1) -> Iterator[list[Process]]:
+    """Start the processes that a part of the work is worth; none: it is done in this one."""
+    n_workers = max(request.config.n_workers for request in requests.values())
+    n_bytes = sum(file.state[0] for r in requests.values() for file in r.files)
+    if n_workers == 1 or n_bytes < SMALL_BYTES * n_parts:
+        yield []
+    else:
+        with started_workers(n_workers) as processes:
+            yield processes
 
 
 def _encode_splits(
@@ -92,20 +106,20 @@ def _encode_splits(
     out: Path,
     tokenizer: Tokenizer,
     progress: Progress,
+    processes: list[Process],
     part: int = 0,
     n_parts: int = 1,
 ) -> dict[str, Path]:
     """Make the pieces of a part of all splits; give the folder of each split."""
     folders = {n: out / r.folder_name(tokenizer.fingerprint) for n, r in requests.items()}
-    n_workers = max(request.config.n_workers for request in requests.values())
-    if sum(file.state[0] for r in requests.values() for file in r.files) < SMALL_BYTES * n_parts:
-        n_workers = 1
+    n_workers = max(len(processes), 1)
     jobs = []
     for name, request in requests.items():
         make_folder(folders[name])
         jobs.append(request.jobs(folders[name], part, n_parts, n_workers))
     counters = [_counter(name, progress) for name in requests]
-    encode_parts([list(own) for own in zip(*jobs, strict=True)], lambda i, n: counters[i](n))
+    lists = [list(own) for own in zip(*jobs, strict=True)]
+    encode_parts(lists, lambda i, n: counters[i](n), processes)
     for request in requests.values():
         request.check_unchanged()
     return folders
@@ -165,7 +179,8 @@ def prepare_part(
             },
         }
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
-        _encode_splits(requests, out, tokenizer, progress, part - 1, n_parts)
+        with _workers_for(requests, n_parts) as processes:
+            _encode_splits(requests, out, tokenizer, progress, processes, part - 1, n_parts)
         publish_json(record_path, record)
     return record_path
 

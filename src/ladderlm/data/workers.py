@@ -1,0 +1,147 @@
+"""Processes that encode several parts at once.
+
+Owns their start, what they are told and what they answer. What a part is is in `parts.py`.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ladderlm.config import from_dict, to_dict
+from ladderlm.data.parts import PartJob, encode_part
+from ladderlm.errors import DataError, ExecutorError, LadderError
+from ladderlm.tokenizer.base import load_tokenizer
+
+__all__ = ["encode_parts", "started_workers"]
+
+Process = subprocess.Popen[bytes]
+
+
+def encode_parts(
+    workers: list[list[PartJob]],
+    report: Callable[[int, int], None] = lambda _, __: None,
+    processes: Sequence[Process] = (),
+) -> None:
+    """Do lists of jobs at once, each list in a process of its own; one alone is done right here.
+
+    Args:
+        workers: the jobs of each, which share a tokenizer.
+        report: told (number of the job in its list, documents encoded since the last call).
+        processes: from `started_workers`, as many as lists; none: they are started here.
+
+    Raises:
+        DataError: what any of them ran into; the others are stopped.
+        ExecutorError: one of them died.
+    """
+    if len(workers) == 1:
+        _encode_all(workers[0], report)
+        return
+    said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+    with contextlib.ExitStack() as children:
+        if not processes:
+            processes = children.enter_context(started_workers(len(workers)))
+        for process, jobs in zip(processes, workers, strict=True):
+            assert process.stdin is not None
+            process.stdin.write(json.dumps([to_dict(job) for job in jobs]).encode() + b"\n")
+            process.stdin.flush()
+        for number, process in enumerate(processes):
+            threading.Thread(target=_listen, args=(number, process, said), daemon=True).start()
+        running = set(range(len(workers)))
+        while running:
+            number, message = said.get()
+            if message is None:
+                running.discard(number)
+                if processes[number].wait() != 0:
+                    raise ExecutorError(
+                        f"a process that encodes ended with code {processes[number].returncode}",
+                        "its pieces are not complete",
+                        "run the same command again: it goes on; less --workers need less memory",
+                    )
+            elif "error" in message:
+                raise DataError(*message["error"])
+            else:
+                report(*message["documents"])
+
+
+def _encode_all(jobs: list[PartJob], report: Callable[[int, int], None]) -> None:
+    tokenizer = load_tokenizer(jobs[0].tokenizer)
+    for number, job in enumerate(jobs):
+        encode_part(job, tokenizer, functools.partial(report, number))
+
+
+@contextlib.contextmanager
+def started_workers(n: int) -> Iterator[list[Process]]:
+    """Start processes that wait for their jobs; whatever still runs at the end is killed."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with contextlib.ExitStack() as children:
+        processes = []
+        for _ in range(n):
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from ladderlm.data.workers import work; work()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | threads | {"PYTHONPATH": path},
+            )
+            children.callback(_end, process)
+            processes.append(process)
+        yield processes
+
+
+def _end(process: Process) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _listen(
+    number: int,
+    process: Process,
+    said: "queue.Queue[tuple[int, dict[str, Any] | None]]",
+) -> None:
+    assert process.stdout is not None
+    with contextlib.suppress(ValueError, OSError):  # closed because another one failed
+        for line in process.stdout:
+            said.put((number, json.loads(line)))
+    said.put((number, None))
+
+
+def work() -> None:
+    """Be a worker: read a list of `PartJob` from standard input, answer in JSON lines.
+
+    Ends as soon as the one who started it is gone, which closes standard input.
+    """
+    told = sys.stdin.buffer.readline()
+    if not told.endswith(b"\n"):
+        return  # the one who started it is gone already
+    jobs = [from_dict(PartJob, job) for job in json.loads(told)]
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def say(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    try:
+        _encode_all(jobs, lambda number, n: say({"documents": [number, n]}))
+    except LadderError as error:
+        say({"error": [error.what, error.why, error.fix]})
+    except BrokenPipeError:
+        os._exit(1)
+
+
+def _die_with_parent() -> None:
+    os.read(0, 1)  # not through `sys.stdin`, whose lock would stand in the way of a normal end
+    os._exit(1)
