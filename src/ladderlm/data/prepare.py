@@ -6,14 +6,13 @@ nothing is visible under its final name before it is whole.
 """
 
 import contextlib
-import fcntl
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ladderlm.data.assemble import assemble
 from ladderlm.data.estimate import Estimate, estimate_splits
+from ladderlm.data.leftovers import STAGING, free_prefix, remove_leftovers, remove_temporary
 from ladderlm.data.overlap import check_overlap, count_overlap
 from ladderlm.data.parts import Limits, find_pieces
 from ladderlm.data.request import PrepareConfig, SplitRequest, request_splits
@@ -40,7 +39,6 @@ from ladderlm.tokenizer.base import Tokenizer, copy_tokenizer, load_tokenizer
 __all__ = ["PrepareConfig", "estimate", "merge_parts", "prepare", "prepare_part"]
 
 SMALL_BYTES = 8 << 20  # sources smaller than this are encoded without further processes
-STAGING = ".preparing"
 Progress = Callable[[str, int], None]
 
 
@@ -69,11 +67,11 @@ def prepare(
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
     with FolderLock(out):
-        _remove_temporary(out)
+        remove_temporary(out)
         manifest = _existing_manifest(out, tokenizer.fingerprint, config.tokenizer)
         requests = request_splits(config, out / STAGING / "stdin")
         todo = {n: r for n, r in requests.items() if not _is_done(manifest, n, r.record)}
-        _remove_leftovers(
+        remove_leftovers(
             out, manifest, [r.folder_name(tokenizer.fingerprint) for r in todo.values()]
         )
         if not todo:
@@ -162,7 +160,7 @@ def prepare_part(
                 "a part goes to a folder of its own",
                 "choose another --out",
             )
-        _remove_temporary(out)
+        remove_temporary(out)
         requests = request_splits(config, None)
         record = {
             "kind": "ladderlm-part",
@@ -206,14 +204,14 @@ def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> 
         sources=(), tokenizer=str(tokenizer_folder), out=str(out), allow_overlap=allow_overlap
     )
     with FolderLock(out):
-        _remove_temporary(out)
+        remove_temporary(out)
         manifest = _existing_manifest(out, tokenizer.fingerprint, str(tokenizer_folder))
         todo, pieces = {}, {}
         for name, split in first["splits"].items():
             if not _is_done(manifest, name, split["request"]):
                 todo[name] = SplitRequest(name, (), split["request"], config)
                 pieces[name] = [folder / split["folder"] for folder in folders]
-        _remove_leftovers(out, manifest, [])
+        remove_leftovers(out, manifest, [])
         if not todo:
             check_overlap(manifest["overlap"], allow_overlap)
             return manifest
@@ -290,7 +288,7 @@ def _publish_splits(
         n_files = len(request.record["sources"])
         entry = assemble(
             folders[name],
-            _free_prefix(out, name),
+            free_prefix(out, name),
             token_dtype(tokenizer.vocab_size),
             find_pieces(pieces[name], n_files),
             limits=_limits_of(request.record),
@@ -314,7 +312,7 @@ def _publish_splits(
             move_into_place(folders[name] / file["file"], out / file["file"])
     manifest["fingerprint"] = manifest_fingerprint(manifest)
     publish_json(out / "manifest.json", manifest)
-    _remove_leftovers(out, manifest, [])
+    remove_leftovers(out, manifest, [])
     return manifest
 
 
@@ -342,64 +340,3 @@ def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str,
 
 def _is_done(manifest: dict[str, Any], name: str, record: dict[str, Any]) -> bool:
     return bool(manifest["splits"].get(name, {}).get("request") == record)
-
-
-_OWN_FILE = re.compile(
-    r"([A-Za-z_][A-Za-z0-9_]*(?:-v\d+)?)-(?:\d{5,}\.bin|documents\.npy|texts-(?:exact|folded)\.npy)"
-)
-
-
-def _own_files(out: Path) -> dict[str, list[Path]]:
-    """Give the files of splits that lie in a folder, by the prefix of their version."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(out.iterdir()):
-        match = _OWN_FILE.fullmatch(path.name)
-        if match:
-            found.setdefault(match[1], []).append(path)
-    return found
-
-
-def _free_prefix(out: Path, name: str) -> str:
-    """Name a version of a split after none whose files still lie there: `train`, `train-v2` ..."""
-    taken = _own_files(out)
-    names = [name, *(f"{name}-v{i}" for i in range(2, len(taken) + 3))]
-    return next(prefix for prefix in names if prefix not in taken)
-
-
-def _remove_temporary(out: Path) -> None:
-    """Delete files that a killed call was writing; the lock on the folder is held."""
-    for folder in (out, out / "tokenizer"):
-        for path in folder.glob(".tmp-*"):
-            remove_tree(path)
-
-
-def _remove_leftovers(out: Path, manifest: dict[str, Any], keep: list[str]) -> None:
-    """Delete versions that no manifest names any more, and all staging but what goes on.
-
-    A version that someone has open is left to the next call.
-    """
-    named = {f["file"] for entry in manifest["splits"].values() for f in files_of_split(entry)}
-    for prefix, paths in _own_files(out).items():
-        unused = [path for path in paths if path.name not in named]
-        if unused and not _is_read(out / f"{prefix}-documents.npy"):
-            for path in unused:
-                path.unlink()
-    staging = out / STAGING
-    if not keep:
-        remove_tree(staging)
-    elif staging.is_dir():
-        for path in sorted(staging.iterdir()):
-            if path.name not in (*keep, "stdin"):
-                remove_tree(path)
-
-
-def _is_read(index: Path) -> bool:
-    """Say whether a process has this version of a split open: readers hold a lock on its index."""
-    with contextlib.suppress(FileNotFoundError), index.open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks
-            return False
-    return False
