@@ -31,7 +31,8 @@ class Asked:
 @pytest.fixture(scope="module")
 def loaded(tiny_tokenizer):
     """A random model of 24 positions under the tokenizer of the tests."""
-    model = make_model(vocab_size=tiny_tokenizer.vocab_size + 5, max_seq_len=24).eval()
+    n_tokens = tiny_tokenizer.vocab_size + 5
+    model = make_model(vocab_size=n_tokens, max_seq_len=24, logit_softcap=2.0).eval()
     data, train = DataConfig(seq_len=24), TrainConfig(global_batch_tokens=24)
     config = RunConfig(model=model.config, data=data, train=train)
     return LoadedRun(model, tiny_tokenizer, config, 0)
