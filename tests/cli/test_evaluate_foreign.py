@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,9 @@ def neox(tmp_path_factory):
     return write_causal_lm(tmp_path_factory.mktemp("foreign") / "neox", "neox", bos=None)
 
 
-def test_our_llama_gives_through_transformers_the_number_of_the_run(ladderlm, run, tmp_path):
+def test_our_llama_gives_through_transformers_the_number_of_the_run(
+    ladderlm, run, tiny_data, tmp_path
+):
     folder = tmp_path / "hf"
     assert ladderlm("convert", run, "--to", "hf", "--out", folder).code == 0
     words = ("--context", "32", "--stride", "11", "--out", tmp_path / "evals", "--json")
@@ -36,6 +39,11 @@ def test_our_llama_gives_through_transformers_the_number_of_the_run(ladderlm, ru
         assert both[1][name] == both[0][name]
     assert both[1]["training"]["n_params"]["total"] == both[0]["training"]["n_params"]["total"]
     assert both[1]["training"]["flops"] is None
+    assert ladderlm("convert", folder, "--to", "native", "--out", tmp_path / "back").code == 0
+    words = ("--data", tiny_data, "--context", "32", "--stride", "11", "--json")
+    back = ladderlm("eval", tmp_path / "back", *words).json
+    assert back["nats"] == pytest.approx(both[0]["nats"], rel=1e-6)
+    assert back["training"]["flops"] is None  # what it was trained on is not said by its weights
 
 
 def test_a_table_sets_a_run_beside_foreign_models_on_the_same_documents(
@@ -134,6 +142,38 @@ def test_a_name_of_the_hub_is_found_in_its_cache_which_stays_as_it_was(
     said = ladderlm("eval", "owner/other", "--data", tiny_data)
     assert said.code == 2
     assert "owner/other is no folder here, and no model could be had from the hub" in said.err
+
+
+def test_only_files_of_the_model_are_fetched_at_one_commit(
+    ladderlm, hub, tiny_data, tmp_path, monkeypatch
+):
+    """The hub's client is asked for what is read, and for nothing that could run."""
+    names = "config.json model-00001-of-00002.safetensors tokenizer.json vocab.txt README.md "
+    names += "pytorch_model.bin own.py onnx/config.json model.fp16.safetensors flax_model.msgpack"
+    asked = {}
+
+    def describe(_self, repository, revision, files_metadata):
+        asked["described"] = (repository, revision, files_metadata)
+        siblings = [SimpleNamespace(rfilename=name, size=5) for name in names.split()]
+        return SimpleNamespace(sha=COMMIT, siblings=siblings)
+
+    def fetch(repository, revision, allow_patterns):
+        asked["fetched"] = (repository, revision, allow_patterns)
+        return str(hub / "snapshots" / COMMIT)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", describe)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    words = ("--data", tiny_data, "--out", tmp_path / "evals", "--json")
+    found = ladderlm("eval", "owner/small@step5", *words).json
+    assert found["foreign"]["commit"] == COMMIT
+    assert asked == {
+        "described": ("owner/small", "step5", True),
+        "fetched": ("owner/small", COMMIT, names.split()[:4]),
+    }
+    names = "config.json pytorch_model.bin"
+    said = ladderlm("eval", "owner/small", *words)
+    assert said.code == 2
+    assert "it has no model.safetensors, and pickles are not opened" in said.err
 
 
 def test_a_slip_in_a_path_asks_no_hub(ladderlm, hub, tmp_path, monkeypatch):

@@ -1,24 +1,51 @@
-"""`ladderlm eval --tasks`: tasks of lm-eval on a run."""
+"""`ladderlm eval --tasks`: tasks of lm-eval on a run, offline."""
 
+import math
 import sys
+from dataclasses import dataclass
 
 import pytest
 
-from reference.tasks import keep_datasets_in, write_tasks
+from ladderlm.interop.lm_eval import Answers
+from ladderlm.run.open import load
+from reference.tasks import RECORDS, TASKS, keep_datasets_in, write_tasks
 
 
-@pytest.fixture
-def task_folder(tmp_path, monkeypatch):
-    keep_datasets_in(tmp_path / "cache", monkeypatch)
-    return write_tasks(tmp_path / "tasks")
+@dataclass
+class Asked:
+    """A question as lm-eval asks it."""
+
+    args: tuple
+
+
+def check_by_hand(results, run):
+    """Compare accuracy, bits per byte and exact matches with what the answers amount to."""
+    answers = Answers(load(run))
+    n_right = 0
+    for record in RECORDS:
+        pairs = [Asked((record["q"], choice)) for choice in record["choices"]]
+        scores = [score for score, _ in answers.loglikelihood(pairs)]
+        n_right += scores.index(max(scores)) == record["label"]
+    assert results["own_choice"]["acc,none"] == pytest.approx(n_right / 3)
+    texts = [record["q"] + record["choices"][0] for record in RECORDS]
+    nats = -sum(answers.loglikelihood_rolling([Asked((text,)) for text in texts]))
+    n_bytes = sum(len(text.encode()) for text in texts)
+    assert results["own_text"]["bits_per_byte,none"] == pytest.approx(nats / n_bytes / math.log(2))
+    options = TASKS["own_words"]["generation_kwargs"]
+    written = answers.generate_until([Asked((record["q"], options)) for record in RECORDS])
+    hits = sum(text == record["choices"][0] for text, record in zip(written, RECORDS, strict=True))
+    assert results["own_words"]["exact_match,none"] == pytest.approx(hits / 3)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_tasks_are_run_and_their_metrics_printed(ladderlm, run, task_folder):
+def test_tasks_are_run_and_their_metrics_printed(ladderlm, run, tmp_path, monkeypatch):
+    keep_datasets_in(tmp_path / "cache", monkeypatch)
+    task_folder = write_tasks(tmp_path / "tasks")
     words = ("eval", run, "--tasks", "own_choice,own_text", "--task-folder", task_folder)
-    found = ladderlm(*words, "--max-documents", "2", "--json").json
+    found = ladderlm(*words, "--tasks", "own_words", "--json").json
     assert (found["run"], found["step"]) == (str(run), 8)
-    assert found["n-samples"]["own_choice"] == {"original": 3, "effective": 2}
+    assert found["n-samples"]["own_choice"] == {"original": 3, "effective": 3}
+    check_by_hand(found["results"], run)
     said = ladderlm(*words, "--max-documents", "2", "--step", "4")
     assert said.code == 0
     assert f"{run}, step 4" in said.out

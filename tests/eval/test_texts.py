@@ -45,3 +45,13 @@ def test_other_texts_or_subsets_have_another_fingerprint(tmp_path):
     assert [two.subset_names[i] for i in two.subset_ids] == [
         record["meta"]["pile_set_name"] for record in records
     ]
+
+
+def test_a_folder_is_cut_into_splits_as_prepare_cuts_it(tmp_path):
+    write_jsonl(tmp_path / "raw/train/00.jsonl", make_records(3, seed=4))
+    write_jsonl(tmp_path / "raw/val.jsonl", make_records(2, seed=5))
+    assert read_texts(tmp_path / "raw", "val", 9).texts[0] == make_records(1, seed=5)[0]["text"]
+    assert len(read_texts(tmp_path / "raw", "train", 9).texts) == 3
+    with pytest.raises(DataError, match="has no split 'test'"):
+        read_texts(tmp_path / "raw", "test", 9)
+    assert len(read_texts(tmp_path / "raw/train", "val", 9).texts) == 3  # no names, no splits

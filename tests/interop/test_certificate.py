@@ -53,6 +53,9 @@ def test_a_good_conversion_is_certified(to, dtype, tied, tiny_tokenizer_folder, 
         assert witness["greedy"] == {"same": 32, "of": 32}
     rounding = found["rounding"]["long"]["relative"]
     assert (rounding > 1e-4) if dtype else (rounding == 0)
+    assert ("that rounding to" in found["verdict"]) == bool(dtype)
+    kept = "float16" if dtype == "q8_0" else dtype or "float32"  # its rows are no block of 32
+    assert kept in found["rounding"]["dtype"]
     assert found["positions"] == {"short": 64, "long": 256}
     assert all(len(h) == 64 for h in found["hop"]["to"]["files"].values())
     page = write_certificate(found, tmp_path / "c.json")

@@ -1,6 +1,5 @@
-"""Our runs as a model of lm-eval: its three questions against the plain way, and real tasks."""
+"""Our runs as a model of lm-eval: its three questions against the plain way."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,6 @@ from ladderlm.run.config import RunConfig
 from ladderlm.run.open import LoadedRun
 from ladderlm.train.config import TrainConfig
 from reference.hand_made import make_model, make_split
-from reference.tasks import RECORDS, TASKS, keep_datasets_in, write_tasks
 
 
 @dataclass
@@ -31,7 +29,8 @@ class Asked:
 @pytest.fixture(scope="module")
 def loaded(tiny_tokenizer):
     """A random model of 24 positions under the tokenizer of the tests."""
-    model = make_model(vocab_size=tiny_tokenizer.vocab_size + 5, max_seq_len=24).eval()
+    n_tokens = tiny_tokenizer.vocab_size + 5
+    model = make_model(vocab_size=n_tokens, max_seq_len=24, logit_softcap=2.0).eval()
     data, train = DataConfig(seq_len=24), TrainConfig(global_batch_tokens=24)
     config = RunConfig(model=model.config, data=data, train=train)
     return LoadedRun(model, tiny_tokenizer, config, 0)
@@ -151,32 +150,3 @@ def test_sampling_is_asked_for_and_unknown_options_are_refused(loaded):
     assert one == two != answers.generate_until([Asked(("the", {"max_gen_toks": 10}))])
     with pytest.raises(ConfigError, match="num_beams"):
         answers.generate_until([Asked(("the", {"num_beams": 4}))])
-
-
-@pytest.fixture
-def task_folder(tmp_path, monkeypatch):
-    """Three tasks on one file of JSON lines, and nothing written outside."""
-    keep_datasets_in(tmp_path / "cache", monkeypatch)
-    return write_tasks(tmp_path / "tasks")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tasks_of_ones_own_run_offline(loaded, task_folder):
-    from ladderlm.interop.lm_eval import run_tasks
-
-    found = run_tasks(loaded, list(TASKS), task_folder)["results"]
-    answers = Answers(loaded)
-    n_right = 0
-    for record in RECORDS:
-        pairs = [Asked((record["q"], choice)) for choice in record["choices"]]
-        scores = [score for score, _ in answers.loglikelihood(pairs)]
-        n_right += scores.index(max(scores)) == record["label"]
-    assert found["own_choice"]["acc,none"] == pytest.approx(n_right / 3)
-    texts = [record["q"] + record["choices"][0] for record in RECORDS]
-    nats = -sum(answers.loglikelihood_rolling([Asked((text,)) for text in texts]))
-    n_bytes = sum(len(text.encode()) for text in texts)
-    assert found["own_text"]["bits_per_byte,none"] == pytest.approx(nats / n_bytes / math.log(2))
-    options = TASKS["own_words"]["generation_kwargs"]
-    written = answers.generate_until([Asked((record["q"], options)) for record in RECORDS])
-    hits = sum(text == record["choices"][0] for text, record in zip(written, RECORDS, strict=True))
-    assert found["own_words"]["exact_match,none"] == pytest.approx(hits / 3)

@@ -18,6 +18,7 @@ TASKS = {
         "doc_to_text": "{{q}}",
         "doc_to_choice": "{{choices}}",
         "doc_to_target": "label",
+        "target_delimiter": "",
         "metric_list": [{"metric": "acc"}],
     },
     "own_text": {

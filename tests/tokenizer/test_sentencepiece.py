@@ -1,43 +1,20 @@
 """SentencePiece models as Meta's: the library's ids, every string back, lossy models refused."""
 
-import io
-
 import pytest
 import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from builders import make_records
 from ladderlm.errors import DataError
 from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
-
-META = {
-    "model_type": "bpe",
-    "vocab_size": 400,
-    "byte_fallback": True,
-    "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False,
-    "add_dummy_prefix": True,
-    "split_digits": True,
-    "allow_whitespace_only_pieces": True,
-}
-
-
-def train(**changes):
-    """Train a small model with the settings of LLaMA's."""
-    model = io.BytesIO()
-    lines = [line for r in make_records(100, seed=5) for line in r["text"].splitlines() if line]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, minloglevel=2, **{**META, **changes}
-    )
-    return model.getvalue()
+from reference.pieces import train_pieces
 
 
 @pytest.fixture(scope="module")
 def data():
-    return train()
+    return train_pieces()
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +114,7 @@ def test_a_lone_surrogate_is_refused(tokenizer):
     ],
 )
 def test_a_model_that_loses_text_is_refused_by_the_reason(changes, says):
-    data = train(**changes)
+    data = train_pieces(**changes)
     with pytest.raises(DataError, match=says) as caught:
         SentencePieceTokenizer(data, "other.model")
     assert "other.model" in caught.value.what
@@ -150,7 +127,7 @@ def test_a_model_that_loses_text_is_refused_by_the_reason(changes, says):
 )
 def other(request):
     """A model with other settings that lose nothing."""
-    return SentencePieceTokenizer(train(**request.param), "other.model")
+    return SentencePieceTokenizer(train_pieces(**request.param), "other.model")
 
 
 @given(text=TEXTS)
@@ -161,7 +138,7 @@ def test_models_with_other_harmless_settings_work_too(other, text):
 def test_the_fingerprint_is_that_of_the_file(data):
     first = SentencePieceTokenizer(data, "a").fingerprint
     assert first == SentencePieceTokenizer(data, "b").fingerprint
-    assert first != SentencePieceTokenizer(train(vocab_size=401), "a").fingerprint
+    assert first != SentencePieceTokenizer(train_pieces(vocab_size=401), "a").fingerprint
 
 
 def test_damaged_files_are_refused(data, tmp_path):

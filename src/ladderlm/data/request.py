@@ -17,7 +17,7 @@ from ladderlm.data.parts import Limits, PartJob, SourceFile, Turn, share_files
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
 
-__all__ = ["PrepareConfig", "SplitRequest", "plan_splits", "request_splits"]
+__all__ = ["PrepareConfig", "SplitRequest", "files_by_split", "plan_splits", "request_splits"]
 
 _log = logging.getLogger(__name__)
 STDIN = "<stdin>"
@@ -153,19 +153,23 @@ def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
         return {config.split: expand_sources(config.sources)}
     plan: dict[str, list[Path]] = {}
     if len(config.sources) == 1 and Path(config.sources[0]).is_dir():
-        files = expand_sources(config.sources)
         folder = Path(config.sources[0])
-        for name in ("train", "val", "test"):
-            inside = [
-                file for file in files if file.relative_to(folder).parts[0].split(".")[0] == name
-            ]
-            if inside:
-                plan[name] = inside
-        unused = [file for file in files if not any(file in inside for inside in plan.values())]
+        plan = files_by_split(folder)
+        named = {file for files in plan.values() for file in files}
+        unused = [file for file in expand_sources([folder]) if file not in named]
         if plan and unused:
             names = ", ".join(repr(str(file.relative_to(folder)))[1:-1] for file in unused[:5])
             _log.warning("left out, since they are named after no split: %s", names)
     return plan or {"train": expand_sources(config.sources)}
+
+
+def files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """Find the corpus files, or folders of them, that are named train, val or test."""
+    plan: dict[str, list[Path]] = {}
+    for file in expand_sources([folder]):
+        name = file.relative_to(folder).parts[0].split(".")[0]
+        plan.setdefault(name, []).append(file)
+    return {name: plan[name] for name in ("train", "val", "test") if name in plan}
 
 
 def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, SplitRequest]:

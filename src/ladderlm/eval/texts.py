@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
 from ladderlm.data.documents import Reader, expand_sources
+from ladderlm.data.request import files_by_split
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import DataError
 from ladderlm.eval.documents import check_counts, hash_text, known_texts, raw_texts, require_known
@@ -73,7 +74,7 @@ def read_texts(
 
     Args:
         place: a folder with a manifest, or what `ladderlm prepare` reads.
-        split: of prepared data; files have none.
+        split: of prepared data, or by the names of files in a folder; a file has none.
         n_documents: at most this many.
         check: called before every document; may raise to stop early.
 
@@ -83,7 +84,10 @@ def read_texts(
     place = Path(place)
     if (place / "manifest.json").is_file():
         return _from_prepared(open_data(place), split, n_documents, check)
-    return _from_files(place, n_documents, check)
+    named = files_by_split(place) if place.is_dir() else {}
+    if named and split not in named:
+        raise DataError(f"{place} has no split {split!r}", f"it has {', '.join(named)}", "name one")
+    return _from_files(named.get(split) or expand_sources([place]), n_documents, check)
 
 
 def _from_prepared(
@@ -106,11 +110,11 @@ def _from_prepared(
     )
 
 
-def _from_files(place: Path, n_documents: int, check: Callable[[], None]) -> Texts:
+def _from_files(files: list[Path], n_documents: int, check: Callable[[], None]) -> Texts:
     texts: list[str] = []
     subsets: list[str] = []
     whole = True
-    for document in Reader([place]):
+    for document in Reader(files):
         check()
         if len(texts) == n_documents:
             whole = False
@@ -118,17 +122,17 @@ def _from_files(place: Path, n_documents: int, check: Callable[[], None]) -> Tex
         texts.append(document.text)
         subsets.append(document.subset)
     if not texts:
-        raise DataError(f"{place} holds no documents", "there is nothing to score", "name others")
+        raise DataError(f"{files[0]} holds no documents", "there is nothing to score", "")
     place_of = {name: i for i, name in enumerate(sorted(set(subsets)))}
-    files = [path for path in expand_sources([place]) if str(path) != "-"]
+    on_disk = [path for path in files if str(path) != "-"]
     return Texts(
-        name=(files[0].name if files else "stdin").split(".")[0],
+        name=(on_disk[0].name if on_disk else "stdin").split(".")[0],
         texts=texts,
         subset_ids=np.array([place_of[subset] for subset in subsets], dtype=np.int64),
         subset_names=tuple(place_of),
         n_all=len(texts) if whole else None,
         source={
-            "files": [{"name": path.name, "sha256": sha256_file(path)} for path in files],
+            "files": [{"name": path.name, "sha256": sha256_file(path)} for path in on_disk],
             "tokenizer": None,
             "overlap_with_train": None,
         },

@@ -92,11 +92,18 @@ def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
     holds = not certificate["faults"]
     certificate["holds"] = holds
     certificate["verdict"] = (
-        f"the certificate holds: no logit differs by more than {TOLERANCE:g}"
+        f"the certificate holds: no logit differs by more than {TOLERANCE:g}{_beside(certificate)}"
         if holds
         else "THE CERTIFICATE DOES NOT HOLD: " + "; ".join(certificate["faults"])
     )
     return certificate
+
+
+def _beside(certificate: dict[str, Any]) -> str:
+    """Say what rounding does on top, if it does anything."""
+    change = max(certificate["rounding"][part]["relative"] for part in ("short", "long"))
+    dtype = certificate["rounding"]["dtype"]
+    return f", beside the {change:.1e} that rounding to {dtype} makes" if change else ""
 
 
 def _describe(kind: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
@@ -126,8 +133,9 @@ def _measure(
     wanted, quiet = expected(rows, 1.0), expected([probe.short], _QUIET)[0]
     exact = run_twin(*own, rows)
     n_short = len(probe.short)
+    kept = {str(dtype).removeprefix("torch.") for dtype in result.dtypes.values()}
     certificate["rounding"] = {
-        "dtype": str(result.dtype).removeprefix("torch."),
+        "dtype": " and ".join(sorted(kept)).replace("int8", "q8_0"),
         "short": compare(wanted[0][:n_short], exact[0][:n_short]),
         "long": compare(wanted[0], exact[0]),
         "greedy": _agreement(wanted[1], exact[1], n_prompt),
@@ -182,6 +190,7 @@ def _witnesses(result: Source) -> list[tuple[str, Logits]]:
             import transformers
         except ImportError:
             return found
+        transformers.logging.disable_progress_bar()
         found.append((f"transformers {transformers.__version__}", _logits_by_transformers(result)))
     return found
 

@@ -17,9 +17,10 @@ from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 from ladderlm.tokenizer.split import SPLIT_PATTERN
 
-__all__ = ["read_vocabulary"]
+__all__ = ["NORMAL_PIECE", "read_pieces", "read_vocabulary"]
 
-_NORMAL, _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 1, 2, 3, 5, 6  # llama.cpp's numbers
+NORMAL_PIECE = 1
+_UNKNOWN, _CONTROL, _UNUSED, _BYTE = 2, 3, 5, 6  # llama.cpp's numbers
 
 
 def read_vocabulary(source: Source, vocab_size: int) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def read_vocabulary(source: Source, vocab_size: int) -> dict[str, Any]:
     if isinstance(tokenizer, BytePairTokenizer) and tokenizer.pattern == SPLIT_PATTERN:
         found = _byte_level(tokenizer)
     elif isinstance(tokenizer, SentencePieceTokenizer):
-        found = _sentencepiece(place if place.is_file() else place / "tokenizer.model")
+        found = read_pieces(place if place.is_file() else place / "tokenizer.model")
     else:
         raise CheckpointError(
             f"the tokenizer in {place} cannot be written into a GGUF file",
@@ -66,7 +67,7 @@ def read_vocabulary(source: Source, vocab_size: int) -> dict[str, Any]:
 def _byte_level(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     alphabet = byte_alphabet()
     by_id = {i: "".join(alphabet[byte] for byte in token) for token, i in tokenizer.ranks.items()}
-    kinds = dict.fromkeys(by_id, _NORMAL)
+    kinds = dict.fromkeys(by_id, NORMAL_PIECE)
     by_id |= {i: name for name, i in tokenizer.controls.items()}
     kinds |= dict.fromkeys(tokenizer.controls.values(), _CONTROL)
     text = tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.controls)
@@ -80,7 +81,8 @@ def _byte_level(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     }
 
 
-def _sentencepiece(path: Path) -> dict[str, Any]:
+def read_pieces(path: Path) -> dict[str, Any]:
+    """Give the pieces of a SentencePiece model, their kinds and scores, as GGUF lists them."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -92,7 +94,7 @@ def _sentencepiece(path: Path) -> dict[str, Any]:
             return _CONTROL
         if model.is_byte(i):
             return _BYTE
-        return _UNUSED if model.is_unused(i) else _NORMAL
+        return _UNUSED if model.is_unused(i) else NORMAL_PIECE
 
     ids = range(model.vocab_size())
     return {

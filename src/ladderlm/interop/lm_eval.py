@@ -19,6 +19,7 @@ from ladderlm.generate.engine import generate
 from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.generate.text import TextStream
+from ladderlm.model.loss import cap_logits
 from ladderlm.model.precision import widen
 from ladderlm.run.open import LoadedRun
 from ladderlm.tokenizer.base import Tokenizer
@@ -190,10 +191,10 @@ class Answers:
         targets_N = torch.tensor([i for ids, n in rows for i in ids[len(ids) - n :]], device=device)
         head_VD = widen(model.output.weight)
         nats, greedy = [], []
-        n_once = max(1, _LOGITS_AT_ONCE // len(head_VD))
+        n_once, softcap = max(1, _LOGITS_AT_ONCE // len(head_VD)), model.config.logit_softcap
         for start in range(0, len(targets_N), n_once):
             piece = slice(start, start + n_once)
-            logits_NV = widen(hidden_ND[piece]) @ head_VD.T
+            logits_NV = cap_logits(widen(hidden_ND[piece]) @ head_VD.T, softcap)
             nats += F.cross_entropy(logits_NV, targets_N[piece], reduction="none").tolist()
             greedy += (logits_NV.argmax(-1) == targets_N[piece]).tolist()
         found, at = [], 0

@@ -6,18 +6,23 @@ EOS. What a tokenizer does, and how its folder is copied, is the business of `la
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from ladderlm.errors import LadderError
+from ladderlm.errors import DataError, LadderError
 from ladderlm.files import publish, publish_json, publish_text, read_json
+from ladderlm.interop.sentencepiece_json import sentencepiece_json
 from ladderlm.interop.tensors import inside
 from ladderlm.interop.weights import Source
 from ladderlm.tokenizer.base import HUGGING_FACE, OWN, RECORD, copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import tokenizer_json
+from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 
 __all__ = ["find_tokenizer", "special_ids", "write_hf_tokenizer"]
+
+_log = logging.getLogger(__name__)
 
 _FILES = ("tokenizer.json", "tokenizer.model")
 _EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -42,26 +47,31 @@ def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
     """Put a tokenizer into a Hugging Face folder, so that AutoTokenizer opens it.
 
     A byte-level BPE is written as a `tokenizer.json` that puts BOS before a text, as in training,
-    with its record, so that ladderlm opens it too. Others are copied with what lies beside them.
+    with its record, so that ladderlm opens it too. A SentencePiece model is copied, and gets a
+    `tokenizer.json` beside it if that gives the same ids. Others are copied with what lies beside
+    them.
     """
     tokenizer = load_tokenizer(place)
     record = read_json(place / RECORD) if (place / RECORD).is_file() else {}
     kind = record.get("model", OWN if record else None)
-    if (
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        _copy(place, out)
+        try:
+            value, bos, eos = sentencepiece_json(out / "tokenizer.model")
+        except DataError as error:
+            _log.warning("%s", error)
+            return
+    elif (
         not isinstance(tokenizer, BytePairTokenizer)
         or kind == HUGGING_FACE
         or place.name == _FILES[0]
     ):
-        copy_tokenizer(place, out)
-        folder = place if place.is_dir() else place.parent
-        for name in _EXTRAS:
-            if (folder / name).is_file() and (folder / name).stat().st_size < _MOST_BYTES:
-                data = inside(folder, name).read_bytes()
-                publish(out / name, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
+        _copy(place, out)
         return
-    names = {i: name for name, i in tokenizer.controls.items()}
-    bos, eos = names[tokenizer.bos_id], names[tokenizer.eos_id]
-    value = json.loads(tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.controls))
+    else:
+        names = {i: name for name, i in tokenizer.controls.items()}
+        bos, eos = names[tokenizer.bos_id], names[tokenizer.eos_id]
+        value = json.loads(tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.controls))
     value["post_processor"] = _bos_first(bos, tokenizer.bos_id)
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     publish_text(out / "tokenizer.json", text)
@@ -77,6 +87,16 @@ def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
         "model_input_names": ["input_ids", "attention_mask"],
     }
     publish_json(out / "tokenizer_config.json", options)
+
+
+def _copy(place: Path, out: Path) -> None:
+    """Copy a tokenizer with the files of transformers that lie beside it."""
+    copy_tokenizer(place, out)
+    folder = place if place.is_dir() else place.parent
+    for name in _EXTRAS:
+        if (folder / name).is_file() and (folder / name).stat().st_size < _MOST_BYTES:
+            data = inside(folder, name).read_bytes()
+            publish(out / name, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
 
 
 def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.path} is not a run folder (no config.json)",
                 "",
-                "name a folder that `ladderlm train` has written",
+                "name a folder that `ladderlm train` has written; Meta's becomes one by "
+                "`ladderlm convert DIR --to native`",
             )
         return from_dict(RunConfig, read_json(self.config_file), str(self.config_file))
 

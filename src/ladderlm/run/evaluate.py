@@ -304,6 +304,8 @@ def _open_data(request: EvaluationRequest, directory: RunDirectory) -> PreparedD
 
 
 def _training(directory: RunDirectory, config: RunConfig, step: int) -> dict[str, Any]:
-    """Say what the weights cost."""
+    """Say what the weights cost; of a converted model that is not known."""
     described = describe_run(config, directory, step)
+    if not directory.environment_file.is_file():
+        described |= {"n_positions": None, "flops": None}
     return {name: described[name] for name in ("run_id", "n_params", "n_positions", "flops")}

@@ -35,6 +35,9 @@ class SentencePieceTokenizer:
         data: the file.
         name: of the file, for messages.
 
+    Attributes:
+        prefix: what stands before every text, U+2581 or nothing.
+
     Raises:
         DataError: the library is missing, or the model is damaged, loses text, or has no BOS, EOS.
     """
@@ -49,7 +52,7 @@ class SentencePieceTokenizer:
                 "run `pip install sentencepiece`",
             ) from None
         normalizer, trainer = _specs(data, name)
-        self._prefix = _SPACE if normalizer.get(_DUMMY_PREFIX, 1) else ""
+        self.prefix = _SPACE if normalizer.get(_DUMMY_PREFIX, 1) else ""
         if lossy := _losses(normalizer, trainer):
             raise _refusal(name, lossy)
         # A field that comes again replaces the first: this switches the library's own changes off.
@@ -113,7 +116,7 @@ class SentencePieceTokenizer:
         ids: list[int] = []
         if text:
             first, *rest = text.split(_SPACE)
-            ids += self._model.encode(self._prefix + first.replace(" ", _SPACE))
+            ids += self._model.encode(self.prefix + first.replace(" ", _SPACE))
             for part in rest:
                 ids += [self._byte_ids[byte] for byte in _SPACE.encode()]
                 ids += self._model.encode(part.replace(" ", _SPACE))
@@ -138,7 +141,7 @@ class SentencePieceTokenizer:
         check_ids(ids, self.vocab_size)
         text = b"".join(self._bytes[token] for token in ids)
         spoken = next((token for token in ids if self._bytes[token]), None)
-        if continued or not self._prefix or spoken is None or spoken in self._byte_ids.values():
+        if continued or not self.prefix or spoken is None or spoken in self._byte_ids.values():
             return text
         return text.removeprefix(b" ")
 
