@@ -143,6 +143,6 @@ def test_an_older_gpu_gets_fp16_and_refuses_bf16(asked, has_bf16, chosen, monkey
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     if chosen is None:
         with pytest.raises(ConfigError, match="Tesla T4 has no bfloat16"):
-            resolve_module._resolve_precision(asked, "cuda")
+            resolve_module.resolve_precision(asked, "cuda")
     else:
-        assert resolve_module._resolve_precision(asked, "cuda") == chosen
+        assert resolve_module.resolve_precision(asked, "cuda") == chosen

@@ -12,10 +12,11 @@ from typing import Literal
 
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.train.config import ExecutionConfig, Precision
 
-__all__ = ["eval_steps", "open_splits", "resolve"]
+__all__ = ["eval_steps", "open_splits", "resolve", "resolve_attention", "resolve_precision"]
 
 MICRO_BATCH_TOKENS = 8192
 # From here on attention by blocks was measured to be faster than PyTorch's CPU kernel; at 256
@@ -95,8 +96,8 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
         ),
     )
     execution = _resolve_execution(resolved, world_size)
-    attention = _resolve_attention(resolved, execution.device)
-    precision = _resolve_precision(config.train.precision, execution.device)
+    attention = resolve_attention(resolved.model, config.data.seq_len, execution.device)
+    precision = resolve_precision(config.train.precision, execution.device)
     return replace(
         resolved,
         execution=execution,
@@ -136,7 +137,7 @@ def _resolve_execution(config: RunConfig, world_size: int) -> ExecutionConfig:
     )
 
 
-def _resolve_precision(asked: Precision, device: str) -> Precision:
+def resolve_precision(asked: Precision, device: str) -> Precision:
     """Choose by the instructions of the device: bf16 where it has them, fp16 on older GPUs.
 
     A CPU without them emulates half precision, so it gets float32.
@@ -167,11 +168,15 @@ def _cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-def _resolve_attention(
-    config: RunConfig, device: str
+def resolve_attention(
+    model: ModelConfig, seq_len: int, device: str
 ) -> Literal["auto", "sdpa", "blocked", "reference"]:
-    """Choose by device and shape alone; blocked attention is written for a CPU's cache."""
-    asked = config.model.attention
+    """Choose by device and shape alone; blocked attention is written for a CPU's cache.
+
+    Raises:
+        ConfigError: blocked attention is asked for on a GPU.
+    """
+    asked = model.attention
     if asked == "blocked" and device != "cpu":
         raise ConfigError(
             f"model.attention = 'blocked' on device {device!r}",
@@ -180,8 +185,8 @@ def _resolve_attention(
         )
     if asked != "auto":
         return asked
-    long = config.data.seq_len >= BLOCKED_FROM_TOKENS
-    wide = config.model.head_dim >= BLOCKED_FROM_HEAD_DIM
+    long = seq_len >= BLOCKED_FROM_TOKENS
+    wide = model.head_dim >= BLOCKED_FROM_HEAD_DIM
     return "blocked" if device == "cpu" and long and wide else "sdpa"
 
 

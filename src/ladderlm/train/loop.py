@@ -36,7 +36,7 @@ from ladderlm.train.config import BatchGrowth
 from ladderlm.train.guards import SignalFlag, check_weights
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
-from ladderlm.train.throughput import throughput
+from ladderlm.train.throughput import Peaks, peak_memory_bytes, throughput
 
 __all__ = ["LoopPlan", "run_loop"]
 
@@ -62,7 +62,8 @@ class LoopPlan:
         prompts, sample_tokens: texts written at each checkpoint.
         tokenizer: of the data, to write the samples.
         stop_ids: ids that end a sample.
-        peak: FLOPs per second of all devices together; None: not known.
+        peaks: what the speed of a step is held against.
+        began: monotonic seconds when this process began to open the run.
     """
 
     n_steps: int
@@ -86,7 +87,8 @@ class LoopPlan:
     sample_tokens: int
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
-    peak: float | None
+    peaks: Peaks
+    began: float
 
 
 class _Loop:
@@ -111,6 +113,7 @@ class _Loop:
         self.flops_per_row = train_flops_per_token(config, plan.seq_len) * plan.seq_len
         self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
         self.batches = Ahead(self._make_batch, plan.n_steps)
+        self.first = True  # no update has been made by this process yet
 
     def _make_batch(self, step: int) -> tuple[Batch, int]:
         """Give this process's rows of a step, and the targets of all its rows."""
@@ -161,8 +164,14 @@ class _Loop:
             if (scale := state.loss_scale) is not None:
                 fields |= {"loss_scale": scale.value, "n_skipped": scale.n_skipped}
             flops = self.flops_per_row * n_rows
-            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peak)
-            self._log("train", fields, speed | {"data_wait_seconds": waited})
+            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peaks)
+            speed["data_wait_seconds"] = waited
+            speed["aside_seconds"] = state.aside_seconds
+            speed["peak_memory_bytes"] = peak_memory_bytes(state.device)
+            if self.first:
+                speed["seconds_to_first_step"] = time.monotonic() - plan.began
+            self._log("train", fields, speed)
+        self.first = False
 
     def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
         state = self.state
@@ -175,8 +184,10 @@ class _Loop:
             "timing": {"seconds": state.seconds, **timing},
         }
         if self.processes.first:
+            began = time.monotonic()
             self.metrics.write(row)
             self.observe(row)
+            self.state.aside_seconds += time.monotonic() - began
 
     def validate(self) -> None:
         """Score the head and note whether it is the best so far."""
@@ -247,12 +258,14 @@ class _Loop:
         Raises:
             TrainingError: a weight is not finite; nothing is published.
         """
+        began = time.monotonic()
         check_weights(self.state.model, self.state.step)
         if self.processes.first:
             self.metrics.sync()
             self.samples.sync()
             self.state.save(self.checkpoints, self.plan.keep)
         self.processes.wait()
+        self.state.aside_seconds += time.monotonic() - began
 
     def stop_if_asked(self) -> None:
         """Save and leave when any process has got a signal."""

@@ -29,6 +29,7 @@ class TrainState:
         step: updates done; the position in the data and all randomness follow from it.
         n_tokens: targets trained on so far.
         seconds: monotonic seconds spent training, summed over restarts.
+        aside_seconds: part of them spent in logging and saving.
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
         compute: what a step runs through; None: the model itself.
@@ -41,10 +42,16 @@ class TrainState:
     step: int = 0
     n_tokens: int = 0
     seconds: float = 0.0
+    aside_seconds: float = 0.0
     restarts: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     compute: Compute | None = None
     average: WeightAverage | None = None
+
+    @property
+    def device(self) -> str:
+        """Type of the device that the weights are on."""
+        return self.model.tok_embeddings.weight.device.type
 
     @property
     def loss_scale(self) -> LossScale | None:
@@ -79,6 +86,7 @@ class TrainState:
             load_optimizer(self.optimizer, saved.optimizer, source)
         self.best = dict(saved.state["best"])
         self.seconds = float(saved.state["timing"]["seconds"])
+        self.aside_seconds = float(saved.state["timing"].get("aside_seconds", 0.0))
         self.restarts = int(saved.state["timing"]["restarts"]) + 1
 
     def save(self, checkpoints: Path, keep: int) -> None:
@@ -88,7 +96,11 @@ class TrainState:
             "step": self.step,
             "n_tokens": self.n_tokens,
             "best": self.best,
-            "timing": {"seconds": self.seconds, "restarts": self.restarts},
+            "timing": {
+                "seconds": self.seconds,
+                "aside_seconds": self.aside_seconds,
+                "restarts": self.restarts,
+            },
         }
         if self.loss_scale is not None:
             state["loss_scale"] = asdict(self.loss_scale)
