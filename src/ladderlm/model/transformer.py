@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ladderlm.model.attention import Attention, LayerCache, document_mask
 from ladderlm.model.blocked import BlockPlan, plan_blocks
@@ -61,6 +62,7 @@ class Transformer(nn.Module):
 
     angles: Tensor
     static_blocks = False  # blocked attention that looks at shapes alone, to be compiled
+    recompute = False  # keep only the input of each layer for the backward pass
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -120,7 +122,10 @@ class Transformer(nn.Module):
             angles = self.angles[positions]
         x = self.tok_embeddings(tokens)
         for layer, extra in zip(self.layers, self._extra_values(tokens), strict=True):
-            x = layer(x, angles, mask, extra_values=extra)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, angles, mask, extra_values=extra, use_reentrant=False)
+            else:
+                x = layer(x, angles, mask, extra_values=extra)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _extra_values(self, tokens: Tensor) -> list[Tensor | None]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from ladderlm.dist import cut_like, whole
+
 __all__ = ["MuonAdamW", "orthogonalize"]
 
 # Quintic whose iteration drives singular values into about [0.7, 1.2] within five steps.
@@ -46,7 +48,8 @@ class MuonAdamW(AdamW):
 
     Muon: m <- momentum * m + g; the Nesterov direction g + momentum * m is orthogonalised,
     scaled by 0.2 * sqrt(max(rows, columns)) and applied with decoupled weight decay. Each of
-    Meta's matrices is orthogonalised by itself; equal shapes go through one batched product.
+    Meta's matrices is orthogonalised by itself; equal shapes go through one batched product. One
+    whose rows lie on several processes is gathered first, and each keeps its rows of the result.
     """
 
     @torch.no_grad()
@@ -72,9 +75,9 @@ class MuonAdamW(AdamW):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].mul_(momentum).add_(gradient)
-            directions.append(torch.add(gradient, state["momentum"], alpha=momentum))
+            directions.append(whole(torch.add(gradient, state["momentum"], alpha=momentum)))
             parameter.grad = None  # AdamW passes over parameters without a gradient
         scale = RMS_OF_ADAMW * math.sqrt(max(parameters[0].shape))
         updates = orthogonalize(torch.stack(directions))
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - rate * decay).add_(update, alpha=-rate * scale)
+            parameter.mul_(1 - rate * decay).add_(cut_like(update, parameter), alpha=-rate * scale)

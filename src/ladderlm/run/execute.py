@@ -40,9 +40,10 @@ from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.average import WeightAverage
-from ladderlm.train.compute import Compute
+from ladderlm.train.compute import HALF_COPIES, Compute
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
+from ladderlm.train.sharding import Sharding
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import accumulate_gradients
 from ladderlm.train.throughput import Peaks, peak_flops_per_second
@@ -170,6 +171,7 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.model)
     init_weights(model, config.train.seed)
+    model.recompute = config.execution.recompute == "layers"
     return model.to(config.execution.device)
 
 
@@ -184,12 +186,14 @@ def _train(
 ) -> TrainState:
     data, train, val = open_splits(config)
     model = _build(config)
-    compiled = config.execution.compile == "on"
+    compiled, precision = config.execution.compile == "on", config.train.precision
+    sharding = Sharding(processes, config.execution.shard)
+    sharding.prepare(model, HALF_COPIES.get(precision))
     state = TrainState(
         model,
-        build_optimizer(model, config.optim),
+        build_optimizer(model, config.optim, sharding.owned),
         config.run_id,
-        compute=Compute(model, config.train.precision, compiled),
+        compute=Compute(model, precision, compiled, sharding=sharding),
         average=WeightAverage(model, decay) if (decay := config.train.ema_decay) else None,
     )
     saved = load_newest(directory.checkpoints, _log.warning)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladderlm.dist import local_part
 from ladderlm.errors import Stopped, TrainingError
 
 __all__ = ["SignalFlag", "check_finite", "check_weights"]
@@ -82,7 +83,7 @@ def check_weights(model: nn.Module, step: int) -> None:
         TrainingError: names the first such weight; older checkpoints stay.
     """
     for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
+        if not bool(torch.isfinite(local_part(weight)[0]).all()):
             raise TrainingError(
                 f"step {step}: {name} holds numbers that are not finite (nan or infinity)",
                 "nothing was saved; the checkpoint before it is good",

@@ -25,7 +25,7 @@ from ladderlm.eval.subsets import summarise
 from ladderlm.files import AppendLog
 from ladderlm.generate.engine import generate
 from ladderlm.generate.sampling import SamplingConfig
-from ladderlm.model.accounting import train_flops_per_token
+from ladderlm.model.accounting import recomputed_flops_per_token, train_flops_per_token
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import set_learning_rate
 from ladderlm.optim.schedule import learning_rate_at
@@ -111,6 +111,8 @@ class _Loop:
         self.processes, self.flag, self.observe = processes, flag, observe
         config = state.model.config
         self.flops_per_row = train_flops_per_token(config, plan.seq_len) * plan.seq_len
+        again = recomputed_flops_per_token(config, plan.seq_len) * state.model.recompute
+        self.recomputed_share = again / train_flops_per_token(config, plan.seq_len)
         self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
         self.batches = Ahead(self._make_batch, plan.n_steps)
         self.first = True  # no update has been made by this process yet
@@ -164,7 +166,8 @@ class _Loop:
             if (scale := state.loss_scale) is not None:
                 fields |= {"loss_scale": scale.value, "n_skipped": scale.n_skipped}
             flops = self.flops_per_row * n_rows
-            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peaks)
+            again = flops * self.recomputed_share
+            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peaks, again)
             speed["data_wait_seconds"] = waited
             speed["aside_seconds"] = state.aside_seconds
             speed["peak_memory_bytes"] = peak_memory_bytes(state.device)
@@ -215,33 +218,37 @@ class _Loop:
     def _score_head(self) -> dict[str, Any]:
         """Sum up what the model, as it stands, makes of the head."""
         alone = self.processes.world_size == 1
-        losses = score_documents(
-            self.state.model,
-            self.plan.validation,
-            self.head,
-            self.plan.policy,
-            processes=self.processes,
-            check=self.flag.check if alone else lambda: None,
-        )
+        with self.state.sharding.whole(self.state.model) as model:
+            losses = score_documents(
+                model,
+                self.plan.validation,
+                self.head,
+                self.plan.policy,
+                processes=self.processes,
+                check=self.flag.check if alone else lambda: None,
+            )
         return summarise(losses, with_interval=False)
 
     def write_samples(self) -> None:
         """Continue the prompts from the weights as they are."""
         plan, state = self.plan, self.state
-        if not (self.processes.first and plan.prompts):
+        if not plan.prompts:
             return
         alone = self.processes.world_size == 1
         sampling = SamplingConfig(temperature=0.8, top_p=0.9, seed=1)
-        completions = generate(
-            state.model,
-            [prompt.tokens for prompt in plan.prompts],
-            plan.sample_tokens,
-            sampling,
-            plan.stop_ids,
-            lambda: alone and self.flag.number is not None,
-            [prompt.first_ids for prompt in plan.prompts],
-            plan.tokenizer.vocab_size,
-        )
+        with state.sharding.whole(state.model) as model:
+            if not self.processes.first:
+                return
+            completions = generate(
+                model,
+                [prompt.tokens for prompt in plan.prompts],
+                plan.sample_tokens,
+                sampling,
+                plan.stop_ids,
+                lambda: alone and self.flag.number is not None,
+                [prompt.first_ids for prompt in plan.prompts],
+                plan.tokenizer.vocab_size,
+            )
         if alone:
             self.flag.check()  # half a text is not logged: it is written when the run goes on
         for i, (prompt, completion) in enumerate(zip(plan.prompts, completions, strict=True)):
@@ -263,7 +270,7 @@ class _Loop:
         if self.processes.first:
             self.metrics.sync()
             self.samples.sync()
-            self.state.save(self.checkpoints, self.plan.keep)
+        self.state.save(self.checkpoints, self.plan.keep)
         self.processes.wait()
         self.state.aside_seconds += time.monotonic() - began
 
