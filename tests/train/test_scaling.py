@@ -97,14 +97,14 @@ def test_what_no_scale_can_mend_stops_the_run():
         fp16_step(model, optimizer, compute)
 
 
-@pytest.mark.parametrize("broken_at", [2, 8])
+@pytest.mark.parametrize("broken_at", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_fp16_run_that_was_stopped_ends_with_the_same_bytes(
     broken_at, tiny_config, tmp_path, monkeypatch
 ):
     """C16: while every update is still skipped, and after the scale has begun to rise."""
     monkeypatch.setattr(scaling, "GROWTH_STEPS", 3)
     monkeypatch.setattr(LossScale.__init__, "__defaults__", (2.0**23, 0, 0))
-    fields = {**QUICK, "train__precision": "fp16", "checkpoint__every_steps": 1}
+    fields = {**QUICK, "train__precision": "fp16", "checkpoint__every_steps": 2}
     whole = execute(tiny_config(**fields, out=str(tmp_path / "whole")))
     with pytest.raises(BrokenError):
         execute(tiny_config(**fields), observe=break_at(broken_at))

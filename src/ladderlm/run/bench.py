@@ -19,7 +19,7 @@ from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import train_flops_per_token
-from ladderlm.model.config import ModelConfig
+from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.model.init import init_weights
 from ladderlm.model.precision import Float32Matmul, float32_matmul
 from ladderlm.model.transformer import Transformer
@@ -166,7 +166,7 @@ def _make_batch(work: Workload) -> Batch:
 def _ours(way: Way, work: Workload) -> Callable[[], float]:
     """Give our own update, the one that runs make."""
     setting: Float32Matmul = "highest"
-    attention: Literal["auto", "sdpa", "blocked", "reference"] = "sdpa"
+    attention: AttentionBackend = "sdpa"
     if not way.plain:
         attention = resolve_attention(work.model, work.seq_len, work.device)
         setting = settle_matmul(ExecutionConfig(device=work.device))[1]["setting"]

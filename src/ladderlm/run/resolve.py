@@ -8,11 +8,10 @@ downgraded or ignored. No clock and no cache has a say in it.
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import ConfigError, DataError
-from ladderlm.model.config import ModelConfig
+from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.train.config import ExecutionConfig, Precision
 
@@ -168,13 +167,11 @@ def _cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-def resolve_attention(
-    model: ModelConfig, seq_len: int, device: str
-) -> Literal["auto", "sdpa", "blocked", "reference"]:
+def resolve_attention(model: ModelConfig, seq_len: int, device: str) -> AttentionBackend:
     """Choose by device and shape alone; blocked attention is written for a CPU's cache.
 
     Raises:
-        ConfigError: blocked attention is asked for on a GPU.
+        ConfigError: blocked attention is asked for on a GPU, or flex attention on a CPU.
     """
     asked = model.attention
     if asked == "blocked" and device != "cpu":
@@ -182,6 +179,12 @@ def resolve_attention(
             f"model.attention = 'blocked' on device {device!r}",
             "that backend takes rows a few at a time, which leaves a GPU idle",
             "set model.attention to 'sdpa'",
+        )
+    if asked == "flex" and device != "cuda":
+        raise ConfigError(
+            f"model.attention = 'flex' on device {device!r}",
+            "PyTorch's FlexAttention has no backward pass there",
+            "set model.attention to 'auto'",
         )
     if asked != "auto":
         return asked

@@ -33,7 +33,7 @@ from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.prompt import EncodedPrompt
 from ladderlm.train.ahead import Ahead
 from ladderlm.train.config import BatchGrowth
-from ladderlm.train.guards import SignalFlag, check_weights
+from ladderlm.train.guards import SignalFlag, check_weights, explain_memory
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
 from ladderlm.train.throughput import Peaks, peak_memory_bytes, throughput
@@ -134,19 +134,20 @@ class _Loop:
         rate = learning_rate_at(plan.optim, state.step, plan.n_steps)
         set_learning_rate(state.optimizer, rate)
         torch.manual_seed(_dropout_seed(plan.seed, state.step, self.processes.rank))
-        done = train_step(
-            state.model,
-            state.optimizer,
-            batch,
-            n_targets,
-            step=state.step + 1,
-            micro_batch_seqs=plan.micro_batch_seqs,
-            mask_documents=plan.mask_documents,
-            grad_clip=plan.optim.grad_clip,
-            processes=self.processes,
-            compute=state.compute,
-            z_loss=plan.z_loss,
-        )
+        with explain_memory(plan.micro_batch_seqs, state.step + 1):
+            done = train_step(
+                state.model,
+                state.optimizer,
+                batch,
+                n_targets,
+                step=state.step + 1,
+                micro_batch_seqs=plan.micro_batch_seqs,
+                mask_documents=plan.mask_documents,
+                grad_clip=plan.optim.grad_clip,
+                processes=self.processes,
+                compute=state.compute,
+                z_loss=plan.z_loss,
+            )
         state.step += 1
         if done.skipped:
             _log.warning(
