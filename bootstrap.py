@@ -36,7 +36,7 @@ COMMANDS = {
         ["python", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     ],
     "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
-    "bench": [["python", "benchmarks/step.py"]],
+    "bench": [["ladderlm", "bench"]],
     "docs": [["python", "docs/build.py"]],
 }
 

@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from ladderlm.dist import Processes, is_first_process
-from reference.checks import update
+from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.groups import build_optimizer
+from ladderlm.optim.owners import owners_of
+from ladderlm.train.compute import Compute
+from ladderlm.train.step import train_step
+from reference.checks import ragged_batch, update
 from reference.hand_made import make_batch, make_model
 
 WORKER = """
@@ -23,7 +28,10 @@ sys.path.insert(0, sys.argv[1])
 from ladderlm.dist import Processes, is_first_process
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
+from ladderlm.train.compute import HALF_COPIES, Compute
+from ladderlm.train.sharding import Sharding
 from ladderlm.train.step import train_step
+from reference.checks import ragged_batch
 from reference.hand_made import make_batch, make_model
 
 processes = Processes()
@@ -54,6 +62,27 @@ done = train_step(
     mask_documents=True, grad_clip=1.0, processes=processes,
 )
 found["loss of one full and one empty process"] = done.loss
+found["gather"] = processes.gather(rank * 10)
+# 8 ragged rows, 5 and 3 of them, two at a time: three passes and two
+own = ragged_batch().rows(5 * rank, 5 + 3 * rank)
+for kind in ("none", "optimizer", "weights"):
+    for rule in ("adamw", "muon"):
+        for precision in ("float32", "bf16"):
+            model, sharding = make_model(), Sharding(processes, kind)
+            sharding.prepare(model, HALF_COPIES.get(precision))
+            config = OptimConfig(name=rule, learning_rate=0.01)
+            optimizer = build_optimizer(model, config, sharding.owned)
+            compute = Compute(model, precision, sharding=sharding)
+            found[f"{kind} {rule} {precision}"] = [
+                train_step(
+                    model, optimizer, own, 46, step=step, micro_batch_seqs=2,
+                    mask_documents=True, grad_clip=1.0, processes=processes, compute=compute,
+                ).loss
+                for step in range(1, 4)
+            ]
+    found[f"{kind} kept"] = sum(t.numel() for t, _ in sharding.own_state(optimizer).values())
+    with sharding.whole(model) as everything:
+        found[f"{kind} norm"] = float(everything.output.weight.detach().norm())
 processes.leave()
 print(json.dumps(found))
 """
@@ -103,6 +132,7 @@ def test_a_signal_of_one_process_is_known_to_both(found):
 
 def test_the_first_process_shares_its_value(found):
     assert [own["share"] for own in found] == [{"from": 0}] * 2
+    assert [own["gather"] for own in found] == [[0, 10]] * 2
     assert [own["first"] for own in found] == [True, False]
     assert [own["first by environment"] for own in found] == [True, False]
 
@@ -137,6 +167,57 @@ def test_a_process_without_rows_takes_part(found):
     loss = update(make_model(), make_batch([[[1, 5, 9, 12, 30, 2]]], 8)).loss
     for own in found:
         assert own["loss of one full and one empty process"] == pytest.approx(loss, rel=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["none", "optimizer", "weights"])
+def test_state_cut_over_processes_gives_the_losses_of_one(kind, rule, precision, found):
+    """T04: uneven tokens and passes; whole matrices for Muon; rounding of another order alone."""
+    model = make_model()
+    optimizer = build_optimizer(model, OptimConfig(name=rule, learning_rate=0.01))
+    compute, batch = Compute(model, precision), ragged_batch()
+    wanted = [
+        train_step(
+            model,
+            optimizer,
+            batch,
+            46,
+            step=step,
+            micro_batch_seqs=2,
+            mask_documents=True,
+            grad_clip=1.0,
+            processes=Processes(),
+            compute=compute,
+        ).loss
+        for step in (1, 2, 3)
+    ]
+    tolerance = 1e-6 if precision == "float32" else 1e-3
+    for own in found:
+        assert own[f"{kind} {rule} {precision}"] == pytest.approx(wanted, rel=tolerance)
+    assert wanted[2] < wanted[0]
+
+
+def test_each_process_keeps_a_share_of_the_state(found):
+    """Of the last of the runs above; the norm is of a weight that was gathered for scoring."""
+    shares = {kind: [own[f"{kind} kept"] for own in found] for kind in ("optimizer", "weights")}
+    whole = found[0]["none kept"]
+    for kind, kept in shares.items():
+        assert sum(kept) == pytest.approx(whole, rel=0.01), kind
+        assert max(kept) < 0.7 * whole, kind
+    norms = {round(own[f"{kind} norm"], 4) for own in found for kind in ("none", *shares)}
+    assert len(norms) == 1
+
+
+def test_owners_share_the_numbers_evenly_and_every_parameter_has_one():
+    model = make_model(n_layers=6)
+    for world_size in (1, 2, 3, 8):
+        owners = owners_of(model, world_size)
+        loads = [0] * world_size
+        for name, parameter in model.named_parameters():
+            loads[owners[name]] += parameter.numel()
+        assert min(loads) > 0
+        assert max(loads) - min(loads) <= max(p.numel() for p in model.parameters())
 
 
 def test_a_process_alone_sums_to_itself():

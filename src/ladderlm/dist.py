@@ -1,10 +1,12 @@
 """The processes of one run.
 
-Owns joining and leaving a torchrun group, and exact sums over it. Imports torch inside its
+Owns joining and leaving a torchrun group, exact sums over it, and the way from whole tensors to
+those whose rows lie on several processes (PyTorch's DTensor) and back. Imports torch inside its
 functions, so that torch-free floors may import this module.
 """
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Processes", "is_first_process"]
+__all__ = ["Processes", "cut_like", "is_first_process", "local_part", "whole"]
+
+
+_BUCKET = 1 << 25  # numbers of one message: 128 MiB in float32, so that no second model is built
 
 
 def is_first_process() -> bool:
@@ -33,10 +38,16 @@ class Processes:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if self.world_size > 1:
+            import torch
             import torch.distributed as group
 
+            device = None
+            if device_type == "cuda":  # each process its own, or all would use the first one
+                device = torch.device("cuda", self.local_rank)
+                torch.cuda.set_device(device)
             if not group.is_initialized():
-                group.init_process_group("nccl" if device_type == "cuda" else "gloo")
+                backend = "nccl" if device_type == "cuda" else "gloo"
+                group.init_process_group(backend, device_id=device)
 
     @property
     def first(self) -> bool:
@@ -44,18 +55,28 @@ class Processes:
         return self.rank == 0
 
     def sum_tensors(self, tensors: "list[Tensor]") -> None:
-        """Replace each tensor by its sum over processes, by one message for all of them."""
+        """Replace each tensor by its sum over processes, by few large messages."""
         if self.world_size == 1 or not tensors:
             return
         import torch
         import torch.distributed as group
 
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        group.all_reduce(flat)
-        at = 0
-        for tensor in tensors:
-            tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
-            at += tensor.numel()
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            group.all_reduce(flat)
+            _unflatten(flat, bucket)
+
+    def share_tensors(self, tensors: "list[Tensor]", owner: int) -> None:
+        """Replace each tensor by the one that process `owner` has."""
+        if self.world_size == 1 or not tensors:
+            return
+        import torch
+        import torch.distributed as group
+
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            group.broadcast(flat, src=owner)
+            _unflatten(flat, bucket)
 
     def sum_array(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give the sum of a float64 array over processes."""
@@ -91,6 +112,16 @@ class Processes:
         group.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Give every process what each of them passes, by rank."""
+        if self.world_size == 1:
+            return [value]
+        import torch.distributed as group
+
+        box: list[Any] = [None] * self.world_size
+        group.all_gather_object(box, value)
+        return box
+
     def wait(self) -> None:
         """Go on when all processes have come here."""
         if self.world_size > 1:
@@ -105,3 +136,56 @@ class Processes:
 
             if group.is_initialized():
                 group.destroy_process_group()
+
+
+def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
+    """Cut a list into runs of one dtype and of at most a bucket's numbers, or one tensor."""
+    bucket: list[Tensor] = []
+    n_numbers = 0
+    for tensor in tensors:
+        if bucket and (n_numbers + tensor.numel() > _BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, n_numbers = [], 0
+        bucket.append(tensor)
+        n_numbers += tensor.numel()
+    if bucket:
+        yield bucket
+
+
+def _unflatten(flat: "Tensor", tensors: "list[Tensor]") -> None:
+    """Write a flat row of numbers back to where it came from."""
+    at = 0
+    for tensor in tensors:
+        tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
+        at += tensor.numel()
+
+
+def _is_cut(tensor: "Tensor") -> bool:
+    """Say whether it is a DTensor, without importing half a second of code to ask."""
+    return hasattr(tensor, "device_mesh")
+
+
+def whole(tensor: "Tensor") -> "Tensor":
+    """Gather a tensor whose rows lie on several processes, which all call this; else itself."""
+    gathered: Tensor = tensor.full_tensor() if _is_cut(tensor) else tensor  # type: ignore[attr-defined]
+    return gathered
+
+
+def cut_like(tensor: "Tensor", like: "Tensor") -> "Tensor":
+    """Give a whole tensor as `like` lies: on its device, and cut over processes as it is."""
+    tensor = tensor.to(like.device)
+    if not _is_cut(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+
+
+def local_part(tensor: "Tensor") -> "tuple[Tensor, int | None]":
+    """Give what this process has of a tensor, and its first row; None: it is the whole."""
+    if not _is_cut(tensor):
+        return tensor, None
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    rows = -(-tensor.shape[0] // mesh.size())  # as torch.chunk cuts: the last ones may be empty
+    return tensor.to_local(), min(mesh.get_local_rank() * rows, tensor.shape[0])  # type: ignore[attr-defined]

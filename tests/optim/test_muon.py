@@ -53,6 +53,19 @@ def test_orthogonalizing_equals_the_slow_twin(shape, seed, scale):
     assert np.allclose(orthogonalize(matrix[None])[0].numpy(), wanted, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (24, 24)])
+def test_bfloat16_products_give_values_of_about_one_too(shape):
+    """The direction within 2 % of float32's; the quintic leaves values anywhere in [0.7, 1.2]."""
+    matrix = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
+    exact, found = orthogonalize(matrix), orthogonalize(matrix, half=True)
+    assert found.dtype == torch.float32
+    likeness = torch.cosine_similarity(exact.flatten(), found.flatten(), dim=0)
+    assert likeness > 0.98
+    values = torch.linalg.svdvals(found[0])
+    assert values.max() < 1.3
+    assert values.median() > 0.65
+
+
 def test_a_zero_matrix_stays_zero():
     assert torch.equal(orthogonalize(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4))
 

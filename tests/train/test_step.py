@@ -14,6 +14,7 @@ from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train.compute import Compute
+from ladderlm.train.guards import explain_memory
 from ladderlm.train.step import accumulate_gradients, train_step
 from reference.checks import (
     check_accumulation,
@@ -142,3 +143,24 @@ def test_documents_are_masked_only_if_asked():
     assert masked == pytest.approx(alone, rel=1e-6)
     assert open_ != pytest.approx(alone, rel=1e-3)
     assert np.isfinite(open_)
+
+
+@pytest.mark.parametrize(
+    ("error", "n_rows", "fix"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 8, "seqs to 4"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 8, "seqs to 4"),
+        (MemoryError(), 1, "shorter data.seq_len"),
+    ],
+)
+def test_exhausted_memory_names_what_to_set(error, n_rows, fix):
+    """T12."""
+    wanted = pytest.raises(TrainingError, match="step 3: out of memory")
+    with wanted as caught, explain_memory(n_rows, 3):
+        raise error
+    assert fix in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_exhausted_memory():
+    with pytest.raises(RuntimeError, match="shapes differ"), explain_memory(8, 3):
+        raise RuntimeError("shapes differ")

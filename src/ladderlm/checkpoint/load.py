@@ -22,6 +22,8 @@ from ladderlm.checkpoint.layout import (
     list_checkpoints,
     verify_checkpoint,
 )
+from ladderlm.checkpoint.slices import SlicedTensors, slice_files
+from ladderlm.dist import cut_like
 from ladderlm.errors import CheckpointError
 from ladderlm.files import read_json
 from ladderlm.optim.groups import STATE_OF_RULE
@@ -42,7 +44,7 @@ class SavedState:
 
     checkpoint: Checkpoint
     weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    optimizer: Mapping[str, Tensor]
     state: dict[str, Any]
     average: dict[str, Tensor] = field(default_factory=dict)
 
@@ -79,12 +81,18 @@ def load_state(checkpoint: Checkpoint, with_optimizer: bool = True) -> SavedStat
     Raises:
         CheckpointError: damaged; names the file.
     """
-    listed = verify_checkpoint(checkpoint).get("files", {})
+    manifest = verify_checkpoint(checkpoint)
+    listed, slices = manifest.get("files", {}), slice_files(manifest)
     folder = checkpoint.folder
+    optimizer: Mapping[str, Tensor] = {}
+    if with_optimizer:
+        optimizer = (
+            SlicedTensors(folder, slices) if slices else read_tensors(folder / OPTIMIZER_FILE)
+        )
     return SavedState(
         checkpoint,
         read_tensors(folder / MODEL_FILE),
-        read_tensors(folder / OPTIMIZER_FILE) if with_optimizer else {},
+        optimizer,
         read_json(folder / STATE_FILE),
         read_tensors(folder / AVERAGE_FILE) if AVERAGE_FILE in listed else {},
     )
@@ -126,13 +134,19 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
     with torch.no_grad():
         for name, parameter in parameters.items():
             _check_tensor(name, weights[name], parameter, source)
-            parameter.copy_(weights[name])
+            parameter.copy_(cut_like(weights[name], parameter))
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], source: str
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    partial: bool = False,
 ) -> None:
     """Put saved optimizer state back; kinds, names and shapes must match exactly.
+
+    Args:
+        partial: the optimizer has only some of the parameters; others own the rest.
 
     Raises:
         CheckpointError: state is missing, superfluous or of another shape or dtype.
@@ -142,14 +156,15 @@ def load_optimizer(
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
     ]
-    _check_names({f"{kind}.{n}" for n, _, kinds in named for kind in kinds}, set(tensors), source)
+    expected = {f"{kind}.{n}" for n, _, kinds in named for kind in kinds}
+    _check_names(expected, set(tensors) & expected if partial else set(tensors), source)
     for name, parameter, kinds in named:
         state: dict[str, Tensor] = {}
         for kind in kinds:
             saved = tensors[f"{kind}.{name}"]
             like = torch.zeros(()) if kind == "step" else parameter
             _check_tensor(f"{kind}.{name}", saved, like, source)
-            state[kind] = saved.to(parameter.device)
+            state[kind] = saved if kind == "step" else cut_like(saved, parameter)
         optimizer.state[parameter] = state
 
 

@@ -23,7 +23,7 @@ from ladderlm.checkpoint.layout import (
 )
 from ladderlm.files import check_free_space, publish_json, publish_stream, remove_tree, to_json
 
-__all__ = ["optimizer_tensors", "save_checkpoint", "write_safetensors"]
+__all__ = ["optimizer_tensors", "save_checkpoint", "write_file", "write_safetensors"]
 
 _DTYPES = {
     torch.float64: "F64",
@@ -92,6 +92,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
+def write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Publish tensors as a file; give its entry in the manifest."""
+    with publish_stream(path) as stream:
+        hashing = _Hashing(stream)
+        write_safetensors(hashing, tensors)
+    return hashing.entry
+
+
 def save_checkpoint(
     checkpoints: Path,
     step: int,
@@ -100,6 +108,7 @@ def save_checkpoint(
     state: dict[str, Any],
     read: Callable[[str], Tensor] | None = None,
     average: Mapping[str, Tensor] | None = None,
+    slices: Mapping[str, Any] | None = None,
 ) -> Path:
     """Publish one checkpoint; the manifest, written last, makes it count.
 
@@ -111,6 +120,8 @@ def save_checkpoint(
         state: JSON-able rest of the training state.
         read: fetches a weight by its name; then `weights` gives dtypes and shapes only.
         average: of the weights over the run, by the same names; None: the run keeps none.
+        slices: entries of files that processes have written into the folder already, instead of
+            `optimizer`.
 
     Returns:
         The new folder.
@@ -118,15 +129,17 @@ def save_checkpoint(
     Raises:
         LadderError: the disk is too small; older checkpoints are untouched.
     """
-    parts = {MODEL_FILE: weights, OPTIMIZER_FILE: optimizer}
+    parts = {MODEL_FILE: weights}
+    if slices is None:
+        parts[OPTIMIZER_FILE] = optimizer
     if average is not None:
         parts[AVERAGE_FILE] = average
     n_bytes = sum(t.numel() * t.element_size() for part in parts.values() for t in part.values())
     check_free_space(checkpoints, n_bytes + (1 << 20))
     folder = step_folder(checkpoints, step)
-    if folder.exists():
+    if slices is None and folder.exists():
         remove_tree(folder)
-    files: dict[str, Any] = {}
+    files: dict[str, Any] = dict(slices or {})
     for name, tensors in parts.items():
         with publish_stream(folder / name) as stream:
             hashing = _Hashing(stream)

@@ -32,6 +32,8 @@ COMMANDS = {
     "fit": ("fit", "scaling laws on anybody's points"),
     "report": ("report", "runs and studies -> one self-contained page; verify one"),
     "verify": ("verify", "check a run or prepared data against its hashes"),
+    "bench": ("bench", "speed of a training step beside what others do and the machine's ceiling"),
+    "profile": ("profile", "where a training step spends its time: a table and a trace"),
     "doctor": ("doctor", "what this machine has: versions, hardware, optional parts"),
 }
 

@@ -13,7 +13,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import PRESETS, preset
-from ladderlm.units import format_count, format_flops, format_seconds
+from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = ["read_base", "run"]
 
@@ -122,5 +122,13 @@ def _print_result(directory: RunDirectory, as_json: bool) -> None:
                 f"{split} ({which}, step {row['step']}): {row['bits_per_byte']:.4f} bits/byte, "
                 f"loss {row['loss']:.4f} over {row['n_documents']:,} documents"
             )
-    seconds = format_seconds(summary["timing"]["seconds"])
-    print(f"{directory.path}: {summary['n_steps']:,} steps in {seconds}")
+    timing = summary["timing"]
+    print(f"{directory.path}: {summary['n_steps']:,} steps in {format_seconds(timing['seconds'])}")
+    if "mfu" in timing:
+        print(
+            f"{timing['tokens_per_second']:,.0f} tokens/s, {timing['mfu']:.0%} of the peak of "
+            f"matrix products; waiting for data {timing['data_wait_fraction']:.1%}, logging and "
+            f"saving {timing['aside_fraction']:.1%} of the time; peak memory "
+            f"{format_bytes(timing['peak_memory_bytes'])}; first step after "
+            f"{format_seconds(timing['seconds_to_first_step'])}"
+        )

@@ -47,6 +47,12 @@ class Batch:
         """Give rows start .. stop - 1 as a batch of their own (views, no copy)."""
         return Batch(**{name: array[start:stop] for name, array in vars(self).items()})
 
+    def padding_row(self) -> "Batch":
+        """Give a row of padding alone, as long as these."""
+        shape = (1, self.tokens.shape[1])
+        zeros, nothing = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
+        return Batch(zeros, zeros, np.zeros(shape, np.bool_), nothing, zeros, nothing)
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Refuse ids that the model has no row for.
 

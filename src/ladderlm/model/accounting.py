@@ -13,6 +13,7 @@ __all__ = [
     "count_params",
     "forward_flops_per_token",
     "kv_cache_bytes",
+    "recomputed_flops_per_token",
     "train_flops_6nd",
     "train_flops_per_token",
 ]
@@ -81,6 +82,11 @@ def train_flops_per_token(model: ModelConfig, seq_len: int) -> float:
     Recomputation is not counted (that would be hardware FLOPs), nor is the optimizer.
     """
     return 3.0 * forward_flops_per_token(model, seq_len)
+
+
+def recomputed_flops_per_token(model: ModelConfig, seq_len: int) -> float:
+    """Count the FLOPs of a second forward pass through the layers, without the head."""
+    return forward_flops_per_token(model, seq_len) - 2.0 * count_params(model).head
 
 
 def train_flops_6nd(model: ModelConfig, n_tokens: int) -> float:

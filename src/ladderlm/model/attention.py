@@ -1,7 +1,7 @@
 """Causal grouped-query attention with document masks and a key/value cache.
 
-Owns the projections and three backends of the same mathematics: `reference`, in Meta's explicit
-order of operations, `sdpa`, PyTorch's fused kernel, and `blocked`, see `blocked.py`. Shapes: B
+Owns the projections and the backends of the same mathematics: `reference`, in Meta's explicit order
+of operations, `sdpa`, PyTorch's fused kernel, and those of `blocked.py` and `flex.py`. Shapes: B
 sequences, T query positions, S key positions, H heads, K key/value heads, E channels of a head.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ladderlm.model.blocked import BlockPlan, attend_blocked
 from ladderlm.model.config import ModelConfig
+from ladderlm.model.flex import FlexPlan, attend_flex
 from ladderlm.model.norm import RMSNorm
 from ladderlm.model.precision import widen
 from ladderlm.model.rope import rotate
@@ -80,7 +81,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         angles: Tensor,
-        mask: Tensor | BlockPlan | None = None,
+        mask: Tensor | BlockPlan | FlexPlan | None = None,
         cache: LayerCache | None = None,
         start: int = 0,
         extra_values: Tensor | None = None,
@@ -92,7 +93,7 @@ class Attention(nn.Module):
             angles: (B or 1, T, E / 2, 2) of the positions of x.
             mask: (B, 1, T, S) bool, True where a query may look; None: causal over x alone, or
                 everything in the cache when T is 1. A plan instead sends this layer through the
-                blocked backend.
+                blocked or the flex backend.
             cache: written at `start` and read up to start + T.
             start: first position of x in the cache.
             extra_values: (B, T, K E), added to the values; None: nothing is.
@@ -110,7 +111,9 @@ class Attention(nn.Module):
         if cache is not None:
             k_BSKE, v_BSKE = cache.extend(k_BSKE, v_BSKE, start)
         q, k, v = (t.transpose(1, 2) for t in (q_BTHE, k_BSKE, v_BSKE))
-        if isinstance(mask, BlockPlan):
+        if isinstance(mask, FlexPlan):
+            mixed_BHTE = attend_flex(q, k, v, mask)
+        elif isinstance(mask, BlockPlan):
             mixed_BHTE = attend_blocked(q, *_repeat_heads(k, v, self.n_heads), mask)
         else:
             attend = attend_reference if self.backend == "reference" else attend_sdpa

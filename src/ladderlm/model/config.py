@@ -10,7 +10,9 @@ from typing import Literal
 from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["ModelConfig", "RopeScaling"]
+__all__ = ["AttentionBackend", "ModelConfig", "RopeScaling"]
+
+AttentionBackend = Literal["auto", "sdpa", "blocked", "flex", "reference"]
 
 _LARGEST = 2**31
 
@@ -63,9 +65,9 @@ class ModelConfig:
     value_embeddings: int = added_later(0)  # tables by token that layers, in turn, add to values
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: Literal["auto", "sdpa", "blocked", "reference"] = execution_field(
+    attention: AttentionBackend = execution_field(  # noqa: RUF009  # a field, as above
         "auto"
-    )  # auto: blocked for long rows on a CPU, else sdpa; reference: Meta's order
+    )  # auto: blocked for long rows on a CPU, else sdpa; flex: GPU; reference: Meta's order
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):

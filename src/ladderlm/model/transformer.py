@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ladderlm.model.attention import Attention, LayerCache, document_mask
 from ladderlm.model.blocked import BlockPlan, plan_blocks
 from ladderlm.model.config import ModelConfig
+from ladderlm.model.flex import FlexPlan, plan_flex
 from ladderlm.model.loss import cap_logits
 from ladderlm.model.mlp import build_mlp
 from ladderlm.model.norm import RMSNorm
@@ -37,7 +39,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         angles: Tensor,
-        mask: Tensor | BlockPlan | None = None,
+        mask: Tensor | BlockPlan | FlexPlan | None = None,
         cache: LayerCache | None = None,
         start: int = 0,
         extra_values: Tensor | None = None,
@@ -61,6 +63,7 @@ class Transformer(nn.Module):
 
     angles: Tensor
     static_blocks = False  # blocked attention that looks at shapes alone, to be compiled
+    recompute = False  # keep only the input of each layer for the backward pass
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -111,17 +114,30 @@ class Transformer(nn.Module):
         Returns:
             (B, T, D).
         """
-        allowed = None if segment_ids is None else document_mask(segment_ids)
-        mask: Tensor | BlockPlan | None = allowed
-        if self.config.attention == "blocked" and tokens.device.type == "cpu":
-            mask = plan_blocks(allowed, tokens.shape[1], tokens.device, self.static_blocks)
+        mask = self._plan(tokens, segment_ids)
         angles = self.angles[: tokens.shape[1]].unsqueeze(0)
         if positions is not None:
             angles = self.angles[positions]
         x = self.tok_embeddings(tokens)
         for layer, extra in zip(self.layers, self._extra_values(tokens), strict=True):
-            x = layer(x, angles, mask, extra_values=extra)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, angles, mask, extra_values=extra, use_reentrant=False)
+            else:
+                x = layer(x, angles, mask, extra_values=extra)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def _plan(
+        self, tokens: Tensor, segment_ids: Tensor | None
+    ) -> Tensor | BlockPlan | FlexPlan | None:
+        """Give what the layers need to know of who sees whom; each device has its backend."""
+        n_positions, device = tokens.shape[1], tokens.device
+        if self.config.attention == "flex" and device.type == "cuda" and self.training:
+            # scoring has windows of many lengths, each of which would be compiled
+            return plan_flex(segment_ids, n_positions, device)
+        allowed = None if segment_ids is None else document_mask(segment_ids)
+        if self.config.attention == "blocked" and device.type == "cpu":
+            return plan_blocks(allowed, n_positions, device, self.static_blocks)
+        return allowed
 
     def _extra_values(self, tokens: Tensor) -> list[Tensor | None]:
         """Give for each layer what is added to its values, (B, T, K E): tables are used in turn."""

@@ -3,6 +3,7 @@
 Owns the split into groups, the optimizer built from them, and what state each rule keeps.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,11 +19,16 @@ STATE_OF_RULE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum"
 EMBEDDINGS, HEAD = ("tok_embeddings.", "value_embeddings."), "output.weight"
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, config: OptimConfig, owned: Collection[str] | None = None
+) -> list[dict[str, Any]]:
     """Split trainable parameters: matrices decay; embeddings and norm gains do not.
 
     Every parameter is in exactly one group, once, even where a tensor has two names. Under Muon
     the matrices inside the layers follow it; embedding, head and gains stay with AdamW.
+
+    Args:
+        owned: names of the parameters to take; None: all.
 
     Returns:
         Groups with `params`, `names`, `rule`, `weight_decay` and `lr_scale`, the factor on the
@@ -30,7 +36,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     """
     members: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in sorted(model.named_parameters()):
-        if parameter.requires_grad:
+        if parameter.requires_grad and (owned is None or name in owned):
             members.setdefault(_kind_of(name, parameter), []).append((name, parameter))
     groups = []
     for kind in ("matrices", "head", "embedding", "gains"):
@@ -57,7 +63,9 @@ def _kind_of(name: str, parameter: nn.Parameter) -> str:
     return "matrices" if parameter.ndim >= 2 else "gains"
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, owned: Collection[str] | None = None
+) -> AdamW:
     """Build the optimizer over the groups.
 
     AdamW: Loshchilov and Hutter 2017, algorithm 2, decay scaled by the learning rate, by PyTorch's
@@ -66,7 +74,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     rule = MuonAdamW if config.name == "muon" else AdamW
     return rule(
-        parameter_groups(model, config),
+        parameter_groups(model, config, owned),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,

@@ -5,8 +5,9 @@ Uses nothing but the standard library, torch, numpy and safetensors (tiktoken wh
 """
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,16 +35,18 @@ from ladderlm.run.machine import (
     settle_compile,
     settle_matmul,
 )
+from ladderlm.run.peak import measured_peak
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.average import WeightAverage
-from ladderlm.train.compute import Compute
+from ladderlm.train.compute import HALF_COPIES, Compute
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.loop import LoopPlan, run_loop
+from ladderlm.train.sharding import Sharding
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import accumulate_gradients
-from ladderlm.train.throughput import peak_flops_per_second
+from ladderlm.train.throughput import Peaks, peak_flops_per_second
 
 __all__ = ["Resume", "execute"]
 
@@ -73,6 +76,7 @@ def execute(
         LadderError: see `errors.py`.
         Stopped: a signal came and the state was saved.
     """
+    began = time.monotonic()
     device = config.execution.device
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     processes = Processes("cuda" if gpu else "cpu")
@@ -83,7 +87,7 @@ def execute(
         lock = FolderLock(folder, wait) if processes.first else None
         try:
             with SignalFlag() as flag:
-                return _execute_locked(resolved, directory, resume, processes, flag, observe)
+                return _execute_locked(resolved, directory, resume, processes, flag, observe, began)
         finally:
             if lock is not None:
                 lock.release()
@@ -98,6 +102,7 @@ def _execute_locked(
     processes: Processes,
     flag: SignalFlag,
     observe: Callable[[dict[str, Any]], None],
+    began: float,
 ) -> Path:
     if processes.first:
         _open_folder(config, directory, resume)
@@ -112,15 +117,20 @@ def _execute_locked(
     check_half_precision(config)
     torch.set_num_threads(execution.n_threads or 1)
     device = execution.device
+    hardware, precision = describe_hardware(device), config.train.precision
+    with float32_matmul(matmul["setting"]):
+        measured = measured_peak(hardware, device, precision) if processes.first else 0.0
+    peaks = Peaks(processes.share(measured), peak_flops_per_second(hardware, precision))
     if processes.first:
         publish_json(directory.config_file, to_dict(config))
         environment = describe_environment(torch.get_num_threads(), device)
-        publish_json(directory.environment_file, environment | {"float32_matmul": matmul})
+        environment |= {"float32_matmul": matmul, "peak_flops_per_second": asdict(peaks)}
+        publish_json(directory.environment_file, environment)
         source = Path(config.data.path or "") / "tokenizer"
         copy_tokenizer(source, directory.path / "tokenizer")
     try:
         with float32_matmul(matmul["setting"]):
-            state = _train(config, directory, processes, flag, observe)
+            state = _train(config, directory, processes, flag, observe, peaks, began)
             finish(config, directory, state, processes, flag, observe)
     except LadderError as error:
         note_end(directory, processes, "failed", error.what)
@@ -161,6 +171,7 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
 def _build(config: RunConfig) -> Transformer:
     model = Transformer(config.model)
     init_weights(model, config.train.seed)
+    model.recompute = config.execution.recompute == "layers"
     return model.to(config.execution.device)
 
 
@@ -170,15 +181,19 @@ def _train(
     processes: Processes,
     flag: SignalFlag,
     observe: Callable[[dict[str, Any]], None],
+    peaks: Peaks,
+    began: float,
 ) -> TrainState:
     data, train, val = open_splits(config)
     model = _build(config)
-    compiled = config.execution.compile == "on"
+    compiled, precision = config.execution.compile == "on", config.train.precision
+    sharding = Sharding(processes, config.execution.shard)
+    sharding.prepare(model, HALF_COPIES.get(precision))
     state = TrainState(
         model,
-        build_optimizer(model, config.optim),
+        build_optimizer(model, config.optim, sharding.owned),
         config.run_id,
-        compute=Compute(model, config.train.precision, compiled),
+        compute=Compute(model, precision, compiled, sharding=sharding),
         average=WeightAverage(model, decay) if (decay := config.train.ema_decay) else None,
     )
     saved = load_newest(directory.checkpoints, _log.warning)
@@ -199,7 +214,11 @@ def _train(
     validated = frozenset(row["step"] for row in directory.metrics("eval"))
     sampled = frozenset(row["step"] for row in directory.samples())
     stream = RowStream(train, config.data, data.bos_id)
-    plan = _plan(config, val, processes.world_size)
+    n_devices = processes.world_size
+    all_devices = Peaks(
+        peaks.measured * n_devices, peaks.datasheet * n_devices if peaks.datasheet else None
+    )
+    plan = _plan(config, val, all_devices, began)
     if compiled and state.compute is not None:
         cache = directory.path.parent / ".compiled"
         state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
@@ -273,7 +292,7 @@ class _NoLog(AppendLog):
         """Do nothing."""
 
 
-def _plan(config: RunConfig, val: Split, n_devices: int) -> LoopPlan:
+def _plan(config: RunConfig, val: Split, peaks: Peaks, began: float) -> LoopPlan:
     tokenizer = load_tokenizer(Path(config.data.path or "") / "tokenizer")
     evaluation = config.eval
     texts = ["" for _ in range(evaluation.n_samples)] + list(evaluation.sample_prompts)
@@ -282,7 +301,6 @@ def _plan(config: RunConfig, val: Split, n_devices: int) -> LoopPlan:
     scored = eval_steps(config.train.n_steps, evaluation.n_evals)
     every = config.checkpoint.every_steps
     n_steps = config.train.n_steps
-    peak = peak_flops_per_second(describe_hardware(config.execution.device), config.train.precision)
     saved = set(sorted(scored)[2::2]) if every is None else set(range(every, n_steps, every))
     return LoopPlan(
         n_steps=n_steps,
@@ -306,5 +324,6 @@ def _plan(config: RunConfig, val: Split, n_devices: int) -> LoopPlan:
         sample_tokens=evaluation.sample_tokens,
         tokenizer=tokenizer,
         stop_ids=frozenset({tokenizer.eos_id, tokenizer.bos_id}),
-        peak=peak * n_devices if peak else None,
+        peaks=peaks,
+        began=began,
     )

@@ -66,16 +66,17 @@ def finish(
         if not path.with_name(name + ".json").exists():
             saved = load_state(found[step], with_optimizer=False)
             averaged = which == "average"
-            load_weights(state.model, saved.chosen(averaged), str(found[step].folder))
             ids = np.arange(n_documents)
-            losses = score_documents(
-                state.model,
-                val,
-                ids,
-                policy,
-                processes=processes,
-                check=flag.check if processes.world_size == 1 else lambda: None,
-            )
+            with state.sharding.whole(state.model) as model:
+                load_weights(model, saved.chosen(averaged), str(found[step].folder))
+                losses = score_documents(
+                    model,
+                    val,
+                    ids,
+                    policy,
+                    processes=processes,
+                    check=flag.check if processes.world_size == 1 else lambda: None,
+                )
             if processes.first:
                 losses = replace(losses, text_hashes=hash_texts(val, ids, tokenizer))
                 key = evaluation_key(

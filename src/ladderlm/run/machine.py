@@ -103,6 +103,7 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
         pays = config.train.precision in ("bf16", "bf16-autocast", "fp16")
         pays = pays and flops >= COMPILE_FROM_FLOPS
         fixed = not model.dropout and config.train.first_batch_tokens is None
+        fixed = fixed and (execution.shard != "weights" or world_size == 1)
         if pays and compiler and fixed:
             return replace(execution, compile="on")
         return replace(execution, compile="off")
@@ -117,6 +118,12 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
             "execution.compile = 'on' with train.first_batch_tokens",
             "code is compiled for one shape, and every batch of the rise has another",
             fix,
+        )
+    if asked == "on" and execution.shard == "weights" and world_size > 1:
+        raise ConfigError(
+            "execution.compile = 'on' with execution.shard = 'weights'",
+            "the layers are compiled whole, and FSDP2 gathers each of them at its start",
+            f"{fix}, or execution.shard to 'optimizer'",
         )
     if asked == "on" and not compiler:
         raise ConfigError(

@@ -8,14 +8,14 @@ downgraded or ignored. No clock and no cache has a say in it.
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.train.config import ExecutionConfig, Precision
 
-__all__ = ["eval_steps", "open_splits", "resolve"]
+__all__ = ["eval_steps", "open_splits", "resolve", "resolve_attention", "resolve_precision"]
 
 MICRO_BATCH_TOKENS = 8192
 # From here on attention by blocks was measured to be faster than PyTorch's CPU kernel; at 256
@@ -95,8 +95,8 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
         ),
     )
     execution = _resolve_execution(resolved, world_size)
-    attention = _resolve_attention(resolved, execution.device)
-    precision = _resolve_precision(config.train.precision, execution.device)
+    attention = resolve_attention(resolved.model, config.data.seq_len, execution.device)
+    precision = resolve_precision(config.train.precision, execution.device)
     return replace(
         resolved,
         execution=execution,
@@ -136,7 +136,7 @@ def _resolve_execution(config: RunConfig, world_size: int) -> ExecutionConfig:
     )
 
 
-def _resolve_precision(asked: Precision, device: str) -> Precision:
+def resolve_precision(asked: Precision, device: str) -> Precision:
     """Choose by the instructions of the device: bf16 where it has them, fp16 on older GPUs.
 
     A CPU without them emulates half precision, so it gets float32.
@@ -167,21 +167,29 @@ def _cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-def _resolve_attention(
-    config: RunConfig, device: str
-) -> Literal["auto", "sdpa", "blocked", "reference"]:
-    """Choose by device and shape alone; blocked attention is written for a CPU's cache."""
-    asked = config.model.attention
+def resolve_attention(model: ModelConfig, seq_len: int, device: str) -> AttentionBackend:
+    """Choose by device and shape alone; blocked attention is written for a CPU's cache.
+
+    Raises:
+        ConfigError: blocked attention is asked for on a GPU, or flex attention on a CPU.
+    """
+    asked = model.attention
     if asked == "blocked" and device != "cpu":
         raise ConfigError(
             f"model.attention = 'blocked' on device {device!r}",
             "that backend takes rows a few at a time, which leaves a GPU idle",
             "set model.attention to 'sdpa'",
         )
+    if asked == "flex" and device != "cuda":
+        raise ConfigError(
+            f"model.attention = 'flex' on device {device!r}",
+            "PyTorch's FlexAttention has no backward pass there",
+            "set model.attention to 'auto'",
+        )
     if asked != "auto":
         return asked
-    long = config.data.seq_len >= BLOCKED_FROM_TOKENS
-    wide = config.model.head_dim >= BLOCKED_FROM_HEAD_DIM
+    long = seq_len >= BLOCKED_FROM_TOKENS
+    wide = model.head_dim >= BLOCKED_FROM_HEAD_DIM
     return "blocked" if device == "cpu" and long and wide else "sdpa"
 
 

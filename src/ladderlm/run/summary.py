@@ -50,5 +50,31 @@ def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[
             "median_step_seconds": median,
             "device_seconds": n_positions / rate * world_size if rate else 0.0,
             "tokens_per_second": rate,
+            **_speed(timings),
         },
     }
+
+
+def _speed(timings: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Give medians of utilisation, shares of time and extremes of the logged steps.
+
+    A key is left out where no row has it: rows of older versions have fewer.
+    """
+
+    def seen(name: str) -> list[float]:
+        return [row[name] for row in timings if row.get(name) is not None]
+
+    found: dict[str, float | None] = {
+        name: statistics.median(seen(name))
+        for name in ("mfu", "mfu_datasheet", "hfu")
+        if seen(name)
+    }
+    if waits := seen("data_wait_seconds"):
+        found["data_wait_fraction"] = sum(waits) / sum(seen("step_seconds"))
+    if peaks := seen("peak_memory_bytes"):
+        found["peak_memory_bytes"] = max(peaks)
+    if firsts := seen("seconds_to_first_step"):
+        found["seconds_to_first_step"] = firsts[-1]
+    if asides := seen("aside_seconds"):
+        found["aside_fraction"] = asides[-1] / timings[-1]["seconds"]
+    return found

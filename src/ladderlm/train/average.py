@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = ["WeightAverage"]
 
@@ -37,15 +37,16 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model hold the average meanwhile, without copying anything."""
+        """Let the model hold the average meanwhile; one tensor at a time is exchanged."""
         self._exchange()
         try:
             yield
         finally:
             self._exchange()
 
+    @torch.no_grad()
     def _exchange(self) -> None:
         for name, parameter in self.model.named_parameters():
-            held: Tensor = parameter.data
-            parameter.data = self.weights[name]
-            self.weights[name] = held
+            held = parameter.clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(held)

@@ -15,14 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.config import Precision
 from ladderlm.train.scaling import LossScale
+from ladderlm.train.sharding import Sharding
 
-__all__ = ["Compute", "find_cpp_compiler"]
+__all__ = ["HALF_COPIES", "Compute", "find_cpp_compiler"]
 
-_COPIES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_COPIES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -39,6 +41,7 @@ class Compute:
         precision: of the products.
         compiled: compile each layer, for static shapes.
         backend: of torch.compile.
+        sharding: how the weights lie over processes; by default all are here.
     """
 
     def __init__(
@@ -47,13 +50,17 @@ class Compute:
         precision: Precision = "float32",
         compiled: bool = False,
         backend: str = "inductor",
+        sharding: Sharding | None = None,
     ) -> None:
+        self.sharding = sharding or Sharding(Processes())
         self.master = self.model = master
         self.masters: list[Tensor] = []
         self.copies: list[Tensor] = []
         self.autocast = precision == "bf16-autocast"
         self.loss_scale = LossScale() if precision == "fp16" else None
-        half = _COPIES.get(precision)
+        half = HALF_COPIES.get(precision)
+        if self.sharding.kind == "weights":
+            return  # FSDP2 casts what it gathers
         if half is None and not compiled:
             return
         self.model = copy.deepcopy(master)
@@ -87,12 +94,10 @@ class Compute:
         self, tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Give `Transformer.hidden` and the head (V, D), both in the precision of the products."""
-        head = self.model.output.weight
-        if not self.autocast:
-            return self.model.hidden(tokens, positions, segment_ids), head
-        with torch.autocast(tokens.device.type, torch.bfloat16):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.model.hidden(tokens, positions, segment_ids)
-        return hidden.bfloat16(), head.bfloat16()
+        head = self.model.output.weight  # after the pass, in which FSDP2 has gathered it
+        return (hidden.bfloat16(), head.bfloat16()) if self.autocast else (hidden, head)
 
     def collect(self) -> None:
         """Add the gradients of the copies to those of the masters, in float32."""

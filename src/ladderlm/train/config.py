@@ -114,6 +114,13 @@ class ExecutionConfig:
         "auto"
     )  # torch.compile of the layers; auto: long bf16 runs without dropout
 
+    recompute: Literal["none", "layers"] = execution_field(
+        "none"
+    )  # layers: activations inside layers are made again backwards, for less memory
+    shard: Literal["none", "optimizer", "weights"] = execution_field(
+        "none"
+    )  # over processes: optimizer state by whole tensors; weights: FSDP2, rows of everything
+
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):
             value = getattr(self, name)

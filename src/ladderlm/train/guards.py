@@ -5,15 +5,18 @@ Owns the flag that a signal sets and the checks before the optimizer moves.
 
 import math
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
+from ladderlm.dist import local_part
 from ladderlm.errors import Stopped, TrainingError
 
-__all__ = ["SignalFlag", "check_finite", "check_weights"]
+__all__ = ["SignalFlag", "check_finite", "check_weights", "explain_memory"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -82,9 +85,34 @@ def check_weights(model: nn.Module, step: int) -> None:
         TrainingError: names the first such weight; older checkpoints stay.
     """
     for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
+        if not bool(torch.isfinite(local_part(weight)[0]).all()):
             raise TrainingError(
                 f"step {step}: {name} holds numbers that are not finite (nan or infinity)",
                 "nothing was saved; the checkpoint before it is good",
                 "lower optim.learning_rate, or run the same command again to go on from there",
             )
+
+
+@contextmanager
+def explain_memory(micro_batch_seqs: int, step: int) -> Iterator[None]:
+    """Turn PyTorch's errors of exhausted memory into one that says what to set.
+
+    Raises:
+        TrainingError: the memory of the GPU or of this machine did not suffice.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        plain = not isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if plain and "allocate memory" not in str(error):
+            raise
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        smaller = max(micro_batch_seqs // 2, 1)
+        fix = f"set execution.micro_batch_seqs to {smaller} (the global batch stays as it is)"
+        if smaller == micro_batch_seqs:
+            fix = "use a shorter data.seq_len or a smaller model"
+        raise TrainingError(
+            f"step {step}: out of memory with micro-batches of {micro_batch_seqs} rows",
+            f"{first}; the last checkpoint is good",
+            f"{fix}, execution.recompute to 'layers', or on several processes execution.shard",
+        ) from error

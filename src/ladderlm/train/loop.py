@@ -25,7 +25,7 @@ from ladderlm.eval.subsets import summarise
 from ladderlm.files import AppendLog
 from ladderlm.generate.engine import generate
 from ladderlm.generate.sampling import SamplingConfig
-from ladderlm.model.accounting import train_flops_per_token
+from ladderlm.model.accounting import recomputed_flops_per_token, train_flops_per_token
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import set_learning_rate
 from ladderlm.optim.schedule import learning_rate_at
@@ -33,10 +33,10 @@ from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.prompt import EncodedPrompt
 from ladderlm.train.ahead import Ahead
 from ladderlm.train.config import BatchGrowth
-from ladderlm.train.guards import SignalFlag, check_weights
+from ladderlm.train.guards import SignalFlag, check_weights, explain_memory
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
-from ladderlm.train.throughput import throughput
+from ladderlm.train.throughput import Peaks, peak_memory_bytes, throughput
 
 __all__ = ["LoopPlan", "run_loop"]
 
@@ -62,7 +62,8 @@ class LoopPlan:
         prompts, sample_tokens: texts written at each checkpoint.
         tokenizer: of the data, to write the samples.
         stop_ids: ids that end a sample.
-        peak: FLOPs per second of all devices together; None: not known.
+        peaks: what the speed of a step is held against.
+        began: monotonic seconds when this process began to open the run.
     """
 
     n_steps: int
@@ -86,7 +87,8 @@ class LoopPlan:
     sample_tokens: int
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
-    peak: float | None
+    peaks: Peaks
+    began: float
 
 
 class _Loop:
@@ -109,8 +111,11 @@ class _Loop:
         self.processes, self.flag, self.observe = processes, flag, observe
         config = state.model.config
         self.flops_per_row = train_flops_per_token(config, plan.seq_len) * plan.seq_len
+        again = recomputed_flops_per_token(config, plan.seq_len) * state.model.recompute
+        self.recomputed_share = again / train_flops_per_token(config, plan.seq_len)
         self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
         self.batches = Ahead(self._make_batch, plan.n_steps)
+        self.first = True  # no update has been made by this process yet
 
     def _make_batch(self, step: int) -> tuple[Batch, int]:
         """Give this process's rows of a step, and the targets of all its rows."""
@@ -129,19 +134,20 @@ class _Loop:
         rate = learning_rate_at(plan.optim, state.step, plan.n_steps)
         set_learning_rate(state.optimizer, rate)
         torch.manual_seed(_dropout_seed(plan.seed, state.step, self.processes.rank))
-        done = train_step(
-            state.model,
-            state.optimizer,
-            batch,
-            n_targets,
-            step=state.step + 1,
-            micro_batch_seqs=plan.micro_batch_seqs,
-            mask_documents=plan.mask_documents,
-            grad_clip=plan.optim.grad_clip,
-            processes=self.processes,
-            compute=state.compute,
-            z_loss=plan.z_loss,
-        )
+        with explain_memory(plan.micro_batch_seqs, state.step + 1):
+            done = train_step(
+                state.model,
+                state.optimizer,
+                batch,
+                n_targets,
+                step=state.step + 1,
+                micro_batch_seqs=plan.micro_batch_seqs,
+                mask_documents=plan.mask_documents,
+                grad_clip=plan.optim.grad_clip,
+                processes=self.processes,
+                compute=state.compute,
+                z_loss=plan.z_loss,
+            )
         state.step += 1
         if done.skipped:
             _log.warning(
@@ -161,8 +167,15 @@ class _Loop:
             if (scale := state.loss_scale) is not None:
                 fields |= {"loss_scale": scale.value, "n_skipped": scale.n_skipped}
             flops = self.flops_per_row * n_rows
-            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peak)
-            self._log("train", fields, speed | {"data_wait_seconds": waited})
+            again = flops * self.recomputed_share
+            speed = throughput(seconds, n_rows * plan.seq_len, flops, plan.peaks, again)
+            speed["data_wait_seconds"] = waited
+            speed["aside_seconds"] = state.aside_seconds
+            speed["peak_memory_bytes"] = peak_memory_bytes(state.device)
+            if self.first:
+                speed["seconds_to_first_step"] = time.monotonic() - plan.began
+            self._log("train", fields, speed)
+        self.first = False
 
     def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
         state = self.state
@@ -175,8 +188,10 @@ class _Loop:
             "timing": {"seconds": state.seconds, **timing},
         }
         if self.processes.first:
+            began = time.monotonic()
             self.metrics.write(row)
             self.observe(row)
+            self.state.aside_seconds += time.monotonic() - began
 
     def validate(self) -> None:
         """Score the head and note whether it is the best so far."""
@@ -204,33 +219,37 @@ class _Loop:
     def _score_head(self) -> dict[str, Any]:
         """Sum up what the model, as it stands, makes of the head."""
         alone = self.processes.world_size == 1
-        losses = score_documents(
-            self.state.model,
-            self.plan.validation,
-            self.head,
-            self.plan.policy,
-            processes=self.processes,
-            check=self.flag.check if alone else lambda: None,
-        )
+        with self.state.sharding.whole(self.state.model) as model:
+            losses = score_documents(
+                model,
+                self.plan.validation,
+                self.head,
+                self.plan.policy,
+                processes=self.processes,
+                check=self.flag.check if alone else lambda: None,
+            )
         return summarise(losses, with_interval=False)
 
     def write_samples(self) -> None:
         """Continue the prompts from the weights as they are."""
         plan, state = self.plan, self.state
-        if not (self.processes.first and plan.prompts):
+        if not plan.prompts:
             return
         alone = self.processes.world_size == 1
         sampling = SamplingConfig(temperature=0.8, top_p=0.9, seed=1)
-        completions = generate(
-            state.model,
-            [prompt.tokens for prompt in plan.prompts],
-            plan.sample_tokens,
-            sampling,
-            plan.stop_ids,
-            lambda: alone and self.flag.number is not None,
-            [prompt.first_ids for prompt in plan.prompts],
-            plan.tokenizer.vocab_size,
-        )
+        with state.sharding.whole(state.model) as model:
+            if not self.processes.first:
+                return
+            completions = generate(
+                model,
+                [prompt.tokens for prompt in plan.prompts],
+                plan.sample_tokens,
+                sampling,
+                plan.stop_ids,
+                lambda: alone and self.flag.number is not None,
+                [prompt.first_ids for prompt in plan.prompts],
+                plan.tokenizer.vocab_size,
+            )
         if alone:
             self.flag.check()  # half a text is not logged: it is written when the run goes on
         for i, (prompt, completion) in enumerate(zip(plan.prompts, completions, strict=True)):
@@ -247,12 +266,14 @@ class _Loop:
         Raises:
             TrainingError: a weight is not finite; nothing is published.
         """
+        began = time.monotonic()
         check_weights(self.state.model, self.state.step)
         if self.processes.first:
             self.metrics.sync()
             self.samples.sync()
-            self.state.save(self.checkpoints, self.plan.keep)
+        self.state.save(self.checkpoints, self.plan.keep)
         self.processes.wait()
+        self.state.aside_seconds += time.monotonic() - began
 
     def stop_if_asked(self) -> None:
         """Save and leave when any process has got a signal."""

@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 
-from ladderlm.checkpoint.layout import rotate
+from ladderlm.checkpoint.layout import rotate, step_folder
 from ladderlm.checkpoint.load import SavedState, load_optimizer, load_weights
 from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
-from ladderlm.errors import CheckpointError
+from ladderlm.checkpoint.slices import write_slice
+from ladderlm.dist import Processes
+from ladderlm.errors import CheckpointError, LadderError
+from ladderlm.files import remove_tree
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import Compute
 from ladderlm.train.scaling import LossScale
+from ladderlm.train.sharding import Sharding
 
 __all__ = ["TrainState"]
 
@@ -29,6 +33,7 @@ class TrainState:
         step: updates done; the position in the data and all randomness follow from it.
         n_tokens: targets trained on so far.
         seconds: monotonic seconds spent training, summed over restarts.
+        aside_seconds: part of them spent in logging and saving.
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
         compute: what a step runs through; None: the model itself.
@@ -41,10 +46,21 @@ class TrainState:
     step: int = 0
     n_tokens: int = 0
     seconds: float = 0.0
+    aside_seconds: float = 0.0
     restarts: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     compute: Compute | None = None
     average: WeightAverage | None = None
+
+    @property
+    def sharding(self) -> Sharding:
+        """How weights and state lie over the processes."""
+        return Sharding(Processes()) if self.compute is None else self.compute.sharding
+
+    @property
+    def device(self) -> str:
+        """Type of the device that the weights are on."""
+        return self.model.tok_embeddings.weight.device.type
 
     @property
     def loss_scale(self) -> LossScale | None:
@@ -76,29 +92,68 @@ class TrainState:
                 setattr(self.loss_scale, name, value)
             n_updates -= self.loss_scale.n_skipped
         if n_updates > 0:  # before the first update the optimizer keeps no state
-            load_optimizer(self.optimizer, saved.optimizer, source)
+            partial = self.sharding.owned is not None
+            load_optimizer(self.optimizer, saved.optimizer, source, partial)
         self.best = dict(saved.state["best"])
         self.seconds = float(saved.state["timing"]["seconds"])
+        self.aside_seconds = float(saved.state["timing"].get("aside_seconds", 0.0))
         self.restarts = int(saved.state["timing"]["restarts"]) + 1
 
     def save(self, checkpoints: Path, keep: int) -> None:
-        """Publish a checkpoint of this step, then delete the ones no longer wanted."""
+        """Publish a checkpoint of this step, then delete the ones no longer wanted.
+
+        Every process calls it; where state is cut over them, each writes its own slice.
+
+        Raises:
+            LadderError: a process could not write; older checkpoints are untouched.
+        """
+        sharding = self.sharding
+        slices = self._save_slices(checkpoints) if sharding.kind != "none" else None
+        weights = sharding.whole_on_first(dict(self.model.named_parameters()))
+        average = None
+        if self.average is not None:
+            average = sharding.whole_on_first(self.average.weights)
+        if not sharding.processes.first:
+            return
         state: dict[str, Any] = {
             "run_id": self.run_id,
             "step": self.step,
             "n_tokens": self.n_tokens,
             "best": self.best,
-            "timing": {"seconds": self.seconds, "restarts": self.restarts},
+            "timing": {
+                "seconds": self.seconds,
+                "aside_seconds": self.aside_seconds,
+                "restarts": self.restarts,
+            },
         }
         if self.loss_scale is not None:
             state["loss_scale"] = asdict(self.loss_scale)
-        weights = dict(self.model.named_parameters())
         save_checkpoint(
             checkpoints,
             self.step,
             weights,
-            optimizer_tensors(self.optimizer),
+            {} if slices is not None else optimizer_tensors(self.optimizer),
             state,
-            average=None if self.average is None else self.average.weights,
+            average=average,
+            slices=slices,
         )
         rotate(checkpoints, keep, {self.best["step"]} if self.best else set())
+
+    def _save_slices(self, checkpoints: Path) -> dict[str, Any]:
+        """Let each process write its part of the optimizer's state; give the files' entries."""
+        sharding, processes = self.sharding, self.sharding.processes
+        folder = step_folder(checkpoints, self.step)
+        if processes.first and folder.exists():
+            remove_tree(folder)
+        processes.wait()
+        try:
+            parts = sharding.own_state(self.optimizer)
+            made: Any = write_slice(folder, processes.rank, processes.world_size, parts)
+        except LadderError as error:  # all must know, or the others would wait for ever
+            made = f"process {processes.rank}: {error.what}"
+        entries: dict[str, Any] = {}
+        for found in processes.gather(made):
+            if isinstance(found, str):
+                raise CheckpointError(found, "its part of the optimizer was not saved")
+            entries |= found
+        return entries

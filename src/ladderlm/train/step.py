@@ -6,8 +6,10 @@ global count of targets.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
@@ -15,6 +17,7 @@ from ladderlm.model.loss import sum_head_nats
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.compute import Compute
 from ladderlm.train.guards import check_finite
+from ladderlm.train.sharding import Sharding
 
 __all__ = ["Update", "accumulate_gradients", "train_step"]
 
@@ -60,22 +63,32 @@ def accumulate_gradients(
     device = compute.master.tok_embeddings.weight.device
     softcap = compute.master.config.logit_softcap
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for start in range(0, batch.n_rows, micro_batch_seqs):
-        rows = batch.rows(start, start + micro_batch_seqs)
-        tokens = torch.from_numpy(rows.tokens).to(device)
+    n_micro = compute.sharding.n_micro_batches(-(-batch.n_rows // micro_batch_seqs))
+    for i in range(n_micro):
+        rows = batch.rows(i * micro_batch_seqs, (i + 1) * micro_batch_seqs)
+        if not rows.n_rows:  # others still have some, and all must go through the layers together
+            rows = batch.padding_row()
+        compute.sharding.announce(compute.model, last=i == n_micro - 1)
+        tokens = _send(rows.tokens, device)
         positions = segments = None
         if mask_documents:
-            positions = torch.from_numpy(rows.positions).to(device)
-            segments = torch.from_numpy(rows.segment_ids).to(device)
+            positions = _send(rows.positions, device)
+            segments = _send(rows.segment_ids, device)
         hidden, head = compute.hidden_and_head(tokens, positions, segments)
-        targets, counted = (
-            torch.from_numpy(array).to(device) for array in (rows.targets, rows.loss_mask)
-        )
+        targets, counted = _send(rows.targets, device), _send(rows.loss_mask, device)
         loss = sum_head_nats(hidden, head, targets, counted, softcap, z_loss)
         (loss * (compute.scale / n_targets)).backward()  # type: ignore[no-untyped-call]
         compute.collect()
         total += loss.detach().double()
     return total
+
+
+def _send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Give an array as a tensor on the device; a GPU fetches it while it computes."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def train_step(
@@ -103,18 +116,14 @@ def train_step(
     Raises:
         TrainingError: the loss or the gradient is not finite; nothing has been changed.
     """
-    optimizer.zero_grad(set_to_none=True)
-    compute = compute or Compute(model)
+    model.zero_grad(set_to_none=True)
+    compute = compute or Compute(model, sharding=Sharding(processes))
+    sharding = compute.sharding
     compute.refresh()
     nats = accumulate_gradients(compute, batch, n_targets, micro_batch_seqs, mask_documents, z_loss)
-    parameters = list(model.parameters())
-    for parameter in parameters:
-        if parameter.grad is None:  # a process without rows still takes part in the sum
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    processes.sum_tensors(gradients)
+    gradients = sharding.sum_gradients(list(model.parameters()))
     processes.sum_tensors([nats])
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    norm = sharding.norm(gradients)
     loss, scaled_norm = torch.stack([nats / n_targets, norm.double()]).tolist()
     scale, loss_scale = compute.scale, compute.loss_scale
     grad_norm = scaled_norm / scale
@@ -128,6 +137,7 @@ def train_step(
     if factor != 1:
         torch._foreach_mul_(gradients, factor)
     optimizer.step()
+    sharding.share_weights(model)
     if loss_scale is not None:
         loss_scale.note_good()
     return Update(loss, grad_norm, n_targets)

@@ -1,10 +1,21 @@
 """How fast a step was.
 
-Owns the table of peaks and model FLOPs utilisation. A device whose peak is not known gets none:
-an MFU against a guessed peak says nothing.
+Owns the two peaks that a step is held against, the one measured here and the data sheet's, and
+model FLOPs utilisation. A device without a known data sheet has the measured peak alone: an MFU
+against a guessed peak says nothing.
 """
 
-__all__ = ["peak_flops_per_second", "throughput"]
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Peaks", "matmul_rate", "peak_flops_per_second", "peak_memory_bytes", "throughput"]
+
+_PROBE_SECONDS = 0.02  # one product of a probe takes about this long
+_LARGEST_PROBE = 8192
 
 # Dense FLOPs per second by device name and precision of the products. Source: NVIDIA's data sheets
 # of the H100 and H200 SXM and the A100 SXM: row FP32 (outside the tensor cores), and row BFLOAT16
@@ -22,12 +33,55 @@ _PEAKS = {
 
 
 def peak_flops_per_second(hardware: str, precision: str) -> float | None:
-    """Give the peak of one device; None if it is not in the table."""
-    return _PEAKS.get((hardware, precision))
+    """Give the data sheet's peak of one device; None if it is not in the table.
+
+    Tensor cores multiply both half precisions at one rate.
+    """
+    return _PEAKS.get((hardware, "float32" if precision == "float32" else "bf16"))
+
+
+def matmul_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
+    """Give the FLOP/s of the best of many square matrix products.
+
+    The size doubles from 256 until one product takes 20 ms or is 8,192 wide.
+    """
+    size, best = 256, 0.0
+    end = time.perf_counter() + seconds
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    while True:
+        _wait(device)
+        began = time.perf_counter()
+        a @ b
+        _wait(device)
+        now = time.perf_counter()
+        best = max(best, 2 * size**3 / (now - began))
+        if now > end:
+            return best
+        if now - began < _PROBE_SECONDS and size < _LARGEST_PROBE:
+            size *= 2
+            a, b = torch.randn(2, size, size, device=device).to(dtype)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What steps are held against, FLOPs per second of all devices together.
+
+    Args:
+        measured: by `matmul_rate` on this machine.
+        datasheet: of the vendor; None: not known.
+    """
+
+    measured: float
+    datasheet: float | None = None
 
 
 def throughput(
-    step_seconds: float, n_positions: int, flops: float, peak: float | None
+    step_seconds: float, n_positions: int, flops: float, peaks: Peaks, recomputed: float = 0.0
 ) -> dict[str, float | None]:
     """Describe the speed of one step.
 
@@ -35,11 +89,24 @@ def throughput(
         step_seconds: wall time.
         n_positions: row positions of the global batch.
         flops: of the step, nominal causal.
-        peak: of all devices together, FLOPs per second.
+        recomputed: FLOPs that were done a second time to save memory; they count in `hfu` alone.
     """
-    return {
+    rate = flops / step_seconds
+    speed = {
         "step_seconds": step_seconds,
         "tokens_per_second": n_positions / step_seconds,
-        "flops_per_second": flops / step_seconds,
-        "mfu": flops / step_seconds / peak if peak else None,
+        "flops_per_second": rate,
+        "mfu": rate / peaks.measured,
+        "mfu_datasheet": rate / peaks.datasheet if peaks.datasheet else None,
     }
+    if recomputed:
+        speed["hfu"] = (flops + recomputed) / step_seconds / peaks.measured
+    return speed
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Give the most memory that this process has had: of the GPU, or resident on a CPU."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else kibibytes * 1024  # there it is bytes

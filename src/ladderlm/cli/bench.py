@@ -1,0 +1,110 @@
+"""`ladderlm bench`: the step beside what others do, and beside this machine's ceiling."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ladderlm.cli.generate import check_device
+from ladderlm.cli.options import parse, print_json
+from ladderlm.errors import ConfigError
+from ladderlm.units import format_count, format_flops
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure whole updates in turns; ratios are to the first way."""
+
+    shape: Literal["quickstart", "192", "384", "124m"] = "quickstart"
+    """Model and batch: channels of the model, or a preset's size."""
+    ways: str | None = None
+    """Names with commas between. Default: those that this machine has instructions for."""
+    rounds: int = 5
+    """Updates of each way, after one that does not count."""
+    threads: int | None = None
+    """CPU threads. Default: PyTorch's choice."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of ours; the others have AdamW."""
+    mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Two documents a row, masked from each other; ours alone, the others cannot."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print as JSON."""
+
+
+def run(argv: list[str]) -> int:
+    """Measure and print one table."""
+    options = parse(BenchOptions, argv, "bench", "Speed of a step beside others and the ceiling.")
+    if options.rounds < 1 or (options.threads is not None and options.threads < 1):
+        raise ConfigError(
+            f"--rounds {options.rounds} --threads {options.threads}", "both are at least 1"
+        )
+    import os
+    from dataclasses import replace
+
+    import torch
+
+    from ladderlm.model.accounting import count_params
+    from ladderlm.optim.config import OptimConfig
+    from ladderlm.run.bench import SHAPES, compare_ways, describe
+    from ladderlm.run.environment import describe_hardware
+    from ladderlm.run.resolve import resolve_precision
+
+    check_device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    work = replace(
+        SHAPES[options.shape],
+        optim=OptimConfig(name=options.optimizer),
+        mask_documents=options.mask_documents,
+        device=options.device,
+    )
+    ways = "gpt,llama,ours-plain,ours"
+    if resolve_precision("auto", options.device) == "bf16":
+        ways += ",gpt-autocast-compiled,llama-autocast-compiled,ours-bf16,ours-bf16-compiled"
+    names = list(dict.fromkeys((options.ways or ways).split(",")))
+    found, ceilings = compare_ways(names, work, options.rounds)
+    rows = describe(found, ceilings, work)
+    head = {
+        "shape": options.shape,
+        "n_params": count_params(work.model).total,
+        "n_tokens": work.n_tokens,
+        "flops": work.flops,
+        "mask_documents": options.mask_documents,
+        "optimizer": options.optimizer,
+        "hardware": describe_hardware(options.device),
+        "n_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+    if options.json:
+        print_json(head | {"ways": rows})
+    else:
+        _print(head, rows)
+    return 0
+
+
+def _print(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    print(
+        f"{head['shape']}: {format_count(head['n_params'])} parameters, {head['n_tokens']:,} "
+        f"tokens and {format_flops(head['flops'])} a step (3 x forward, causal attention), "
+        f"{head['n_threads']} threads, torch {head['torch']}, {head['hardware']}"
+    )
+    if (head["load_average"] or 0) > 0.5:
+        print(f"load average {head['load_average']:.1f}: other programs slow this down")
+    print(
+        f"{'way':<24} {'tokens/s':>9} {'range':>15} {'x first':>8} {'by CPU':>7} {'CPU/wall':>9} "
+        f"{'FLOP/s':>14} {'of ceiling':>11} {'first step':>11} {'loss':>8}"
+    )
+    for row in rows:
+        spread = f"{row['slowest']:,.0f}-{row['fastest']:,.0f}"
+        print(
+            f"{row['way']:<24} {row['tokens_per_second']:>9,.0f} {spread:>15} "
+            f"{row['times_first']:>8.2f} {row['times_first_cpu']:>7.2f} "
+            f"{row['cpu_over_wall']:>9.2f} {format_flops(row['flops_per_second']):>12}/s "
+            f"{row['of_ceiling']:>11.0%} {row['first_step_seconds']:>9.1f} s {row['loss']:>8.4f}"
+        )
+    print("x first: median of ratios over rounds, above 1 is faster; by CPU: of CPU time")

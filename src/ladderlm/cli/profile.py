@@ -1,0 +1,90 @@
+"""`ladderlm profile`: where a training step spends its time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ladderlm.cli.generate import check_device
+from ladderlm.cli.options import parse, print_json
+from ladderlm.errors import ConfigError
+from ladderlm.text import visible
+from ladderlm.units import format_seconds
+
+if TYPE_CHECKING:
+    from ladderlm.run.bench import Workload
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Record a few updates on made-up tokens."""
+
+    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
+    """A run whose model, rows and update rule are taken. Default: --shape."""
+    shape: Literal["quickstart", "192", "384", "124m"] = "quickstart"
+    """Model and batch where no run is named."""
+    way: str = "ours"
+    """How it is carried out: one of the ways of `ladderlm bench`."""
+    steps: int = 3
+    """Updates recorded, after one that is not."""
+    threads: int | None = None
+    """CPU threads. Default: PyTorch's choice."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where."""
+    out: str = "trace.json"
+    """The trace, for chrome://tracing or Perfetto."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print as JSON."""
+
+
+def run(argv: list[str]) -> int:
+    """Record and print the table."""
+    options = parse(ProfileOptions, argv, "profile", "Where a training step spends its time.")
+    if options.steps < 1 or (options.threads is not None and options.threads < 1):
+        raise ConfigError(
+            f"--steps {options.steps} --threads {options.threads}", "both are at least 1"
+        )
+    check_device(options.device)
+    import torch
+
+    from ladderlm.run.bench import build
+    from ladderlm.run.profile import profile_steps
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    contender = build(options.way, _workload(options))
+    found = profile_steps(contender.update, options.steps, options.device, Path(options.out))
+    if options.json:
+        print_json(found | {"trace": options.out})
+    else:
+        _print(found, options.out)
+    return 0
+
+
+def _workload(options: ProfileOptions) -> "Workload":
+    from dataclasses import replace
+
+    from ladderlm.run.bench import SHAPES, Workload
+    from ladderlm.run.directory import RunDirectory
+
+    if options.run is None:
+        return replace(SHAPES[options.shape], device=options.device)
+    config = RunDirectory(options.run).config()
+    n_rows = config.execution.micro_batch_seqs or config.global_batch_seqs
+    masked = config.data.mask_documents
+    return Workload(config.model, config.data.seq_len, n_rows, config.optim, masked, options.device)
+
+
+def _print(found: dict[str, Any], trace: str) -> None:
+    print(f"{format_seconds(found['seconds'])} of operations an update; trace in {trace}\n")
+    for title, rows in (("kind", found["kinds"]), ("operation", found["operations"])):
+        print(f"{title:<44} {'share':>6} {'ms':>9} {'calls':>7}")
+        for row in rows:
+            name = visible(row["name"])[:44]
+            print(
+                f"{name:<44} {row['share']:>6.1%} {row['seconds'] * 1e3:>9.2f} {row['calls']:>7.0f}"
+            )
+        print()

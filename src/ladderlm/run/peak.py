@@ -1,0 +1,56 @@
+"""The fastest that this machine multiplies matrices, measured once.
+
+Owns the cache of such measurements, one for each hardware, dtype and number of threads. They only
+say how near a step came to it: no choice and no number of a run depends on them.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+
+from ladderlm.errors import LadderError
+from ladderlm.files import publish_json, read_json
+from ladderlm.train.config import Precision
+from ladderlm.train.throughput import matmul_rate
+
+__all__ = ["measured_peak", "products_of"]
+
+PROBE_SECONDS = 0.3
+_HALF = {"bf16": torch.bfloat16, "bf16-autocast": torch.bfloat16, "fp16": torch.float16}
+
+
+def products_of(precision: Precision) -> torch.dtype:
+    """Give the dtype that matrices are multiplied in."""
+    return _HALF.get(precision, torch.float32)
+
+
+def measured_peak(hardware: str, device: str, precision: Precision) -> float:
+    """Give the FLOP/s of large square products, measured now or on an earlier day.
+
+    Delete the file to measure anew, for example if the machine was busy when it was made.
+    """
+    dtype = str(products_of(precision)).removeprefix("torch.")
+    threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
+    setting = torch.get_float32_matmul_precision() if dtype == "float32" else ""
+    key = f"{hardware}{threads}, {dtype} {setting}, torch {torch.__version__}"
+    file = _cache_folder() / "peaks.json"
+    known: dict[str, float] = {}
+    try:
+        known = dict(read_json(file)) if file.is_file() else {}
+        if key in known:
+            return float(known[key])
+    except (LadderError, OSError, TypeError, ValueError):
+        known = {}
+    found = matmul_rate(device, products_of(precision), PROBE_SECONDS)
+    with contextlib.suppress(LadderError, OSError):  # a home that cannot be written to
+        publish_json(file, known | {key: found})
+    return found
+
+
+def _cache_folder() -> Path:
+    """Give the folder of things that can be made again; LADDERLM_CACHE names another."""
+    if named := os.environ.get("LADDERLM_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ladderlm"

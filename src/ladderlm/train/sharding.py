@@ -1,0 +1,163 @@
+"""How weights and optimizer state lie over the processes of a run.
+
+Owns the three ways: every process has everything; each keeps the optimizer's state of the
+parameters it owns; or FSDP2 cuts every tensor into rows. All give the update of one process, up to
+the order of additions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ladderlm.checkpoint.save import optimizer_tensors
+from ladderlm.dist import Processes, local_part, whole
+from ladderlm.errors import ConfigError
+from ladderlm.model.transformer import Transformer
+from ladderlm.optim.owners import owners_of
+
+__all__ = ["Sharding"]
+
+Kind = Literal["none", "optimizer", "weights"]
+
+
+class Sharding:
+    """What lies where, and what that asks of a step.
+
+    Args:
+        processes: of the run; alone, every kind is "none".
+        kind: of `ExecutionConfig.shard`.
+    """
+
+    def __init__(self, processes: Processes, kind: Kind = "none") -> None:
+        self.processes = processes
+        self.kind: Kind = kind if processes.world_size > 1 else "none"
+        self.owners: dict[str, int] = {}
+
+    def prepare(self, model: Transformer, products: torch.dtype | None) -> None:
+        """Lay out the weights; called once, before the optimizer is built.
+
+        Args:
+            products: half precision that FSDP2 casts whole weights to; None: as they are.
+
+        Raises:
+            ConfigError: more processes than tensors.
+        """
+        if self.kind == "optimizer":
+            self.owners = owners_of(model, self.processes.world_size)
+            if len(set(self.owners.values())) < self.processes.world_size:
+                raise ConfigError(
+                    f"execution.shard = 'optimizer' with {self.processes.world_size} processes "
+                    f"and {len(self.owners)} tensors in the model",
+                    "each process owns the state of whole tensors, and some would have none",
+                    "set execution.shard to 'none' or 'weights', or start fewer processes",
+                )
+        if self.kind != "weights":
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import (
+            FSDPModule,
+            MixedPrecisionPolicy,
+            fully_shard,
+            register_fsdp_forward_method,
+        )
+
+        device = model.tok_embeddings.weight.device.type
+        mesh = init_device_mesh(device, (self.processes.world_size,))
+        # Inputs are not cast: the angles keep all their bits, and the stream follows the weights.
+        policy = MixedPrecisionPolicy(
+            param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        register_fsdp_forward_method(model, "hidden")
+        for module in model.modules():
+            if isinstance(module, FSDPModule):  # sums, as everywhere: the loss is divided already
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+
+    @property
+    def owned(self) -> set[str] | None:
+        """Names of the parameters whose state is kept here; None: of all."""
+        if self.kind != "optimizer":
+            return None
+        return {name for name, owner in self.owners.items() if owner == self.processes.rank}
+
+    def n_micro_batches(self, own: int) -> int:
+        """Give how many micro-batches this process goes through; FSDP2 needs all in step."""
+        return self.processes.agree(own) if self.kind == "weights" else own
+
+    def announce(self, model: Any, last: bool) -> None:
+        """Say before a micro-batch whether it is the step's last: gradients are summed then."""
+        if self.kind == "weights":
+            model.set_requires_gradient_sync(last)
+
+    def sum_gradients(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Sum over processes what FSDP2 has not; give the gradients as they lie here."""
+        for parameter in parameters:
+            if parameter.grad is None:  # a process without rows still takes part in the sum
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [local_part(p.grad)[0] for p in parameters if p.grad is not None]
+        if self.kind != "weights":
+            self.processes.sum_tensors(gradients)
+        return gradients
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Give the global norm of gradients from `sum_gradients`."""
+        norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        norm: Tensor = torch.linalg.vector_norm(norms)
+        if self.kind != "weights":
+            return norm
+        square = norm.double().square()
+        self.processes.sum_tensors([square])
+        return torch.sqrt(square)
+
+    def share_weights(self, model: nn.Module) -> None:
+        """Give every process the weights that their owners have moved."""
+        if self.kind != "optimizer":
+            return
+        with torch.no_grad():
+            for rank in range(self.processes.world_size):
+                own = [p.detach() for n, p in model.named_parameters() if self.owners[n] == rank]
+                self.processes.share_tensors(own, rank)
+
+    @contextmanager
+    def whole(self, model: Transformer) -> Iterator[Transformer]:
+        """Give a model with all float32 weights on this process, for scoring and sampling.
+
+        FSDP2's rows are gathered into a second model, which is dropped afterwards.
+        """
+        if self.kind != "weights":
+            yield model
+            return
+        replica = Transformer(model.config).to(model.tok_embeddings.weight.device)
+        replica.train(model.training)
+        copies = dict(replica.named_parameters())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                copies[name].copy_(whole(parameter))
+        yield replica
+
+    def whole_on_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gather named tensors onto the CPU of the first process; the others get none of them."""
+        if self.kind != "weights":
+            return tensors
+        gathered = {}
+        for name, tensor in tensors.items():
+            full = whole(tensor)
+            if self.processes.first:
+                gathered[name] = full.detach().cpu()
+        return gathered
+
+    def own_state(self, optimizer: torch.optim.Optimizer) -> dict[str, tuple[Tensor, int | None]]:
+        """Give what this process has of the optimizer's state: name -> (part, its first row)."""
+        found = {}
+        for name, tensor in optimizer_tensors(optimizer).items():
+            part, begin = local_part(tensor)
+            replicated = begin is None and self.kind == "weights"  # counts of updates
+            if part.numel() and (self.processes.first or not replicated):
+                found[name] = part, begin
+        return found
