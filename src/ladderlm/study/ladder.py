@@ -3,6 +3,7 @@
 Owns the arithmetic of a rung. Sizes snap to a grid, FLOPs are met to one step, tokens follow.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -44,7 +45,10 @@ class Rung:
         return self.n_tokens / self.n_matmul
 
 
-def shapes(base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1) -> list[ModelConfig]:
+@functools.lru_cache(maxsize=8)  # thousands of shapes, asked for at every rung of every plan
+def shapes(
+    base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1
+) -> tuple[ModelConfig, ...]:
     """List shapes with the base's head size and dim / n_layers within a factor 2 of the aspect.
 
     dim is a multiple of the head size, so that every head stays as wide as the base's.
@@ -65,9 +69,10 @@ def shapes(base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1) -
             kv_heads = None if base.n_kv_heads is None else n_heads // group
             shape = replace(base, dim=dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=kv_heads)
             found.append(shape)
-    return found
+    return tuple(found)
 
 
+@functools.lru_cache(maxsize=256)
 def choose_shape(
     budget: float,
     tokens_per_param: float,

@@ -5,10 +5,13 @@ Owns `results.csv`, from which every figure and number can be recomputed, and it
 
 import csv
 import io
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import chi2
 
 from ladderlm.errors import DataError
 from ladderlm.files import publish_text
@@ -24,6 +27,7 @@ __all__ = [
     "points_of",
     "read_results",
     "reread_results",
+    "seed_noise",
     "write_results",
 ]
 
@@ -32,6 +36,7 @@ COLUMNS = (
     "run_id",
     "config_hash",
     "arm",
+    "role",
     "rung",
     "seed",
     "dim",
@@ -65,6 +70,7 @@ TEXT_COLUMNS = (
     "run_id",
     "config_hash",
     "arm",
+    "role",
     "hardware",
     "cluster",
     "status",
@@ -74,8 +80,11 @@ Row = dict[str, Any]
 
 
 def collect_results(plan: StudyPlan, pool: Path) -> list[Row]:
-    """Read the summary of every planned run; a run that is missing or failed keeps its row."""
-    return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.runs]
+    """Read the summary of every planned run; a run that is missing or failed keeps its row.
+
+    So does one that is not compared: of a search, or for the noise.
+    """
+    return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.settled]
 
 
 def _row(study: str, run: Any, directory: RunDirectory) -> Row:
@@ -86,6 +95,7 @@ def _row(study: str, run: Any, directory: RunDirectory) -> Row:
         "run_id": run.run_id,
         "config_hash": config.meaning_hash,
         "arm": run.arm,
+        "role": run.role,
         "rung": rung.index,
         "seed": run.seed,
         "dim": config.model.dim,
@@ -101,7 +111,14 @@ def _row(study: str, run: Any, directory: RunDirectory) -> Row:
         "status": "missing",
         "excluded_because": "not run yet",
     }
-    return row | _measured(directory, config.eval.split)
+    return _mark(row | _measured(directory, config.eval.split))
+
+
+def _mark(row: Row) -> Row:
+    """Keep a run that is not of the ladder out of the comparison."""
+    if row["role"] != "ladder" and not row["excluded_because"]:
+        row["excluded_because"] = f"a {row['role']} run, not compared"
+    return row
 
 
 def reread_results(rows: list[Row], pool: Path) -> list[Row]:
@@ -111,7 +128,7 @@ def reread_results(rows: list[Row], pool: Path) -> list[Row]:
         directory = RunDirectory(pool / str(row["run_id"]))
         split = directory.config().eval.split if directory.config_file.is_file() else "val"
         kept = {key: value for key, value in row.items() if not key.startswith("bpb[")}
-        fresh.append(kept | dict.fromkeys(_MEASURED, "") | _measured(directory, split))
+        fresh.append(_mark(kept | dict.fromkeys(_MEASURED, "") | _measured(directory, split)))
     return fresh
 
 
@@ -134,8 +151,7 @@ def _measured(directory: RunDirectory, split: str) -> Row:
     if summary["status"] != "finished":
         reason = summary.get("reason") or f"the run is {summary['status']}"
         return row | {"excluded_because": reason}
-    found = summary["evals"][split]
-    last = found.get("average", found["last"])  # an arm that keeps an average is judged by it
+    last = directory.scores(split) or {}
     row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
     row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
     for name in ("loss", "bits_per_byte"):
@@ -143,6 +159,29 @@ def _measured(directory: RunDirectory, split: str) -> Row:
         if not isinstance(value, int | float) or not 0 < value < 1e6:
             row["excluded_because"] = f"{name} = {value} is not between 0 and 1e6"
     return row
+
+
+def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
+    """Give the spread of seeds alone: of the smallest baseline's runs, in ln bits per byte.
+
+    Returns:
+        {"n_seeds", "sd", "interval_95"}, by the chi-square law of a normal sample's variance; None
+        with fewer than three runs.
+    """
+    losses = {
+        row["run_id"]: math.log(row["bits_per_byte"])
+        for row in rows
+        if row["arm"] == baseline
+        and row["rung"] == 0
+        and row["role"] in ("ladder", "noise")
+        and row["bits_per_byte"] != ""
+    }
+    n = len(losses)
+    if n < 3:
+        return None
+    sd = statistics.stdev(losses.values())
+    low, high = (sd * math.sqrt((n - 1) / chi2.ppf(q, n - 1)) for q in (0.975, 0.025))
+    return {"n_seeds": n, "sd": sd, "interval_95": [float(low), float(high)]}
 
 
 def write_results(path: Path, rows: list[Row]) -> None:
