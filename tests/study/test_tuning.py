@@ -12,10 +12,11 @@ from ladderlm.files import publish_json
 from ladderlm.model.accounting import count_params, train_flops_6nd, train_flops_per_token
 from ladderlm.run.config import RunConfig
 from ladderlm.study.analysis import analyse
+from ladderlm.study.asides import seed_noise
 from ladderlm.study.launch import launch, pending_runs
 from ladderlm.study.parts import part_of
 from ladderlm.study.plan import plan_study
-from ladderlm.study.results import collect_results, points_of, seed_noise
+from ladderlm.study.results import collect_results, points_of
 from ladderlm.study.spec import read_study
 from ladderlm.study.status import study_status
 from ladderlm.study.tuning import fit_bracket, fit_rate_law, grid

@@ -21,7 +21,7 @@ from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
-from ladderlm.study.ladder import choose_shape, natural_budget, snap_budgets
+from ladderlm.study.ladder import Target, choose_shape, natural_budget, snap_budgets
 from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import store_study
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -291,9 +291,8 @@ def _run_final(out: Path, data: Path, budget: Budget) -> Path:
     from ladderlm.run.resolve import resolve
 
     base = _base(data)
-    shape = choose_shape(
-        budget.final_flops, FINAL_TOKENS_PER_PARAM, base.model, base.data.seq_len, ASPECT_RATIO
-    )
+    target = Target(FINAL_TOKENS_PER_PARAM)
+    shape = choose_shape(budget.final_flops, target, base.model, base.data.seq_len, ASPECT_RATIO)
     per_step = train_flops_per_token(shape, base.data.seq_len) * base.train.global_batch_tokens
     config = replace(
         base,

@@ -16,10 +16,11 @@ from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.files import FolderLock, publish_json, read_json
 from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.study.asides import best_sizes, seed_noise
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import StudyPlan, plan_study
-from ladderlm.study.results import Row, collect_results, seed_noise, write_results
+from ladderlm.study.results import Row, collect_results, write_results
 from ladderlm.study.spec import (
     StudySpec,
     copy_stored_study,
@@ -214,6 +215,7 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     fits = analyse(plan.spec, rows, plan.tunings) | {"forecast": forecast}
     fits["noise"] = seed_noise(rows, plan.spec.arms[0].name)
     budgets = plan.spec.ladder.flops
+    fits["isoflop"] = best_sizes(rows, plan.spec.arms[0].name, budgets)
     fits["tuning"] = [tuning.to_json(budgets) for tuning in plan.tunings]
     publish_json(folder / "fits.json", fits)
     _draw_figures(folder, rows, fits)

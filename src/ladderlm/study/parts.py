@@ -43,14 +43,12 @@ def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
     return replace(plan, runs=tuple(run for run in plan.runs if owner[_pair(run)] == part))
 
 
-# Role, rung, seed and, for a search, arm and rate: its runs are not compared with another arm's.
-_Pair = tuple[str, int, int, str, float]
+# Role, rung and seed; and the run itself where it is not compared with one of another arm.
+_Pair = tuple[str, int, int, str]
 
 
 def _pair(run: PlannedRun) -> _Pair:
-    alone = run.role == "bracket"
-    rate = run.config.optim.learning_rate if alone else 0.0
-    return run.role, run.rung.index, run.seed, run.arm if alone else "", rate
+    return run.role, run.rung.index, run.seed, "" if run.role == "ladder" else run.run_id
 
 
 def check_same_study(one: StudySpec, other: StudySpec, place: Path) -> None:

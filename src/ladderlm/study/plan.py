@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ladderlm.config import differences, meaning_of
 from ladderlm.errors import ConfigError
+from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
-from ladderlm.study.planned import PlannedRun, Planner
+from ladderlm.study.planned import PlannedRun, Planner, Role
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.tuning import Tuning
 
@@ -95,20 +96,35 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
         for seed in ladder.seeds_of(index):
             runs += [_ladder_run(planner, arm, index, seed, by_arm) for arm in spec.arms]
     _refuse_equal_arms(runs)
-    plan = StudyPlan(spec, (*noise, *searches, *runs), (), tuple(tunings))
+    sizes = [
+        _ladder_run(planner, baseline, index, ladder.seeds[0], by_arm, shape)
+        for index in range(min(ladder.isoflop_rungs, len(ladder.flops)))
+        if ladder.isoflop_sizes
+        for shape in planner.isoflop_shapes(index)
+    ]
+    plan = StudyPlan(spec, (*noise, *searches, *sizes, *runs), (), tuple(tunings))
     return replace(plan, warnings=tuple(_warnings(plan, planner.unique_tokens)))
 
 
 def _ladder_run(
-    planner: Planner, arm: Arm, index: int, seed: int, tunings: Mapping[str, Tuning]
+    planner: Planner,
+    arm: Arm,
+    index: int,
+    seed: int,
+    tunings: Mapping[str, Tuning],
+    shape: ModelConfig | None = None,
 ) -> PlannedRun:
+    """Make a run at the arm's rate of that rung, as far as it is known.
+
+    Args:
+        shape: of another size at equal compute; None: the ladder's own.
+    """
+    role: Role = "ladder" if shape is None else "isoflop"
     tuning = tunings.get(arm.name)
     if tuning is None:
-        return planner.run(arm, index, seed)
-    if tuning.law is None:
-        return planner.run(arm, index, seed, provisional=True)
-    rate = tuning.law.rate(planner.spec.ladder.flops[index])
-    return planner.run(arm, index, seed, rate, provisional=not tuning.done)
+        return planner.run(arm, index, seed, None, role, False, shape)
+    rate = None if tuning.law is None else tuning.law.rate(planner.spec.ladder.flops[index])
+    return planner.run(arm, index, seed, rate, role, not tuning.done, shape)
 
 
 def _refuse_equal_arms(runs: list[PlannedRun]) -> None:

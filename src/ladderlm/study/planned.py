@@ -12,15 +12,16 @@ from typing import Literal
 
 from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError
+from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.run.resolve import open_splits, resolve
-from ladderlm.study.ladder import Rung, choose_shape, plan_rung
+from ladderlm.study.ladder import Rung, Target, choose_shape, nearest_shape, plan_rung
 from ladderlm.study.spec import Arm, StudySpec
 
 __all__ = ["PlannedRun", "Planner", "Role"]
 
-Role = Literal["ladder", "bracket", "noise"]
+Role = Literal["ladder", "bracket", "noise", "isoflop"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PlannedRun:
 
     Args:
         role: ladder runs are compared; bracket runs find a learning rate, noise runs the spread
-            of seeds.
+            of seeds, isoflop runs the best size at equal compute.
         provisional: its learning rate is not chosen yet. It is shown and counted, never started.
     """
 
@@ -72,14 +73,31 @@ class Planner:
             ConfigError: no shape meets the budget.
         """
         ladder = self.spec.ladder
-        return choose_shape(
-            ladder.flops[index],
-            ladder.tokens_per_param,
+        target = Target(ladder.tokens_per_param, ladder.tokens)
+        return choose_shape(ladder.flops[index], target, *self._grid())
+
+    def _grid(self) -> tuple[ModelConfig, int, float, int]:
+        return (
             self._base,
             self.spec.base.data.seq_len,
-            ladder.aspect_ratio,
+            self.spec.ladder.aspect_ratio,
             self._group,
         )
+
+    def isoflop_shapes(self, index: int) -> list[ModelConfig]:
+        """Give the other sizes of a rung: as many as the grid of shapes has, by rising size.
+
+        N is wanted in steps of sqrt(2) around the rung's own, so tokens per parameter in steps of
+        one half.
+        """
+        n = self.spec.ladder.isoflop_sizes
+        own = self.shape(index)
+        budget = self.spec.ladder.flops[index]
+        per_param = budget / train_flops_per_token(own, self.spec.base.data.seq_len)
+        per_param /= count_params(own).n_matmul
+        wanted = [Target(per_param * 2.0 ** ((n - 1) / 2 - i)) for i in range(n)]
+        found = [nearest_shape(budget, target, *self._grid())[0] for target in wanted]
+        return [shape for shape in dict.fromkeys(found) if shape != own]
 
     def run(
         self,
@@ -89,13 +107,15 @@ class Planner:
         learning_rate: float | None = None,
         role: Role = "ladder",
         provisional: bool = False,
+        shape: ModelConfig | None = None,
     ) -> PlannedRun:
         """Make the run of an arm on a rung.
 
         Args:
             learning_rate: None: as the base or the arm has it.
+            shape: None: the rung's own.
         """
-        config, shape = self.spec.arm_config(arm), self.shape(index)
+        config, shape = self.spec.arm_config(arm), shape or self.shape(index)
         size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads")}
         size["vocab_size"] = self._vocabularies[arm.name]
         if config.model.n_kv_heads is not None:

@@ -5,13 +5,10 @@ Owns `results.csv`, from which every figure and number can be recomputed, and it
 
 import csv
 import io
-import math
-import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
 
 from ladderlm.errors import DataError
 from ladderlm.files import publish_text
@@ -27,7 +24,6 @@ __all__ = [
     "points_of",
     "read_results",
     "reread_results",
-    "seed_noise",
     "write_results",
 ]
 
@@ -159,29 +155,6 @@ def _measured(directory: RunDirectory, split: str) -> Row:
         if not isinstance(value, int | float) or not 0 < value < 1e6:
             row["excluded_because"] = f"{name} = {value} is not between 0 and 1e6"
     return row
-
-
-def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
-    """Give the spread of seeds alone: of the smallest baseline's runs, in ln bits per byte.
-
-    Returns:
-        {"n_seeds", "sd", "interval_95"}, by the chi-square law of a normal sample's variance; None
-        with fewer than three runs.
-    """
-    losses = {
-        row["run_id"]: math.log(row["bits_per_byte"])
-        for row in rows
-        if row["arm"] == baseline
-        and row["rung"] == 0
-        and row["role"] in ("ladder", "noise")
-        and row["bits_per_byte"] != ""
-    }
-    n = len(losses)
-    if n < 3:
-        return None
-    sd = statistics.stdev(losses.values())
-    low, high = (sd * math.sqrt((n - 1) / chi2.ppf(q, n - 1)) for q in (0.975, 0.025))
-    return {"n_seeds": n, "sd": sd, "interval_95": [float(low), float(high)]}
 
 
 def write_results(path: Path, rows: list[Row]) -> None:
