@@ -119,6 +119,7 @@ def tiny_study(data: Path, **changes: Any) -> dict[str, Any]:
             "aspect_ratio": 16,
             "min_updates": 10,
             "seeds": [1],
+            "noise_seeds": 0,
         },
         "arm": [{"name": "swiglu"}, {"name": "gelu", "set": {"model.mlp": "gelu"}}],
     }
@@ -149,7 +150,7 @@ class InOwnProcess:
 
     def __init__(self) -> None:
         self.started: list[str] = []  # names of the jobs, each try
-        self._codes: dict[str, int] = {}
+        self.codes: dict[str, int] = {}
 
     def submit(self, job: Job) -> str:
         """Run a job of `python -m ladderlm.run CONFIG.json` to its end."""
@@ -160,14 +161,14 @@ class InOwnProcess:
         config = from_dict(RunConfig, read_config_file(job.argv[-1]))
         try:
             execute(config)
-            self._codes[handle] = 0
+            self.codes[handle] = 0
         except LadderError as error:
-            self._codes[handle] = error.exit_code
+            self.codes[handle] = error.exit_code
         return handle
 
     def poll(self, handle: str) -> State:
         """Say how it ended."""
-        return State.FAILED if self._codes[handle] else State.DONE
+        return State.FAILED if self.codes[handle] else State.DONE
 
     def cancel(self, *handles: str) -> None:
         """Do nothing: they have ended."""
@@ -177,4 +178,4 @@ class InOwnProcess:
 
     def exit_code(self, handle: str) -> int | None:
         """Give its code."""
-        return self._codes[handle]
+        return self.codes[handle]

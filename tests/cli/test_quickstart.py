@@ -12,7 +12,7 @@ from ladderlm.cli.quickstart import (
     plan_budget,
 )
 from ladderlm.run.presets import preset
-from ladderlm.study.ladder import choose_shape
+from ladderlm.study.ladder import Target, choose_shape
 
 
 @pytest.mark.parametrize("minutes", [0.5, 1, 5])
@@ -27,7 +27,9 @@ def test_every_run_of_a_budget_has_a_shape_on_slow_and_fast_machines(minutes, n_
             assert len(budget.flops) == N_RUNGS
             assert budget.flops[-1] >= 10 * budget.flops[0]
             for flops in budget.flops:
-                choose_shape(flops, budget.tokens_per_param, base.model, seq_len, ASPECT_RATIO)
+                choose_shape(
+                    flops, Target(budget.tokens_per_param), base.model, seq_len, ASPECT_RATIO
+                )
             final = budget.final_flops
-            choose_shape(final, FINAL_TOKENS_PER_PARAM, base.model, seq_len, ASPECT_RATIO)
+            choose_shape(final, Target(FINAL_TOKENS_PER_PARAM), base.model, seq_len, ASPECT_RATIO)
             assert final > 0.7 * budget.flops[-1]

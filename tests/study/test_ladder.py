@@ -12,6 +12,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.ladder import (
+    Target,
     batch_tokens,
     choose_shape,
     natural_budget,
@@ -68,10 +69,10 @@ def test_a_chosen_shape_meets_its_ratio_or_the_refusal_names_a_budget_that_works
 ):
     budget = 10**exponent
     try:
-        shape = choose_shape(budget, ratio, base, SEQ_LEN, aspect)
+        shape = choose_shape(budget, Target(ratio), base, SEQ_LEN, aspect)
     except ConfigError as error:
         named = float(re.search(r"is (\S+) FLOPs", error.fix)[1])
-        shape = choose_shape(named, ratio, base, SEQ_LEN, aspect)  # it really works
+        shape = choose_shape(named, Target(ratio), base, SEQ_LEN, aspect)  # it really works
         assert 1 / 1.2 <= tokens_per_param(shape, named) / ratio <= 1.2
     else:
         # the edge itself may fall on either side by rounding
@@ -86,7 +87,7 @@ def test_the_natural_budget_of_a_shape_is_never_refused(base, aspect, ratio, pla
     shape = grid[place % len(grid)]
     budget = natural_budget(shape, ratio, SEQ_LEN)
     assert tokens_per_param(shape, budget) == pytest.approx(ratio)
-    chosen = choose_shape(budget, ratio, base, SEQ_LEN, aspect)
+    chosen = choose_shape(budget, Target(ratio), base, SEQ_LEN, aspect)
     assert 1 / 1.2 <= tokens_per_param(chosen, budget) / ratio <= 1.2
 
 
@@ -94,7 +95,7 @@ def test_a_budget_below_the_smallest_shape_is_refused_with_the_smallest_that_wor
     base = ModelConfig(dim=64, n_heads=8, n_layers=2, vocab_size=2048)
     smallest = min(natural_budget(s, 20, SEQ_LEN) for s in shapes(base, 32.0))
     with pytest.raises(ConfigError) as caught:
-        choose_shape(smallest / 10, 20, base, SEQ_LEN, 32.0)
+        choose_shape(smallest / 10, Target(20), base, SEQ_LEN, 32.0)
     assert f"{smallest:.3g} FLOPs" in caught.value.fix
     assert "tokens per parameter, not 20" in caught.value.what
 
@@ -119,7 +120,7 @@ def test_snapped_budgets_rise_span_what_was_asked_and_are_met_by_a_shape(
     assert budgets[-1] / budgets[0] >= span
     for budget in budgets:
         assert budget == float(f"{budget:.3g}")  # as they stand in the study file
-        shape = choose_shape(budget, ratio, base, SEQ_LEN, 32.0)
+        shape = choose_shape(budget, Target(ratio), base, SEQ_LEN, 32.0)
         assert 1 / 1.2 - 1e-9 <= tokens_per_param(shape, budget) / ratio <= 1.2 + 1e-9
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.cli.options import parse, progress_bar
-from ladderlm.cli.study import carry_out, describe_fits, evaluate_study, open_study
+from ladderlm.cli.study import describe_fits, evaluate_study, open_study
+from ladderlm.cli.study_runs import carry_out
 from ladderlm.cli.tokenizer import train_tokenizer
 from ladderlm.data.local import fetch_local
 from ladderlm.data.prepare import PrepareConfig, prepare
@@ -20,7 +21,7 @@ from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
-from ladderlm.study.ladder import choose_shape, natural_budget, snap_budgets
+from ladderlm.study.ladder import Target, choose_shape, natural_budget, snap_budgets
 from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import store_study
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -57,6 +58,7 @@ flops = [{flops}]
 tokens_per_param = {tokens_per_param}
 aspect_ratio = {aspect_ratio}
 min_updates = 150
+noise_seeds = 0
 seeds = [1]
 extra_seeds = [2]
 extra_seed_rungs = 2
@@ -272,7 +274,7 @@ def _run_study(out: Path, data: Path, budget: Budget) -> Path:
     plan = plan_study(spec, pool)
     store_study(folder, file, spec)
     _say(4, f"study: {len(plan.runs)} runs, {format_flops(plan.flops)}, one core each")
-    failed = carry_out(plan, folder, pool)
+    plan, failed = carry_out(lambda: plan_study(spec, pool), folder, pool)
     if failed:
         raise ExecutorError(
             f"{len(failed)} of {len(plan.runs)} runs failed",
@@ -289,9 +291,8 @@ def _run_final(out: Path, data: Path, budget: Budget) -> Path:
     from ladderlm.run.resolve import resolve
 
     base = _base(data)
-    shape = choose_shape(
-        budget.final_flops, FINAL_TOKENS_PER_PARAM, base.model, base.data.seq_len, ASPECT_RATIO
-    )
+    target = Target(FINAL_TOKENS_PER_PARAM)
+    shape = choose_shape(budget.final_flops, target, base.model, base.data.seq_len, ASPECT_RATIO)
     per_step = train_flops_per_token(shape, base.data.seq_len) * base.train.global_batch_tokens
     config = replace(
         base,

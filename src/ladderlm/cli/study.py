@@ -9,18 +9,17 @@ from typing import Annotated, Any
 import tyro
 
 from ladderlm.cli.options import parse, parse_part, print_json
-from ladderlm.cli.study_tables import follow, live_table, print_plan, print_status
+from ladderlm.cli.study_runs import carry_out
+from ladderlm.cli.study_tables import follow, print_plan, print_status
 from ladderlm.errors import ConfigError
-from ladderlm.executors.base import Executor, Outcome, State
+from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
-from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, read_json
-from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.study.asides import best_sizes, seed_noise
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
-from ladderlm.study.launch import launch, pending_runs
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
-from ladderlm.study.plan import PlannedRun, StudyPlan, plan_study
+from ladderlm.study.plan import StudyPlan, plan_study
 from ladderlm.study.results import Row, collect_results, write_results
 from ladderlm.study.spec import (
     StudySpec,
@@ -32,7 +31,7 @@ from ladderlm.study.spec import (
 from ladderlm.study.status import study_status
 from ladderlm.units import format_flops
 
-__all__ = ["carry_out", "describe_fits", "evaluate_study", "open_study", "run"]
+__all__ = ["describe_fits", "evaluate_study", "open_study", "run"]
 
 _VERBS = ("plan", "run", "status", "fit", "report")
 _USAGE = """\
@@ -92,15 +91,19 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"unknown verb {verb!r}", "", f"use one of {', '.join(_VERBS)}, merge")
     options = parse(StudyOptions, argv[1:], f"study {verb}", f"{verb} a study.")
     spec, folder, pool = open_study(options.study, options.out, options.pool, options.scale)
-    plan = plan_study(spec, pool)
-    if options.part is not None:
-        plan = part_of(plan, *parse_part(options.part))
+    part = None if options.part is None else parse_part(options.part)
+
+    def make_plan() -> StudyPlan:
+        whole = plan_study(spec, pool)
+        return whole if part is None else part_of(whole, *part)
+
+    plan = make_plan()
     if verb == "plan":
         _plan(plan, pool, options)
         return 0
     if verb == "status":
         if options.watch and sys.stderr.isatty():
-            follow(lambda: study_status(plan, pool))
+            follow(lambda: study_status(make_plan(), pool))
         print_status(study_status(plan, pool), options.json)
         return 0
     failed: list[Outcome] = []
@@ -108,8 +111,8 @@ def run(argv: list[str]) -> int:
     if verb == "run":
         print_plan(plan, pool)
         executor = make_executor(options.executor, folder / "executor", options.threads)
-        failed = carry_out(plan, folder, pool, executor)
-    if options.part is not None:
+        plan, failed = carry_out(make_plan, folder, pool, executor)
+    if part is not None:
         write_table(plan, folder, pool)
         print(f"{folder}: part {options.part} is done. When all are: ladderlm study merge DIR...")
         return 1 if failed else 0
@@ -155,13 +158,17 @@ def _merge(options: MergeOptions) -> int:
     with FolderLock(folder):
         if folder.resolve() not in [part.resolve() for part in parts]:
             copy_stored_study(parts[0], folder)
-        merged = merge_runs(plan, pool, pools)
-        print(
-            f"{folder}: {len(merged.copied)} runs copied, {len(merged.present)} were there",
-            file=sys.stderr,
-        )
-        for run_id in merged.unfinished:
-            print(f"run {run_id} has not ended in any part: left there", file=sys.stderr)
+        while True:  # the runs of one stage tell which are those of the next
+            merged = merge_runs(plan, pool, pools)
+            print(
+                f"{folder}: {len(merged.copied)} runs copied, {len(merged.present)} were there",
+                file=sys.stderr,
+            )
+            for run_id in merged.unfinished:
+                print(f"run {run_id} has not ended in any part: left there", file=sys.stderr)
+            before, plan = plan, plan_study(specs[0], pool)
+            if plan.settled == before.settled:
+                break
         _show_fits(plan, folder, pool, options.json)
     return 0
 
@@ -179,38 +186,6 @@ def place_of(spec: StudySpec, out: str | None, pool: str | None) -> tuple[Path, 
     folder = Path(out) if out else Path("studies-out") / spec.name
     shared = pool or spec.pool
     return folder, Path(shared) if shared else folder / "runs"
-
-
-def carry_out(
-    plan: StudyPlan, folder: Path, pool: Path, executor: Executor | None = None
-) -> list[Outcome]:
-    """Run what is not finished; give the runs that failed."""
-    with FolderLock(folder):
-        n_all = len({planned.run_id for planned in plan.runs})
-        n_done = n_all - len(pending_runs(plan, pool))
-        if n_done:
-            print(f"{n_done} of {n_all} runs are finished already", file=sys.stderr)
-
-        def on_change(planned: PlannedRun, state: State) -> None:
-            nonlocal n_done
-            n_done += state is State.DONE
-            if state in (State.DONE, State.FAILED):
-                label = f"{planned.arm}, rung {planned.rung.index + 1}, seed {planned.seed}"
-                summary = RunDirectory(pool / planned.run_id).summary() or {}
-                found = summary.get("evals", {}).get(planned.config.eval.split, {}).get("last", {})
-                shown = f"{found['bits_per_byte']:.4f} bits/byte" if found else state.value
-                print(f"[{n_done}/{n_all}] {label}: {shown}", file=sys.stderr, flush=True)
-
-        with live_table(lambda: study_status(plan, pool)):
-            outcomes = launch(plan, pool, executor or LocalExecutor(), on_change)
-    failed = [outcome for outcome in outcomes if outcome.state is State.FAILED]
-    for outcome in failed:
-        print(
-            f"run {outcome.job.name} failed with exit code {outcome.exit_code} after "
-            f"{outcome.n_tries} tries; see {outcome.job.log}",
-            file=sys.stderr,
-        )
-    return failed
 
 
 def write_table(plan: StudyPlan, folder: Path, pool: Path) -> list[Row]:
@@ -237,7 +212,11 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     """Write results.csv, forecast.json and fits.json; give the fits."""
     rows = write_table(plan, folder, pool)
     forecast = write_forecast(folder, plan.spec, rows)
-    fits = analyse(plan.spec, rows) | {"forecast": forecast}
+    fits = analyse(plan.spec, rows, plan.tunings) | {"forecast": forecast}
+    fits["noise"] = seed_noise(rows, plan.spec.arms[0].name)
+    budgets = plan.spec.ladder.flops
+    fits["isoflop"] = best_sizes(rows, plan.spec.arms[0].name, budgets)
+    fits["tuning"] = [tuning.to_json(budgets) for tuning in plan.tunings]
     publish_json(folder / "fits.json", fits)
     _draw_figures(folder, rows, fits)
     return fits

@@ -10,7 +10,8 @@ from typing import Any
 from ladderlm.cli.options import print_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.cost import Cost, makespan
-from ladderlm.study.plan import PlannedRun, StudyPlan
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.planned import PlannedRun
 from ladderlm.study.status import StudyStatus, early_losses
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds

@@ -62,6 +62,17 @@ class RunDirectory:
         summary = self.summary()
         return summary is not None and summary.get("status") == "finished"
 
+    def scores(self, split: str) -> dict[str, Any] | None:
+        """Give the final evaluation that a finished run is judged by: of its average if it has one.
+
+        None before the run is finished.
+        """
+        summary = self.summary()
+        if summary is None or summary.get("status") != "finished":
+            return None
+        found: dict[str, Any] = summary["evals"][split]
+        return dict(found.get("average", found["last"]))
+
     def environment(self) -> dict[str, Any]:
         """Read versions and hardware; empty if there is no such file."""
         return dict(read_json(self.environment_file)) if self.environment_file.is_file() else {}

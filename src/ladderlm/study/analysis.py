@@ -4,6 +4,7 @@ Owns `fits.json` and `forecast.json`. The forecast is written from the lower run
 the held-out ones are looked at.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.loglinear import Points, fit_card, fit_log_linear, holdout_errors
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
+from ladderlm.study.tuning import Tuning
 from ladderlm.study.verdict import decide
 
 __all__ = ["analyse", "write_forecast"]
@@ -64,8 +66,11 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
     return forecast
 
 
-def analyse(spec: StudySpec, rows: list[Row]) -> dict[str, Any]:
+def analyse(spec: StudySpec, rows: list[Row], tunings: Sequence[Tuning] = ()) -> dict[str, Any]:
     """Fit, compare and judge.
+
+    Args:
+        tunings: what is known of the rates of the arms that were tuned.
 
     Returns:
         For `fits.json`: the law per axis, a comparison and a verdict per variant, hold-out errors,
@@ -83,7 +88,9 @@ def analyse(spec: StudySpec, rows: list[Row]) -> dict[str, Any]:
         "law": law.to_json(),
         "card": fit_card(law, points, excluded),
         "holdout": holdout,
-        "variants": [_judge(spec, arm.name, rows, points, holdout) for arm in spec.arms[1:]],
+        "variants": [
+            _judge(spec, arm.name, rows, points, holdout, tunings) for arm in spec.arms[1:]
+        ],
     }
     return result
 
@@ -103,6 +110,7 @@ def _judge(
     rows: list[Row],
     points: Points,
     holdout: list[dict[str, Any]] | None,
+    tunings: Sequence[Tuning],
 ) -> dict[str, Any]:
     baseline = spec.arms[0].name
     try:
@@ -112,9 +120,12 @@ def _judge(
     passed = None
     if holdout is not None:
         passed = all(row["passed"] for row in holdout if row["arm"] in (baseline, variant))
+    both = [tuning for tuning in tunings if tuning.arm in (baseline, variant)]
+    tuned = len(both) == 2 and all(t.done and (t.edge or t.problem is None) for t in both)
     verdict = decide(
         comparison,
-        tuned=all(arm.tune for arm in spec.arms if arm.name in (baseline, variant)),
+        tuned=tuned,
+        edge_of_grid=any(tuning.edge for tuning in both),
         holdout_passed=passed,
         demonstration=spec.demonstration,
     )

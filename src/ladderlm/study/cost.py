@@ -20,7 +20,8 @@ from ladderlm.executors.base import Job, Resources, State, run_all
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import publish_json, read_json
 from ladderlm.run.resolve import eval_steps, open_splits
-from ladderlm.study.plan import PlannedRun, StudyPlan
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.planned import PlannedRun
 
 __all__ = [
     "Cost",
@@ -72,13 +73,13 @@ class Cost:
 def probed_runs(plan: StudyPlan) -> list[PlannedRun]:
     """Choose what to try: the baseline's lowest, middle and top rung, then the others' middle."""
     baseline = plan.spec.arms[0].name
-    rungs = sorted({run.rung.index for run in plan.runs})
+    rungs = sorted({run.rung.index for run in plan.ladder})
     middle = rungs[len(rungs) // 2]
     wanted = [(baseline, rung) for rung in (rungs[0], middle, rungs[-1])]
     wanted += [(arm.name, middle) for arm in plan.spec.arms[1:]]
     chosen = []
     for arm, rung in dict.fromkeys(wanted):
-        chosen += [r for r in plan.runs if (r.arm, r.rung.index) == (arm, rung)][:1]
+        chosen += [r for r in plan.ladder if (r.arm, r.rung.index) == (arm, rung)][:1]
     return chosen
 
 

@@ -3,6 +3,7 @@
 Owns the arithmetic of a rung. Sizes snap to a grid, FLOPs are met to one step, tokens follow.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,16 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 
-__all__ = ["Rung", "choose_shape", "natural_budget", "plan_rung", "shapes", "snap_budgets"]
+__all__ = [
+    "Rung",
+    "Target",
+    "choose_shape",
+    "natural_budget",
+    "nearest_shape",
+    "plan_rung",
+    "shapes",
+    "snap_budgets",
+]
 
 MAX_MISS = 1.2  # tokens per parameter may miss their target by this factor
 
@@ -44,7 +54,10 @@ class Rung:
         return self.n_tokens / self.n_matmul
 
 
-def shapes(base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1) -> list[ModelConfig]:
+@functools.lru_cache(maxsize=8)  # thousands of shapes, asked for at every rung of every plan
+def shapes(
+    base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1
+) -> tuple[ModelConfig, ...]:
     """List shapes with the base's head size and dim / n_layers within a factor 2 of the aspect.
 
     dim is a multiple of the head size, so that every head stays as wide as the base's.
@@ -65,47 +78,84 @@ def shapes(base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1) -
             kv_heads = None if base.n_kv_heads is None else n_heads // group
             shape = replace(base, dim=dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=kv_heads)
             found.append(shape)
-    return found
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How long a shape is to be trained: in tokens per parameter, or in tokens whatever its size.
+
+    Args:
+        tokens_per_param: of parameters in matrix products.
+        tokens: if given, it decides.
+    """
+
+    tokens_per_param: float
+    tokens: float | None = None
+
+    def of(self, shape: ModelConfig) -> float:
+        """Give the tokens that a shape is to be trained on."""
+        return self.tokens or self.tokens_per_param * count_params(shape).n_matmul
+
+
+@functools.lru_cache(maxsize=256)
+def nearest_shape(
+    budget: float,
+    target: Target,
+    base: ModelConfig,
+    seq_len: int,
+    aspect_ratio: float,
+    heads_multiple_of: int = 1,
+) -> tuple[ModelConfig, float]:
+    """Choose the shape whose tokens at this budget come nearest to the target.
+
+    Among shapes within 10 % of the target the one nearest to the aspect ratio wins. See `shapes`.
+
+    Returns:
+        The shape, and |ln(tokens / target)|.
+    """
+
+    def miss(shape: ModelConfig) -> float:
+        n_tokens = budget / train_flops_per_token(shape, seq_len)
+        return abs(math.log(n_tokens / target.of(shape)))
+
+    def cost(shape: ModelConfig) -> float:
+        aspect = abs(math.log(shape.dim / shape.n_layers / aspect_ratio))
+        return max(miss(shape), math.log(1.1)) + 0.1 * aspect
+
+    best = min(shapes(base, aspect_ratio, heads_multiple_of), key=cost)
+    return best, miss(best)
 
 
 def choose_shape(
     budget: float,
-    tokens_per_param: float,
+    target: Target,
     base: ModelConfig,
     seq_len: int,
     aspect_ratio: float,
     heads_multiple_of: int = 1,
 ) -> ModelConfig:
-    """Choose the shape whose tokens per parameter at this budget come nearest to the target.
-
-    Among shapes within 10 % of the target the one nearest to the aspect ratio wins. See `shapes`.
+    """Give the nearest shape, if it is near enough. Arguments as in `nearest_shape`.
 
     Raises:
         ConfigError: the best one misses by more than 20 %; names the smallest budget that works.
     """
-
-    def miss(shape: ModelConfig, flops: float) -> float:
-        n_tokens = flops / train_flops_per_token(shape, seq_len)
-        return abs(math.log(n_tokens / count_params(shape).n_matmul / tokens_per_param))
-
-    def cost(shape: ModelConfig) -> float:
-        aspect = abs(math.log(shape.dim / shape.n_layers / aspect_ratio))
-        return max(miss(shape, budget), math.log(1.1)) + 0.1 * aspect
-
-    grid = shapes(base, aspect_ratio, heads_multiple_of)
-    best = min(grid, key=cost)
-    if miss(best, budget) <= math.log(MAX_MISS):
+    best, miss = nearest_shape(budget, target, base, seq_len, aspect_ratio, heads_multiple_of)
+    if miss <= math.log(MAX_MISS):
         return best
     budgets = sorted(
-        tokens_per_param * count_params(s).n_matmul * train_flops_per_token(s, seq_len)
-        for s in grid
+        target.of(shape) * train_flops_per_token(shape, seq_len)
+        for shape in shapes(base, aspect_ratio, heads_multiple_of)
     )
     above = [b for b in budgets if b >= budget / MAX_MISS]
     n_tokens = budget / train_flops_per_token(best, seq_len)
+    got = f"{n_tokens / count_params(best).n_matmul:.1f} tokens per parameter"
+    wanted = f"{target.tokens_per_param:g}"
+    if target.tokens is not None:
+        got, wanted = f"{n_tokens:.3g} tokens", f"{target.tokens:.3g}"
     raise ConfigError(
         f"a rung of {budget:.3g} FLOPs: the nearest shape (dim {best.dim}, {best.n_layers} layers) "
-        f"gets {n_tokens / count_params(best).n_matmul:.1f} tokens per parameter, not "
-        f"{tokens_per_param:g}",
+        f"gets {got}, not {wanted}",
         "rungs that miss by more than 20 % are not on one ladder",
         f"the smallest budget that works from there is {(above or budgets[-1:])[0]:.3g} FLOPs",
     )

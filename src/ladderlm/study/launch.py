@@ -12,21 +12,26 @@ from ladderlm.config import to_dict
 from ladderlm.executors.base import Executor, Job, Outcome, Resources, State, run_all
 from ladderlm.files import publish_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.plan import PlannedRun, StudyPlan
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.planned import PlannedRun
 
 __all__ = ["launch", "pending_runs"]
 
 
 def pending_runs(plan: StudyPlan, pool: Path) -> list[PlannedRun]:
-    """List planned runs that are not finished, each once, the most expensive first.
+    """List runs that can be made and are not finished, each once, the most expensive first.
 
-    Long runs first keep all cores busy to the end.
+    Long runs first keep all cores busy to the end; noise runs and searches go before all others.
     """
     pending: dict[str, PlannedRun] = {}
-    for run in plan.runs:
+    for run in plan.settled:
         if not RunDirectory(pool / run.run_id).finished:
             pending.setdefault(run.run_id, run)
-    return sorted(pending.values(), key=lambda run: (-run.rung.budget, run.seed, run.arm))
+    return sorted(pending.values(), key=_order)
+
+
+def _order(run: PlannedRun) -> tuple[bool, float, int, str]:
+    return run.role == "ladder", -run.rung.budget, run.seed, run.arm
 
 
 def launch(

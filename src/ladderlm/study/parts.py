@@ -12,7 +12,8 @@ from ladderlm.config import content_hash, differences, meaning_of, to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.files import copy_folder, remove_tree
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.plan import PlannedRun, StudyPlan
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.planned import PlannedRun
 from ladderlm.study.spec import StudySpec
 
 __all__ = ["Merged", "check_same_study", "merge_runs", "part_of"]
@@ -30,7 +31,7 @@ def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
     """
     if not 1 <= part <= n_parts:
         raise ConfigError(f"--part {part}/{n_parts}", "parts count from 1/n to n/n")
-    flops: dict[tuple[int, int], float] = {}
+    flops: dict[_Pair, float] = {}
     for run in plan.runs:
         flops[_pair(run)] = flops.get(_pair(run), 0.0) + run.rung.flops
     loads = [0.0] * n_parts
@@ -42,8 +43,12 @@ def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
     return replace(plan, runs=tuple(run for run in plan.runs if owner[_pair(run)] == part))
 
 
-def _pair(run: PlannedRun) -> tuple[int, int]:
-    return run.rung.index, run.seed
+# Role, rung and seed; and the run itself where it is not compared with one of another arm.
+_Pair = tuple[str, int, int, str]
+
+
+def _pair(run: PlannedRun) -> _Pair:
+    return run.role, run.rung.index, run.seed, "" if run.role == "ladder" else run.run_id
 
 
 def check_same_study(one: StudySpec, other: StudySpec, place: Path) -> None:
@@ -97,7 +102,7 @@ def merge_runs(plan: StudyPlan, pool: Path, parts: Sequence[Path]) -> Merged:
     """
     sources: dict[str, Path] = {}
     present, unfinished = [], []
-    for run_id in dict.fromkeys(run.run_id for run in plan.runs):
+    for run_id in dict.fromkeys(run.run_id for run in plan.settled):
         own, found = pool / run_id, [part / run_id for part in parts]
         status = {place: _status(place) for place in (own, *found)}
         finished = [place for place in status if status[place] == "finished"]

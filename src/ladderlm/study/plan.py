@@ -1,23 +1,22 @@
 """All runs of a study, before any of them is made.
 
-Owns the way from a `StudySpec` to resolved `RunConfig`s, and the warnings that a reader of the
-result would want to have had. Builds no model.
+Owns which runs a `StudySpec` needs, and the warnings that a reader of the result would want to have
+had. How one run is made is in `planned.py`.
 """
 
-import math
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladderlm.config import differences, meaning_of
-from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError
-from ladderlm.run.config import RunConfig
-from ladderlm.run.resolve import open_splits, resolve
-from ladderlm.study.ladder import Rung, choose_shape, plan_rung
+from ladderlm.model.config import ModelConfig
+from ladderlm.study.brackets import tune_arm
+from ladderlm.study.planned import PlannedRun, Planner, Role
 from ladderlm.study.spec import Arm, StudySpec
+from ladderlm.study.tuning import Tuning
 
-__all__ = ["PlannedRun", "StudyPlan", "plan_study"]
+__all__ = ["StudyPlan", "plan_study"]
 
 FEW_UPDATES = 500  # SCALING: 500 to 1,000 at least
 # What meets the budget, and what is sized by it, may differ between arms without being said.
@@ -27,35 +26,35 @@ _FOLLOWS = {
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One run of a study: where it stands in the ladder, and its whole config."""
-
-    arm: str
-    rung: Rung
-    seed: int
-    config: RunConfig
-
-    @property
-    def run_id(self) -> str:
-        """Name of the run in the pool."""
-        return self.config.run_id
-
-
-@dataclass(frozen=True)
 class StudyPlan:
-    """Runs in the order in which they should start, and what to warn about."""
+    """Runs in the order in which they should start, and what to warn about.
+
+    Args:
+        tunings: of the arms whose rates are searched for.
+    """
 
     spec: StudySpec
     runs: tuple[PlannedRun, ...]
     warnings: tuple[str, ...]
+    tunings: tuple[Tuning, ...] = ()
+
+    @property
+    def ladder(self) -> tuple[PlannedRun, ...]:
+        """The runs that are compared."""
+        return tuple(run for run in self.runs if run.role == "ladder")
+
+    @property
+    def settled(self) -> tuple[PlannedRun, ...]:
+        """The runs that can be made now: all but the provisional ones."""
+        return tuple(run for run in self.runs if not run.provisional)
 
     def differences(self, arm: str) -> list[str]:
         """List the options in which an arm's resolved config differs from the baseline's.
 
         At the highest rung where both have runs, with equal seeds; "option: baseline -> arm".
         """
-        base = {(r.rung.index, r.seed): r for r in self.runs if r.arm == self.spec.arms[0].name}
-        own = [r for r in self.runs if r.arm == arm and (r.rung.index, r.seed) in base]
+        base = {(r.rung.index, r.seed): r for r in self.ladder if r.arm == self.spec.arms[0].name}
+        own = [r for r in self.ladder if r.arm == arm and (r.rung.index, r.seed) in base]
         if not own:
             return []
         run = max(own, key=lambda run: run.rung.index)
@@ -71,56 +70,61 @@ class StudyPlan:
 def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
     """Plan every run: rungs x arms x seeds, largest rung last, arms of a pair side by side.
 
+    Before them come the noise runs, and the searches of learning rates. What a search will find is
+    not known before its runs have ended: until then the runs that wait for it are provisional, and
+    the plan is made again.
+
     Args:
         pool: folder of the runs, `STUDY/runs` or a shared one.
 
     Raises:
         ConfigError, DataError: a rung cannot be met, or the data is not there.
     """
-    ladder = spec.ladder
-    data, train, _ = open_splits(spec.base)
-    base = replace(spec.base.model, vocab_size=data.vocab_size)
-    seq_len = spec.base.data.seq_len
-    models = [spec.arm_config(arm).model for arm in spec.arms]
-    group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
-    vocabularies = _vocabularies(spec)
-    runs = []
-    for index, budget in enumerate(ladder.flops):
-        shape = choose_shape(
-            budget, ladder.tokens_per_param, base, seq_len, ladder.aspect_ratio, group
-        )
-        for seed in ladder.seeds_of(index):
-            for arm in spec.arms:
-                own = replace(shape, vocab_size=vocabularies[arm.name])
-                runs.append(_plan_run(spec, arm, index, budget, own, seed, pool))
-    _refuse_equal_arms(runs)
-    plan = StudyPlan(spec, tuple(runs), ())
-    return replace(plan, warnings=tuple(_warnings(plan, train.n_tokens)))
-
-
-def _vocabularies(spec: StudySpec) -> dict[str, int]:
-    """Give the vocabulary of every arm's data.
-
-    An arm with another one keeps the rung's body; its head, and so its tokens, differ.
-
-    Raises:
-        ConfigError: an arm that would be scored on other texts than the baseline.
-    """
-    found, scored = {}, {}
+    ladder, planner = spec.ladder, Planner(spec, pool)
+    baseline = spec.arms[0]
+    noise = [planner.run(baseline, 0, seed, role="noise") for seed in ladder.noise_seed_list]
+    searches: list[PlannedRun] = []
+    tunings = []
     for arm in spec.arms:
-        config = spec.arm_config(arm)
-        data, _, _ = open_splits(config)
-        eval_data = open_data(config.eval.path) if config.eval.path else data
-        found[arm.name] = data.vocab_size
-        hashes = eval_data.manifest["splits"][config.eval.split]["text_hashes"]
-        scored[arm.name] = hashes["exact"]["sha256"]
-        if scored[arm.name] != scored[spec.arms[0].name]:
-            raise ConfigError(
-                f"arm {arm.name!r} would be scored on other texts than {spec.arms[0].name!r}",
-                "bits per byte of different texts cannot be compared",
-                "prepare both from the same validation file",
-            )
-    return found
+        if arm.tune:
+            tried, tuning = tune_arm(planner, arm)
+            searches += tried
+            tunings.append(tuning)
+    by_arm = {tuning.arm: tuning for tuning in tunings}
+    runs = []
+    for index in range(len(ladder.flops)):
+        for seed in ladder.seeds_of(index):
+            runs += [_ladder_run(planner, arm, index, seed, by_arm) for arm in spec.arms]
+    _refuse_equal_arms(runs)
+    sizes = [
+        _ladder_run(planner, baseline, index, ladder.seeds[0], by_arm, shape)
+        for index in range(min(ladder.isoflop_rungs, len(ladder.flops)))
+        if ladder.isoflop_sizes
+        for shape in planner.isoflop_shapes(index)
+    ]
+    plan = StudyPlan(spec, (*noise, *searches, *sizes, *runs), (), tuple(tunings))
+    return replace(plan, warnings=tuple(_warnings(plan, planner.unique_tokens)))
+
+
+def _ladder_run(
+    planner: Planner,
+    arm: Arm,
+    index: int,
+    seed: int,
+    tunings: Mapping[str, Tuning],
+    shape: ModelConfig | None = None,
+) -> PlannedRun:
+    """Make a run at the arm's rate of that rung, as far as it is known.
+
+    Args:
+        shape: of another size at equal compute; None: the ladder's own.
+    """
+    role: Role = "ladder" if shape is None else "isoflop"
+    tuning = tunings.get(arm.name)
+    if tuning is None:
+        return planner.run(arm, index, seed, None, role, False, shape)
+    rate = None if tuning.law is None else tuning.law.rate(planner.spec.ladder.flops[index])
+    return planner.run(arm, index, seed, rate, role, not tuning.done, shape)
 
 
 def _refuse_equal_arms(runs: list[PlannedRun]) -> None:
@@ -135,41 +139,8 @@ def _refuse_equal_arms(runs: list[PlannedRun]) -> None:
             )
 
 
-def _plan_run(
-    spec: StudySpec, arm: Arm, index: int, budget: float, shape: object, seed: int, pool: Path
-) -> PlannedRun:
-    config = spec.arm_config(arm)
-    size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "vocab_size")}
-    if config.model.n_kv_heads is not None:
-        group = config.model.n_heads // config.model.n_kv_heads
-        size["n_kv_heads"] = size["n_heads"] // group
-    model = replace(config.model, **size)
-    rung = plan_rung(
-        index,
-        budget,
-        model,
-        config.train.global_batch_tokens,
-        config.data.seq_len,
-        spec.ladder.min_updates,
-    )
-    train = replace(
-        config.train,
-        n_steps=rung.n_steps,
-        global_batch_tokens=rung.global_batch_tokens,
-        seed=seed,
-    )
-    config = replace(
-        config, model=model, train=train, data=replace(config.data, order_seed=seed), out=None
-    )
-    threads = config.execution.n_threads or 1
-    execution = replace(config.execution, n_threads=threads)
-    config = resolve(replace(config, execution=execution))
-    out = os.path.relpath(pool / config.run_id)
-    return PlannedRun(arm.name, rung, seed, replace(config, out=out))
-
-
 def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
-    spec, runs = plan.spec, plan.runs
+    spec, runs = plan.spec, plan.ladder
     flops = spec.ladder.flops
     found = []
     if flops[-1] / flops[0] < 9.99:

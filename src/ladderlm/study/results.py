@@ -32,6 +32,7 @@ COLUMNS = (
     "run_id",
     "config_hash",
     "arm",
+    "role",
     "rung",
     "seed",
     "dim",
@@ -65,6 +66,7 @@ TEXT_COLUMNS = (
     "run_id",
     "config_hash",
     "arm",
+    "role",
     "hardware",
     "cluster",
     "status",
@@ -74,8 +76,11 @@ Row = dict[str, Any]
 
 
 def collect_results(plan: StudyPlan, pool: Path) -> list[Row]:
-    """Read the summary of every planned run; a run that is missing or failed keeps its row."""
-    return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.runs]
+    """Read the summary of every planned run; a run that is missing or failed keeps its row.
+
+    So does one that is not compared: of a search, or for the noise.
+    """
+    return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.settled]
 
 
 def _row(study: str, run: Any, directory: RunDirectory) -> Row:
@@ -86,6 +91,7 @@ def _row(study: str, run: Any, directory: RunDirectory) -> Row:
         "run_id": run.run_id,
         "config_hash": config.meaning_hash,
         "arm": run.arm,
+        "role": run.role,
         "rung": rung.index,
         "seed": run.seed,
         "dim": config.model.dim,
@@ -101,7 +107,14 @@ def _row(study: str, run: Any, directory: RunDirectory) -> Row:
         "status": "missing",
         "excluded_because": "not run yet",
     }
-    return row | _measured(directory, config.eval.split)
+    return _mark(row | _measured(directory, config.eval.split))
+
+
+def _mark(row: Row) -> Row:
+    """Keep a run that is not of the ladder out of the comparison."""
+    if row["role"] != "ladder" and not row["excluded_because"]:
+        row["excluded_because"] = f"a {row['role']} run, not compared"
+    return row
 
 
 def reread_results(rows: list[Row], pool: Path) -> list[Row]:
@@ -111,7 +124,7 @@ def reread_results(rows: list[Row], pool: Path) -> list[Row]:
         directory = RunDirectory(pool / str(row["run_id"]))
         split = directory.config().eval.split if directory.config_file.is_file() else "val"
         kept = {key: value for key, value in row.items() if not key.startswith("bpb[")}
-        fresh.append(kept | dict.fromkeys(_MEASURED, "") | _measured(directory, split))
+        fresh.append(_mark(kept | dict.fromkeys(_MEASURED, "") | _measured(directory, split)))
     return fresh
 
 
@@ -134,8 +147,7 @@ def _measured(directory: RunDirectory, split: str) -> Row:
     if summary["status"] != "finished":
         reason = summary.get("reason") or f"the run is {summary['status']}"
         return row | {"excluded_because": reason}
-    found = summary["evals"][split]
-    last = found.get("average", found["last"])  # an arm that keeps an average is judged by it
+    last = directory.scores(split) or {}
     row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
     row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
     for name in ("loss", "bits_per_byte"):

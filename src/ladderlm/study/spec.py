@@ -38,9 +38,15 @@ class LadderOptions:
     Args:
         flops: budget of each rung, rising.
         tokens_per_param: tokens per parameter in matrix products.
+        tokens: train every rung on this many tokens instead, so that size alone grows with compute.
         seeds: set both the initial weights and the order of the data, in every arm.
         extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
         extra_seed_rungs: how many rungs get them.
+        noise_seeds: seeds of the smallest baseline beside its own, run first, which show the
+            spread of seeds alone.
+        isoflop_sizes: sizes of the baseline at equal compute, each sqrt(2) times the one before
+            and the rung's own in their middle; 0: none. They show the best tokens per parameter.
+        isoflop_rungs: the lowest rungs that get them.
         holdout: top rungs kept out of the fit that makes the forecast.
         aspect_ratio: dim / n_layers that shapes keep close to.
         min_updates: the batch shrinks until a rung has this many updates.
@@ -48,9 +54,13 @@ class LadderOptions:
 
     flops: tuple[float, ...]
     tokens_per_param: float = 20.0
+    tokens: float | None = None
     seeds: tuple[int, ...] = (1, 2)
     extra_seeds: tuple[int, ...] = ()
     extra_seed_rungs: int = 0
+    noise_seeds: int = 3
+    isoflop_sizes: int = 0
+    isoflop_rungs: int = 3
     holdout: int = 1
     aspect_ratio: float = 32.0
     min_updates: int = 500
@@ -69,11 +79,27 @@ class LadderOptions:
         for name in ("tokens_per_param", "aspect_ratio", "min_updates"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
+        if self.tokens is not None and self.tokens <= 0:
+            raise ConfigError(f"ladder.tokens = {self.tokens}", "it is positive")
+        if self.isoflop_sizes and not 4 <= self.isoflop_sizes <= 9:
+            raise ConfigError(
+                f"ladder.isoflop_sizes = {self.isoflop_sizes}",
+                "a parabola needs four points, and sizes far off say nothing of its vertex",
+                "choose 4 to 9, or 0 for none",
+            )
+        if self.noise_seeds < 0:
+            raise ConfigError(f"ladder.noise_seeds = {self.noise_seeds}", "it is not negative")
         if not 0 <= self.holdout < len(self.flops):
             raise ConfigError(
                 f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
                 "rungs must be left to fit",
             )
+
+    @property
+    def noise_seed_list(self) -> tuple[int, ...]:
+        """The seeds of the noise runs: those that follow the largest of all others."""
+        last = max(self.seeds + self.extra_seeds)
+        return tuple(range(last + 1, last + 1 + self.noise_seeds))
 
     def seeds_of(self, rung: int) -> tuple[int, ...]:
         """Give the seeds of a rung."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.plan import PlannedRun, StudyPlan
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.planned import PlannedRun
 
 __all__ = ["RunStatus", "StudyStatus", "early_losses", "study_status"]
 
@@ -23,7 +24,8 @@ class RunStatus:
     """One run.
 
     Args:
-        status: not started, running, silent, stopped, failed or finished. A run is silent when it
+        status: not chosen (its learning rate), not started, running, silent, stopped, failed or
+            finished. A run is silent when it
             says that it is running and has written nothing for long: it was killed, or hangs.
         step: updates logged.
         bits_per_byte: of the whole validation once finished, else of its head; None before.
@@ -66,7 +68,10 @@ def study_status(plan: StudyPlan, pool: Path) -> StudyStatus:
     nearest rung, of its own arm if there is one, in proportion to FLOPs. The study's is their sum
     over as many as run side by side now.
     """
-    planned = {run.run_id: run for run in plan.runs}
+    # A run of the ladder may be one of a search too, and one that is not chosen yet may exist.
+    order = sorted(plan.runs, key=lambda run: (not run.provisional, run.role == "ladder"))
+    latest = {run.run_id: run for run in order}
+    planned = {run.run_id: latest[run.run_id] for run in plan.runs}
     rows = [_look(run, RunDirectory(pool / run.run_id)) for run in planned.values()]
     known = [row for row in rows if row.total_seconds is not None and row.status != "failed"]
     rows = [replace(row, remaining_seconds=_remaining(row, known)) for row in rows]
@@ -78,6 +83,8 @@ def study_status(plan: StudyPlan, pool: Path) -> StudyStatus:
 
 def _look(run: PlannedRun, directory: RunDirectory) -> RunStatus:
     summary = directory.summary()
+    if run.provisional:
+        return RunStatus(run, "not chosen", 0, None, None)
     if summary is None:
         return RunStatus(run, "not started", 0, None, None)
     trained, scored = directory.metrics("train"), directory.metrics("eval")
@@ -119,7 +126,7 @@ def _distance(one: PlannedRun, other: PlannedRun) -> tuple[int, bool]:
 
 
 def early_losses(status: StudyStatus) -> list[dict[str, Any]]:
-    """Give the mean bits per byte of the finished runs of each rung and arm.
+    """Give the mean bits per byte of the finished runs of the ladder's rungs and arms.
 
     Returns:
         Rows of {"rung", "arm", "n_finished", "n_runs", "bits_per_byte"}, the last None where
@@ -127,6 +134,8 @@ def early_losses(status: StudyStatus) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[int, str], list[RunStatus]] = {}
     for row in status.runs:
+        if row.run.role != "ladder":
+            continue
         groups.setdefault((row.run.rung.index, row.run.arm), []).append(row)
     table = []
     for (rung, arm), rows in groups.items():

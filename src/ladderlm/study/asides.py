@@ -1,0 +1,75 @@
+"""What the runs beside the ladder show: the spread of seeds, and the best size at equal compute.
+
+Owns the reading of such rows of the table; the fits are those of `scaling/`.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import chi2
+
+from ladderlm.errors import DataError
+from ladderlm.scaling.fit import fit_points
+from ladderlm.scaling.outcome import FitOptions
+from ladderlm.study.results import Row
+
+__all__ = ["best_sizes", "seed_noise"]
+
+
+def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
+    """Give the spread of seeds alone: of the smallest baseline's runs, in ln bits per byte.
+
+    Returns:
+        {"n_seeds", "sd", "interval_95"}, by the chi-square law of a normal sample's variance; None
+        with fewer than three runs.
+    """
+    losses = {
+        row["run_id"]: math.log(row["bits_per_byte"])
+        for row in rows
+        if row["arm"] == baseline
+        and row["rung"] == 0
+        and row["role"] in ("ladder", "noise")
+        and row["bits_per_byte"] != ""
+    }
+    n = len(losses)
+    if n < 3:
+        return None
+    sd = statistics.stdev(losses.values())
+    low, high = (sd * math.sqrt((n - 1) / chi2.ppf(q, n - 1)) for q in (0.975, 0.025))
+    return {"n_seeds": n, "sd": sd, "interval_95": [float(low), float(high)]}
+
+
+def best_sizes(rows: list[Row], baseline: str, budgets: Sequence[float]) -> dict[str, Any] | None:
+    """Fit the bowls of the baseline's sizes at equal compute.
+
+    Returns:
+        What `ladderlm fit --form isoflop` gives, with `tokens_per_param_opt` in every bowl that
+        has an optimum; {"problem"} if there is no fit; None if no such runs were planned.
+    """
+    sized = {(row["rung"], row["seed"]) for row in rows if row["role"] == "isoflop"}
+    own = [
+        row
+        for row in rows
+        if row["arm"] == baseline
+        and (row["rung"], row["seed"]) in sized
+        and row["role"] in ("ladder", "isoflop")
+        and row["bits_per_byte"] != ""
+    ]
+    if not sized:
+        return None
+    columns: dict[str, list[object]] = {
+        "params": [row["params"] for row in own],
+        "tokens": [row["tokens"] for row in own],
+        "flops": [budgets[row["rung"]] for row in own],  # each is met to one step
+        "loss": [row["bits_per_byte"] for row in own],
+    }
+    try:
+        found = fit_points(columns, FitOptions(form="isoflop")).to_json()
+    except DataError as error:
+        return {"problem": str(error)}
+    for bowl in found["bowls"]:
+        if not bowl["problem"]:
+            bowl["tokens_per_param_opt"] = bowl["tokens_opt"] / bowl["params_opt"]
+    return found

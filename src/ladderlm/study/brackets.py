@@ -1,0 +1,107 @@
+"""Which runs find the learning rate of an arm, stage by stage.
+
+Owns the stages: a bracket on the two lowest rungs, then a check of the power law on the third. Each
+stage is planned from the finished runs of the one before, so that a study that was cut short goes
+on where it was.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladderlm.run.directory import RunDirectory
+from ladderlm.study.planned import PlannedRun, Planner
+from ladderlm.study.spec import Arm
+from ladderlm.study.tuning import Bracket, Tuning, fit_bracket, fit_rate_law, grid
+
+__all__ = ["tune_arm"]
+
+BRACKET_RUNGS, BRACKET_POINTS, CHECK_POINTS = 2, 5, 3
+MAX_POINTS = 9  # a grid whose best point is its last grows on that side up to here
+
+
+def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
+    """Plan the search of one arm as far as its finished runs allow.
+
+    Returns:
+        The runs of the search (those of a later stage provisional), and what is known by now.
+    """
+    flops = planner.spec.ladder.flops
+    centre = planner.spec.arm_config(arm).optim.learning_rate
+    runs: list[PlannedRun] = []
+    brackets: list[Bracket] = []
+    for index in range(min(BRACKET_RUNGS, len(flops))):
+        tried, bracket = _bracket(planner, arm, index, grid(centre, BRACKET_POINTS))
+        runs += tried
+        brackets += [] if bracket is None else [bracket]
+    checked = len(flops) > BRACKET_RUNGS
+    if len(brackets) < min(BRACKET_RUNGS, len(flops)):
+        if checked:
+            runs += _runs(planner, arm, BRACKET_RUNGS, grid(centre, CHECK_POINTS), True)
+        return runs, Tuning(arm.name, tuple(brackets), None, False, None)
+    law = fit_rate_law(brackets)
+    problem = None
+    if checked:
+        predicted = law.rate(flops[BRACKET_RUNGS])
+        tried = _runs(planner, arm, BRACKET_RUNGS, grid(predicted, CHECK_POINTS))
+        runs += tried
+        losses = _losses(tried, planner.pool)
+        if losses is None:
+            return runs, Tuning(arm.name, tuple(brackets), law, False, None)
+        check = fit_bracket(BRACKET_RUNGS, flops[BRACKET_RUNGS], _rates(tried), losses)
+        brackets.append(check)
+        law = fit_rate_law(brackets)
+        if check.edge:
+            problem = (
+                f"the power law of the rates failed its check: at rung {BRACKET_RUNGS + 1} it "
+                f"gave {predicted:g}, and {check.best_rate:.3g} was better"
+            )
+    for bracket in brackets[:BRACKET_RUNGS]:
+        if bracket.edge:
+            problem = (
+                f"the best rate of rung {bracket.rung + 1}, {bracket.best_rate:.3g}, lies on the "
+                f"edge of its grid, {bracket.rates[0]:.3g} to {bracket.rates[-1]:.3g}"
+            )
+    return runs, Tuning(arm.name, tuple(brackets), law, True, problem)
+
+
+def _bracket(
+    planner: Planner, arm: Arm, index: int, rates: list[float]
+) -> tuple[list[PlannedRun], Bracket | None]:
+    """Plan a grid, made longer while its best point is its last; None while runs are missing."""
+    while True:
+        tried = _runs(planner, arm, index, rates)
+        losses = _losses(tried, planner.pool)
+        if losses is None:
+            return tried, None
+        bracket = fit_bracket(index, planner.spec.ladder.flops[index], rates, losses)
+        if not bracket.edge or len(rates) == MAX_POINTS:
+            return tried, bracket
+        low = bracket.best_rate == rates[0]
+        rates = [rates[0] / 2, *rates] if low else [*rates, rates[-1] * 2]
+
+
+def _runs(
+    planner: Planner, arm: Arm, index: int, rates: Sequence[float], provisional: bool = False
+) -> list[PlannedRun]:
+    seed = planner.spec.ladder.seeds[0]
+    return [planner.run(arm, index, seed, rate, "bracket", provisional) for rate in rates]
+
+
+def _rates(runs: Sequence[PlannedRun]) -> list[float]:
+    return [run.config.optim.learning_rate for run in runs]
+
+
+def _losses(runs: Sequence[PlannedRun], pool: Path) -> list[float] | None:
+    """Give the final bits per byte, infinite where a run failed; None if one has not ended."""
+    losses = []
+    for run in runs:
+        directory = RunDirectory(pool / run.run_id)
+        if (directory.summary() or {}).get("status") not in ("finished", "failed"):
+            return None
+        scores = directory.scores(run.config.eval.split) or {}
+        found = scores.get("bits_per_byte")
+        if not isinstance(found, int | float) or not 0 < found < math.inf:
+            found = math.inf
+        losses.append(float(found))
+    return losses

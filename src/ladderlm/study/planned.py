@@ -1,0 +1,177 @@
+"""One planned run, from its place in the ladder to its whole config.
+
+Owns the shapes of a study's rungs and the making of resolved `RunConfig`s. Which runs a study needs
+is in `plan.py`. Builds no model.
+"""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ladderlm.data.shards import open_data
+from ladderlm.errors import ConfigError
+from ladderlm.model.accounting import count_params, train_flops_per_token
+from ladderlm.model.config import ModelConfig
+from ladderlm.run.config import RunConfig
+from ladderlm.run.resolve import open_splits, resolve
+from ladderlm.study.ladder import Rung, Target, choose_shape, nearest_shape, plan_rung
+from ladderlm.study.spec import Arm, StudySpec
+
+__all__ = ["PlannedRun", "Planner", "Role"]
+
+Role = Literal["ladder", "bracket", "noise", "isoflop"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study: where it stands in the ladder, and its whole config.
+
+    Args:
+        role: ladder runs are compared; bracket runs find a learning rate, noise runs the spread
+            of seeds, isoflop runs the best size at equal compute.
+        provisional: its learning rate is not chosen yet. It is shown and counted, never started.
+    """
+
+    arm: str
+    rung: Rung
+    seed: int
+    config: RunConfig
+    role: Role = "ladder"
+    provisional: bool = False
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run in the pool."""
+        return self.config.run_id
+
+
+class Planner:
+    """Makes runs of one study.
+
+    Args:
+        pool: folder of the runs, `STUDY/runs` or a shared one.
+
+    Raises:
+        DataError: the data is not there.
+    """
+
+    def __init__(self, spec: StudySpec, pool: Path) -> None:
+        self.spec, self.pool = spec, pool
+        data, train, _ = open_splits(spec.base)
+        self.unique_tokens = train.n_tokens
+        self._base = replace(spec.base.model, vocab_size=data.vocab_size)
+        models = [spec.arm_config(arm).model for arm in spec.arms]
+        self._vocabularies = _vocabularies(spec)
+        self._group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
+
+    def shape(self, index: int) -> ModelConfig:
+        """Give the baseline's shape of a rung.
+
+        Raises:
+            ConfigError: no shape meets the budget.
+        """
+        ladder = self.spec.ladder
+        target = Target(ladder.tokens_per_param, ladder.tokens)
+        return choose_shape(ladder.flops[index], target, *self._grid())
+
+    def _grid(self) -> tuple[ModelConfig, int, float, int]:
+        return (
+            self._base,
+            self.spec.base.data.seq_len,
+            self.spec.ladder.aspect_ratio,
+            self._group,
+        )
+
+    def isoflop_shapes(self, index: int) -> list[ModelConfig]:
+        """Give the other sizes of a rung: as many as the grid of shapes has, by rising size.
+
+        N is wanted in steps of sqrt(2) around the rung's own, so tokens per parameter in steps of
+        one half.
+        """
+        n = self.spec.ladder.isoflop_sizes
+        own = self.shape(index)
+        budget = self.spec.ladder.flops[index]
+        per_param = budget / train_flops_per_token(own, self.spec.base.data.seq_len)
+        per_param /= count_params(own).n_matmul
+        wanted = [Target(per_param * 2.0 ** ((n - 1) / 2 - i)) for i in range(n)]
+        found = [nearest_shape(budget, target, *self._grid())[0] for target in wanted]
+        return [shape for shape in dict.fromkeys(found) if shape != own]
+
+    def run(
+        self,
+        arm: Arm,
+        index: int,
+        seed: int,
+        learning_rate: float | None = None,
+        role: Role = "ladder",
+        provisional: bool = False,
+        shape: ModelConfig | None = None,
+    ) -> PlannedRun:
+        """Make the run of an arm on a rung.
+
+        Args:
+            learning_rate: None: as the base or the arm has it.
+            shape: None: the rung's own.
+        """
+        config, shape = self.spec.arm_config(arm), shape or self.shape(index)
+        size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads")}
+        size["vocab_size"] = self._vocabularies[arm.name]
+        if config.model.n_kv_heads is not None:
+            group = config.model.n_heads // config.model.n_kv_heads
+            size["n_kv_heads"] = size["n_heads"] // group
+        model = replace(config.model, **size)
+        rung = plan_rung(
+            index,
+            self.spec.ladder.flops[index],
+            model,
+            config.train.global_batch_tokens,
+            config.data.seq_len,
+            self.spec.ladder.min_updates,
+        )
+        optim = config.optim
+        if learning_rate is not None:
+            optim = replace(optim, learning_rate=learning_rate)
+        config = replace(
+            config,
+            model=model,
+            optim=optim,
+            train=replace(
+                config.train,
+                n_steps=rung.n_steps,
+                global_batch_tokens=rung.global_batch_tokens,
+                seed=seed,
+            ),
+            data=replace(config.data, order_seed=seed),
+            execution=replace(config.execution, n_threads=config.execution.n_threads or 1),
+            out=None,
+        )
+        config = resolve(config)
+        out = os.path.relpath(self.pool / config.run_id)
+        return PlannedRun(arm.name, rung, seed, replace(config, out=out), role, provisional)
+
+
+def _vocabularies(spec: StudySpec) -> dict[str, int]:
+    """Give the vocabulary of every arm's data.
+
+    An arm with another one keeps the rung's body; its head, and so its tokens, differ.
+
+    Raises:
+        ConfigError: an arm that would be scored on other texts than the baseline.
+    """
+    found, scored = {}, {}
+    for arm in spec.arms:
+        config = spec.arm_config(arm)
+        data, _, _ = open_splits(config)
+        eval_data = open_data(config.eval.path) if config.eval.path else data
+        found[arm.name] = data.vocab_size
+        hashes = eval_data.manifest["splits"][config.eval.split]["text_hashes"]
+        scored[arm.name] = hashes["exact"]["sha256"]
+        if scored[arm.name] != scored[spec.arms[0].name]:
+            raise ConfigError(
+                f"arm {arm.name!r} would be scored on other texts than {spec.arms[0].name!r}",
+                "bits per byte of different texts cannot be compared",
+                "prepare both from the same validation file",
+            )
+    return found
