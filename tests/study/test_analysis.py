@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ladderlm.scaling.loglinear import fit_log_linear
+from ladderlm.scaling.joint import fit_law
 from ladderlm.study.analysis import analyse, write_forecast
 from ladderlm.study.results import points_of
 
@@ -25,7 +25,7 @@ def test_the_forecast_is_made_from_the_lower_rungs_alone(done, tmp_path):
     assert json.loads((tmp_path / "forecast.json").read_text()) == json.loads(json.dumps(forecast))
     lower = [row for row in rows if row["rung"] < 2]
     assert forecast["law"]["n_used"] == 4
-    law = fit_log_linear(points_of(lower))
+    law = fit_law(points_of(lower))
     assert forecast["law"]["slope"] == law.slope
     assert [(p["arm"], p["rung"]) for p in forecast["predictions"]] == [("gelu", 2), ("swiglu", 2)]
     for prediction in forecast["predictions"]:

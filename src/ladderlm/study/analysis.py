@@ -14,7 +14,7 @@ from ladderlm.config import content_hash
 from ladderlm.errors import DataError
 from ladderlm.files import publish_json, read_json
 from ladderlm.scaling.compare import compare_arms
-from ladderlm.scaling.loglinear import Points, fit_card, fit_log_linear, holdout_errors
+from ladderlm.scaling.joint import Points, fit_card, fit_law, holdout_errors
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
 from ladderlm.study.verdict import decide
@@ -38,7 +38,7 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
         if written.get("made_from") == digest:
             return written
     try:
-        law = fit_log_linear(points_of(lower))
+        law = fit_law(points_of(lower))
     except DataError:
         return None
     held = {
@@ -75,7 +75,7 @@ def analyse(spec: StudySpec, rows: list[Row]) -> dict[str, Any]:
     points = points_of(rows)
     result: dict[str, Any] = {"study": spec.name, "loss": "bits_per_byte", "excluded": excluded}
     try:
-        law = fit_log_linear(points)
+        law = fit_law(points)
     except DataError as error:
         return result | {"problem": str(error), "variants": []}
     holdout = _holdout(points, spec.ladder.holdout)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.loglinear import fit_card, fit_log_linear, holdout_errors
+from ladderlm.scaling.joint import fit_card, fit_law, holdout_errors
 from reference.ladders import BUDGETS, SLOPE, make_ladder, points_from
 from reference.least_squares import log_linear
 
@@ -30,7 +30,7 @@ def test_a_known_law_comes_back_from_noiseless_points(slope, offsets, low, decad
             for rung, x in enumerate(budgets)
         ]
     )
-    law = fit_log_linear(points)
+    law = fit_law(points)
     # float64, logarithms up to 55: 1e-9 leaves room for the conditioning of X'X
     assert law.slope == pytest.approx(slope, abs=1e-9)
     assert law.intercepts == pytest.approx(offsets, abs=1e-9)
@@ -47,7 +47,7 @@ def test_a_known_law_comes_back_from_noiseless_points(slope, offsets, low, decad
 def test_the_fit_equals_the_normal_equations_in_plain_loops(seed):
     points = make_ladder(1.2, own_sd=0.01, rng=np.random.default_rng(seed))
     points = points.where(np.arange(len(points)) != 5)  # unbalanced
-    law = fit_log_linear(points)
+    law = fit_law(points)
     solution, covariance, sigma = log_linear(points.arm, points.x, points.loss)
     assert [*law.intercepts, law.slope] == pytest.approx(solution, rel=1e-9)
     assert np.array(law.covariance) == pytest.approx(np.array(covariance), rel=1e-6, abs=1e-15)
@@ -60,7 +60,7 @@ def test_standard_errors_are_the_spread_of_simulated_fits():
     far = np.array([BUDGETS[-1] * 10])
     slopes, ahead, stated_slope, stated_ahead, sigmas = [], [], [], [], []
     for _ in range(600):
-        law = fit_log_linear(make_ladder(1.1, own_sd=0.01, rng=rng))
+        law = fit_law(make_ladder(1.1, own_sd=0.01, rng=rng))
         slopes.append(law.slope)
         ahead.append(math.log(law.predict("new", far)[0]))
         stated_slope.append(law.covariance[-1][-1])
@@ -75,12 +75,12 @@ def test_standard_errors_are_the_spread_of_simulated_fits():
 
 def test_units_of_compute_and_order_of_runs_do_not_matter():
     points = make_ladder(1.1, own_sd=0.01)
-    law = fit_log_linear(points)
+    law = fit_law(points)
     hours = points_from(
         list(zip(points.arm, points.rung, points.seed, points.x / 3600, points.loss, strict=True))
     )
     shuffled = points.where(np.random.default_rng(0).permutation(len(points)))
-    for other, scale in ((fit_log_linear(hours), 1 / 3600), (fit_log_linear(shuffled), 1.0)):
+    for other, scale in ((fit_law(hours), 1 / 3600), (fit_law(shuffled), 1.0)):
         assert other.slope == pytest.approx(law.slope, rel=1e-9)
         for arm in law.arms:
             at = np.array([3e13])
@@ -95,14 +95,14 @@ def test_too_few_points_say_so(x):
     """P03: one run, one rung, two runs: no line is drawn."""
     rows = [("base", i, i, value, 3.0 - i / 10) for i, value in enumerate(x)]
     with pytest.raises(DataError, match="not enough points") as caught:
-        fit_log_linear(points_from(rows))
+        fit_law(points_from(rows))
     assert "add rungs or seeds" in caught.value.fix
 
 
 def test_no_points_at_all_say_so():
     """P03: an empty study."""
     with pytest.raises(DataError, match="not enough points"):
-        fit_log_linear(points_from([]))
+        fit_law(points_from([]))
 
 
 def test_arms_at_one_budget_each_are_not_enough():
@@ -110,7 +110,7 @@ def test_arms_at_one_budget_each_are_not_enough():
     rows = [("base", 0, seed, 1e13, 3.0) for seed in range(3)]
     rows += [("new", 1, seed, 1e14, 2.8) for seed in range(3)]
     with pytest.raises(DataError, match="not enough points"):
-        fit_log_linear(points_from(rows))
+        fit_law(points_from(rows))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, -math.inf])
@@ -120,23 +120,23 @@ def test_values_without_a_logarithm_are_refused_and_counted(value, axis):
     points = make_ladder(1.1)
     getattr(points, axis)[3:5] = value
     with pytest.raises(DataError, match=f"2 of {len(points)} points are not positive finite"):
-        fit_log_linear(points)
+        fit_law(points)
 
 
 def test_zero_variance_and_enormous_values_are_fitted():
     """P03: equal losses give slope 0; 1e308 is a number."""
     rows = [("base", i, 0, 10.0**i, 2.5) for i in range(4)]
-    law = fit_log_linear(points_from(rows))
+    law = fit_law(points_from(rows))
     assert law.slope == pytest.approx(0.0, abs=1e-12)
     assert law.predict("base", np.array([1e9])) == pytest.approx([2.5])
-    law = fit_log_linear(points_from([("base", i, 0, 10.0 ** (308 - i), 1e308) for i in range(4)]))
+    law = fit_law(points_from([("base", i, 0, 10.0 ** (308 - i), 1e308) for i in range(4)]))
     assert np.isfinite([*law.intercepts, law.slope, law.sigma]).all()
 
 
 def test_held_out_rungs_are_predicted_from_the_lower_ones_alone():
     points = make_ladder(1.1, own_sd=0.005, rng=np.random.default_rng(3))
     rows = holdout_errors(points, 1)
-    law = fit_log_linear(points.where(points.rung < 4))
+    law = fit_law(points.where(points.rung < 4))
     assert [(r["arm"], r["rung"], r["seed"]) for r in rows] == [
         (arm, 4, seed) for seed, arm in itertools.product((0, 1), ("base", "new"))
     ]
@@ -182,7 +182,7 @@ def test_an_arm_that_has_no_lower_rung_cannot_be_forecast():
 
 def test_the_card_says_what_decides_the_numbers():
     points = make_ladder(1.1)
-    card = fit_card(fit_log_linear(points), points, {"abc": "the loss is not finite"})
+    card = fit_card(fit_law(points), points, {"abc": "the loss is not finite"})
     assert card["n_used"] == 20
     assert card["degrees_of_freedom"] == 17
     assert card["rungs"] == [0, 1, 2, 3, 4]
