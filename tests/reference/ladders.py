@@ -98,5 +98,6 @@ def make_comparison(
         trend=trend or Estimate(**unknown),
         m_at_10x=ahead or Estimate(**unknown),
         seed_sd=None,
+        rung_sd=float(np.std(pairs, ddof=1)) if len(pairs) > 1 else None,
         method="by hand",
     )

@@ -16,8 +16,9 @@ from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, read_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.study.analysis import analyse
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
+from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.launch import launch, pending_runs
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import PlannedRun, StudyPlan, plan_study
@@ -238,6 +239,7 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     rows = write_table(plan, folder, pool)
     forecast = write_forecast(folder, plan.spec, rows)
     fits = analyse(plan.spec, rows) | {"forecast": forecast}
+    fits["forecast_score"] = score_forecast(forecast, rows)
     publish_json(folder / "fits.json", fits)
     _draw_figures(folder, rows, fits)
     return fits

@@ -99,7 +99,7 @@ def draw_study(study: Facts) -> dict[str, Any]:
         comparisons: list[Comparison] = []
         law = None
         try:
-            law = fit_law(points)
+            law = fit_law(points, study["arms"][0]["name"])
             for arm in study["arms"][1:]:
                 comparisons.append(compare_arms(points, study["arms"][0]["name"], arm["name"]))
         except DataError:

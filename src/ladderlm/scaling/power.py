@@ -79,7 +79,7 @@ def detectable_gain(
     noise: Noise = PLANNING_NOISE,
     slopes: Sequence[float] | float = PLANNING_SLOPE,
 ) -> float:
-    """Give the smallest m that a design sees with some power; infinite if there is none below 20."""
+    """Give the smallest m below 20 that a design sees with some power; infinite if none is."""
 
     def missing(log_m: float) -> float:
         return detection_power(math.exp(log_m), seeds, noise, slopes) - power
