@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ladderlm.scaling.compare import Comparison, Estimate, RungMultiplier
-from ladderlm.scaling.loglinear import Points, fit_log_linear
+from ladderlm.scaling.joint import Points, fit_law
 
 __all__ = ["BUDGETS", "SLOPE", "make_comparison", "make_estimate", "make_ladder", "points_from"]
 
@@ -89,7 +89,7 @@ def make_comparison(
     return Comparison(
         baseline="base",
         variant="new",
-        law=fit_log_linear(make_ladder()),
+        law=fit_law(make_ladder()),
         rungs=tuple(
             RungMultiplier(i, 1e13 * 10**i, (pairs[i],), make_estimate(value, half), False)
             for i, (value, half) in enumerate(rungs)
@@ -98,5 +98,6 @@ def make_comparison(
         trend=trend or Estimate(**unknown),
         m_at_10x=ahead or Estimate(**unknown),
         seed_sd=None,
+        rung_sd=float(np.std(pairs, ddof=1)) if len(pairs) > 1 else None,
         method="by hand",
     )

@@ -14,7 +14,7 @@ from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
 from ladderlm.report.render import draw_study, render_html, render_markdown, write_report
-from ladderlm.scaling.loglinear import fit_log_linear
+from ladderlm.scaling.joint import fit_law
 from reference.hostile import ALL
 from reference.ladders import make_ladder, points_from
 
@@ -226,7 +226,7 @@ def test_a_figure_names_arms_that_cannot_be_drawn():
     """P01: controls and missing glyphs are spelt out, long names cut, underscores not hidden."""
     points = make_ladder(1.1)
     points.arm[:] = np.where(points.arm == "base", "_x", "日本")
-    figure = scaling_figure(points, ["_x", "日本"], fit_log_linear(points), [], {4}, "flops", ALL)
+    figure = scaling_figure(points, ["_x", "日本"], fit_law(points), [], {4}, "flops", ALL)
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == [" _x", "\\u{65e5}\\u{672c}"]
     svg_text(figure)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from ladderlm.scaling.loglinear import fit_log_linear
-from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.scaling.joint import fit_law
+from ladderlm.study.analysis import analyse
+from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.results import points_of
 
 
@@ -25,8 +26,8 @@ def test_the_forecast_is_made_from_the_lower_rungs_alone(done, tmp_path):
     assert json.loads((tmp_path / "forecast.json").read_text()) == json.loads(json.dumps(forecast))
     lower = [row for row in rows if row["rung"] < 2]
     assert forecast["law"]["n_used"] == 4
-    law = fit_log_linear(points_of(lower))
-    assert forecast["law"]["slope"] == law.slope
+    law = fit_law(points_of(lower))
+    assert forecast["law"]["theta"] == law.theta
     assert [(p["arm"], p["rung"]) for p in forecast["predictions"]] == [("gelu", 2), ("swiglu", 2)]
     for prediction in forecast["predictions"]:
         low, high = prediction["interval_95"]
@@ -38,13 +39,31 @@ def test_the_forecast_is_made_from_the_lower_rungs_alone(done, tmp_path):
 
 @pytest.mark.parametrize("held", [9.0, "", "not even a number"])
 def test_the_held_out_rung_is_never_looked_at(done, tmp_path, held):
-    """Whatever stands on the top rung, the same bytes are written."""
+    """Whatever stands on the top rung, the same is written, but for the time."""
     rows = falling(done)
     write_forecast(tmp_path / "a", done.spec, rows)
     other = [row | {"bits_per_byte": held} if row["rung"] == 2 else row for row in rows]
     write_forecast(tmp_path / "b", done.spec, other)
-    first, second = ((tmp_path / n / "forecast.json").read_bytes() for n in "ab")
+    first, second = (json.loads((tmp_path / n / "forecast.json").read_text()) for n in "ab")
+    assert first.pop("timing").keys() == second.pop("timing").keys() == {"written_at"}
     assert first == second
+
+
+def test_a_forecast_is_scored_by_the_means_of_the_runs_that_count(done, tmp_path):
+    rows = falling(done)
+    forecast = write_forecast(tmp_path, done.spec, rows)
+    scores = score_forecast(forecast, rows)
+    assert [(s["arm"], s["rung"], s["n_runs"]) for s in scores] == [
+        (arm, 2, len({r["seed"] for r in rows if r["rung"] == 2 and r["arm"] == arm}))
+        for arm in ("gelu", "swiglu")
+    ]
+    for score in scores:
+        assert score["relative_error"] == pytest.approx(0.0, abs=1e-4)
+    worse = [r | {"bits_per_byte": 2 * r["bits_per_byte"]} if r["rung"] == 2 else r for r in rows]
+    for score in score_forecast(forecast, [r for r in worse if r["arm"] != "broken"]):
+        assert score["relative_error"] == pytest.approx(-0.5, abs=1e-3)
+        assert not score["inside_95"]
+    assert score_forecast(None, rows) == []
 
 
 def test_a_forecast_once_written_stays_until_the_lower_rungs_change(done, tmp_path):

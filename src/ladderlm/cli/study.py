@@ -15,9 +15,10 @@ from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.files import FolderLock, publish_json, read_json
-from ladderlm.study.analysis import analyse, write_forecast
+from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import best_sizes, seed_noise
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
+from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import StudyPlan, plan_study
 from ladderlm.study.results import Row, collect_results, write_results
@@ -217,6 +218,7 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     budgets = plan.spec.ladder.flops
     fits["isoflop"] = best_sizes(rows, plan.spec.arms[0].name, budgets)
     fits["tuning"] = [tuning.to_json(budgets) for tuning in plan.tunings]
+    fits["forecast_score"] = score_forecast(forecast, rows)
     publish_json(folder / "fits.json", fits)
     _draw_figures(folder, rows, fits)
     return fits

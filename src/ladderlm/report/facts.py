@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ladderlm.config import to_dict
 from ladderlm.data.baselines import trivial_models
 from ladderlm.data.config import DataConfig
@@ -22,6 +24,7 @@ from ladderlm.files import read_json, to_json
 from ladderlm.model.accounting import count_params
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
+from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.analysis import analyse
 from ladderlm.study.results import Row, read_results, reread_results
 from ladderlm.study.spec import read_stored_study
@@ -234,9 +237,8 @@ def _forecast_check(best: Facts, runs: list[Facts], studies: list[Facts]) -> Fac
             if recipes.get(row["run_id"]) == recipes[best["run_id"]]
         ]
         if law is not None and same and same[0] in law["arms"]:
-            x = float(best["flops"]) / law["c_ref"]
-            intercept = law["intercepts"][law["arms"].index(same[0])]
-            predicted = math.exp(intercept) * x ** law["slope"]
+            flops = np.array([float(best["flops"])])
+            predicted = float(LadderLaw.from_json(law).predict(same[0], flops)[0])
             top = max(float(row["flops"]) for row in study["rows"])
             return {
                 "study": study["name"],
@@ -244,7 +246,7 @@ def _forecast_check(best: Facts, runs: list[Facts], studies: list[Facts]) -> Fac
                 "times_the_top_rung": float(best["flops"]) / top,
                 "predicted_bits_per_byte": predicted,
                 "actual_bits_per_byte": best["last_bits_per_byte"],
-                "relative_error": best["last_bits_per_byte"] / predicted - 1,
+                "relative_error": predicted / best["last_bits_per_byte"] - 1,
             }
     return None
 

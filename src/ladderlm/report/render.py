@@ -29,7 +29,7 @@ from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import png_bytes, svg_text
 from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, reproduce
 from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.loglinear import fit_log_linear
+from ladderlm.scaling.joint import fit_law
 from ladderlm.study.results import points_of
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -99,7 +99,7 @@ def draw_study(study: Facts) -> dict[str, Any]:
         comparisons: list[Comparison] = []
         law = None
         try:
-            law = fit_log_linear(points)
+            law = fit_law(points, study["arms"][0]["name"])
             for arm in study["arms"][1:]:
                 comparisons.append(compare_arms(points, study["arms"][0]["name"], arm["name"]))
         except DataError:

@@ -184,10 +184,10 @@ def _discuss_study(study: Facts) -> list[str]:
     law, card = fits["law"], fits["card"]
     low, high = card["compute_range"]
     paragraphs = [
-        f"Over {low:.2g} to {high:.2g} FLOPs ({high / low:.0f}x) loss follows compute as "
+        f"Over {low:.2g} to {high:.2g} FLOPs ({high / low:.0f}x) loss follows compute about as "
         f"L ~ C^{law['slope']:.3f}: ten times the compute lowers bits per byte by "
-        f"{1 - 10 ** law['slope']:.1%}. {card['n_used']} runs are fitted with one slope for all "
-        f"arms; they scatter about the lines by {law['sigma']:.1%}."
+        f"{1 - 10 ** law['slope']:.1%}. {card['n_used']} runs are fitted, every arm as the "
+        f"baseline with more or less compute; they scatter about the law by {law['sigma']:.1%}."
     ]
     paragraphs += [_discuss_variant(study, judged) for judged in fits["variants"]]
     held = fits.get("holdout")

@@ -13,21 +13,28 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.laws import LogLinearLaw
-from ladderlm.scaling.loglinear import Points, fit_log_linear
+from ladderlm.scaling.joint import RUNG_SHARE, LadderLaw, Points, fit_law
 
-__all__ = ["Comparison", "Estimate", "RungMultiplier", "compare_arms"]
+__all__ = ["Comparison", "Estimate", "RungMultiplier", "compare_arms", "estimate"]
+
+Array = NDArray[np.float64]
+ALLOWED_EXCESS = math.log(10) / 4  # half a rung of the default ladder beyond the baseline's range
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % and 90 % intervals; infinite ends mean "not bounded by this data"."""
+    """A number with its 95 % and 90 % intervals; infinite ends mean "not bounded by this data".
+
+    Args:
+        p_value: two-sided, of no effect (1 for a multiplier, 0 for a trend).
+    """
 
     value: float
     low_95: float
     high_95: float
     low_90: float
     high_90: float
+    p_value: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class RungMultiplier:
         log_m: ln m of each pair of runs with one seed.
         estimate: mean over pairs; its interval uses the spread of all pairs of the study.
         extrapolated: the baseline was never run at the compute that the answer names.
+        censored: "> x" or "< x" where the answer lies more than half a rung outside of the
+            baseline's range; "" elsewhere.
     """
 
     rung: int
@@ -46,6 +55,7 @@ class RungMultiplier:
     log_m: tuple[float, ...]
     estimate: Estimate
     extrapolated: bool
+    censored: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,23 +63,25 @@ class Comparison:
     """What a variant is worth against the baseline.
 
     Args:
-        law: fit over both arms.
+        law: joint fit of both arms with one multiplier.
         rungs: multiplier at each rung.
         pooled: over rungs.
         trend: d ln m / d ln C.
         m_at_10x: at ten times the top rung, by the trend line.
         seed_sd: of ln L, pooled over arm and rung; None with one seed each.
+        rung_sd: of a rung's mean of ln m about the pooled one, at the mean slope; None with one.
         method: how the intervals were made, in words.
     """
 
     baseline: str
     variant: str
-    law: LogLinearLaw
+    law: LadderLaw
     rungs: tuple[RungMultiplier, ...]
     pooled: Estimate
     trend: Estimate
     m_at_10x: Estimate
     seed_sd: float | None
+    rung_sd: float | None
     method: str
 
     def to_json(self) -> dict[str, Any]:
@@ -78,48 +90,64 @@ class Comparison:
 
 
 METHOD = (
-    "ln m of a pair = (ln L_baseline - ln L_variant) / |slope|, corrected along the fitted line "
-    "for the pair's difference in compute; pooled and trend by t on rung means, the slope's own "
-    "error added by the delta method"
+    "joint form; a pair's difference in ln L over the baseline's local slope is its ln m; pooled "
+    "and trend by weighted regression of the rungs' mean differences on that slope, t with rungs "
+    "less parameters, the slope's own error added by the delta method"
 )
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """Pairs by rung: differences d = s ln m in ln L, and the local slope s > 0 of each rung."""
+
+    ids: tuple[int, ...]
+    log_x: Array
+    differences: tuple[Array, ...]
+    slopes: Array
+    slope_error: float
+
+    @property
+    def means(self) -> Array:
+        return np.array([float(d.mean()) for d in self.differences])
+
+    @property
+    def weights(self) -> Array:
+        return np.array([1 / (RUNG_SHARE + 1 / len(d)) for d in self.differences])
 
 
 def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     """Compare two arms of one ladder.
 
-    With the law ln L = a + b ln C, the baseline reaches the loss L_v at ln C = (ln L_v - a_b)/b.
-    Hence ln m = (d + b dx) / b with d = ln L_v - ln L_b of a pair and dx = ln C_b - ln C_v: the
-    loss difference at equal compute over the slope. Pairs share rung and seed, so the noise of a
-    shared data order cancels. Rung means, not runs, are the replicates, since a mistuned rate moves
-    all seeds of a rung together (degrees of freedom: rungs - 1).
+    The joint form says ln L_b(C) - ln L_v(C) = s(C) ln m(C) with s the baseline's local slope
+    -d ln L / d ln C, taken midway between C and m C. So ln m of a pair is its difference over s,
+    and the pooled ln m the slope of a regression of the rungs' mean differences through the
+    origin on s: rungs where compute is worth more say more. Pairs share rung and seed, so the
+    noise of a shared data order cancels. Rung means, not runs, are the replicates, since a mistuned
+    rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2).
 
     Raises:
         DataError: an arm is missing, there are no pairs, or loss does not fall with compute.
     """
     both = points.where(np.isin(points.arm, [baseline, variant]))
-    law = fit_log_linear(both)
-    if law.slope >= 0:
-        raise DataError(
-            f"loss does not fall with compute (slope {law.slope:.4f})",
-            "a multiplier compares how fast it falls",
-            "widen the ladder, or look for a rung whose rate is badly tuned",
-        )
     pairs = _pair(both, baseline, variant)
-    rung_ids = sorted({rung for rung, *_ in pairs})
-    log_m: dict[int, list[float]] = {rung: [] for rung in rung_ids}
-    x_of: dict[int, list[float]] = {rung: [] for rung in rung_ids}
-    for rung, x_base, x_variant, loss_base, loss_variant in pairs:
-        difference = math.log(loss_variant / loss_base) + law.slope * math.log(x_base / x_variant)
-        log_m[rung].append(difference / law.slope)
-        x_of[rung].append(math.log(x_variant))
-    means = np.array([float(np.mean(log_m[rung])) for rung in rung_ids])
-    log_x = np.array([float(np.mean(x_of[rung])) for rung in rung_ids])
-    slope_error = math.sqrt(law.covariance[-1][-1]) / abs(law.slope)
-    base_range = both.x[both.arm == baseline]
-    rungs = _per_rung(rung_ids, log_m, log_x, slope_error, (base_range.min(), base_range.max()))
-    pooled = _pool(means, slope_error)
-    trend, at_10x = _trend(means, log_x)
-    return Comparison(baseline, variant, law, rungs, pooled, trend, at_10x, _seed_sd(both), METHOD)
+    law = fit_law(both, baseline, trend=False)
+    _check_falling(both)
+    ladder = _arrange(pairs, law)
+    base_x = both.x[both.arm == baseline]
+    pooled, rung_sd = _pool(ladder)
+    trend, at_10x, line = _trend(ladder)
+    return Comparison(
+        baseline=baseline,
+        variant=variant,
+        law=law,
+        rungs=_per_rung(ladder, line, (float(base_x.min()), float(base_x.max()))),
+        pooled=pooled,
+        trend=trend,
+        m_at_10x=at_10x,
+        seed_sd=law.seed_sd,
+        rung_sd=rung_sd,
+        method=METHOD,
+    )
 
 
 def _pair(
@@ -145,82 +173,123 @@ def _pair(
     return pairs
 
 
-def _estimate(
-    log_value: float, error: float, freedom: float, exponentiate: bool = True
-) -> Estimate:
+def _check_falling(points: Points) -> None:
+    log_x, log_loss = np.log(points.x), np.log(points.loss)
+    for arm in np.unique(points.arm):
+        own = points.arm == arm
+        log_x[own] -= log_x[own].mean()
+        log_loss[own] -= log_loss[own].mean()
+    slope = float(log_x @ log_loss) / max(float(log_x @ log_x), 1e-300)
+    if slope >= 0:
+        raise DataError(
+            f"loss does not fall with compute (slope {slope:.4f})",
+            "a multiplier compares how fast it falls",
+            "widen the ladder, or look for a rung whose rate is badly tuned",
+        )
+
+
+def _arrange(pairs: list[tuple[int, float, float, float, float]], law: LadderLaw) -> _Ladder:
+    ids = tuple(sorted({rung for rung, *_ in pairs}))
+    found, log_x, slopes = [], [], []
+    for rung in ids:
+        own = np.array([pair[1:] for pair in pairs if pair[0] == rung])
+        x_base, x_variant = np.log(own[:, 0]), np.log(own[:, 1])
+        gain = np.log(own[:, 2] / own[:, 3])
+        needed = x_variant.mean() + law.theta[3]
+        middle = math.exp((x_base.mean() + needed) / 2)
+        slope = -float(law.slope(np.array([middle]))[0])
+        found.append(gain + slope * (x_base - x_variant))
+        log_x.append(float(x_variant.mean()))
+        slopes.append(slope)
+    return _Ladder(ids, np.array(log_x), tuple(found), np.array(slopes), law.slope_error)
+
+
+def estimate(log_value: float, error: float, freedom: float, exponentiate: bool = True) -> Estimate:
     """Turn ln m and its standard error into an estimate with t intervals."""
     ends = [log_value]
     for level in (0.95, 0.90):
         half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error if freedom > 0 else math.inf
         ends += [log_value - half, log_value + half]
+    p_value = math.nan
+    if freedom > 0 and 0 < error < math.inf:
+        p_value = float(2 * stats.t.sf(abs(log_value) / error, freedom))
     if exponentiate:
         ends = [math.exp(end) if end < 700 else math.inf for end in ends]
-    return Estimate(*ends)
+    return Estimate(ends[0], ends[1], ends[2], ends[3], ends[4], p_value)
 
 
-def _pool(means: NDArray[np.float64], slope_error: float) -> Estimate:
-    """Pool rung means; one rung alone has no interval."""
-    n = len(means)
-    centre = float(means.mean())
-    spread = float(means.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return _estimate(centre, math.hypot(spread, centre * slope_error), n - 1)
+def _pool(ladder: _Ladder) -> tuple[Estimate, float | None]:
+    """Regress mean differences on slopes through the origin; one rung alone has no interval."""
+    w, s, d = ladder.weights, ladder.slopes, ladder.means
+    information = float(w @ s**2)
+    centre = float(w @ (s * d)) / information
+    n = len(d)
+    if n < 2:
+        return estimate(centre, math.inf, 0), None
+    variance = float(w @ (d - centre * s) ** 2) / (n - 1)
+    error = math.hypot(math.sqrt(variance / information), centre * ladder.slope_error)
+    return estimate(centre, error, n - 1), math.sqrt(variance / information * n)
+
+
+def _trend(ladder: _Ladder) -> tuple[Estimate, Estimate, Array]:
+    """Regress mean differences on slope and slope x ln C.
+
+    Returns:
+        d ln m / d ln C, m at ten times the top rung, and ln m of the line at every rung.
+    """
+    w, s, d, log_x = ladder.weights, ladder.slopes, ladder.means, ladder.log_x
+    n, middle = len(d), float(log_x.mean())
+    if n < 3:
+        unknown = Estimate(math.nan, -math.inf, math.inf, -math.inf, math.inf)
+        return unknown, Estimate(math.nan, 0.0, math.inf, 0.0, math.inf), d / s
+    design = np.stack([s, s * (log_x - middle)], axis=1)
+    inverse = np.linalg.inv((design * w[:, None]).T @ design)
+    line = inverse @ (design * w[:, None]).T @ d
+    variance = float(w @ (d - design @ line) ** 2) / (n - 2)
+    at = np.array([1.0, float(log_x.max()) - middle + math.log(10.0)])
+    ahead = float(at @ line)
+    ahead_error = math.hypot(math.sqrt(variance * at @ inverse @ at), ahead * ladder.slope_error)
+    return (
+        estimate(float(line[1]), math.sqrt(variance * inverse[1, 1]), n - 2, exponentiate=False),
+        estimate(ahead, ahead_error, n - 2),
+        line[0] + line[1] * (log_x - middle),
+    )
 
 
 def _per_rung(
-    rung_ids: list[int],
-    log_m: dict[int, list[float]],
-    log_x: NDArray[np.float64],
-    slope_error: float,
-    base_range: tuple[float, float],
+    ladder: _Ladder, line: Array, base_range: tuple[float, float]
 ) -> tuple[RungMultiplier, ...]:
-    """Give each rung its mean; the pair sd is pooled over all pairs about a straight line."""
-    centres = np.array([float(np.mean(log_m[rung])) for rung in rung_ids])
-    line = np.polyval(np.polyfit(log_x, centres, 1), log_x) if len(rung_ids) > 2 else centres
-    residuals = [v - line[i] for i, rung in enumerate(rung_ids) for v in log_m[rung]]
-    freedom = len(residuals) - (2 if len(rung_ids) > 2 else len(rung_ids))
-    sd = math.sqrt(sum(r * r for r in residuals) / freedom) if freedom > 0 else math.inf
+    """Give each rung its mean; the sd of pairs is pooled over all about the trend line."""
+    n_rungs = len(ladder.ids)
+    about = line if n_rungs > 2 else ladder.means / ladder.slopes
+    residuals = np.concatenate(
+        [d - a * s for d, a, s in zip(ladder.differences, about, ladder.slopes, strict=True)]
+    )
+    freedom = len(residuals) - (2 if n_rungs > 2 else n_rungs)
+    sd = math.sqrt(float(residuals @ residuals) / freedom) if freedom > 0 else math.inf
     rows = []
-    for i, rung in enumerate(rung_ids):
-        error = math.hypot(sd / math.sqrt(len(log_m[rung])), centres[i] * slope_error)
-        needed = math.exp(log_x[i] + centres[i])
+    for i, rung in enumerate(ladder.ids):
+        own, slope = ladder.differences[i], float(ladder.slopes[i])
+        centre = float(own.mean()) / slope
+        error = math.hypot(sd / slope / math.sqrt(len(own)), centre * ladder.slope_error)
+        needed = math.exp(ladder.log_x[i] + centre)
         rows.append(
             RungMultiplier(
                 rung=rung,
-                x=math.exp(log_x[i]),
-                log_m=tuple(log_m[rung]),
-                estimate=_estimate(float(centres[i]), error, freedom),
+                x=math.exp(ladder.log_x[i]),
+                log_m=tuple(float(v) / slope for v in own),
+                estimate=estimate(centre, error, freedom),
                 extrapolated=not base_range[0] * 0.999 <= needed <= base_range[1] * 1.001,
+                censored=_censor(ladder.log_x[i], needed, base_range),
             )
         )
     return tuple(rows)
 
 
-def _trend(means: NDArray[np.float64], log_x: NDArray[np.float64]) -> tuple[Estimate, Estimate]:
-    """Regress ln m on ln C over rungs; give the slope and m at ten times the top rung."""
-    n = len(means)
-    if n < 3:
-        unknown = Estimate(math.nan, -math.inf, math.inf, -math.inf, math.inf)
-        return unknown, Estimate(math.nan, 0.0, math.inf, 0.0, math.inf)
-    centred = log_x - log_x.mean()
-    sxx = float(centred @ centred)
-    slope = float(centred @ means) / sxx
-    residuals = means - means.mean() - slope * centred
-    variance = float(residuals @ residuals) / (n - 2)
-    at = float(log_x.max() - log_x.mean()) + math.log(10.0)
-    error = math.sqrt(variance * (1 / n + at * at / sxx))
-    return (
-        _estimate(slope, math.sqrt(variance / sxx), n - 2, exponentiate=False),
-        _estimate(float(means.mean()) + slope * at, error, n - 2),
-    )
-
-
-def _seed_sd(points: Points) -> float | None:
-    """Pool the sd of ln L over cells of one arm and rung with two seeds or more."""
-    total, freedom = 0.0, 0
-    for arm in np.unique(points.arm):
-        for rung in np.unique(points.rung):
-            values = np.log(points.loss[(points.arm == arm) & (points.rung == rung)])
-            if len(values) > 1:
-                total += float(((values - values.mean()) ** 2).sum())
-                freedom += len(values) - 1
-    return math.sqrt(total / freedom) if freedom else None
+def _censor(log_x: float, needed: float, base_range: tuple[float, float]) -> str:
+    low, high = base_range
+    if math.log(needed / high) > ALLOWED_EXCESS:
+        return f"> {high / math.exp(log_x):.2f}"
+    if math.log(low / needed) > ALLOWED_EXCESS:
+        return f"< {low / math.exp(log_x):.2f}"
+    return ""

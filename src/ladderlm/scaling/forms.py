@@ -264,7 +264,8 @@ class Joint(Form):
 
     def _is_variant(self, sample: Sample) -> Array:
         """Give one indicator per variant: (variants, n)."""
-        return np.stack([(sample.arm == v + 1).astype(float) for v in range(self.variants)])
+        numbers = np.arange(1, self.variants + 1)[:, None]
+        return np.asarray(sample.arm == numbers, dtype=np.float64)
 
     def log_m(self, eta: Array, sample: Sample) -> Array:
         """Give ln m at every place: (..., n)."""
@@ -292,12 +293,9 @@ class Joint(Form):
         return out
 
     def grid(self) -> Array:
-        """Give exponents, with variants between half and twice as good."""
-        moves = _product(*[np.array([-0.3, 0.0, 0.3])] * min(self.variants, 3))
-        rest = self.n_exponents - 1 - moves.shape[1]
-        moves = np.hstack([moves, np.zeros((len(moves), rest))])
+        """Give exponents; variants begin as good as the baseline."""
         axis = _log_grid(0.015, 0.8, 16)
-        return np.vstack([np.hstack([np.full((len(moves), 1), c), moves]) for c in axis])
+        return np.hstack([axis[:, None], np.zeros((len(axis), self.n_exponents - 1))])
 
     def bounds(self) -> Array:
         """Let m lie between e^-3 and e^3, its trend between -1 and 1."""

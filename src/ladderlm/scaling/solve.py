@@ -125,7 +125,9 @@ def objective(problem: Problem, theta: Array) -> tuple[float, Array]:
     return float(problem.weight @ cost), pull @ slopes
 
 
-def minimise(problem: Problem, n_starts: int = N_STARTS, polish: bool = True) -> Solution:
+def minimise(
+    problem: Problem, n_starts: int = N_STARTS, polish: bool = True, tolerance: float = 1e-12
+) -> Solution:
     """Fit from scratch.
 
     The exponents alone are gridded; E and the other factors follow by non-negative least squares
@@ -134,11 +136,12 @@ def minimise(problem: Problem, n_starts: int = N_STARTS, polish: bool = True) ->
 
     Args:
         polish: False leaves out L-BFGS: good enough where there is one sharp optimum.
+        tolerance: of `refit`.
     """
     starts = _starts(problem, n_starts)
     if polish:
         starts = np.stack([_polish(problem, start) for start in starts])
-    theta, value = refit(problem, starts)
+    theta, value = refit(problem, starts, tolerance=tolerance)
     best = int(np.argmin(value))
     agreeing = int((value <= value[best] * 1.001 + 1e-15).sum())
     found, least = theta[best], float(value[best])
@@ -231,7 +234,9 @@ def refit(
         residual, chain = _residuals(problem, predicted, y)
         cost, robust = _cost(problem, residual)
         value[live] = (w * cost).sum(axis=1)
-        jacobian = slopes * chain[..., None]
+        factors = np.exp(now[:, : form.n_terms])  # steps are taken in E, not in ln E, which has
+        jacobian = slopes * chain[..., None]  # no gradient left where E is nearly nothing
+        jacobian[..., : form.n_terms] /= factors[:, None]
         pull = np.einsum("bn,bnp->bp", w * robust * residual, jacobian)
         stuck = fixed | ((now <= problem.low) & (pull > 0)) | ((now >= problem.high) & (pull < 0))
         curvature = np.einsum("bnp,bn,bnq->bpq", jacobian, w * robust, jacobian)
@@ -241,7 +246,10 @@ def refit(
         ridge = np.where(stuck, 1.0, np.maximum(diagonal, 1e-12) * damping[live, None] + 1e-18)
         damped = curvature + ridge[:, :, None] * np.eye(theta.shape[1])
         step = np.linalg.solve(damped, pull[..., None])[..., 0]
-        trial = np.clip(now - step, problem.low, problem.high)
+        trial = now - step
+        moved_factors = np.maximum(factors - step[:, : form.n_terms], 1e-300)
+        trial[:, : form.n_terms] = np.log(moved_factors)
+        trial = np.clip(trial, problem.low, problem.high)
         trial = np.where(stuck, now, trial)
         residual, _ = _residuals(problem, form.log_loss(trial, sample), y)
         reached = (w * _cost(problem, residual)[0]).sum(axis=1)

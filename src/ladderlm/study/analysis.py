@@ -1,69 +1,23 @@
-"""From the table of a study to its fits, forecast and verdicts.
+"""From the table of a study to its fits and verdicts.
 
-Owns `fits.json` and `forecast.json`. The forecast is written from the lower rungs alone, before
-the held-out ones are looked at.
+Owns `fits.json`: the law, the comparison of every variant with the baseline over every axis and
+subset, hold-outs and verdicts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.files import publish_json, read_json
-from ladderlm.scaling.compare import compare_arms
-from ladderlm.scaling.loglinear import Points, fit_card, fit_log_linear, holdout_errors
+from ladderlm.scaling.compare import Comparison, compare_arms
+from ladderlm.scaling.joint import Points, fit_card, fit_law, holdout_errors
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
 from ladderlm.study.tuning import Tuning
-from ladderlm.study.verdict import decide
+from ladderlm.study.verdict import decide, holm
 
-__all__ = ["analyse", "write_forecast"]
-
-
-def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, Any] | None:
-    """Predict the held-out rungs from the others, once; later calls give what was written.
-
-    Only rows below the held-out rungs are read. Their hash stands beside the forecast.
-    """
-    path = folder / "forecast.json"
-    first_held = len(spec.ladder.flops) - spec.ladder.holdout
-    lower = [row for row in rows if int(row["rung"]) < first_held]
-    if spec.ladder.holdout == 0:
-        return None
-    digest = content_hash([[r["run_id"], r["bits_per_byte"]] for r in lower])
-    if path.exists():
-        written: dict[str, Any] = read_json(path)
-        if written.get("made_from") == digest:
-            return written
-    try:
-        law = fit_log_linear(points_of(lower))
-    except DataError:
-        return None
-    held = {
-        (r["arm"], int(r["rung"]), float(r["flops"])) for r in rows if int(r["rung"]) >= first_held
-    }
-    predictions = []
-    for arm, rung, flops in sorted(row for row in held if row[0] in law.arms):
-        x = np.array([flops])
-        error = float(np.hypot(law.standard_error(arm, x)[0], law.sigma))
-        value = float(law.predict(arm, x)[0])
-        interval = [value * float(np.exp(-2 * error)), value * float(np.exp(2 * error))]
-        predictions.append(
-            {
-                "arm": arm,
-                "rung": rung,
-                "flops": flops,
-                "bits_per_byte": value,
-                "interval_95": interval,
-            }
-        )
-    forecast = {"made_from": digest, "law": law.to_json(), "predictions": predictions}
-    publish_json(path, forecast)
-    return forecast
+__all__ = ["analyse"]
 
 
 def analyse(spec: StudySpec, rows: list[Row], tunings: Sequence[Tuning] = ()) -> dict[str, Any]:
@@ -73,50 +27,57 @@ def analyse(spec: StudySpec, rows: list[Row], tunings: Sequence[Tuning] = ()) ->
         tunings: what is known of the rates of the arms that were tuned.
 
     Returns:
-        For `fits.json`: the law per axis, a comparison and a verdict per variant, hold-out errors,
-        the fit card, and why anything is missing.
+        For `fits.json`: the law, a comparison and a verdict per variant, the same at equal device
+        time and tokens and per subset, hold-out errors, the fit card, and why anything is missing.
     """
     excluded = {row["run_id"]: row["excluded_because"] for row in rows if row["excluded_because"]}
-    points = points_of(rows)
+    points, baseline = points_of(rows), spec.arms[0].name
     result: dict[str, Any] = {"study": spec.name, "loss": "bits_per_byte", "excluded": excluded}
     try:
-        law = fit_log_linear(points)
+        law = fit_law(points, baseline)
     except DataError as error:
         return result | {"problem": str(error), "variants": []}
-    holdout = _holdout(points, spec.ladder.holdout)
-    result |= {
-        "law": law.to_json(),
-        "card": fit_card(law, points, excluded),
-        "holdout": holdout,
-        "variants": [
-            _judge(spec, arm.name, rows, points, holdout, tunings) for arm in spec.arms[1:]
-        ],
-    }
-    return result
+    holdout = _holdout(points, spec.ladder.holdout, baseline)
+    compared = {arm.name: _compare(points, baseline, arm.name) for arm in spec.arms[1:]}
+    found = {name: c for name, c in compared.items() if isinstance(c, Comparison)}
+    adjusted = holm({name: comparison.pooled.p_value for name, comparison in found.items()})
+    result |= {"law": law.to_json(), "card": fit_card(law, points, excluded), "holdout": holdout}
+    variants = []
+    for name, comparison in compared.items():
+        if isinstance(comparison, str):
+            variants.append({"variant": name, "problem": comparison})
+            continue
+        p = adjusted[name] if len(adjusted) > 1 else None
+        variants.append(_judge(spec, comparison, rows, holdout, p, tunings))
+    return result | {"variants": variants}
 
 
-def _holdout(points: Points, n_rungs: int) -> list[dict[str, Any]] | None:
+def _compare(points: Points, baseline: str, variant: str) -> Comparison | str:
+    """Give a comparison, or why there is none."""
+    try:
+        return compare_arms(points, baseline, variant)
+    except DataError as error:
+        return str(error)
+
+
+def _holdout(points: Points, n_rungs: int, baseline: str) -> list[dict[str, Any]] | None:
     if n_rungs == 0:
         return None
     try:
-        return holdout_errors(points, n_rungs)
+        return holdout_errors(points, n_rungs, baseline)
     except DataError:
         return None
 
 
 def _judge(
     spec: StudySpec,
-    variant: str,
+    comparison: Comparison,
     rows: list[Row],
-    points: Points,
     holdout: list[dict[str, Any]] | None,
+    adjusted_p: float | None,
     tunings: Sequence[Tuning],
 ) -> dict[str, Any]:
-    baseline = spec.arms[0].name
-    try:
-        comparison = compare_arms(points, baseline, variant)
-    except DataError as error:
-        return {"variant": variant, "problem": str(error)}
+    baseline, variant = comparison.baseline, comparison.variant
     passed = None
     if holdout is not None:
         passed = all(row["passed"] for row in holdout if row["arm"] in (baseline, variant))
@@ -128,13 +89,36 @@ def _judge(
         edge_of_grid=any(tuning.edge for tuning in both),
         holdout_passed=passed,
         demonstration=spec.demonstration,
+        adjusted_p=adjusted_p,
     )
     judged = {"variant": variant, "comparison": comparison.to_json()}
-    judged["verdict"] = asdict(verdict) | {"text": verdict.text}
+    judged["verdict"] = asdict(verdict) | {"text": verdict.text, "p_holm": adjusted_p}
     for axis in ("device_seconds", "tokens"):
         try:
             other = compare_arms(points_of(rows, x=axis), baseline, variant)
             judged[f"at_equal_{axis}"] = other.to_json()
         except (DataError, ValueError) as error:
             judged[f"at_equal_{axis}"] = {"problem": str(error)}
+    judged["subsets"] = _by_subset(rows, baseline, variant)
     return judged
+
+
+def _by_subset(rows: list[Row], baseline: str, variant: str) -> dict[str, Any]:
+    """Give the pooled multiplier of every subset that all runs were scored on.
+
+    Many subsets make some look different by chance, so p is adjusted by Holm's rule.
+    """
+    both = [r for r in rows if r["arm"] in (baseline, variant) and not r["excluded_because"]]
+    shared = set.intersection(*({k for k, v in row.items() if _is_score(k, v)} for row in both))
+    found: dict[str, Any] = {}
+    for column in sorted(shared):
+        comparison = _compare(points_of(both, loss=column), baseline, variant)
+        if isinstance(comparison, Comparison):
+            found[column.removeprefix("bpb[").removesuffix("]")] = asdict(comparison.pooled)
+    adjusted = holm({name: pooled["p_value"] for name, pooled in found.items()})
+    return {name: pooled | {"p_holm": adjusted[name]} for name, pooled in found.items()}
+
+
+def _is_score(column: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and math.isfinite(value) and value > 0
+    return column.startswith("bpb[") and is_number

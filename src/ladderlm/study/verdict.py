@@ -4,11 +4,13 @@ Owns the rules, applied in order; the first that matches wins. Pure functions.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ladderlm.scaling.compare import Comparison
+from ladderlm.scaling.power import rungs_needed
 
-__all__ = ["Verdict", "decide"]
+__all__ = ["Verdict", "decide", "holm"]
 
 INCONCLUSIVE = "INCONCLUSIVE"
 NOT_RECOMMENDED = "NOT RECOMMENDED"
@@ -27,8 +29,9 @@ class Verdict:
         reason: the rule that matched, with its numbers.
         would_be: the word of the later rules when rule 0 (not tuned, hold-out failed) decided.
         demonstration: the study is too small for its own fit.
-        rungs_needed: rungs of this spread that would bring the 95 % interval within 2 %; None
-            when that does not apply.
+        rungs_needed: rungs of this spread that would show the pooled effect, or 2 % if that is
+            less, with 80 % power; None when that does not apply.
+        runs_needed: what these come to in runs of both arms, with as many seeds as now.
     """
 
     word: str
@@ -36,11 +39,27 @@ class Verdict:
     would_be: str
     demonstration: bool
     rungs_needed: int | None
+    runs_needed: int | None
 
     @property
     def text(self) -> str:
         """The verdict as it is printed everywhere."""
         return f"DEMONSTRATION: {self.word}" if self.demonstration else self.word
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjust p-values for there being several. Source: Holm 1979.
+
+    The i-th smallest of k is multiplied by k - i + 1, and none falls below the one before it. NaN,
+    a test that could not be made, counts as 1.
+    """
+    known = {name: 1.0 if math.isnan(p) else p for name, p in p_values.items()}
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for i, (name, p) in enumerate(sorted(known.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, p * (len(known) - i)))
+        adjusted[name] = largest
+    return adjusted
 
 
 def decide(
@@ -50,6 +69,7 @@ def decide(
     edge_of_grid: bool = False,
     holdout_passed: bool | None,
     demonstration: bool,
+    adjusted_p: float | None = None,
 ) -> Verdict:
     """Apply the rules.
 
@@ -58,9 +78,15 @@ def decide(
         edge_of_grid: a best rate lies at the end of its grid.
         holdout_passed: None if no rung was held out, which counts as failed.
         demonstration: see `Verdict`.
+        adjusted_p: of the pooled multiplier, where several variants are compared (`holm`): a gain
+            or a loss must hold with it too.
     """
     word, reason = _by_numbers(comparison)
-    needed = _rungs_needed(comparison) if word == INCONCLUSIVE else None
+    shown = adjusted_p is None or math.isnan(comparison.pooled.p_value) or adjusted_p < 0.05
+    if not shown and word in (NOT_RECOMMENDED, RECOMMEND_UP_TO, RECOMMEND):
+        reason += f"; but among all variants p = {adjusted_p:.3f} (Holm)"
+        word = INCONCLUSIVE
+    rungs, runs = _needed(comparison) if word == INCONCLUSIVE else (None, None)
     blocked = None
     if not tuned:
         blocked = "the learning rates of the arms were not tuned"
@@ -71,8 +97,8 @@ def decide(
     elif not holdout_passed:
         blocked = "the forecast of the held-out rung failed"
     if blocked is not None:
-        return Verdict(INCONCLUSIVE, f"{blocked}; {reason}", word, demonstration, needed)
-    return Verdict(word, reason, word, demonstration, needed)
+        return Verdict(INCONCLUSIVE, f"{blocked}; {reason}", word, demonstration, rungs, runs)
+    return Verdict(word, reason, word, demonstration, rungs, runs)
 
 
 def _by_numbers(comparison: Comparison) -> tuple[str, str]:
@@ -105,12 +131,11 @@ def _by_numbers(comparison: Comparison) -> tuple[str, str]:
     return INCONCLUSIVE, f"{shown}: neither a gain nor its absence is shown"
 
 
-def _rungs_needed(comparison: Comparison) -> int | None:
-    """Estimate rungs for 80 % power to see the pooled effect: ((z_0.975 + z_0.8) sd / effect)^2."""
-    means = [sum(rung.log_m) / len(rung.log_m) for rung in comparison.rungs]
-    if len(means) < 2:
-        return None
-    centre = sum(means) / len(means)
-    variance = sum((v - centre) ** 2 for v in means) / (len(means) - 1)
-    effect = max(abs(centre), math.log(1.02))
-    return max(2, math.ceil(((1.96 + 0.84) ** 2) * variance / effect**2))
+def _needed(comparison: Comparison) -> tuple[int | None, int | None]:
+    """Give rungs and runs for 80 % power to see the pooled effect, or 2 % if it is less."""
+    if comparison.rung_sd is None or not comparison.pooled.value > 0:
+        return None, None
+    effect = max(abs(math.log(comparison.pooled.value)), math.log(1.02))
+    rungs = rungs_needed(effect, comparison.rung_sd)
+    pairs = sum(len(rung.log_m) for rung in comparison.rungs) / len(comparison.rungs)
+    return rungs, math.ceil(2 * rungs * pairs)

@@ -21,8 +21,7 @@ from ladderlm.report.figures.style import (
     styled,
 )
 from ladderlm.scaling.compare import Comparison
-from ladderlm.scaling.laws import LogLinearLaw
-from ladderlm.scaling.loglinear import Points
+from ladderlm.scaling.joint import LadderLaw, Points
 
 __all__ = ["scaling_figure"]
 
@@ -37,7 +36,7 @@ X_LABELS = {
 def scaling_figure(
     points: Points,
     arms: list[str],
-    law: LogLinearLaw | None,
+    law: LadderLaw | None,
     comparisons: list[Comparison],
     held_out: set[int],
     x: str,
@@ -95,7 +94,7 @@ def _draw_arm(
     top: Any,
     bottom: Any,
     points: Points,
-    law: LogLinearLaw | None,
+    law: LadderLaw | None,
     arm: str,
     index: int,
     held_out: set[int],
@@ -121,7 +120,7 @@ def _draw_arm(
         return
     grid = np.geomspace(own.x.min(), own.x.max(), 60)
     fitted = law.predict(arm, grid)
-    half = stats.t.ppf(0.975, max(law.degrees_of_freedom, 1)) * law.standard_error(arm, grid)
+    half = stats.t.ppf(0.975, law.freedom) * law.standard_error(arm, grid)
     top.plot(grid * unit, fitted, color=colour, linewidth=1.4, linestyle=("-", "--")[index % 2])
     top.fill_between(
         grid * unit,

@@ -1,0 +1,147 @@
+"""Studies made up from a known truth, judged by the code that judges real ones.
+
+Owns the planted laws and noise, and how often intervals hold them, verdicts err and forecasts hit.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ladderlm.scaling.compare import Comparison, compare_arms
+from ladderlm.scaling.forecast import Forecast, forecast
+from ladderlm.scaling.joint import Points, fit_law, prediction_errors
+from ladderlm.scaling.power import PLANNING_NOISE, Noise, detection_power
+from ladderlm.study.verdict import decide
+
+__all__ = ["CASES", "Planted", "draw_study", "simulate"]
+
+# Loss of the baseline: 5.7 nats at 1e13 FLOPs, 3.6 at 1e15; compute is worth 0.11 to 0.085 in ln L.
+FLOOR, REACH, EXPONENT, LOWEST = 1.7, 4.0, 0.16, 1e13
+SHARED = 0.5  # of a seed's variance lies in the order of data, which the arms of a pair share
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A study to draw: the variant is the baseline at m C.
+
+    Args:
+        low, top: m on the lowest and on the top rung, log-linear in between.
+        n_rungs: half-decade steps.
+        n_seeds: pairs at every rung.
+        noise: sd of ln L.
+    """
+
+    low: float = 1.0
+    top: float = 1.0
+    n_rungs: int = 5
+    n_seeds: int = 2
+    noise: Noise = PLANNING_NOISE
+
+    @property
+    def budgets(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """FLOPs of the rungs."""
+        return LOWEST * 10 ** (np.arange(self.n_rungs) / 2)
+
+    @property
+    def unshared(self) -> Noise:
+        """The noise that differs inside a pair."""
+        return Noise(self.noise.seed_sd * math.sqrt(1 - SHARED), self.noise.rung_sd)
+
+    @property
+    def slopes(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """-d ln L / d ln C of the truth at every rung."""
+        reach = REACH * (self.budgets / LOWEST) ** -EXPONENT
+        return np.asarray(EXPONENT * reach / (FLOOR + reach))
+
+
+CASES = {
+    "m = 1.00": Planted(),
+    "m = 1.05": Planted(1.05, 1.05),
+    "m = 1.20": Planted(1.20, 1.20),
+    "m = 1.40 falling to 1.05": Planted(1.40, 1.05),
+}
+
+
+def draw_study(planted: Planted, rng: np.random.Generator) -> Points:
+    """Draw the losses of one study."""
+    n, k = planted.n_rungs, planted.n_seeds
+    budgets = planted.budgets
+    steps = np.linspace(0, 1, n)
+    log_m = np.log(planted.low) + steps * (np.log(planted.top) - np.log(planted.low))
+    reach = np.stack([budgets, budgets * np.exp(log_m)]) / LOWEST  # (arm, rung)
+    log_loss = np.log(FLOOR + REACH * reach**-EXPONENT)[:, :, None]
+    own = rng.normal(0, planted.unshared.seed_sd, (2, n, k))
+    shared = rng.normal(0, planted.noise.seed_sd * math.sqrt(SHARED), (1, n, k))
+    mistuned = rng.normal(0, planted.noise.rung_sd, (2, n, 1))
+    noisy = np.exp(log_loss + own + shared + mistuned)
+    arm, rung, seed = np.indices(noisy.shape)
+    return Points(
+        arm=np.array(["base", "new"])[arm.ravel()],
+        rung=rung.ravel(),
+        seed=seed.ravel(),
+        x=budgets[rung.ravel()],
+        loss=noisy.ravel(),
+    )
+
+
+def simulate(planted: Planted, n_studies: int, seed: int = 0) -> dict[str, Any]:
+    """Draw studies and judge them; give the shares that matter.
+
+    Returns:
+        Verdicts (and those of the rules after rule 0), failed hold-outs, coverage of the trend's
+        interval, and the forecast of the top rung from those below: coverage at 90 %, half-width.
+        Where m is one number, also the coverage of the pooled intervals, how often they lie above 1
+        and how often planning says they will.
+    """
+    rng = np.random.default_rng(seed)
+    compared: list[Comparison] = []
+    words: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    failed = 0
+    forecasts: list[tuple[Forecast, float]] = []
+    for _ in range(n_studies):
+        points = draw_study(planted, rng)
+        comparison = compare_arms(points, "base", "new")
+        is_top = points.rung == planted.n_rungs - 1
+        law, held = fit_law(points.where(~is_top), "base"), points.where(is_top)
+        rows = prediction_errors(law, held)
+        passed = all(row["passed"] for row in rows)
+        verdict = decide(comparison, tuned=True, holdout_passed=passed, demonstration=False)
+        words[verdict.word] += 1
+        numbers[verdict.would_be] += 1
+        failed += not passed
+        compared.append(comparison)
+        forecasts += [
+            (forecast(law, row["arm"], row["x"], row["n_runs"]), row["actual"]) for row in rows
+        ]
+    trend = math.log(planted.top / planted.low) / math.log(planted.budgets[-1] / LOWEST)
+    pooled = [comparison.pooled for comparison in compared]
+    found = {
+        "n_studies": n_studies,
+        "median_m": float(np.median([p.value for p in pooled])),
+        "trend_coverage_95": _share(c.trend.low_95 <= trend <= c.trend.high_95 for c in compared),
+        "words": {word: n / n_studies for word, n in sorted(words.items())},
+        "words_by_numbers": {word: n / n_studies for word, n in sorted(numbers.items())},
+        "holdout_failed": failed / n_studies,
+        "forecast_coverage_90": _share(f.low_90 <= actual <= f.high_90 for f, actual in forecasts),
+        "forecast_half_width": float(
+            np.median([(f.high_90 - f.low_90) / 2 / f.value for f, _ in forecasts])
+        ),
+    }
+    if planted.low == planted.top:
+        seeds, slopes = [planted.n_seeds] * planted.n_rungs, planted.slopes.tolist()
+        m = planted.low
+        found |= {
+            "coverage_95": _share(p.low_95 <= m <= p.high_95 for p in pooled),
+            "coverage_90": _share(p.low_90 <= m <= p.high_90 for p in pooled),
+            "power": _share(p.low_95 > 1 for p in pooled),
+            "predicted_power": detection_power(m, seeds, planted.unshared, slopes),
+        }
+    return found
+
+
+def _share(inside: Any) -> float:
+    return float(np.mean(list(inside)))
