@@ -1,6 +1,6 @@
 """Judge 1,000 made-up studies of each planted case and print the table of docs/scaling.md.
 
-`make simulate` takes about 5 minutes on one core; `make simulate ARGS="--studies 200 --seed 3"` less.
+`make simulate` takes about 5 minutes on one core; fewer studies: `make simulate ARGS="--studies 200"`.
 """
 # ruff: noqa: T201
 
