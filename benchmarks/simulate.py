@@ -1,6 +1,6 @@
 """Judge 1,000 made-up studies of each planted case and print the table of docs/scaling.md.
 
-`make simulate` takes about 5 minutes on one core; fewer studies: `make simulate ARGS="--studies 200"`.
+`make simulate` takes about 5 minutes on one core; `make simulate ARGS="--studies 200"` takes less.
 """
 # ruff: noqa: T201
 
