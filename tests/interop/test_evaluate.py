@@ -85,6 +85,21 @@ def test_nats_are_those_of_plain_forward_passes_of_transformers(
     assert set(found.summary["subsets"]) == {"a", "b"}
 
 
+def test_weights_in_bfloat16_are_read_in_float32(corpus, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_causal_lm(tmp_path / "gpt2", "gpt2")
+    weights = load_file(folder / "model.safetensors")
+    half = {name: weight.bfloat16() for name, weight in weights.items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    change_config(folder, dtype="bfloat16", torch_dtype="bfloat16")
+    found = evaluate(folder, corpus, tmp_path)
+    assert found.summary["precision"] == "float32"
+    ids, end = plain_ids(folder, TEXTS[0])
+    nats = plain_nats(folder, [end, *ids], 64, 64)
+    assert found.losses.nats[0] == pytest.approx(sum(nats), rel=1e-5)
+
+
 @pytest.mark.parametrize(("bos", "eos"), [(None, END), ("<s>", None), (None, None)])
 def test_a_tokenizer_without_bos_or_eos_says_what_stands_for_it(bos, eos, corpus, tmp_path):
     folder = write_causal_lm(tmp_path / "gpt2", "gpt2", bos, eos)
