@@ -91,7 +91,8 @@ class CausalLM:
     def __init__(self, model: Any) -> None:
         self.model = model
         config = model.config.get_text_config()
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        head = model.get_output_embeddings()
+        self.vocab_size = int(config.vocab_size if head is None else head.weight.shape[0])
         # Models without a table of positions name no limit.
         self.max_context = int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
 
