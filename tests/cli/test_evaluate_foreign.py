@@ -139,6 +139,9 @@ def test_a_name_of_the_hub_is_found_in_its_cache_which_stays_as_it_was(
         assert said.code == 0, said.err
         assert f"commit {COMMIT}" in said.out
     assert sorted(map(str, hub.rglob("*"))) == before
+    said = ladderlm("eval", "owner/small", "--data", tiny_data, "--out", hub / "blobs/evals")
+    assert said.code == 2
+    assert "lies in the folder of the model" in said.err
     said = ladderlm("eval", "owner/other", "--data", tiny_data)
     assert said.code == 2
     assert "owner/other is no folder here, and no model could be had from the hub" in said.err

@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ladderlm.interop.lm_eval import Answers
 from ladderlm.run.open import load
@@ -59,6 +61,28 @@ def test_tasks_are_run_and_their_metrics_printed(ladderlm, run, tmp_path, monkey
     said = ladderlm("eval", run, "--tasks", "own_choice", "--task-folder", task_folder)
     assert said.code == 2
     assert "lm-eval cannot run own_choice" in said.err
+
+
+def test_the_average_of_the_weights_can_be_asked(
+    ladderlm, config_file, tiny_data, tmp_path, monkeypatch
+):
+    out = tmp_path / "averaged"
+    words = ("--config", config_file, "--data", tiny_data, "--out", out)
+    assert ladderlm("train", *words, "--train.ema-decay", "0.5").code == 0
+    seen = []
+
+    def keep(run, *_rest):
+        seen.append(run.model.norm.weight)
+        return {"results": {}, "n-samples": {}}
+
+    monkeypatch.setattr("ladderlm.interop.lm_eval.run_tasks", keep)
+    for name in ("last", "average"):
+        said = ladderlm("eval", out, "--tasks", "x", "--checkpoint", name)
+        assert said.code == 0, said.err
+    folder = out / "checkpoints/step-00000008"
+    for weight, file in zip(seen, ("model", "average"), strict=True):
+        assert torch.equal(weight, load_file(folder / f"{file}.safetensors")["norm.weight"])
+    assert not torch.equal(*seen)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,21 @@ def test_nats_are_those_of_plain_forward_passes_of_transformers(
     assert set(found.summary["subsets"]) == {"a", "b"}
 
 
+def test_weights_in_bfloat16_are_read_in_float32(corpus, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_causal_lm(tmp_path / "gpt2", "gpt2")
+    weights = load_file(folder / "model.safetensors")
+    half = {name: weight.bfloat16() for name, weight in weights.items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    change_config(folder, dtype="bfloat16", torch_dtype="bfloat16")
+    found = evaluate(folder, corpus, tmp_path)
+    assert found.summary["precision"] == "float32"
+    ids, end = plain_ids(folder, TEXTS[0])
+    nats = plain_nats(folder, [end, *ids], 64, 64)
+    assert found.losses.nats[0] == pytest.approx(sum(nats), rel=1e-5)
+
+
 @pytest.mark.parametrize(("bos", "eos"), [(None, END), ("<s>", None), (None, None)])
 def test_a_tokenizer_without_bos_or_eos_says_what_stands_for_it(bos, eos, corpus, tmp_path):
     folder = write_causal_lm(tmp_path / "gpt2", "gpt2", bos, eos)
@@ -144,6 +159,9 @@ def test_what_the_model_cannot_do_is_refused(corpus, tmp_path):
     folder = write_causal_lm(tmp_path / "gpt2", "gpt2")
     with pytest.raises(ConfigError, match="longer than the 64"):
         evaluate(folder, corpus, tmp_path, context=65)
+    for place in (folder / "evals", folder):
+        with pytest.raises(ConfigError, match="lies in the folder of the model"):
+            evaluate_foreign(ForeignModel("a", folder), EvaluationRequest(), corpus, place)
     with pytest.raises(ConfigError, match="--packing packed"):
         evaluate(folder, corpus, tmp_path, packing="packed")
     assert not (tmp_path / "evals").exists()
@@ -158,6 +176,10 @@ HOSTILE = {
     "a billion layers": {"n_layer": 10**9, "num_hidden_layers": 10**9},
     "a huge vocabulary": {"vocab_size": 10**11},
     "strings": {"n_embd": "16", "hidden_size": "16"},
+    "layers in words": {"num_hidden_layers": "two"},
+    "a text config that is none": {"text_config": "x", "n_positions": None, "n_embd": -1},
+    "no layers": {"n_layer": -1},
+    "a layer less": {"n_layer": 1},
     "no such architecture": {"model_type": "nonesuch"},
     "code of its own": {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}},
 }
@@ -188,8 +210,11 @@ def test_pickles_are_not_opened_and_missing_weights_not_replaced(corpus, tmp_pat
     extra = {"unrelated": torch.zeros(10**6)}
     rest = {k: v for k, v in weights.items() if k != name} | extra
     save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks 1 of the model's tensors.*c_fc"):
+    with pytest.raises(CheckpointError, match=r"it lacks \S*c_fc\.weight and holds unrelated"):
         evaluate(folder, corpus, tmp_path)
+    old = {"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4)}  # a mask, as older versions saved
+    save_file(weights | old, folder / "model.safetensors", metadata={"format": "pt"})
+    assert evaluate(folder, corpus, tmp_path).summary["n_documents"] == 5
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):

@@ -26,7 +26,7 @@ def run_tasks_of(
         tasks: names.
         folder: with the YAML files of own tasks; None: lm-eval's own.
         n_documents: of each task, at most.
-        checkpoint: a step, last or best; None: the newest good one.
+        checkpoint: a step, last, best or average; None: the newest good one.
         json: print what lm-eval gives, as JSON.
 
     Raises:
@@ -49,7 +49,7 @@ def run_tasks_of(
     for name in runs:
         step = choose_checkpoint(RunDirectory(name), checkpoint)[0].step
         results = run_tasks(
-            load(name, step, device),
+            load(name, step, device, checkpoint == "average"),
             tasks,
             None if folder is None else Path(folder),
             n_documents,

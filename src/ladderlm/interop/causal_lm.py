@@ -4,6 +4,7 @@ Owns the opening of a folder without running code from it, the way in which a fo
 frames a document, and the scorer. The arithmetic of the meter is in `eval/`.
 """
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ __all__ = ["CausalLM", "Framing", "open_causal_lm", "open_framing"]
 
 LOGITS_AT_ONCE = 1 << 27  # entries: 512 MiB in float32
 _TEXTS_AT_ONCE = 64
+# Masks and angles that older versions of transformers saved beside the weights.
+_BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ class CausalLM:
     def __init__(self, model: Any) -> None:
         self.model = model
         config = model.config.get_text_config()
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        head = model.get_output_embeddings()
+        self.vocab_size = int(config.vocab_size if head is None else head.weight.shape[0])
         # Models without a table of positions name no limit.
         self.max_context = int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
 
@@ -147,7 +151,7 @@ def open_causal_lm(folder: Path, device: str = "cpu") -> CausalLM:
         ConfigError: transformers is not installed.
     """
     transformers = _transformers()
-    n_stored = _check_size(folder, transformers)
+    _check_size(folder, transformers)
     try:
         model, notes = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
@@ -159,10 +163,14 @@ def open_causal_lm(folder: Path, device: str = "cpu") -> CausalLM:
     except Exception as error:  # whatever the code of some architecture raises
         raise _cannot_open(folder, error) from error
     lost = sorted([*notes["missing_keys"], *map(str, notes["mismatched_keys"])])
-    if lost:
+    idle = sorted(name for name in notes["unexpected_keys"] if not _BUFFER.search(name))
+    if lost or idle:
+        parts = [f"lacks {', '.join(lost[:5])}"] if lost else []
+        parts += [f"holds {', '.join(idle[:5])}, for which it has no place"] if idle else []
         raise CheckpointError(
-            f"{folder} lacks {len(lost)} of the model's tensors: {', '.join(lost[:5])}",
-            f"of the {n_stored} that it holds, none fits; they would keep random values",
+            f"{folder} is not the model of its config.json: it {' and '.join(parts)}",
+            "a weight that is missing would keep a random value, and one that is left out may be "
+            "a part of the model",
             "get config.json and weights again from one place",
         )
     scorer = CausalLM(model.float().to(device).eval())
@@ -213,18 +221,14 @@ def _cannot_open(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _check_size(folder: Path, transformers: Any) -> int:
-    """Refuse a config that its files cannot fill, before anything is allocated.
-
-    Returns:
-        The number of tensors that the files hold.
-    """
+def _check_size(folder: Path, transformers: Any) -> None:
+    """Refuse a config that its files cannot fill, before anything is allocated."""
     files = [path for path in model_files(folder) if path.suffix == ".safetensors"]
     shapes = [entry.shape for path in files for entry in read_safetensors(path).values()]
     n_stored = sum(int(np.prod(shape, dtype=object)) for shape in shapes)
     values = read_json(folder / "config.json")
-    n_layers = max((values.get(key) or 0 for key in ("num_hidden_layers", "n_layer")), default=0)
     try:
+        n_layers = max(values.get(key) or 0 for key in ("num_hidden_layers", "n_layer"))
         if n_layers > len(shapes):
             raise ValueError(f"{n_layers:,} layers out of {len(shapes):,} tensors")
         config = transformers.AutoConfig.from_pretrained(
@@ -242,7 +246,6 @@ def _check_size(folder: Path, transformers: Any) -> int:
             "the config does not belong to these weights, or is made to exhaust memory",
             "get both again from one place",
         )
-    return len(shapes)
 
 
 def _check_causal(scorer: CausalLM, folder: Path) -> None:

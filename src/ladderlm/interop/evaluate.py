@@ -56,6 +56,13 @@ def evaluate_foreign(
         LadderError: the model, its tokenizer or the text cannot be used as asked.
     """
     began = time.monotonic()
+    own = model.folder if model.commit is None else model.folder.parent.parent
+    if out.resolve().is_relative_to(own.resolve()):
+        raise ConfigError(
+            f"--out {out} lies in the folder of the model",
+            "a model's folder, and the hub's cache, stay as they are",
+            "name another folder",
+        )
     hashes = {path.name: sha256_file(path) for path in model_files(model.folder)}
     texts = read_texts(place, request.split, request.n_documents, check)
     longest = _longest(model.folder)
@@ -95,10 +102,10 @@ def evaluate_foreign(
 def _longest(folder: Path) -> int:
     """Read the longest context from a config; a model without a table of positions has no end."""
     values = read_json(folder / "config.json")
-    values = {**(values.get("text_config") or {}), **values}
+    tables = [values, values.get("text_config")]
     names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-    found = next((values[name] for name in names if isinstance(values.get(name), int)), None)
-    return 2**40 if found is None else int(found)
+    stated = [table.get(name) for table in tables if isinstance(table, dict) for name in names]
+    return next((number for number in stated if type(number) is int), 2**40)
 
 
 def _score(

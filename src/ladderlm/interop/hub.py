@@ -63,7 +63,7 @@ def find_foreign(name: str) -> ForeignModel | None:
 def _names_a_type(folder: Path) -> bool:
     try:
         value = json.loads((folder / "config.json").read_text("utf-8"))
-        return not is_native(folder) and "model_type" in value
+        return not is_native(folder) and isinstance(value, dict) and "model_type" in value
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 

@@ -4,6 +4,7 @@ Owns the three questions that its tasks ask (the chance of a continuation, the c
 text, a text to be written) and the call that runs tasks. The tasks and their metrics are lm-eval's.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -294,6 +295,7 @@ def run_tasks(
             f"known are {known}" if known else f"{folder} holds no task",
             "name another, or the folder with its YAML file: --task-folder DIR",
         )
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it names every default that it takes
     try:
         found: dict[str, Any] = simple_evaluate(
             model=harness_model(Answers(run, batch_tokens)),

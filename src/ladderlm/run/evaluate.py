@@ -233,7 +233,7 @@ def choose_checkpoint(directory: RunDirectory, wanted: str | None) -> tuple[Chec
     """Give a verified checkpoint and the hash of its weights.
 
     Args:
-        wanted: a step, a folder's name, "last" or "best"; None: the newest good one.
+        wanted: a step, a folder's name, "last", "best" or "average"; None: the newest good one.
 
     Raises:
         CheckpointError: there is none, or no such one, or it is damaged.
