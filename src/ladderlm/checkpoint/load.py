@@ -164,7 +164,9 @@ def load_optimizer(
             saved = tensors[f"{kind}.{name}"]
             like = torch.zeros(()) if kind == "step" else parameter
             _check_tensor(f"{kind}.{name}", saved, like, source)
-            state[kind] = saved if kind == "step" else cut_like(saved, parameter)
+            # a count is one number on every process, beside the parameter as fused kernels want it
+            count = kind == "step"
+            state[kind] = saved.to(parameter.device) if count else cut_like(saved, parameter)
         optimizer.state[parameter] = state
 
 

@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
-from ladderlm.data.documents import Reader, expand_sources
-from ladderlm.data.request import files_by_split
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import DataError
 from ladderlm.eval.documents import check_counts, hash_text, known_texts, raw_texts, require_known
@@ -84,6 +82,10 @@ def read_texts(
     place = Path(place)
     if (place / "manifest.json").is_file():
         return _from_prepared(open_data(place), split, n_documents, check)
+    # reading files needs packages that the bare runner does without
+    from ladderlm.data.documents import expand_sources
+    from ladderlm.data.request import files_by_split
+
     named = files_by_split(place) if place.is_dir() else {}
     if named and split not in named:
         raise DataError(f"{place} has no split {split!r}", f"it has {', '.join(named)}", "name one")
@@ -111,6 +113,8 @@ def _from_prepared(
 
 
 def _from_files(files: list[Path], n_documents: int, check: Callable[[], None]) -> Texts:
+    from ladderlm.data.documents import Reader  # as above
+
     texts: list[str] = []
     subsets: list[str] = []
     whole = True

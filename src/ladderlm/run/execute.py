@@ -35,6 +35,7 @@ from ladderlm.run.machine import (
     settle_compile,
     settle_matmul,
 )
+from ladderlm.run.micro_batch import fit_micro_batch
 from ladderlm.run.peak import measured_peak
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
 from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
@@ -112,7 +113,8 @@ def _execute_locked(
     config = keep_execution(config, directory)
     execution, matmul = settle_matmul(config.execution)
     config = replace(config, execution=execution)
-    execution = settle_compile(config, processes.world_size)
+    config = replace(config, execution=settle_compile(config, processes.world_size))
+    execution = fit_micro_batch(config, processes)
     config = replace(config, execution=execution)
     check_half_precision(config)
     torch.set_num_threads(execution.n_threads or 1)

@@ -43,6 +43,7 @@ def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
         ours,
         n_threads=began.n_threads,
         micro_batch_seqs=began.micro_batch_seqs,
+        fit_micro_batch=False,
         # a run older than the option multiplied by PyTorch's default
         float32_matmul="highest" if began.float32_matmul == "auto" else began.float32_matmul,
         compile="off" if began.compile == "auto" else began.compile,

@@ -107,6 +107,9 @@ class ExecutionConfig:
     micro_batch_seqs: int | None = execution_field(
         None
     )  # rows per forward pass; None: 8192 tokens' worth
+    fit_micro_batch: bool = execution_field(
+        False
+    )  # on a GPU: find the largest micro_batch_seqs that fits, before the first step
     float32_matmul: Literal["auto", "highest", "medium"] = execution_field(
         "auto"
     )  # auto: medium (oneDNN) on a CPU where a probe finds it exact, else highest

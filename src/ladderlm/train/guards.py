@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ladderlm.data.batch import Batch
 from ladderlm.dist import local_part
 from ladderlm.errors import Stopped, TrainingError
 
@@ -54,20 +55,21 @@ class SignalFlag:
             raise Stopped(self.number)
 
 
-def check_finite(loss: float, grad_norm: float, step: int, documents: list[int]) -> None:
+def check_finite(loss: float, grad_norm: float, step: int, batch: Batch) -> None:
     """Refuse to update weights from a loss or gradient that is not a number.
 
     Args:
         loss: nats per token of the batch.
         grad_norm: before clipping.
         step: update about to be made, from 1.
-        documents: ids of the documents of the batch, named in the error.
+        batch: whose documents are named in the error.
 
     Raises:
         TrainingError: either is NaN or infinite.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
+    documents = sorted(set(batch.document_ids.ravel().tolist()) - {-1})
     named = ", ".join(map(str, documents[:8])) + (" ..." if len(documents) > 8 else "")
     raise TrainingError(
         f"step {step}: loss {loss}, gradient norm {grad_norm}",

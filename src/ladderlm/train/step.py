@@ -130,7 +130,7 @@ def train_step(
     overflow = math.isfinite(loss) and not math.isfinite(grad_norm)
     if overflow and loss_scale is not None and loss_scale.skip():
         return Update(loss, grad_norm, n_targets, skipped=True)
-    check_finite(loss, grad_norm, step, sorted({int(d) for d in batch.document_ids.ravel()} - {-1}))
+    check_finite(loss, grad_norm, step, batch)
     factor = 1 / scale
     if grad_clip is not None and grad_norm > grad_clip:
         factor *= grad_clip / (grad_norm + 1e-6)

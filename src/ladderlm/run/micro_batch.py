@@ -1,0 +1,82 @@
+"""The largest micro-batch that a GPU's memory holds.
+
+Owns the search. It is made once, before the folder of a run is written, and its answer stands in
+config.json; the global batch stays as it is configured.
+"""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ladderlm.data.batch import Batch
+from ladderlm.dist import Processes
+from ladderlm.errors import ConfigError
+from ladderlm.model.transformer import Transformer
+from ladderlm.run.config import RunConfig
+from ladderlm.train.compute import Compute
+from ladderlm.train.config import ExecutionConfig
+from ladderlm.train.step import accumulate_gradients
+
+__all__ = ["fit_micro_batch"]
+
+MOMENTS = 2  # numbers that AdamW keeps for each weight; Muon keeps fewer
+_log = logging.getLogger(__name__)
+
+
+def fit_micro_batch(config: RunConfig, processes: Processes) -> ExecutionConfig:
+    """Give the execution with the rows of a micro-batch found, where it is asked for.
+
+    Begins with all rows of a process and halves until forward and backward pass beside the
+    optimizer's state fit; the smallest answer of all processes counts.
+
+    Raises:
+        ConfigError: not a GPU, or not even one row fits.
+    """
+    execution = config.execution
+    if not execution.fit_micro_batch:
+        return execution
+    if execution.device != "cuda":
+        raise ConfigError(
+            f"execution.fit_micro_batch on device {execution.device!r}",
+            "a system that runs out of its main memory ends the process instead of refusing",
+            "set execution.micro_batch_seqs",
+        )
+    rows = -(-config.global_batch_seqs // processes.world_size)
+    while not _fits(config, rows):
+        if rows == 1:
+            raise ConfigError(
+                f"one row of {config.data.seq_len} tokens does not fit into the GPU's memory",
+                "forward and backward pass beside weights, gradients and the optimizer's state",
+                "set execution.recompute to 'layers', or take a shorter data.seq_len",
+            )
+        rows = -(-rows // 2)
+    rows = -processes.agree(-rows)
+    _log.info("micro-batches of %d rows fit", rows)
+    return replace(execution, micro_batch_seqs=rows, fit_micro_batch=False)
+
+
+def _fits(config: RunConfig, n_rows: int) -> bool:
+    """Try a forward and a backward pass with as much beside it as in training."""
+    try:
+        model = Transformer(config.model).to(config.execution.device).train()
+        model.recompute = config.execution.recompute == "layers"
+        beside = [torch.empty_like(p) for p in model.parameters() for _ in range(MOMENTS)]
+        compute = Compute(model, config.train.precision)
+        batch = _one_document_a_row(n_rows, config.data.seq_len)
+        masked = config.data.mask_documents
+        accumulate_gradients(compute, batch, batch.n_targets, n_rows, masked)
+        del beside
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
+
+
+def _one_document_a_row(n_rows: int, seq_len: int) -> Batch:
+    shape = (n_rows, seq_len)
+    zeros = np.zeros(shape, np.int64)
+    positions = np.broadcast_to(np.arange(seq_len), shape).copy()
+    return Batch(zeros, zeros, np.ones(shape, np.bool_), zeros, positions, zeros)
