@@ -15,7 +15,7 @@ from typing import Any
 
 from ladderlm.files import publish_text
 from ladderlm.run.config import RunConfig
-from ladderlm.study.spec import LadderOptions
+from ladderlm.study.options import LadderOptions, SearchOptions
 
 PAGE = Path(__file__).with_name("options.md")
 HEAD = """\
@@ -85,8 +85,9 @@ def page() -> str:
     rest = [row for row in sections if row not in top]
     table = ["| option | type | default | meaning |", "|---|---|---|---|"]
     ladder = ["", "## ladder (of a study file)", "", *table, *rows(LadderOptions)]
+    search = ["", "## search (of a study file)", "", *table, *rows(SearchOptions)]
     run = ["", "## the run", "", *table, *top]
-    return HEAD + "\n".join([*rest, *run, *ladder]).rstrip() + "\n"
+    return HEAD + "\n".join([*rest, *run, *ladder, *search]).rstrip() + "\n"
 
 
 def main(argv: list[str]) -> int:

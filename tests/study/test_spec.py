@@ -10,7 +10,8 @@ import pytest
 from builders import tiny_study, write_study
 from ladderlm.errors import ConfigError
 from ladderlm.study.ladder import Target, choose_shape
-from ladderlm.study.spec import LadderOptions, read_stored_study, read_study, store_study
+from ladderlm.study.options import LadderOptions
+from ladderlm.study.spec import read_stored_study, read_study, store_study
 
 
 @pytest.fixture
@@ -303,7 +304,8 @@ def test_every_rung_of_the_ready_studies_can_be_met(path, scale):
     group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
     ladder = spec.ladder
     assert ladder.flops[-1] / ladder.flops[0] >= 99
-    rest = (Target(ladder.tokens_per_param), base, spec.base.data.seq_len, ladder.aspect_ratio, group)
+    target = Target(ladder.tokens_per_param)
+    rest = (target, base, spec.base.data.seq_len, ladder.aspect_ratio, group)
     for budget in ladder.flops:
         assert choose_shape(budget, *rest).dim % spec.base.model.head_dim == 0
     assert all(arm.tune for arm in spec.arms)

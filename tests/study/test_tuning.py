@@ -6,11 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from builders import InOwnProcess, tiny_study, write_study
-from ladderlm.config import from_dict, read_config_file
-from ladderlm.files import publish_json
-from ladderlm.model.accounting import count_params, train_flops_6nd, train_flops_per_token
-from ladderlm.run.config import RunConfig
+from builders import tiny_study, write_study
 from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import seed_noise
 from ladderlm.study.launch import launch, pending_runs
@@ -20,6 +16,7 @@ from ladderlm.study.results import collect_results, points_of
 from ladderlm.study.spec import read_study
 from ladderlm.study.status import study_status
 from ladderlm.study.tuning import fit_bracket, fit_rate_law, grid
+from reference.planted import Planted, carry_out
 
 CURVATURE = 0.02
 FLOPS = [2.27e8, 4.53e8, 6.73e8, 1.49e9]
@@ -74,37 +71,15 @@ def test_the_power_law_of_planted_rates_is_found_with_its_standard_error():
     assert (alone.exponent, alone.rate(1e15)) == (0.0, 0.01)
 
 
-class Planted(InOwnProcess):
-    """An executor whose runs end at once, with the loss that a formula of their config gives."""
+def planted(best):
+    """Runs whose best rate is best(flops, config), with a small spread of seeds."""
 
-    def __init__(self, best):
-        super().__init__()
-        self.best = best
-
-    def submit(self, job):
-        config = from_dict(RunConfig, read_config_file(job.argv[-1]))
-        self.started.append(job.name)
-        n = config.train.n_steps * config.train.global_batch_tokens
-        flops = train_flops_per_token(config.model, config.data.seq_len) * n
+    def loss(flops, config):
         rate = config.optim.learning_rate
-        loss = loss_at(rate, self.best(flops, config), 3 * flops**-0.02)
-        loss *= 1 + 1e-3 * math.sin(config.train.seed * 7919 + rate)
-        counts = vars(count_params(config.model))
-        last = {"loss": loss, "bits_per_byte": loss, "subsets": {}}
-        publish_json(
-            job.log.parent / "summary.json",
-            {
-                "status": "finished",
-                "n_params": counts,
-                "flops_6nd": train_flops_6nd(config.model, n),
-                "timing": {"seconds": 1.0, "device_seconds": 1.0},
-                "hardware": "none",
-                "n_steps": config.train.n_steps,
-                "evals": {"val": {"last": last, "best": last}},
-            },
-        )
-        self.codes[job.name] = 0
-        return job.name
+        found = loss_at(rate, best(flops, config), 3 * flops**-0.02)
+        return found * (1 + 1e-3 * math.sin(config.train.seed * 7919 + rate))
+
+    return Planted(loss)
 
 
 TUNE = {"optim.learning_rate": "bracket"}
@@ -122,24 +97,13 @@ def spec(tiny_data, tmp_path):
     return read_study(write_study(tmp_path / "s.toml", values))
 
 
-def carry_out(spec, pool, executor):
-    """Launch stage after stage; give the plans of all stages."""
-    plans = [plan_study(spec, pool)]
-    while True:
-        launch(plans[-1], pool, executor)
-        plan = plan_study(spec, pool)
-        if plan.settled == plans[-1].settled:
-            return plans
-        plans.append(plan)
-
-
 def shrinking(flops, config):
     """A best rate that falls with compute, twice as high for GELU."""
     return 0.03 * (flops / 2.27e8) ** -0.25 * (2 if config.model.mlp == "gelu" else 1)
 
 
 def test_the_planted_rates_are_found_and_used_on_every_rung(spec, tmp_path):
-    executor = Planted(shrinking)
+    executor = planted(shrinking)
     plans = carry_out(spec, tmp_path / "pool", executor)
     assert len(executor.started) == len(set(executor.started))  # S01: nothing twice
     plan = plans[-1]
@@ -174,7 +138,7 @@ def test_before_rates_are_chosen_the_ladder_is_shown_but_never_started(spec, tmp
 
 
 def test_runs_of_the_search_and_for_the_noise_are_in_the_table_and_not_compared(spec, tmp_path):
-    plan = carry_out(spec, tmp_path / "pool", Planted(shrinking))[-1]
+    plan = carry_out(spec, tmp_path / "pool", planted(shrinking))[-1]
     rows = collect_results(plan, tmp_path / "pool")
     assert len([row for row in rows if row["role"] == "bracket"]) == 2 * (5 + 5 + 3)
     assert all(row["excluded_because"] for row in rows if row["role"] != "ladder")
@@ -193,8 +157,8 @@ def test_a_search_that_was_cut_short_goes_on(spec, tmp_path):
     pool = tmp_path / "pool"
     plan = plan_study(spec, pool)
     some = [run for i, run in enumerate(plan.runs) if i % 2]
-    launch(type(plan)(spec, tuple(some), ()), pool, Planted(shrinking))
-    resumed, whole = Planted(shrinking), Planted(shrinking)
+    launch(type(plan)(spec, tuple(some), ()), pool, planted(shrinking))
+    resumed, whole = planted(shrinking), planted(shrinking)
     plans = carry_out(spec, pool, resumed)
     again = carry_out(spec, tmp_path / "other", whole)
     assert [r.run_id for r in plans[-1].runs] == [r.run_id for r in again[-1].runs]
@@ -202,7 +166,7 @@ def test_a_search_that_was_cut_short_goes_on(spec, tmp_path):
 
 
 def test_a_grid_grows_until_its_best_point_is_inside(spec, tmp_path):
-    executor = Planted(lambda flops, config: 0.4)  # the grid begins with 0.0075 to 0.12
+    executor = planted(lambda flops, config: 0.4)  # the grid begins with 0.0075 to 0.12
     plan = carry_out(spec, tmp_path / "pool", executor)[-1]
     for tuning in plan.tunings:
         assert tuning.problem is None
@@ -212,7 +176,7 @@ def test_a_grid_grows_until_its_best_point_is_inside(spec, tmp_path):
 
 def test_an_optimum_beyond_the_longest_grid_gives_no_verdict(spec, tmp_path):
     """Rule 0: the best rate of one arm was not found."""
-    executor = Planted(lambda flops, config: 1e3 if config.model.mlp == "gelu" else 0.03)
+    executor = planted(lambda flops, config: 1e3 if config.model.mlp == "gelu" else 0.03)
     plan = carry_out(spec, tmp_path / "pool", executor)[-1]
     good, bad = plan.tunings
     assert good.problem is None
@@ -227,14 +191,14 @@ def test_an_optimum_beyond_the_longest_grid_gives_no_verdict(spec, tmp_path):
 def test_a_power_law_that_does_not_hold_fails_its_check(spec, tmp_path):
     """Rates that fall between the first two rungs and rise a hundredfold at the third."""
     best = lambda flops, config: 3.0 if flops > 6e8 else 0.03  # noqa: E731
-    plan = carry_out(spec, tmp_path / "pool", Planted(best))[-1]
+    plan = carry_out(spec, tmp_path / "pool", planted(best))[-1]
     assert all("failed its check" in tuning.problem for tuning in plan.tunings)
     used = [run.config.optim.learning_rate for run in plan.ladder if run.rung.index == 3]
     assert min(used) > 0.06  # what the check has shown is not thrown away
 
 
 def test_what_was_found_is_plain_json_with_the_regret_of_every_rung(spec, tmp_path):
-    plan = carry_out(spec, tmp_path / "pool", Planted(shrinking))[-1]
+    plan = carry_out(spec, tmp_path / "pool", planted(shrinking))[-1]
     found = json.loads(json.dumps(plan.tunings[0].to_json(FLOPS)))
     assert [rung["flops"] for rung in found["rungs"]] == FLOPS
     used = [run.config.optim.learning_rate for run in plan.ladder if run.arm == "swiglu"]

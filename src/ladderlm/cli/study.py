@@ -10,11 +10,11 @@ import tyro
 
 from ladderlm.cli.options import parse, parse_part, print_json
 from ladderlm.cli.study_runs import carry_out
-from ladderlm.cli.study_tables import follow, print_plan, print_status
+from ladderlm.cli.study_tables import describe_search, follow, print_plan, print_status
 from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
-from ladderlm.files import FolderLock, publish_json, read_json
+from ladderlm.files import FolderLock, publish_json, publish_text, read_json
 from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import best_sizes, seed_noise
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
@@ -22,6 +22,7 @@ from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import StudyPlan, plan_study
 from ladderlm.study.results import Row, collect_results, write_results
+from ladderlm.study.search import to_toml
 from ladderlm.study.spec import (
     StudySpec,
     copy_stored_study,
@@ -219,6 +220,10 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     fits["isoflop"] = best_sizes(rows, plan.spec.arms[0].name, budgets)
     fits["tuning"] = [tuning.to_json(budgets) for tuning in plan.tunings]
     fits["forecast_score"] = score_forecast(forecast, rows)
+    if plan.found is not None:
+        fits["search"] = plan.found.to_json()
+        if plan.found.config is not None:
+            publish_text(folder / "search.toml", to_toml(plan.found.config))
     publish_json(folder / "fits.json", fits)
     _draw_figures(folder, rows, fits)
     return fits
@@ -239,6 +244,7 @@ def describe_fits(fits: dict[str, Any]) -> None:
     for reason in sorted(set(fits["excluded"].values())):
         count = list(fits["excluded"].values()).count(reason)
         print(f"excluded: {count} runs: {reason}")
+    describe_search(fits.get("search"))
     for judged in fits["variants"]:
         if "problem" in judged:
             print(f"{judged['variant']}: {judged['problem']}")

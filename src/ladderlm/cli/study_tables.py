@@ -16,7 +16,7 @@ from ladderlm.study.status import StudyStatus, early_losses
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["follow", "live_table", "print_plan", "print_status"]
+__all__ = ["describe_search", "follow", "live_table", "print_plan", "print_status"]
 
 REFRESH_SECONDS = 2.0
 
@@ -57,6 +57,8 @@ def print_plan(
         if costs:
             line += f" {format_seconds(row['timing']['seconds']):>7}"
             line += f" {format_bytes(row['memory_bytes']):>7}"
+        line += "" if row["role"] == "ladder" else f"  {row['role']}"
+        line += "  not chosen yet" if row["learning_rate"] is None else ""
         _say(line + ("  finished" if row["finished"] else ""))
     if expected is not None:
         for arm, hours in expected["device_hours"].items():
@@ -76,8 +78,10 @@ def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str
     row = {
         "run_id": planned.run_id,
         "arm": planned.arm,
+        "role": planned.role,
         "rung": planned.rung.index + 1,
         "seed": planned.seed,
+        "learning_rate": None if planned.provisional else planned.config.optim.learning_rate,
         "dim": planned.config.model.dim,
         "n_layers": planned.config.model.n_layers,
         "n_matmul": planned.rung.n_matmul,
@@ -85,7 +89,7 @@ def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str
         "n_steps": planned.rung.n_steps,
         "global_batch_tokens": planned.rung.global_batch_tokens,
         "flops": planned.rung.flops,
-        "finished": RunDirectory(pool / planned.run_id).finished,
+        "finished": not planned.provisional and RunDirectory(pool / planned.run_id).finished,
     }
     if costs:
         cost = costs[planned.run_id]
@@ -151,6 +155,20 @@ def _headline(status: StudyStatus) -> str:
     if status.remaining_seconds is None:
         return f"{done}; how long the rest takes is known once a run is under way"
     return f"{done}; about {format_seconds(status.remaining_seconds)} to go at today's pace"
+
+
+def describe_search(found: dict[str, Any] | None) -> None:
+    """Print the table of a search: rung by rung, the best first."""
+    if found is None:
+        return
+    for row in found["rows"]:
+        loss = row["bits_per_byte"]
+        shown = "failed" if loss is None else f"{loss:.4f} bits/byte"
+        options = ", ".join(f"{name} = {value}" for name, value in row["options"].items())
+        best = "  best" if row == found["best"] else ""
+        print(f"search: rung {row['rung']}  {shown}  {visible(options, keep='')}{best}")
+    for name in found["edges"]:
+        print(f"search: the best {name} is the last of its values: the best may lie beyond it")
 
 
 def follow(look: Callable[[], StudyStatus]) -> None:

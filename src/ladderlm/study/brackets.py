@@ -5,12 +5,9 @@ stage is planned from the finished runs of the one before, so that a study that 
 on where it was.
 """
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from ladderlm.run.directory import RunDirectory
-from ladderlm.study.planned import PlannedRun, Planner
+from ladderlm.study.planned import PlannedRun, Planner, losses_of
 from ladderlm.study.spec import Arm
 from ladderlm.study.tuning import Bracket, Tuning, fit_bracket, fit_rate_law, grid
 
@@ -45,7 +42,7 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
         predicted = law.rate(flops[BRACKET_RUNGS])
         tried = _runs(planner, arm, BRACKET_RUNGS, grid(predicted, CHECK_POINTS))
         runs += tried
-        losses = _losses(tried, planner.pool)
+        losses = losses_of(tried, planner.pool)
         if losses is None:
             return runs, Tuning(arm.name, tuple(brackets), law, False, None)
         check = fit_bracket(BRACKET_RUNGS, flops[BRACKET_RUNGS], _rates(tried), losses)
@@ -71,7 +68,7 @@ def _bracket(
     """Plan a grid, made longer while its best point is its last; None while runs are missing."""
     while True:
         tried = _runs(planner, arm, index, rates)
-        losses = _losses(tried, planner.pool)
+        losses = losses_of(tried, planner.pool)
         if losses is None:
             return tried, None
         bracket = fit_bracket(index, planner.spec.ladder.flops[index], rates, losses)
@@ -90,18 +87,3 @@ def _runs(
 
 def _rates(runs: Sequence[PlannedRun]) -> list[float]:
     return [run.config.optim.learning_rate for run in runs]
-
-
-def _losses(runs: Sequence[PlannedRun], pool: Path) -> list[float] | None:
-    """Give the final bits per byte, infinite where a run failed; None if one has not ended."""
-    losses = []
-    for run in runs:
-        directory = RunDirectory(pool / run.run_id)
-        if (directory.summary() or {}).get("status") not in ("finished", "failed"):
-            return None
-        scores = directory.scores(run.config.eval.split) or {}
-        found = scores.get("bits_per_byte")
-        if not isinstance(found, int | float) or not 0 < found < math.inf:
-            found = math.inf
-        losses.append(float(found))
-    return losses

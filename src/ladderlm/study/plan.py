@@ -13,6 +13,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
 from ladderlm.study.planned import PlannedRun, Planner, Role
+from ladderlm.study.search import Found, plan_search
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.tuning import Tuning
 
@@ -31,12 +32,14 @@ class StudyPlan:
 
     Args:
         tunings: of the arms whose rates are searched for.
+        found: by the study's search, if it has one.
     """
 
     spec: StudySpec
     runs: tuple[PlannedRun, ...]
     warnings: tuple[str, ...]
     tunings: tuple[Tuning, ...] = ()
+    found: Found | None = None
 
     @property
     def ladder(self) -> tuple[PlannedRun, ...]:
@@ -102,7 +105,9 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
         if ladder.isoflop_sizes
         for shape in planner.isoflop_shapes(index)
     ]
-    plan = StudyPlan(spec, (*noise, *searches, *sizes, *runs), (), tuple(tunings))
+    tried, found = plan_search(planner, spec.search) if spec.search else ([], None)
+    every = (*noise, *searches, *tried, *sizes, *runs)
+    plan = StudyPlan(spec, every, (), tuple(tunings), found)
     return replace(plan, warnings=tuple(_warnings(plan, planner.unique_tokens)))
 
 

@@ -6,6 +6,7 @@ is in `plan.py`. Builds no model.
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,13 +16,14 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
+from ladderlm.run.directory import RunDirectory
 from ladderlm.run.resolve import open_splits, resolve
 from ladderlm.study.ladder import Rung, Target, choose_shape, nearest_shape, plan_rung
 from ladderlm.study.spec import Arm, StudySpec
 
-__all__ = ["PlannedRun", "Planner", "Role"]
+__all__ = ["PlannedRun", "Planner", "Role", "losses_of"]
 
-Role = Literal["ladder", "bracket", "noise", "isoflop"]
+Role = Literal["ladder", "bracket", "noise", "isoflop", "search"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class PlannedRun:
 
     Args:
         role: ladder runs are compared; bracket runs find a learning rate, noise runs the spread
-            of seeds, isoflop runs the best size at equal compute.
+            of seeds, isoflop runs the best size at equal compute, search runs the best options.
         provisional: its learning rate is not chosen yet. It is shown and counted, never started.
     """
 
@@ -175,3 +177,18 @@ def _vocabularies(spec: StudySpec) -> dict[str, int]:
                 "prepare both from the same validation file",
             )
     return found
+
+
+def losses_of(runs: Sequence[PlannedRun], pool: Path) -> list[float] | None:
+    """Give the final bits per byte, infinite where a run failed; None if one has not ended."""
+    losses = []
+    for run in runs:
+        directory = RunDirectory(pool / run.run_id)
+        if (directory.summary() or {}).get("status") not in ("finished", "failed"):
+            return None
+        scores = directory.scores(run.config.eval.split) or {}
+        found = scores.get("bits_per_byte")
+        if not isinstance(found, int | float) or not 0 < found < math.inf:
+            found = math.inf
+        losses.append(float(found))
+    return losses

@@ -6,7 +6,7 @@ Owns `StudySpec` and its reading from TOML. What runs it means is in `plan.py`.
 import difflib
 import logging
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.run.config import RunConfig
 from ladderlm.run.presets import preset
+from ladderlm.study.options import LadderOptions, SearchOptions
 
 __all__ = [
     "Arm",
-    "LadderOptions",
     "StudySpec",
     "copy_stored_study",
     "read_stored_study",
@@ -29,81 +29,6 @@ __all__ = [
 STUDY_FILE, BASE_FILE = "study.toml", "base.json"
 USE_SCALE = "use_scale"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LadderOptions:
-    """Budgets of the ladder and what happens at each.
-
-    Args:
-        flops: budget of each rung, rising.
-        tokens_per_param: tokens per parameter in matrix products.
-        tokens: train every rung on this many tokens instead, so that size alone grows with compute.
-        seeds: set both the initial weights and the order of the data, in every arm.
-        extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
-        extra_seed_rungs: how many rungs get them.
-        noise_seeds: seeds of the smallest baseline beside its own, run first, which show the
-            spread of seeds alone.
-        isoflop_sizes: sizes of the baseline at equal compute, each sqrt(2) times the one before
-            and the rung's own in their middle; 0: none. They show the best tokens per parameter.
-        isoflop_rungs: the lowest rungs that get them.
-        holdout: top rungs kept out of the fit that makes the forecast.
-        aspect_ratio: dim / n_layers that shapes keep close to.
-        min_updates: the batch shrinks until a rung has this many updates.
-    """
-
-    flops: tuple[float, ...]
-    tokens_per_param: float = 20.0
-    tokens: float | None = None
-    seeds: tuple[int, ...] = (1, 2)
-    extra_seeds: tuple[int, ...] = ()
-    extra_seed_rungs: int = 0
-    noise_seeds: int = 3
-    isoflop_sizes: int = 0
-    isoflop_rungs: int = 3
-    holdout: int = 1
-    aspect_ratio: float = 32.0
-    min_updates: int = 500
-
-    def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
-        if not self.flops or self.flops[0] <= 0 or not rising:
-            raise ConfigError(f"ladder.flops = {list(self.flops)}", "budgets are positive and rise")
-        if not self.seeds or len(set(self.seeds + self.extra_seeds)) != len(
-            self.seeds + self.extra_seeds
-        ):
-            raise ConfigError(
-                f"ladder.seeds = {list(self.seeds)}, extra_seeds = {list(self.extra_seeds)}",
-                "seeds are distinct: a repeated run is no replicate",
-            )
-        for name in ("tokens_per_param", "aspect_ratio", "min_updates"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
-        if self.tokens is not None and self.tokens <= 0:
-            raise ConfigError(f"ladder.tokens = {self.tokens}", "it is positive")
-        if self.isoflop_sizes and not 4 <= self.isoflop_sizes <= 9:
-            raise ConfigError(
-                f"ladder.isoflop_sizes = {self.isoflop_sizes}",
-                "a parabola needs four points, and sizes far off say nothing of its vertex",
-                "choose 4 to 9, or 0 for none",
-            )
-        if self.noise_seeds < 0:
-            raise ConfigError(f"ladder.noise_seeds = {self.noise_seeds}", "it is not negative")
-        if not 0 <= self.holdout < len(self.flops):
-            raise ConfigError(
-                f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
-                "rungs must be left to fit",
-            )
-
-    @property
-    def noise_seed_list(self) -> tuple[int, ...]:
-        """The seeds of the noise runs: those that follow the largest of all others."""
-        last = max(self.seeds + self.extra_seeds)
-        return tuple(range(last + 1, last + 1 + self.noise_seeds))
-
-    def seeds_of(self, rung: int) -> tuple[int, ...]:
-        """Give the seeds of a rung."""
-        return self.seeds + (self.extra_seeds if rung < self.extra_seed_rungs else ())
 
 
 @dataclass(frozen=True)
@@ -132,6 +57,7 @@ class StudySpec:
     pool: str | None
     demonstration: bool
     scale: str | None = None
+    search: SearchOptions | None = None
 
     def arm_config(self, arm: Arm) -> RunConfig:
         """Give the base with an arm's options set."""
@@ -183,11 +109,18 @@ def read_stored_study(folder: Path) -> StudySpec:
 # Keys of the file and what their values must be.
 _Kinds = dict[str, type]
 _TOP: _Kinds = {"name": str, "question": str, "rationale": str, "base": dict, "ladder": dict}
-_TOP |= {"arm": list, "study": dict, "scale": dict, USE_SCALE: str}
+_TOP |= {"arm": list, "study": dict, "scale": dict, USE_SCALE: str, "search": dict}
 _SCALE: _Kinds = {"base": dict, "ladder": dict, "set": dict}
 _STUDY: _Kinds = {"pool": str, "demonstration": bool}
 _ARM: _Kinds = {"name": str, "set": dict, "hypothesis": str, "tune": dict}
-_WORDS = {str: "text", dict: "a table", list: "a list of tables, [[arm]]", bool: "true or false"}
+_WORDS = {
+    str: "text",
+    dict: "a table",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of tables, [[arm]]",
+    bool: "true or false",
+}
 
 
 def read_study(
@@ -219,10 +152,11 @@ def read_study(
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"{path}: name = {name!r}", "it names a folder", "use letters, digits, -")
     arms = tuple(_read_arm(arm, path) for arm in values["arm"])
-    if len(arms) < 2 or len({arm.name for arm in arms}) < len(arms):
+    search = _read_search(values["search"], path) if "search" in values else None
+    if len(arms) < (2 if search is None else 1) or len({arm.name for arm in arms}) < len(arms):
         raise ConfigError(
             f"{path}: arms {[arm.name for arm in arms]}",
-            "a study compares two or more arms of different names",
+            "a study compares two or more arms of different names, if it is no [search]",
             "add an [[arm]]",
         )
     own = values.get("study", {})
@@ -237,6 +171,7 @@ def read_study(
         pool=own.get("pool"),
         demonstration=own.get("demonstration", False),
         scale=scale,
+        search=search,
     )
     _check_arms(spec, path)
     return spec
@@ -284,6 +219,23 @@ def _read_arm(values: Any, path: Path) -> Arm:
     return Arm(**values)
 
 
+def _read_search(values: dict[str, Any], path: Path) -> SearchOptions:
+    """Read `[search]`; its options are written as dotted names or nested tables."""
+    options = _flatten(values.get("options", {}))
+    for name, tried in options.items():
+        if not isinstance(tried, list):
+            raise ConfigError(f"{path}: search.options: {name} = {tried!r}", "it must be a list")
+    if not options or any(len(tried) < 2 for tried in options.values()):
+        raise ConfigError(
+            f"{path}: search.options = {options}",
+            "a search tries two or more values of an option",
+            'write for example "optim.weight_decay" = [0.03, 0.1, 0.3]',
+        )
+    rest = {key: value for key, value in values.items() if key != "options"}
+    pairs = tuple((name, tuple(tried)) for name, tried in options.items())
+    return replace(from_dict(SearchOptions, rest, f"{path}: search"), options=pairs)
+
+
 def _read_base(values: dict[str, Any], path: Path) -> RunConfig:
     """Read `[base]`: preset or config, data, then dotted or nested options."""
     config = RunConfig()
@@ -310,6 +262,8 @@ _LADDER_SETS |= {"train.n_steps", "train.seed", "data.order_seed", "out"}
 
 
 def _check_arms(spec: StudySpec, path: Path) -> None:
+    if spec.search is not None:
+        _check_search(spec, spec.search, path)
     hashes: dict[tuple[str | None, ...], str] = {}
     for arm in spec.arms:
         clash = [dotted for dotted in arm.set if dotted in _LADDER_SETS]
@@ -335,3 +289,19 @@ def _check_arms(spec: StudySpec, path: Path) -> None:
                 "let an arm change an option",
             )
         hashes[digest] = arm.name
+
+
+def _check_search(spec: StudySpec, search: SearchOptions, path: Path) -> None:
+    """Refuse a search of options that the ladder sets, or that cannot be set."""
+    clash = [name for name, _ in search.options if name in _LADDER_SETS]
+    if clash:
+        raise ConfigError(
+            f"{path}: [search] tries {clash[0]}", "the ladder sets it", "leave it out"
+        )
+    if search.rung > len(spec.ladder.flops):
+        raise ConfigError(
+            f"{path}: search.rung = {search.rung}", f"the ladder has {len(spec.ladder.flops)} rungs"
+        )
+    baseline = spec.arms[0]
+    for combination in search.combinations():
+        spec.arm_config(replace(baseline, set=baseline.set | combination))

@@ -1,0 +1,131 @@
+"""Options of a study file's tables.
+
+Owns what `[ladder]` and `[search]` may hold, and what of it makes sense.
+"""
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ladderlm.errors import ConfigError
+
+__all__ = ["LadderOptions", "SearchOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderOptions:
+    """Budgets of the ladder and what happens at each.
+
+    Args:
+        flops: budget of each rung, rising.
+        tokens_per_param: tokens per parameter in matrix products.
+        tokens: train every rung on this many tokens instead, so that size alone grows with compute.
+        seeds: set both the initial weights and the order of the data, in every arm.
+        extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
+        extra_seed_rungs: how many rungs get them.
+        noise_seeds: seeds of the smallest baseline beside its own, run first, which show the
+            spread of seeds alone.
+        isoflop_sizes: sizes of the baseline at equal compute, each sqrt(2) times the one before
+            and the rung's own in their middle; 0: none. They show the best tokens per parameter.
+        isoflop_rungs: the lowest rungs that get them.
+        holdout: top rungs kept out of the fit that makes the forecast.
+        aspect_ratio: dim / n_layers that shapes keep close to.
+        min_updates: the batch shrinks until a rung has this many updates.
+    """
+
+    flops: tuple[float, ...]
+    tokens_per_param: float = 20.0
+    tokens: float | None = None
+    seeds: tuple[int, ...] = (1, 2)
+    extra_seeds: tuple[int, ...] = ()
+    extra_seed_rungs: int = 0
+    noise_seeds: int = 3
+    isoflop_sizes: int = 0
+    isoflop_rungs: int = 3
+    holdout: int = 1
+    aspect_ratio: float = 32.0
+    min_updates: int = 500
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
+        if not self.flops or self.flops[0] <= 0 or not rising:
+            raise ConfigError(f"ladder.flops = {list(self.flops)}", "budgets are positive and rise")
+        if not self.seeds or len(set(self.seeds + self.extra_seeds)) != len(
+            self.seeds + self.extra_seeds
+        ):
+            raise ConfigError(
+                f"ladder.seeds = {list(self.seeds)}, extra_seeds = {list(self.extra_seeds)}",
+                "seeds are distinct: a repeated run is no replicate",
+            )
+        for name in ("tokens_per_param", "aspect_ratio", "min_updates"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
+        if self.tokens is not None and self.tokens <= 0:
+            raise ConfigError(f"ladder.tokens = {self.tokens}", "it is positive")
+        if self.isoflop_sizes and not 4 <= self.isoflop_sizes <= 9:
+            raise ConfigError(
+                f"ladder.isoflop_sizes = {self.isoflop_sizes}",
+                "a parabola needs four points, and sizes far off say nothing of its vertex",
+                "choose 4 to 9, or 0 for none",
+            )
+        if self.noise_seeds < 0:
+            raise ConfigError(f"ladder.noise_seeds = {self.noise_seeds}", "it is not negative")
+        if not 0 <= self.holdout < len(self.flops):
+            raise ConfigError(
+                f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
+                "rungs must be left to fit",
+            )
+
+    @property
+    def noise_seed_list(self) -> tuple[int, ...]:
+        """The seeds of the noise runs: those that follow the largest of all others."""
+        last = max(self.seeds + self.extra_seeds)
+        return tuple(range(last + 1, last + 1 + self.noise_seeds))
+
+    def seeds_of(self, rung: int) -> tuple[int, ...]:
+        """Give the seeds of a rung."""
+        return self.seeds + (self.extra_seeds if rung < self.extra_seed_rungs else ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """A search over options of the baseline at one rung.
+
+    Args:
+        flops: what all its runs together may take.
+        rung: at which rung of the ladder, from 1.
+        method: grid: every combination; random: `n_samples` of them; halving: all, or `n_samples`,
+            on the lowest rung, the better half of them on the next, and so on up to `rung`.
+        n_samples: how many combinations are drawn; None: all.
+        seed: of the draw.
+        options: the values to try of each option, from the table `[search.options]`.
+    """
+
+    flops: float
+    rung: int = 1
+    method: Literal["grid", "random", "halving"] = "grid"
+    n_samples: int | None = None
+    seed: int = 1
+    options: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.method == "random") != (self.n_samples is not None) and self.method != "halving":
+            raise ConfigError(
+                f"search.method = {self.method!r} with n_samples = {self.n_samples}",
+                "a grid tries every combination, a random search so many",
+                "give n_samples to a random search, and to no grid",
+            )
+        if self.rung < 1 or self.flops <= 0 or (self.n_samples or 1) < 1:
+            raise ConfigError(
+                f"search.rung = {self.rung}, flops = {self.flops}, n_samples = {self.n_samples}",
+                "rungs count from 1, the others are positive",
+            )
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Give the combinations that are tried, in a fixed order."""
+        names = [name for name, _ in self.options]
+        every = list(itertools.product(*(values for _, values in self.options)))
+        n = min(self.n_samples or len(every), len(every))
+        chosen = sorted(random.Random(self.seed).sample(range(len(every)), n))
+        return [dict(zip(names, every[i], strict=True)) for i in chosen]
