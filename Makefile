@@ -9,12 +9,12 @@ ifeq ($(PYTHON),)
 PYTHON := python3
 endif
 
-.PHONY: help setup quickstart test lint bench docs clean
+.PHONY: help setup quickstart test lint bench docs simulate clean
 help:
 	@$(PYTHON) bootstrap.py --help
 setup:
 	@$(PYTHON) bootstrap.py setup $(if $(EXTRAS),--extras $(EXTRAS))
-quickstart test lint bench docs:
+quickstart test lint bench docs simulate:
 	@$(PYTHON) bootstrap.py $@ $(ARGS)
 clean:
 	@$(PYTHON) bootstrap.py clean

@@ -2,7 +2,7 @@
 
     python bootstrap.py setup [--extras interop,ray]     make .venv and install into it
     python bootstrap.py quickstart [options]             setup, then `ladderlm quickstart`
-    python bootstrap.py test|lint|bench|docs [options]   setup, then that
+    python bootstrap.py test|lint|bench|docs|simulate [options]   setup, then that
     python bootstrap.py clean                            remove .venv, caches and site/
 
 Owns the environment in .venv and the choice of the PyTorch build; nothing outside the checkout is
@@ -37,6 +37,7 @@ COMMANDS = {
     ],
     "lint": [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
     "bench": [["ladderlm", "bench"]],
+    "simulate": [["python", "benchmarks/simulate.py"]],
     "docs": [["python", "docs/build.py"]],
 }
 

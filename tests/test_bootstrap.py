@@ -426,7 +426,9 @@ def test_constraints_pin_every_core_and_dev_package_by_name_alone() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("verb", ["setup", "quickstart", "test", "lint", "bench", "docs", "clean"])
+@pytest.mark.parametrize(
+    "verb", ["setup", "quickstart", "test", "lint", "bench", "docs", "simulate", "clean"]
+)
 def test_make_does_what_the_bootstrap_does(verb: str) -> None:
     words = ["make", "-n", verb, "ARGS=--one two", "PYTHON=python3"]
     alone = {name: v for name, v in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}

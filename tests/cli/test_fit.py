@@ -60,3 +60,20 @@ def test_the_answer_has_what_the_contract_names(ladderlm, tmp_path):
     text = ladderlm("fit", file, "--draws", 100)
     assert "hold-out, top rung" in text.out
     assert "E is" in text.out
+
+
+def test_the_bowls_of_an_isoflop_fit_are_drawn(ladderlm, tmp_path):
+    rows = []
+    for c in (1e18, 1e19):
+        for k in range(-3, 4):
+            params = 1e8 * (c / 1e18) ** 0.45 * 2**k
+            rows.append((params, c / 6 / params, c, 3 - 0.1 * (c == 1e19) + 0.02 * k * k))
+    file = write(tmp_path / "bowls.csv", rows, "params,tokens,flops,loss")
+    for suffix in ("png", "svg"):
+        figure = tmp_path / f"bowls.{suffix}"
+        said = ladderlm("fit", file, "--form", "isoflop", "--draws", 100, "--figure", figure)
+        assert said.code == 0, said.err
+        assert figure.stat().st_size > 1000
+    assert "exponent_params" in said.out
+    said = ladderlm("fit", file, "--form", "power", "--figure", tmp_path / "a.png")
+    assert said.code == 2

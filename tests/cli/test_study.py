@@ -21,8 +21,10 @@ def test_the_plan_lists_every_run_and_starts_none(ladderlm, study, tmp_path):
     assert not any(row["finished"] for row in plan["runs"])
     assert len({row["run_id"] for row in plan["runs"]}) == len(plan["runs"])
     assert plan["flops"] == pytest.approx(2 * sum(TINY_LADDER), rel=0.2)
+    assert 1 < plan["power"]["detects_80"] < plan["power"]["detects_95"]
     shown = ladderlm("study", "plan", study, "--out", out, "--no-probe")
     assert all(row["run_id"] in shown.out + shown.err for row in plan["runs"])
+    assert f"a gain of {plan['power']['detects_80'] - 1:.1%} of compute with 80 %" in shown.err
     assert not out.exists()
 
 

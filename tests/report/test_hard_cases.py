@@ -217,7 +217,7 @@ FIGURES = {
 @pytest.mark.parametrize("points", FIGURES.values(), ids=FIGURES)
 def test_a_figure_of_hardly_anything_is_drawn(points):
     """P03."""
-    figure = scaling_figure(points, ["base", "new"], None, [], {3}, "flops", "")
+    figure = scaling_figure(points, ["base", "new"], None, [], {3}, "flops")
     assert "not enough points for a fit" in texts_of(figure)
     svg_text(figure)
 
@@ -226,7 +226,7 @@ def test_a_figure_names_arms_that_cannot_be_drawn():
     """P01: controls and missing glyphs are spelt out, long names cut, underscores not hidden."""
     points = make_ladder(1.1)
     points.arm[:] = np.where(points.arm == "base", "_x", "日本")
-    figure = scaling_figure(points, ["_x", "日本"], fit_law(points), [], {4}, "flops", ALL)
+    figure = scaling_figure(points, ["_x", "日本"], fit_law(points), [], {4}, "flops", [ALL])
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == [" _x", "\\u{65e5}\\u{672c}"]
     svg_text(figure)

@@ -154,19 +154,29 @@ def test_a_planted_gain_of_ten_percent(fitted):
     assert low <= math.log(1.10) <= high
     low, high = found["intervals"]["k1"]
     assert low <= 0 <= high
+    compared = found["comparisons"]["variant"]
+    assert compared["pooled"]["low_95"] <= 1.10 <= compared["pooled"]["high_95"]
+    assert compared["pooled"]["low_95"] > 1
+    assert [r["estimate"]["value"] for r in compared["rungs"]] == pytest.approx([1.1] * 6, rel=0.04)
 
 
 def test_a_planted_gain_that_shrinks(fitted):
     """From 1.40 to 1.05 over two and a half decades: k1 = ln(1.05 / 1.40) / ln 316."""
     found = fitted("planted", "shrinking")
+    truth = math.log(1.05 / 1.40) / math.log(10**2.5)
     low, high = found["intervals"]["k1"]
-    assert low <= math.log(1.05 / 1.40) / math.log(10**2.5) <= high < 0
+    assert low <= truth <= high < 0
+    compared = found["comparisons"]["variant"]
+    assert compared["trend"]["low_95"] <= truth <= compared["trend"]["high_95"] < 0
+    assert compared["m_at_10x"]["low_95"] < 1  # so it cannot be recommended far beyond
 
 
 def test_a_planted_gain_of_nothing(fitted):
     found = fitted("planted", "null")
     low, high = found["intervals"]["k0"]
     assert low <= 0 <= high
+    pooled = found["comparisons"]["variant"]["pooled"]
+    assert pooled["low_95"] <= 1 <= pooled["high_95"]
 
 
 TRIED = [("cerebras",), ("olmo", "pile_loss"), ("olmo", "c4_loss")]

@@ -1,11 +1,14 @@
 """`ladderlm fit`: scaling laws on anybody's points."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from ladderlm.cli.options import parse, print_json
+from ladderlm.errors import ConfigError
+from ladderlm.files import publish, publish_text
 from ladderlm.scaling.fit import fit_points
 from ladderlm.scaling.outcome import Fit, FitOptions
 
@@ -18,6 +21,8 @@ class Options(FitOptions):
 
     points: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="POINTS.csv")]
     """CSV with columns params, tokens, flops, loss, or others that are mapped."""
+    figure: str | None = None
+    """Draw the bowls of an isoflop fit into this .svg or .png."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print as JSON."""
 
@@ -26,11 +31,36 @@ def run(argv: list[str]) -> int:
     """Fit as asked and print the law with its errors."""
     options = parse(Options, argv, "fit", "Fit a scaling law to a table of results.")
     found = fit_points(options.points, options)
+    if options.figure is not None:
+        _draw(found, Path(options.figure))
     if options.json:
         print_json(found.to_json())
     else:
         print("\n".join(_describe(found)))
     return 0
+
+
+def _draw(found: Fit, path: Path) -> None:
+    """Publish the figure of a fit; matplotlib is loaded only here."""
+    if "bowls" not in found.details:
+        raise ConfigError(
+            f"--figure with {found.form}", "only an isoflop fit has one", "use --form isoflop"
+        )
+    from ladderlm.report.figures.isoflop import isoflop_figure
+    from ladderlm.report.figures.style import png_bytes, svg_text
+
+    by_surface = ", ".join(
+        f"{name} {surface['exponent_tokens']:.2f}"
+        for name, surface in found.details["surface"].items()
+    )
+    own = found.parameters["exponent_tokens"]
+    note = f"exponent of D* in C: {own:.2f} by parabolas; by the surface {by_surface}"
+    figure = isoflop_figure(found.details["bowls"], note)
+    if path.suffix == ".png":
+        image = png_bytes(figure)
+        publish(path, lambda stream: stream.write(image))
+    else:
+        publish_text(path, svg_text(figure))
 
 
 def _describe(found: Fit) -> list[str]:
@@ -54,6 +84,8 @@ def _describe(found: Fit) -> list[str]:
             f"  D* by the surface, {objective}: exponent {surface['exponent_tokens']:.3f} "
             f"({low:.3f} to {high:.3f})"
         )
+    for variant, comparison in found.details.get("comparisons", {}).items():
+        lines += _describe_comparison(variant, comparison)
     if found.identified:
         known = "is identified" if found.identified["E"] else "is NOT identified"
         lines.append(f"E {known}: {found.identified['reason']}")
@@ -65,6 +97,26 @@ def _describe(found: Fit) -> list[str]:
             f"leaving one rung out: worst error {worst['worst_error']:+.2%} (rung {worst['rung']})"
         )
     return lines + [f"warning: {text}" for text in found.warnings]
+
+
+def _describe_comparison(variant: str, comparison: dict[str, Any]) -> list[str]:
+    """Say what a variant is worth, pooled and at every rung."""
+    if "problem" in comparison:
+        return [f"{variant}: {comparison['problem'].splitlines()[0]}"]
+    pooled, trend = comparison["pooled"], comparison["trend"]
+    lines = [
+        f"{variant} against {comparison['baseline']}: m = {pooled['value']:.3f} (95 % by t on rung "
+        f"means {pooled['low_95']:.3f} to {pooled['high_95']:.3f}), d ln m / d ln C = "
+        f"{trend['value']:+.4f} ({trend['low_95']:+.4f} to {trend['high_95']:+.4f})"
+    ]
+    for rung in comparison["rungs"]:
+        m = rung["estimate"]
+        shown = rung["censored"] or f"{m['value']:.3f}"
+        lines.append(
+            f"  rung {rung['rung']}: C = {rung['x']:.3g}  m = {shown} "
+            f"({m['low_95']:.3f} to {m['high_95']:.3f})"
+        )
+    return lines
 
 
 def _describe_holdout(test: dict[str, Any]) -> list[str]:

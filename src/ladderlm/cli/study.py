@@ -233,8 +233,9 @@ def _draw_figures(folder: Path, rows: list[dict[str, Any]], fits: dict[str, Any]
     from ladderlm.report.render import draw_study, publish_figure
 
     study = read_json(folder / "study.json") | {"rows": rows, "fits": fits}
-    for x, figure in draw_study(study).items():
-        publish_figure(folder / "figures" / f"scaling-{x}", figure)
+    for name, figure in draw_study(study | {"forecast": fits["forecast"]}).items():
+        file = name if name == "forecast" else f"scaling-{name}"
+        publish_figure(folder / "figures" / file, figure)
 
 
 def describe_fits(fits: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ladderlm.cli.options import print_json
 from ladderlm.run.directory import RunDirectory
+from ladderlm.scaling.power import design_power
 from ladderlm.study.cost import Cost, makespan
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
@@ -38,9 +39,11 @@ def print_plan(
     rows = [_row(planned, pool, costs) for planned in plan.runs]
     differences = {arm.name: plan.differences(arm.name) for arm in plan.spec.arms[1:]}
     expected = _expect(rows, n_at_once) if costs else None
+    ladder = plan.spec.ladder
+    power = design_power([len(ladder.seeds_of(i)) for i in range(len(ladder.flops))])
     if as_json:
         printed = {"runs": rows, "flops": plan.flops, "warnings": list(plan.warnings)}
-        print_json(printed | {"differences": differences, "timing": expected})
+        print_json(printed | {"differences": differences, "power": power, "timing": expected})
         return
     _say(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}")
     _say(
@@ -67,11 +70,23 @@ def print_plan(
             f"  to go: {format_seconds(expected['seconds_to_go'])} with {n_at_once} at once, "
             f"{format_seconds(expected['seconds'])} of processes in all, as tried on this machine"
         )
+    _say(_describe_power(power))
     for arm, lines in differences.items():
         for line in lines:
             _say(f"  {arm} changes {line}")
     for warning in plan.warnings:
         _say(f"  warning: {warning}")
+
+
+def _describe_power(power: Mapping[str, float]) -> str:
+    """Say which gain in compute the design sees, and under which noise."""
+    if power["detects_95"] == float("inf"):
+        return "  power: no gain can be shown: an interval needs at least two rungs"
+    return (
+        f"  power: sees a gain of {power['detects_80'] - 1:.1%} of compute with 80 %, of "
+        f"{power['detects_95'] - 1:.1%} with 95 % (if seeds differ by {power['seed_sd']:.2%} of "
+        f"the loss, mistuned rungs by {power['rung_sd']:.2%})"
+    )
 
 
 def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str, Any]:

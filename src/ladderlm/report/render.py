@@ -5,11 +5,13 @@ Owns `write_report`: figures, `index.html` (one file, no script, nothing loaded)
 """
 
 import base64
+import contextlib
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -25,11 +27,13 @@ from ladderlm.files import (
 )
 from ladderlm.report.facts import gather
 from ladderlm.report.figures.curves import loss_curves
+from ladderlm.report.figures.forecast import forecast_figure
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import png_bytes, svg_text
 from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, reproduce
 from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.joint import fit_law
+from ladderlm.scaling.joint import LadderLaw, Points, fit_law
+from ladderlm.study.forecast import score_forecast
 from ladderlm.study.results import points_of
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -84,12 +88,13 @@ def _relative(place: Path, home: Path) -> str:
 
 
 def draw_study(study: Facts) -> dict[str, Any]:
-    """Draw a study over FLOPs, device time and tokens; give figures by name.
+    """Draw a study over FLOPs, device time and tokens, and its forecast; give figures by name.
 
     Args:
         study: of the facts.
     """
     figures = {}
+    names = [arm["name"] for arm in study["arms"]]
     n_rungs = len(study["ladder"]["flops"])
     held = set(range(n_rungs - study["ladder"]["holdout"], n_rungs))
     hardware = sorted({str(row["hardware"]) for row in study["rows"] if row.get("hardware")})
@@ -98,19 +103,38 @@ def draw_study(study: Facts) -> dict[str, Any]:
         points = points_of(rows, x=x)
         comparisons: list[Comparison] = []
         law = None
-        try:
-            law = fit_law(points, study["arms"][0]["name"])
-            for arm in study["arms"][1:]:
-                comparisons.append(compare_arms(points, study["arms"][0]["name"], arm["name"]))
-        except DataError:
-            pass  # the figure says that there are not enough points
-        note = f"on {', '.join(hardware)}" if x == "device_seconds" else ""
+        with contextlib.suppress(DataError):  # the figure says that there are not enough points
+            law = fit_law(points, names[0])
+        for name in names[1:]:
+            with contextlib.suppress(DataError):
+                comparisons.append(compare_arms(points, names[0], name))
+        caption = _caption(study, points, law)
+        if x == "device_seconds":
+            caption.append(f"times of runs on {', '.join(hardware)}")
         span = points.x.max() / points.x.min() if len(points) else 0
         if x == "flops" and span < 9.9:
-            note = f"only {span:.1f}x of compute: too little to say how the effect scales"
-        arms = [arm["name"] for arm in study["arms"]]
-        figures[x] = scaling_figure(points, arms, law, comparisons, held, x, note)
+            caption.append(f"only {span:.1f}x of compute: too little to say how the effect scales")
+        figures[x] = scaling_figure(points, names, law, comparisons, held, x, caption)
+    scores = score_forecast(study.get("forecast"), study["rows"])
+    if scores:
+        written = study["forecast"]["timing"]["written_at"]
+        figures["forecast"] = forecast_figure(scores, names, f"written {written}")
     return figures
+
+
+def _caption(study: Facts, points: Points, law: LadderLaw | None) -> list[str]:
+    """Say what a scaling figure rests on."""
+    flops = sum(float(row["flops"]) for row in study["rows"] if not row["excluded_because"])
+    seeds = len(np.unique(points.seed))
+    lines = [
+        f"{len(points)} runs: {len(study['arms'])} arms, {len(np.unique(points.rung))} rungs, "
+        f"{seeds} seed{'s' * (seeds != 1)}; {format_flops(flops)} in all; bands and bars: 95 %"
+    ]
+    if law is not None:
+        floor = "E free" if law.floor else "E = 0"
+        lines.append(f"{law.form.formula}; {floor}")
+        lines.append("least squares of ln L on the means of arm and rung")
+    return lines
 
 
 def _draw(facts: Facts, out: Path) -> dict[str, str]:

@@ -114,6 +114,19 @@ class _Ladder:
     def weights(self) -> Array:
         return np.array([1 / (RUNG_SHARE + 1 / len(d)) for d in self.differences])
 
+    def variance(self, residuals: Array, freedom: int) -> float:
+        """Give the unit variance of the means: from their scatter, or what seeds alone make of it.
+
+        Means cannot truly scatter less than the pairs inside of rungs say; the larger one counts.
+        """
+        between = float(self.weights @ residuals**2) / freedom
+        n_more = sum(len(d) - 1 for d in self.differences)
+        if not n_more:
+            return between
+        inside = sum(float(((d - d.mean()) ** 2).sum()) for d in self.differences) / n_more
+        n = np.array([len(d) for d in self.differences])
+        return max(between, float((self.weights * inside / n).mean()))
+
 
 def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     """Compare two arms of one ladder.
@@ -123,7 +136,8 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     and the pooled ln m the slope of a regression of the rungs' mean differences through the
     origin on s: rungs where compute is worth more say more. Pairs share rung and seed, so the
     noise of a shared data order cancels. Rung means, not runs, are the replicates, since a mistuned
-    rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2).
+    rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2); but
+    means are never taken to scatter less than their seeds do.
 
     Raises:
         DataError: an arm is missing, there are no pairs, or loss does not fall with compute.
@@ -226,7 +240,7 @@ def _pool(ladder: _Ladder) -> tuple[Estimate, float | None]:
     n = len(d)
     if n < 2:
         return estimate(centre, math.inf, 0), None
-    variance = float(w @ (d - centre * s) ** 2) / (n - 1)
+    variance = ladder.variance(d - centre * s, n - 1)
     error = math.hypot(math.sqrt(variance / information), centre * ladder.slope_error)
     return estimate(centre, error, n - 1), math.sqrt(variance / information * n)
 
@@ -245,7 +259,7 @@ def _trend(ladder: _Ladder) -> tuple[Estimate, Estimate, Array]:
     design = np.stack([s, s * (log_x - middle)], axis=1)
     inverse = np.linalg.inv((design * w[:, None]).T @ design)
     line = inverse @ (design * w[:, None]).T @ d
-    variance = float(w @ (d - design @ line) ** 2) / (n - 2)
+    variance = ladder.variance(d - design @ line, n - 2)
     at = np.array([1.0, float(log_x.max()) - middle + math.log(10.0)])
     ahead = float(at @ line)
     ahead_error = math.hypot(math.sqrt(variance * at @ inverse @ at), ahead * ladder.slope_error)

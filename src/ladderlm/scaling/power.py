@@ -17,6 +17,7 @@ __all__ = [
     "PLANNING_NOISE",
     "PLANNING_SLOPE",
     "Noise",
+    "design_power",
     "detectable_gain",
     "detection_power",
     "rungs_needed",
@@ -88,6 +89,25 @@ def detectable_gain(
     if missing(top) < 0:
         return math.inf
     return math.exp(float(optimize.brentq(missing, 0.0, top, xtol=1e-6)))
+
+
+def design_power(seeds: Sequence[int]) -> dict[str, float]:
+    """Say what a ladder detects under the planning noise, before anything has run.
+
+    Args:
+        seeds: pairs of runs at each rung.
+
+    Returns:
+        detects_80 and detects_95, the multipliers that it sees with that power (infinite: none),
+        and the noise and slope that this assumes, in ln L.
+    """
+    return {
+        "detects_80": detectable_gain(0.80, seeds),
+        "detects_95": detectable_gain(0.95, seeds),
+        "seed_sd": PLANNING_NOISE.seed_sd,
+        "rung_sd": PLANNING_NOISE.rung_sd,
+        "slope": PLANNING_SLOPE,
+    }
 
 
 def rungs_needed(effect: float, rung_sd: float, power: float = 0.8) -> int:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
+from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.forms import FORMS, Form, Joint, Sample
+from ladderlm.scaling.joint import Points
 from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
 from ladderlm.scaling.outcome import label_rows as label
 from ladderlm.scaling.points import Table, group_close
@@ -73,7 +75,8 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
         holdout=holdout,
         warnings=warnings,
         card=_card(form, options, solution, fitted, rows, columns, arms),
-        details={"profile": profile.to_json(), "leave_one_out": left_out},
+        details={"profile": profile.to_json(), "leave_one_out": left_out}
+        | ({"comparisons": _compare(table.take(rows.fitted), arms)} if len(arms) > 1 else {}),
         rows=_predict(fitted, solution, label(table.take(rows.fitted))),
     )
 
@@ -237,6 +240,27 @@ def _holdout(
         "within_half_a_percent": all(abs(row["relative_error"]) < TOLERANCE for row in rows),
         "passed": all(row["passed"] for row in rows),
     }
+
+
+def _compare(table: Table, arms: list[str]) -> dict[str, Any]:
+    """Compare every variant with the baseline in pairs, where rows name their rung and seed."""
+    lacking = [name for name in ("rung", "seed") if name not in table]
+    if lacking:
+        return {arm: {"problem": f"no column {lacking[0]}: no pairs"} for arm in arms[1:]}
+    points = Points(
+        arm=np.array(table.text("arm"), dtype=np.str_),
+        rung=np.unique(table.text("rung"), return_inverse=True)[1].astype(np.int64),
+        seed=np.unique(table.text("seed"), return_inverse=True)[1].astype(np.int64),
+        x=table.numbers("flops"),
+        loss=table.numbers("loss"),
+    )
+    found: dict[str, Any] = {}
+    for arm in arms[1:]:
+        try:
+            found[arm] = compare_arms(points, arms[0], arm).to_json()
+        except DataError as error:
+            found[arm] = {"problem": str(error)}
+    return found
 
 
 def _leave_one_out(

@@ -5,6 +5,7 @@ hollow, the compute multiplier below, residuals at the bottom.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ladderlm.report.figures.style import (
     label_of,
     marker_of,
     new_figure,
+    spell_tick,
     styled,
 )
 from ladderlm.scaling.compare import Comparison
@@ -40,7 +42,7 @@ def scaling_figure(
     comparisons: list[Comparison],
     held_out: set[int],
     x: str,
-    note: str,
+    caption: Sequence[str] = (),
 ) -> Figure:
     """Draw a study.
 
@@ -51,9 +53,9 @@ def scaling_figure(
         comparisons: of each variant with the baseline over the same x.
         held_out: rungs kept out of the forecast's fit, drawn hollow.
         x: a key of `X_LABELS`.
-        note: a line under the figure.
+        caption: lines under the figure.
     """
-    figure, axes = new_figure(8.0, 8.0, 3, height_ratios=[3, 1.6, 1], sharex=True)
+    figure, axes = new_figure(8.0, 8.6, 3, height_ratios=[3, 1.6, 1], sharex=True)
     top, middle, bottom = axes
     unit = 1 / 3600 if x == "device_seconds" else 1.0
     for index, arm in enumerate(arms):
@@ -70,24 +72,20 @@ def scaling_figure(
         top.legend()
     _draw_multipliers(middle, comparisons, arms, unit)
     bottom.axhline(0, color=GREY, linewidth=0.8)
-    bottom.set_title("Residuals of the fit")
+    by_seed = law is not None and law.seed_sd is not None
+    bottom.set_title(f"Residuals, in sd of {'a seed' if by_seed else 'the fit'}")
     bottom.set_ylabel("sd")
     bottom.set_xscale("log")
     bottom.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
     bottom.xaxis.set_minor_locator(NullLocator())
-    bottom.xaxis.set_major_formatter(_spell)
-    bottom.set_xlabel(X_LABELS[x] + (f"\n{label_of(note, 120)}" if note else ""))
+    bottom.xaxis.set_major_formatter(spell_tick)
+    bottom.set_xlabel(X_LABELS[x])
+    if caption:
+        lines = "\n".join(label_of(line, 118) for line in caption)
+        figure.supxlabel(lines, fontsize=8, color=GREY, x=0.02, ha="left")
     if law is None:
         top.text(0.5, 0.5, "not enough points for a fit", transform=top.transAxes, ha="center")
     return figure
-
-
-def _spell(value: float, _place: object = None) -> str:
-    """Spell a tick: 2e11 for large numbers, 0.05 for hours."""
-    if 1e-3 <= value < 1e4:
-        return f"{value:g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
 
 
 def _draw_arm(
@@ -131,7 +129,7 @@ def _draw_arm(
         linewidth=0,
     )
     if law.sigma > 0:
-        residuals = np.log(own.loss / law.predict(arm, own.x)) / law.sigma
+        residuals = np.log(own.loss / law.predict(arm, own.x)) / (law.seed_sd or law.sigma)
         bottom.scatter(own.x * unit, residuals, s=18, color=colour, marker=marker_of(index))
 
 
@@ -140,7 +138,7 @@ def _draw_multipliers(
 ) -> None:
     """Draw m with its 95 % interval at every rung and the pooled band."""
     axes.axhline(1.0, color=GREY, linewidth=1.0)
-    axes.set_title("Compute multiplier m: baseline's compute for the same loss / compute used")
+    axes.set_title("m: baseline's compute for the same loss / compute used (dotted: trend)")
     axes.set_ylabel("m")
     for comparison in comparisons:
         index = arms.index(comparison.variant)
@@ -177,5 +175,16 @@ def _draw_multipliers(
                 label=f"{label_of(comparison.variant)}: pooled {pooled.value:.2f} "
                 f"({pooled.low_95:.2f} to {pooled.high_95:.2f})",
             )
+        _draw_trend(axes, comparison, colour, unit)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
+
+
+def _draw_trend(axes: Any, comparison: Comparison, colour: str, unit: float) -> None:
+    """Draw m(C) by the trend line, through its value at ten times the top rung."""
+    trend, ahead, span = comparison.trend, comparison.m_at_10x, comparison.rungs
+    if not math.isfinite(trend.value):
+        return
+    grid = np.geomspace(span[0].x, span[-1].x, 20)
+    log_m = math.log(ahead.value) + trend.value * np.log(grid / (10 * span[-1].x))
+    axes.plot(grid * unit, np.exp(log_m), color=colour, linewidth=1.0, linestyle=":")

@@ -22,6 +22,7 @@ __all__ = [
     "marker_of",
     "new_figure",
     "png_bytes",
+    "spell_tick",
     "styled",
     "svg_text",
 ]
@@ -98,6 +99,14 @@ def label_of(text: str, longest: int = 60) -> str:
     )
     shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
     return " " + shown if shown.startswith("_") else shown
+
+
+def spell_tick(value: float, _place: object = None) -> str:
+    """Spell a tick: 2e11 for large numbers, 0.05 for hours."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
