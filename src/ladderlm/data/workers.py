@@ -20,7 +20,7 @@ from ladderlm.data.parts import PartJob, encode_part
 from ladderlm.errors import DataError, ExecutorError, LadderError
 from ladderlm.tokenizer.base import load_tokenizer
 
-__all__ = ["encode_parts", "started_workers"]
+__all__ = ["Process", "encode_parts", "started_workers"]
 
 Process = subprocess.Popen[bytes]
 
