@@ -238,7 +238,7 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     """Write results.csv, forecast.json and fits.json; give the fits."""
     rows = write_table(plan, folder, pool)
     forecast = write_forecast(folder, plan.spec, rows)
-    fits = analyse(plan.spec, rows) | {"forecast": forecast}
+    fits = analyse(plan.spec, rows, pool) | {"forecast": forecast}
     fits["forecast_score"] = score_forecast(forecast, rows)
     publish_json(folder / "fits.json", fits)
     _draw_figures(folder, rows, fits)
