@@ -47,12 +47,10 @@ def test_a_known_law_comes_back_from_noiseless_points(m, trend, floor, n_rungs):
     assert law.slope(beyond) == pytest.approx(-0.16 * reach / (floor + reach), rel=1e-3)
 
 
-@pytest.mark.parametrize("n_rungs", [2, 3])
-def test_below_four_rungs_the_law_is_a_line_in_logarithms(n_rungs):
-    points = make_ladder(1.1, budgets=BUDGETS[:n_rungs])
-    law = fit_law(points, "base")
+def test_below_three_rungs_the_law_is_a_line_in_logarithms():
+    law = fit_law(make_ladder(1.1, budgets=BUDGETS[:2]), "base")
     assert not law.floor
-    assert law.trend == (n_rungs == 3)
+    assert not law.trend
     assert law.slope(np.array([1e12, 1e15])) == pytest.approx([SLOPE, SLOPE], rel=1e-5)
 
 

@@ -116,6 +116,34 @@ def test_the_verdict_knows_that_rates_were_not_tuned(done):
     assert verdict["would_be"].startswith("RECOMMEND")
 
 
+def test_documents_drawn_again_give_an_interval_about_the_pooled_multiplier(done):
+    """Real runs of two arms on the same texts; without their folders the reason is said."""
+    rows = [row for row in done.rows if row["arm"] != "broken"]
+    judged = analyse(done.spec, rows, done.pool)["variants"][0]
+    documents, pooled = judged["documents"], judged["comparison"]["pooled"]
+    assert documents["n_documents"] >= 5
+    assert documents["low_95"] < pooled["value"] < documents["high_95"]
+    missing = analyse(done.spec, rows, done.folder)["variants"][0]
+    assert "no losses of single documents" in missing["documents"]["problem"]
+
+
+def test_subsets_have_their_multipliers_and_are_corrected_for_being_many(done):
+    """A subset that gains much, one that gains nothing: p is adjusted over both."""
+    rows = []
+    for row in falling(done):
+        gain = {"code": 2.0, "prose": 1.0}
+        flops, is_new = row["flops"] / 1e8, row["arm"] == "gelu"
+        scores = {
+            f"bpb[{name}]": 2.0 * ((m if is_new else 1.0) * flops) ** -0.1
+            for name, m in gain.items()
+        }
+        rows.append({k: v for k, v in row.items() if not k.startswith("bpb[")} | scores)
+    subsets = analyse(done.spec, rows)["variants"][0]["subsets"]
+    assert subsets["code"]["value"] == pytest.approx(2.0, rel=1e-2)
+    assert subsets["prose"]["value"] == pytest.approx(1.0, rel=1e-2)
+    assert subsets["code"]["p_holm"] >= subsets["code"]["p_value"]
+
+
 def test_every_axis_has_its_comparison(done):
     rows = [row | {"device_seconds": row["flops"] / 1e9} for row in falling(done)]
     judged = analyse(done.spec, rows)["variants"][0]

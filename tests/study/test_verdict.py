@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ladderlm.scaling.compare import compare_arms
-from ladderlm.study.verdict import decide, holm
+from ladderlm.study.verdict import decide
 from reference.ladders import make_comparison, make_estimate, make_ladder
 
 FINE = {"tuned": True, "holdout_passed": True, "demonstration": False}
@@ -135,13 +135,6 @@ def test_the_number_of_rungs_needed_never_asks_for_less_than_two_percent():
     assert decide(make_comparison(GAIN, FLAT, AHEAD), **FINE).rungs_needed is None
     one = make_comparison(WIDE, rungs=((1.1, 0.3),))
     assert decide(one, **FINE).rungs_needed is None
-
-
-def test_holms_adjustment_is_the_one_by_hand():
-    """0.01 x 3, 0.02 x 2, and 0.03 x 1, which may not fall below the one before it."""
-    adjusted = holm({"a": 0.02, "b": 0.03, "c": 0.01, "d": math.nan})
-    assert adjusted == pytest.approx({"c": 0.04, "a": 0.06, "b": 0.06, "d": 1.0})
-    assert holm({}) == {}
 
 
 @pytest.mark.parametrize(("pooled", "word"), [(GAIN, "RECOMMEND"), (HARM, "NOT RECOMMENDED")])

@@ -214,7 +214,7 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
     """Write results.csv, forecast.json and fits.json; give the fits."""
     rows = write_table(plan, folder, pool)
     forecast = write_forecast(folder, plan.spec, rows)
-    fits = analyse(plan.spec, rows, plan.tunings) | {"forecast": forecast}
+    fits = analyse(plan.spec, rows, plan.tunings, pool) | {"forecast": forecast}
     fits["noise"] = seed_noise(rows, plan.spec.arms[0].name)
     budgets = plan.spec.ladder.flops
     fits["isoflop"] = best_sizes(rows, plan.spec.arms[0].name, budgets)

@@ -48,6 +48,7 @@ class RungMultiplier:
         extrapolated: the baseline was never run at the compute that the answer names.
         censored: "> x" or "< x" where the answer lies more than half a rung outside of the
             baseline's range; "" elsewhere.
+        slope: -d ln L / d ln C of the baseline there, which turned differences into ln m.
     """
 
     rung: int
@@ -56,6 +57,7 @@ class RungMultiplier:
     estimate: Estimate
     extrapolated: bool
     censored: str = ""
+    slope: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,7 @@ def _per_rung(
                 estimate=estimate(centre, error, freedom),
                 extrapolated=not base_range[0] * 0.999 <= needed <= base_range[1] * 1.001,
                 censored=_censor(ladder.log_x[i], needed, base_range),
+                slope=slope,
             )
         )
     return tuple(rows)

@@ -223,9 +223,8 @@ def _slope(theta: Array, log_x: Array) -> Array:
 def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> LadderLaw:
     """Fit the joint form to the means of every arm and rung, by least squares of ln L.
 
-    A floor E is free from four rungs on: three say nothing of curvature but their own noise. k1 is
-    free from three rungs on that a variant shares with the baseline. Means of n runs weigh
-    1 / (RUNG_SHARE + 1/n).
+    A floor E and k1 are free from three rungs on; two cannot bend, and in simulation a line through
+    three misses the fourth more often than it hits. Means of n runs weigh 1 / (RUNG_SHARE + 1/n).
 
     Raises:
         DataError: non-positive or non-finite values, less than two rungs of an arm, or no run to
@@ -240,7 +239,7 @@ def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> 
             "a line with its error needs at least two rungs and one run to spare",
             "add rungs or seeds to the study",
         )
-    floor = n_rungs >= 4
+    floor = n_rungs >= 3
     trend = trend and min(spread) >= 3 and len(cells.n) > len(arms) * 2
     c_ref = float(cells.log_x.mean())
     sample = Sample({"flops": cells.log_x - c_ref}, {"flops": c_ref}, cells.arm)
@@ -349,7 +348,7 @@ def fit_card(law: LadderLaw, points: Points, excluded: dict[str, str]) -> dict[s
     """Say everything that decides a fit's numbers."""
     return {
         "form": law.form.formula,
-        "floor": "free" if law.floor else "0: fewer than four rungs",
+        "floor": "free" if law.floor else "0: fewer than three rungs",
         "trend": "k1 free" if law.trend else "k1 = 0: fewer than three rungs",
         "loss": "least squares on ln L of the means of arm and rung",
         "optimizer": "variable projection (NNLS), Gauss-Newton",

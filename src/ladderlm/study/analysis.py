@@ -7,24 +7,33 @@ subset, hold-outs and verdicts.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ladderlm.errors import DataError
+from ladderlm.eval.bootstrap import holm
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.joint import Points, fit_card, fit_law, holdout_errors
+from ladderlm.study.documents import resample_documents
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
 from ladderlm.study.tuning import Tuning
-from ladderlm.study.verdict import decide, holm
+from ladderlm.study.verdict import decide
 
 __all__ = ["analyse"]
 
 
-def analyse(spec: StudySpec, rows: list[Row], tunings: Sequence[Tuning] = ()) -> dict[str, Any]:
+def analyse(
+    spec: StudySpec,
+    rows: list[Row],
+    tunings: Sequence[Tuning] = (),
+    pool: Path | None = None,
+) -> dict[str, Any]:
     """Fit, compare and judge.
 
     Args:
         tunings: what is known of the rates of the arms that were tuned.
+        pool: folder of the runs, for the losses of single documents; None leaves that out.
 
     Returns:
         For `fits.json`: the law, a comparison and a verdict per variant, the same at equal device
@@ -40,7 +49,7 @@ def analyse(spec: StudySpec, rows: list[Row], tunings: Sequence[Tuning] = ()) ->
     holdout = _holdout(points, spec.ladder.holdout, baseline)
     compared = {arm.name: _compare(points, baseline, arm.name) for arm in spec.arms[1:]}
     found = {name: c for name, c in compared.items() if isinstance(c, Comparison)}
-    adjusted = holm({name: comparison.pooled.p_value for name, comparison in found.items()})
+    adjusted = _holm({name: comparison.pooled.p_value for name, comparison in found.items()})
     result |= {"law": law.to_json(), "card": fit_card(law, points, excluded), "holdout": holdout}
     variants = []
     for name, comparison in compared.items():
@@ -48,7 +57,10 @@ def analyse(spec: StudySpec, rows: list[Row], tunings: Sequence[Tuning] = ()) ->
             variants.append({"variant": name, "problem": comparison})
             continue
         p = adjusted[name] if len(adjusted) > 1 else None
-        variants.append(_judge(spec, comparison, rows, holdout, p, tunings))
+        judged = _judge(spec, comparison, rows, holdout, p, tunings)
+        if pool is not None:
+            judged["documents"] = resample_documents(rows, pool, comparison)
+        variants.append(judged)
     return result | {"variants": variants}
 
 
@@ -115,8 +127,14 @@ def _by_subset(rows: list[Row], baseline: str, variant: str) -> dict[str, Any]:
         comparison = _compare(points_of(both, loss=column), baseline, variant)
         if isinstance(comparison, Comparison):
             found[column.removeprefix("bpb[").removesuffix("]")] = asdict(comparison.pooled)
-    adjusted = holm({name: pooled["p_value"] for name, pooled in found.items()})
+    adjusted = _holm({name: pooled["p_value"] for name, pooled in found.items()})
     return {name: pooled | {"p_holm": adjusted[name]} for name, pooled in found.items()}
+
+
+def _holm(p_values: dict[str, float]) -> dict[str, float | None]:
+    """Adjust p-values by name; a test that could not be made takes no part."""
+    known = [None if math.isnan(p) else p for p in p_values.values()]
+    return dict(zip(p_values, holm(known), strict=True))
 
 
 def _is_score(column: str, value: Any) -> bool:

@@ -4,13 +4,12 @@ Owns the rules, applied in order; the first that matches wins. Pure functions.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.power import rungs_needed
 
-__all__ = ["Verdict", "decide", "holm"]
+__all__ = ["Verdict", "decide"]
 
 INCONCLUSIVE = "INCONCLUSIVE"
 NOT_RECOMMENDED = "NOT RECOMMENDED"
@@ -47,21 +46,6 @@ class Verdict:
         return f"DEMONSTRATION: {self.word}" if self.demonstration else self.word
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values for there being several. Source: Holm 1979.
-
-    The i-th smallest of k is multiplied by k - i + 1, and none falls below the one before it. NaN,
-    a test that could not be made, counts as 1.
-    """
-    known = {name: 1.0 if math.isnan(p) else p for name, p in p_values.items()}
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for i, (name, p) in enumerate(sorted(known.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, p * (len(known) - i)))
-        adjusted[name] = largest
-    return adjusted
-
-
 def decide(
     comparison: Comparison,
     *,
@@ -78,11 +62,11 @@ def decide(
         edge_of_grid: a best rate lies at the end of its grid.
         holdout_passed: None if no rung was held out, which counts as failed.
         demonstration: see `Verdict`.
-        adjusted_p: of the pooled multiplier, where several variants are compared (`holm`): a gain
-            or a loss must hold with it too.
+        adjusted_p: of the pooled multiplier by Holm's rule, where there are several variants: a
+            gain or a loss must hold with it too.
     """
     word, reason = _by_numbers(comparison)
-    shown = adjusted_p is None or math.isnan(comparison.pooled.p_value) or adjusted_p < 0.05
+    shown = adjusted_p is None or adjusted_p < 0.05
     if not shown and word in (NOT_RECOMMENDED, RECOMMEND_UP_TO, RECOMMEND):
         reason += f"; but among all variants p = {adjusted_p:.3f} (Holm)"
         word = INCONCLUSIVE
