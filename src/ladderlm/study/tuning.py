@@ -160,6 +160,24 @@ class Tuning:
             return None
         return sum(known) / len(known) * self.law.rate_sd(flops) ** 2
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Tuning":
+        """Read back what `to_json` gave; JSON has no infinity, so a diverged loss is null there."""
+        brackets = []
+        for bracket in values["brackets"]:
+            losses = tuple(math.inf if loss is None else loss for loss in bracket["losses"])
+            brackets.append(
+                Bracket(**bracket | {"rates": tuple(bracket["rates"]), "losses": losses})
+            )
+        law = values["law"]
+        return cls(
+            arm=values["arm"],
+            brackets=tuple(brackets),
+            law=None if law is None else RateLaw(**law),
+            done=values["done"],
+            problem=values["problem"],
+        )
+
     def to_json(self, flops: Sequence[float]) -> dict[str, Any]:
         """Give plain values, with the rate and the regret at every rung."""
         law = self.law
