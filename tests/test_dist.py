@@ -83,9 +83,22 @@ for kind in ("none", "optimizer", "weights"):
     found[f"{kind} kept"] = sum(t.numel() for t, _ in sharding.own_state(optimizer).values())
     with sharding.whole(model) as everything:
         found[f"{kind} norm"] = float(everything.output.weight.detach().norm())
+model, sharding = make_model(**json.loads(sys.argv[2])), Sharding(processes, "weights")
+model.recompute = True
+sharding.prepare(model, None)
+done = train_step(
+    model, build_optimizer(model, OptimConfig(name="muon")), own, 46, step=1, micro_batch_seqs=2,
+    mask_documents=True, grad_clip=1.0, processes=processes,
+    compute=Compute(model, sharding=sharding),
+)
+found["all parts"] = [done.loss, done.grad_norm]
 processes.leave()
 print(json.dumps(found))
 """
+
+
+# What shares a tensor, or lies outside the layers, or is shorter than there are processes.
+ALL_PARTS = {"value_embeddings": 1, "qk_norm": True, "tied_head": True, "n_kv_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +111,7 @@ def found():
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, tests],
+            [sys.executable, "-c", WORKER, tests, json.dumps(ALL_PARTS)],
             env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -196,6 +209,14 @@ def test_state_cut_over_processes_gives_the_losses_of_one(kind, rule, precision,
     for own in found:
         assert own[f"{kind} {rule} {precision}"] == pytest.approx(wanted, rel=tolerance)
     assert wanted[2] < wanted[0]
+
+
+def test_fsdp_cuts_every_part_of_a_model_and_recomputes(found):
+    """Tied head, tables of values, normed heads; loss and gradient of one process."""
+    model, batch = make_model(**ALL_PARTS), ragged_batch()
+    done = update(model, batch, micro_batch_seqs=2)
+    for own in found:
+        assert own["all parts"] == pytest.approx([done.loss, done.grad_norm], rel=1e-5)
 
 
 def test_each_process_keeps_a_share_of_the_state(found):

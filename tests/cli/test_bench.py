@@ -13,7 +13,13 @@ from ladderlm.run import peak as peak_module
 from ladderlm.run.bench import WAYS, Measured, Workload, build, compare_ways, describe
 from ladderlm.run.peak import measured_peak
 from ladderlm.run.peers import PlainGPT, PlainLlama
-from ladderlm.train.throughput import Peaks, matmul_rate, peak_memory_bytes, throughput
+from ladderlm.train.throughput import (
+    Peaks,
+    matmul_rate,
+    peak_flops_per_second,
+    peak_memory_bytes,
+    throughput,
+)
 
 SHAPE = ModelConfig(dim=48, n_layers=2, n_heads=2, vocab_size=64, max_seq_len=32, multiple_of=16)
 WORK = Workload(SHAPE, 32, 2)
@@ -148,6 +154,13 @@ def test_the_peak_is_measured_once_for_each_machine_and_dtype(monkeypatch, tmp_p
     assert measured_peak("cpu A", "cpu", "bf16") == 8.0
     (tmp_path / "peaks.json").write_text("{torn")
     assert measured_peak("cpu A", "cpu", "float32") == 9.0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-autocast", "fp16"])
+def test_the_data_sheet_knows_half_precision_on_tensor_cores(precision):
+    assert peak_flops_per_second("NVIDIA H200", precision) == pytest.approx(989.4e12)
+    assert peak_flops_per_second("Tesla T4", "float32") == pytest.approx(8.1e12)
+    assert peak_flops_per_second("some other card", precision) is None
 
 
 def test_utilisation_by_hand():

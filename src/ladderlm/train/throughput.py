@@ -17,18 +17,25 @@ __all__ = ["Peaks", "matmul_rate", "peak_flops_per_second", "peak_memory_bytes",
 _PROBE_SECONDS = 0.02  # one product of a probe takes about this long
 _LARGEST_PROBE = 8192
 
-# Dense FLOPs per second by device name and precision of the products. Source: NVIDIA's data sheets
-# of the H100 and H200 SXM and the A100 SXM: row FP32 (outside the tensor cores), and row BFLOAT16
-# without sparsity.
+# Dense TFLOP/s by device name: of float32 outside the tensor cores, and of half precision on them
+# with sums in float32 and without sparsity. Source: NVIDIA's data sheets of each; of the GeForce
+# cards the white papers of Ampere GA102 and Ada.
 _PEAKS = {
-    ("NVIDIA H100 80GB HBM3", "float32"): 66.9e12,
-    ("NVIDIA H200", "float32"): 66.9e12,
-    ("NVIDIA A100-SXM4-80GB", "float32"): 19.5e12,
-    ("NVIDIA A100-SXM4-40GB", "float32"): 19.5e12,
-    ("NVIDIA H100 80GB HBM3", "bf16"): 989.4e12,
-    ("NVIDIA H200", "bf16"): 989.4e12,
-    ("NVIDIA A100-SXM4-80GB", "bf16"): 312e12,
-    ("NVIDIA A100-SXM4-40GB", "bf16"): 312e12,
+    "Tesla T4": (8.1, 65),
+    "Tesla V100-SXM2-16GB": (15.7, 125),
+    "Tesla V100-SXM2-32GB": (15.7, 125),
+    "NVIDIA GeForce RTX 3090": (35.6, 71),
+    "NVIDIA GeForce RTX 4090": (82.6, 165.2),
+    "NVIDIA A10": (31.2, 125),
+    "NVIDIA L4": (30.3, 121),
+    "NVIDIA L40S": (91.6, 362),
+    "NVIDIA A100-PCIE-40GB": (19.5, 312),
+    "NVIDIA A100 80GB PCIe": (19.5, 312),
+    "NVIDIA A100-SXM4-40GB": (19.5, 312),
+    "NVIDIA A100-SXM4-80GB": (19.5, 312),
+    "NVIDIA H100 PCIe": (51, 756),
+    "NVIDIA H100 80GB HBM3": (66.9, 989.4),
+    "NVIDIA H200": (66.9, 989.4),
 }
 
 
@@ -37,7 +44,10 @@ def peak_flops_per_second(hardware: str, precision: str) -> float | None:
 
     Tensor cores multiply both half precisions at one rate.
     """
-    return _PEAKS.get((hardware, "float32" if precision == "float32" else "bf16"))
+    if hardware not in _PEAKS:
+        return None
+    whole, half = _PEAKS[hardware]
+    return (whole if precision == "float32" else half) * 1e12
 
 
 def matmul_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
