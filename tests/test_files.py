@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from ladderlm.files import (
     FolderLock,
     append_lines,
     check_free_space,
+    copy_folder,
     make_folder,
     move_into_place,
     open_log,
@@ -474,3 +477,53 @@ def test_a_lock_is_freed_by_release_and_by_errors(tmp_path):
     lock.release()
     lock.release()
     FolderLock(tmp_path).release()
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    """S01: what a killed study has left saving is waited for, not taken for a second writer."""
+    held = FolderLock(tmp_path / "run")
+    begun, got = threading.Event(), []
+
+    def wait():
+        begun.set()
+        with FolderLock(tmp_path / "run", wait=True):
+            got.append(time.monotonic())
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    begun.wait(10)
+    time.sleep(0.1)
+    assert not got
+    freed = time.monotonic()
+    held.release()
+    waiter.join(10)
+    assert got[0] >= freed
+
+
+def test_a_copied_folder_is_whole_and_follows_no_link(tmp_path):
+    """D20: links, locks and temporary files stay behind; a copy cut short is made again."""
+    source, target = tmp_path / "source", tmp_path / "deep/target"
+    (source / "checkpoints/step-1").mkdir(parents=True)
+    (source / "checkpoints/step-1/model").write_bytes(b"\0\1" * 1000)
+    (source / "empty").mkdir()
+    (source / "a.json").write_text("{}")
+    (source / ".lock").write_text("pid")
+    (source / ".tmp-1-b").write_text("half")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_text("s")
+    (source / "link").symlink_to(tmp_path / "secret")
+    (source / "file-link").symlink_to(tmp_path / "secret/key")
+    half = target.parent / ".tmp-target"
+    half.mkdir(parents=True)
+    (half / "old").write_text("of a copy that was killed")
+    copy_folder(source, target)
+    found = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
+    assert found == [
+        "a.json",
+        "checkpoints",
+        "checkpoints/step-1",
+        "checkpoints/step-1/model",
+        "empty",
+    ]
+    assert (target / "checkpoints/step-1/model").read_bytes() == b"\0\1" * 1000
+    assert not half.exists()

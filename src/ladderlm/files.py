@@ -208,7 +208,11 @@ def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder to a place where nothing is; it appears there whole, or not at all.
 
     Locks, temporary files and whatever is neither a file nor a folder (links too) stay behind.
+
+    Raises:
+        LadderError: there is no room for it.
     """
+    check_free_space(target, sum(e.lstat().st_size for e in source.rglob("*") if e.is_file()))
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
     if temporary.exists():
         remove_tree(temporary)  # of a copy that was cut short

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -270,3 +271,18 @@ def test_the_bare_runner_refuses_an_unknown_option_with_the_nearest(tmp_path, ca
     assert runner.main([str(path)]) == 2
     assert "did you mean" in caplog.text
     assert "n_steps" in caplog.text
+
+
+def test_a_clock_that_jumps_changes_no_seconds_of_compute(tiny_config, monkeypatch):
+    """S04: an hour back and forth at every look, as a summer time or a time server may do."""
+    jumps = itertools.cycle([0.0, 3600.0, -3600.0])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    began = time.monotonic()
+    folder = execute(tiny_config())
+    took = time.monotonic() - began
+    timing = RunDirectory(folder).summary()["timing"]
+    assert 0 < timing["device_seconds"] < took
+    assert 0 < timing["seconds"] < took
+    seconds = [row["timing"]["seconds"] for row in RunDirectory(folder).metrics()]
+    assert seconds == sorted(seconds)

@@ -1,12 +1,14 @@
 """Sizes at equal compute and ladders of fixed tokens: planned evenly, planted optima found."""
 
+import json
 import math
+import shutil
 
 import pytest
 
 from builders import tiny_study, write_study
 from ladderlm.errors import ConfigError
-from ladderlm.study.asides import best_sizes
+from ladderlm.study.asides import best_sizes, mixed_origins
 from ladderlm.study.plan import plan_study
 from ladderlm.study.results import collect_results, points_of
 from ladderlm.study.spec import read_study
@@ -84,3 +86,18 @@ def test_sizes_without_an_optimum_say_so(plan_of, tmp_path):
 def test_numbers_that_mean_nothing_are_refused(plan_of, wrong):
     with pytest.raises(ConfigError):
         plan_of(**wrong)
+
+
+def test_runs_that_were_not_all_made_alike_are_warned_of(done, tmp_path):
+    """S07: another PyTorch, another commit, another machine between two runs of one line."""
+    pool = tmp_path / "pool"
+    shutil.copytree(done.pool, pool, ignore=shutil.ignore_patterns("checkpoints"))
+    assert mixed_origins(done.plan, pool) == []
+    good = [run for run in done.plan.runs if run.arm != "broken"]
+    changes = ({"versions": {"torch": "2.10.0"}}, {"commit": "abc"}, {"hardware": "another"})
+    for run, change in zip(good, changes, strict=False):
+        file = pool / run.run_id / "environment.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    said = mixed_origins(done.plan, pool)
+    assert len(said) == 3
+    assert any("2.10.0 (1 runs)" in line and "(5 runs)" in line for line in said)

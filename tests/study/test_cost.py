@@ -6,10 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from builders import tiny_study, write_study
+from builders import InOwnProcess, tiny_study, write_study
 from ladderlm.errors import ExecutorError
 from ladderlm.run.probe import measure_all
-from ladderlm.study.cost import Measured, makespan, predict, predict_all, probe, probed_runs
+from ladderlm.study.cost import (
+    Measured,
+    estimate_memory,
+    makespan,
+    predict,
+    predict_all,
+    probe,
+    probed_runs,
+)
+from ladderlm.study.launch import launch
 from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import read_study
 
@@ -88,6 +97,41 @@ def test_short_runs_show_what_the_parts_take(plan, tmp_path):
         assert 2.0 < row["start_seconds"] < 2.0 + took  # with the two before it began
         assert row["memory_bytes"] > 10e6
     assert len(measure_all(configs, tmp_path / "again", 0.0, time.monotonic())) == 1
+
+
+@pytest.mark.parametrize(
+    ("dim", "n_layers", "n_tokens", "measured_mb"),
+    [(64, 1, 2048, 393), (64, 2, 2048, 415), (64, 2, 8192, 500), (128, 4, 2048, 535)],
+)
+def test_the_memory_of_short_runs_is_estimated(plan, dim, n_layers, n_tokens, measured_mb):
+    """Measured on 2 cores of an AMD EPYC (Zen 2); vocabulary 320, rows of 128 tokens."""
+    config = plan.runs[0].config
+    config = replace(
+        config,
+        model=replace(config.model, dim=dim, n_layers=n_layers, n_heads=2, max_seq_len=128),
+        data=replace(config.data, seq_len=128),
+        train=replace(config.train, global_batch_tokens=n_tokens),
+        eval=replace(config.eval, context=128, stride=128),
+        execution=replace(config.execution, micro_batch_seqs=n_tokens // 128),
+    )
+    found = estimate_memory(replace(plan.runs[0], config=config))
+    assert found / 1e6 == pytest.approx(measured_mb, rel=0.06)
+
+
+def test_runs_are_handed_to_the_executor_with_threads_and_memory(plan, tmp_path):
+    class Noted(InOwnProcess):
+        def submit(self, job):
+            jobs.append(job)
+            self.codes[job.name] = 0
+            return job.name
+
+    jobs = []
+    launch(plan, tmp_path / "pool", Noted())
+    assert len(jobs) == len(plan.runs)
+    for job in jobs:
+        assert job.resources.n_threads == 1
+        assert 3e8 < job.resources.memory_bytes < 6e8
+        assert job.env["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_probe_that_fails_says_what_the_run_said(plan, tmp_path):

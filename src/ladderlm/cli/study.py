@@ -16,7 +16,7 @@ from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.files import FolderLock, publish_json, publish_text, read_json
 from ladderlm.study.analysis import analyse
-from ladderlm.study.asides import best_sizes, seed_noise
+from ladderlm.study.asides import best_sizes, mixed_origins, seed_noise
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
 from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
@@ -202,7 +202,7 @@ def write_table(plan: StudyPlan, folder: Path, pool: Path) -> list[Row]:
             "rationale": plan.spec.rationale,
             "arms": [vars(arm) for arm in plan.spec.arms],
             "ladder": vars(plan.spec.ladder),
-            "warnings": list(plan.warnings),
+            "warnings": [*plan.warnings, *mixed_origins(plan, pool)],
             "pool": os.path.relpath(pool, folder),
             "demonstration": plan.spec.demonstration,
         },

@@ -20,6 +20,7 @@ from ladderlm.executors.process import SAVE_SECONDS, run_to_end
 
 __all__ = ["SlurmExecutor"]
 
+MEMORY_MARGIN = 2  # Slurm kills what holds more than it asked for, and a need is an estimate
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -65,7 +66,7 @@ class SlurmExecutor:
         if needs.n_devices:
             parameters["gpus_per_node"] = needs.n_devices
         if needs.memory_bytes:
-            parameters["mem"] = f"{math.ceil(needs.memory_bytes / 2**20)}MB"
+            parameters["mem"] = f"{math.ceil(MEMORY_MARGIN * needs.memory_bytes / 2**20)}MB"
         try:
             executor = self._submitit.SlurmExecutor(self.folder)
             executor.update_parameters(**parameters)

@@ -1,21 +1,26 @@
-"""What the runs beside the ladder show: the spread of seeds, and the best size at equal compute.
+"""What stands beside the comparison: the spread of seeds, the best size, where runs came from.
 
-Owns the reading of such rows of the table; the fits are those of `scaling/`.
+Owns the reading of such rows of the table and of the runs' environments; the fits are those of
+`scaling/`.
 """
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from scipy.stats import chi2
 
 from ladderlm.errors import DataError
+from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.fit import fit_points
 from ladderlm.scaling.outcome import FitOptions
+from ladderlm.study.plan import StudyPlan
 from ladderlm.study.results import Row
 
-__all__ = ["best_sizes", "seed_noise"]
+__all__ = ["best_sizes", "mixed_origins", "seed_noise"]
 
 
 def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
@@ -73,3 +78,32 @@ def best_sizes(rows: list[Row], baseline: str, budgets: Sequence[float]) -> dict
         if not bowl["problem"]:
             bowl["tokens_per_param_opt"] = bowl["tokens_opt"] / bowl["params_opt"]
     return found
+
+
+def mixed_origins(plan: StudyPlan, pool: Path) -> list[str]:
+    """Warn where the finished runs of a ladder were not all made alike.
+
+    Returns:
+        A line for each of ladderlm's version and commit, PyTorch's version and the hardware that is
+        not the same in all runs, with the number of runs of each.
+    """
+    kinds: dict[str, Counter[str]] = {}
+    for run in {run.run_id: run for run in plan.ladder}.values():
+        directory = RunDirectory(pool / run.run_id)
+        if run.provisional or not directory.finished:
+            continue
+        made = directory.environment()
+        of = {
+            "versions of ladderlm": made.get("ladderlm"),
+            "commits of ladderlm": made.get("commit"),
+            "versions of PyTorch": made.get("versions", {}).get("torch"),
+            "hardware": made.get("hardware"),
+        }
+        for name, value in of.items():
+            kinds.setdefault(name, Counter())[str(value or "unknown")] += 1
+    return [
+        f"the runs were made with different {name}: "
+        + ", ".join(f"{value} ({n} runs)" for value, n in sorted(counts.items()))
+        for name, counts in kinds.items()
+        if len(counts) > 1
+    ]

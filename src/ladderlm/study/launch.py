@@ -12,6 +12,7 @@ from ladderlm.config import to_dict
 from ladderlm.executors.base import Executor, Job, Outcome, Resources, State, run_all
 from ladderlm.files import publish_json
 from ladderlm.run.directory import RunDirectory
+from ladderlm.study.cost import estimate_memory
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
 
@@ -61,7 +62,11 @@ def launch(
                 argv=(sys.executable, "-m", "ladderlm.run", "--wait", str(request)),
                 log=pool / run.run_id / "run.log",
                 env={"OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)},
-                resources=Resources(n_threads, n_devices=int(execution.device == "cuda")),
+                resources=Resources(
+                    n_threads,
+                    n_devices=int(execution.device == "cuda"),
+                    memory_bytes=estimate_memory(run),
+                ),
             )
         )
     return run_all(executor, jobs, lambda job, state: on_change(runs[job.name], state), check=check)

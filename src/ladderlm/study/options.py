@@ -24,10 +24,8 @@ class LadderOptions:
         seeds: set both the initial weights and the order of the data, in every arm.
         extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
         extra_seed_rungs: how many rungs get them.
-        noise_seeds: seeds of the smallest baseline beside its own, run first, which show the
-            spread of seeds alone.
-        isoflop_sizes: sizes of the baseline at equal compute, each sqrt(2) times the one before
-            and the rung's own in their middle; 0: none. They show the best tokens per parameter.
+        noise_seeds: further seeds of the smallest baseline, run first: the spread of seeds alone.
+        isoflop_sizes: sizes of the baseline at equal compute, in steps of sqrt(2); 0: none.
         isoflop_rungs: the lowest rungs that get them.
         holdout: top rungs kept out of the fit that makes the forecast.
         aspect_ratio: dim / n_layers that shapes keep close to.
@@ -95,8 +93,7 @@ class SearchOptions:
     Args:
         flops: what all its runs together may take.
         rung: at which rung of the ladder, from 1.
-        method: grid: every combination; random: `n_samples` of them; halving: all, or `n_samples`,
-            on the lowest rung, the better half of them on the next, and so on up to `rung`.
+        method: every combination, `n_samples` of them, or the better half of them rung by rung.
         n_samples: how many combinations are drawn; None: all.
         seed: of the draw.
         options: the values to try of each option, from the table `[search.options]`.
