@@ -65,7 +65,7 @@ class ModelConfig:
     value_embeddings: int = added_later(0)  # tables by token that layers, in turn, add to values
     dropout: float = 0.0  # on each residual branch; LLaMA has none
     init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: AttentionBackend = execution_field(  # noqa: RUF009  # a field, as above
+    attention: AttentionBackend = execution_field(
         "auto"
     )  # auto: blocked for long rows on a CPU, else sdpa; flex: GPU; reference: Meta's order
 
