@@ -63,6 +63,19 @@ def test_data_elsewhere_gives_the_same_numbers(ladderlm, run, data):
     assert first == second
 
 
+def test_a_corpus_file_gives_the_numbers_of_the_data_prepared_from_it(ladderlm, run, corpus):
+    first, second, some = (
+        ladderlm("eval", run, "--fresh", *words, "--json").json
+        for words in ([], ["--data", corpus], ["--data", corpus, "--max-documents", "5"])
+    )
+    for name in ("nats", "eos_nats", "n_bytes", "n_tokens", "n_documents", "subsets", "split"):
+        assert first[name] == second[name]
+    assert first["source"]["files"][0]["sha256"] == second["source"]["files"][0]["sha256"]
+    assert (some["n_documents"], some["split_documents"]) == (5, None)
+    said = ladderlm("eval", run, "--against", run, "--data", corpus / "val.jsonl")
+    assert said.code == 0, said.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -79,6 +79,13 @@ def test_a_table_sets_a_run_beside_foreign_models_on_the_same_documents(
     assert f"{gpt2} against {run}, on the same 12 documents" in against.out
 
 
+def test_one_corpus_file_serves_runs_and_foreign_models(ladderlm, run, gpt2, tmp_path):
+    source = write_jsonl(tmp_path / "other.jsonl", make_records(7, seed=8))
+    said = ladderlm("eval", run, gpt2, "--data", source, "--table", "--out", tmp_path / "evals")
+    assert said.code == 0, said.err
+    assert "other, 7 documents" in said.out
+
+
 def test_a_foreign_model_alone_is_scored_on_a_file(ladderlm, gpt2, tmp_path, monkeypatch):
     source = write_jsonl(tmp_path / "val.jsonl", make_records(12, seed=2))
     monkeypatch.chdir(tmp_path)

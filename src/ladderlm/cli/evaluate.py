@@ -25,8 +25,8 @@ class EvalOptions:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run folders; folders of Hugging Face's, or OWNER/NAME[@REVISION] of its hub."""
     data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Prepared data. May be given several times, for runs of several tokenizers. Default: the data
-    of the run. For Hugging Face's models the first counts, and files such as val.jsonl.zst do."""
+    """Prepared data, or corpus files such as val.jsonl.zst. May be given several times, for runs of
+    several tokenizers; for Hugging Face's models the first counts. Default: the data of the run."""
     split: str = "val"
     """Which split."""
     max_documents: int = 10_000

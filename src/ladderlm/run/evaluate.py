@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from ladderlm.checkpoint.layout import (
@@ -26,17 +27,17 @@ from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, ConfigError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.documents import check_counts, hash_texts, known_texts
-from ladderlm.eval.meter import Packing, score_documents
+from ladderlm.eval.meter import Documents, Packing, score_documents
 from ladderlm.eval.stored import evaluation_key, find_evaluation, save_evaluation
 from ladderlm.eval.subsets import DocumentLosses, official_names, summarise
-from ladderlm.eval.texts import describe_source
+from ladderlm.eval.texts import Texts, describe_source, encode_texts, read_texts
 from ladderlm.model.precision import float32_matmul
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.machine import settle_matmul
 from ladderlm.run.open import load
 from ladderlm.run.summary import describe_run
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 from ladderlm.train.config import ExecutionConfig
 
 __all__ = [
@@ -58,8 +59,8 @@ class EvaluationRequest:
     """What is to be scored, and how.
 
     Args:
-        data: folders of prepared data, of which the first with the run's tokenizer is taken;
-            empty: the run's own.
+        data: folders of prepared data, of which the first with the run's tokenizer is taken, or
+            corpus files; empty: the run's own.
         split: which split.
         n_documents: the first this many, or all there are.
         context, stride: see `Policy`; None: as the run was validated, and no overlap.
@@ -124,11 +125,9 @@ def evaluate_run(
     directory = RunDirectory(run)
     config = directory.config()
     checkpoint, weights = choose_checkpoint(directory, request.checkpoint)
-    data = _open_data(request, directory)
-    split = data.split(request.split)
-    check_counts(split, data.manifest["splits"][split.name])
-    policy = _policy(request, config, split)
-    key = evaluation_key(weights, split, policy)
+    material = _open_material(request, directory, check)
+    policy = _policy(request, config, material.n_documents)
+    key = evaluation_key(weights, material.what, policy)
     stored = None if request.fresh else find_evaluation(directory.evals, key)
     if processes is not None:  # one process decides, in case a file appears meanwhile
         stored = processes.share(stored)
@@ -136,13 +135,7 @@ def evaluate_run(
     if stored is not None:
         losses, path, precision = stored.losses, stored.path, stored.extra["precision"]
     else:
-        hashes = hash_texts(
-            split,
-            np.arange(policy.n_documents or 0),
-            load_tokenizer(data.tokenizer_folder),
-            known_texts(data, split),
-            check,
-        )
+        hashes = material.prove()
         averaged = request.checkpoint == "average"
         model = load(run, checkpoint.step, request.device, averaged).model
         precision = precision_of(model)
@@ -151,8 +144,8 @@ def evaluate_run(
         with float32_matmul(matmul["setting"]):
             losses = score_documents(
                 model,
-                split,
-                np.arange(policy.n_documents or 0),
+                material.documents,
+                np.arange(material.n_documents),
                 policy,
                 batch_tokens=request.batch_tokens,
                 processes=processes,
@@ -161,17 +154,18 @@ def evaluate_run(
                 packing=request.packing,
             )
         losses = replace(losses, text_hashes=hashes)
-        name = f"{split.fingerprint[:8]}-{split.name}-{policy.name}-{weights[:8]}"
+        what = material.what
+        name = f"{what.fingerprint[:8]}-{what.name}-{policy.name}-{weights[:8]}"
         path = directory.evals / f"{name}.json"
     noted = {
         "step": checkpoint.step,
-        "split": split.name,
-        "split_documents": split.n_documents,
+        "split": material.what.name,
+        "split_documents": material.n_all,
         "precision": precision,
     }
     shown = {
         "training": _training(directory, config, checkpoint.step),
-        "source": describe_source(data, split),
+        "source": material.source,
         "timing": {"seconds": time.monotonic() - began},
     }
     if stored is None and (processes is None or processes.first):
@@ -214,7 +208,7 @@ def weights_hash(manifest: dict[str, Any], averaged: bool = False) -> str:
     return str(manifest["files"][name]["sha256"])
 
 
-def _policy(request: EvaluationRequest, config: RunConfig, split: Split) -> Policy:
+def _policy(request: EvaluationRequest, config: RunConfig, n_documents: int) -> Policy:
     context = config.eval_context if request.context is None else request.context
     if context > config.model.max_seq_len:
         raise ConfigError(
@@ -225,7 +219,7 @@ def _policy(request: EvaluationRequest, config: RunConfig, split: Split) -> Poli
     return Policy(
         context=context,
         stride=context if request.stride is None else request.stride,
-        n_documents=min(request.n_documents, split.n_documents),
+        n_documents=n_documents,
     )
 
 
@@ -287,19 +281,77 @@ def data_of(directory: RunDirectory) -> Path:
     return Path(own)
 
 
-def _open_data(request: EvaluationRequest, directory: RunDirectory) -> PreparedData:
-    """Open the first data folder that was prepared with the run's tokenizer."""
+@dataclass(frozen=True)
+class _Material:
+    """Documents as the run's tokenizer cuts them.
+
+    Args:
+        what: by name and fingerprint.
+        n_documents: how many are scored, from the first on.
+        n_all: how many there are; None: not counted.
+        source: as `describe_source` gives it.
+        prove: compare tokens with the raw texts; gives the texts' hashes.
+    """
+
+    documents: Documents
+    what: Split | Texts
+    n_documents: int
+    n_all: int | None
+    source: dict[str, Any]
+    prove: Callable[[], NDArray[np.uint64]]
+
+
+def _open_material(
+    request: EvaluationRequest, directory: RunDirectory, check: Callable[[], None]
+) -> _Material:
+    """Open the first data that has the run's tokenizer, or the first corpus files."""
     paths = [Path(path) for path in request.data] or [data_of(directory)]
-    fingerprint = load_tokenizer(directory.path / "tokenizer").fingerprint
+    tokenizer = load_tokenizer(directory.path / "tokenizer")
     for path in paths:
+        if path.exists() and not (path / "manifest.json").exists():
+            texts = read_texts(path, request.split, request.n_documents, check)
+            return _from_texts(texts, tokenizer)
         data = open_data(path)
-        if data.tokenizer_fingerprint == fingerprint:
-            return data
+        if data.tokenizer_fingerprint == tokenizer.fingerprint:
+            return _from_data(data, request, tokenizer, check)
     raise ConfigError(
         f"{', '.join(map(str, paths))} was prepared with another tokenizer than {directory.path} "
         "was trained with",
         "token ids would mean other texts to the model",
         f"prepare the text with --tokenizer {directory.path}/tokenizer",
+    )
+
+
+def _from_data(
+    data: PreparedData,
+    request: EvaluationRequest,
+    tokenizer: Tokenizer,
+    check: Callable[[], None],
+) -> _Material:
+    split = data.split(request.split)
+    check_counts(split, data.manifest["splits"][split.name])
+    n = min(request.n_documents, split.n_documents)
+    return _Material(
+        documents=split,
+        what=split,
+        n_documents=n,
+        n_all=split.n_documents,
+        source=describe_source(data, split),
+        prove=lambda: hash_texts(split, np.arange(n), tokenizer, known_texts(data, split), check),
+    )
+
+
+def _from_texts(texts: Texts, tokenizer: Tokenizer) -> _Material:
+    """Encode raw texts, which are their own proof."""
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    documents = [[bos, *ids, eos] for ids in tokenizer.encode_batch(texts.texts)]
+    return _Material(
+        documents=encode_texts(texts, documents),
+        what=texts,
+        n_documents=len(texts.texts),
+        n_all=texts.n_all,
+        source=texts.source,
+        prove=lambda: texts.hashes,
     )
 
 
