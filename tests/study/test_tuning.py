@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from builders import tiny_study, write_study
+from ladderlm.files import publish_json, read_json
 from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import seed_noise
 from ladderlm.study.launch import launch, pending_runs
@@ -15,7 +16,7 @@ from ladderlm.study.plan import plan_study
 from ladderlm.study.results import collect_results, points_of
 from ladderlm.study.spec import read_study
 from ladderlm.study.status import study_status
-from ladderlm.study.tuning import fit_bracket, fit_rate_law, grid
+from ladderlm.study.tuning import Tuning, fit_bracket, fit_rate_law, grid
 from reference.planted import Planted, carry_out
 
 CURVATURE = 0.02
@@ -204,3 +205,11 @@ def test_what_was_found_is_plain_json_with_the_regret_of_every_rung(spec, tmp_pa
     used = [run.config.optim.learning_rate for run in plan.ladder if run.arm == "swiglu"]
     assert [rung["rate"] for rung in found["rungs"]] == used[::2]
     assert all(rung["regret"] > 0 for rung in found["rungs"])
+
+
+def test_what_was_found_comes_back_from_a_file(tmp_path):
+    """A report reads it there; a run that diverged has no finite loss."""
+    brackets = (fit_bracket(0, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, math.inf]),)
+    tuning = Tuning("gelu", brackets, fit_rate_law(brackets), False, "not done")
+    publish_json(tmp_path / "tuning.json", tuning.to_json(FLOPS))
+    assert Tuning.from_json(read_json(tmp_path / "tuning.json")) == tuning

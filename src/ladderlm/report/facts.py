@@ -28,6 +28,7 @@ from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.analysis import analyse
 from ladderlm.study.results import Row, read_results, reread_results
 from ladderlm.study.spec import read_stored_study
+from ladderlm.study.tuning import Tuning
 from ladderlm.tokenizer.base import RECORD, Tokenizer, load_tokenizer
 
 __all__ = ["FACTS_VERSION", "data_facts", "gather", "study_rows"]
@@ -174,9 +175,9 @@ def study_rows(folder: Path) -> list[Row]:
 def _study(folder: Path, home: Path) -> Facts:
     """Read a study and fit it again."""
     described = read_json(folder / "study.json")
-    spec = read_stored_study(folder)
-    rows = study_rows(folder)
-    forecast = folder / "forecast.json"
+    spec, rows = read_stored_study(folder), study_rows(folder)
+    forecast, stored = folder / "forecast.json", folder / "fits.json"
+    tuned = read_json(stored).get("tuning", []) if stored.is_file() else []
     for row in rows:
         row["excluded_because"] = _without_home(row["excluded_because"])
     return {
@@ -184,7 +185,7 @@ def _study(folder: Path, home: Path) -> Facts:
         "name": spec.name,  # checked: figures are files of that name
         "folder": os.path.relpath(folder, home),
         "rows": rows,
-        "fits": analyse(spec, rows),
+        "fits": analyse(spec, rows, [Tuning.from_json(tuning) for tuning in tuned]),
         "forecast": read_json(forecast) if forecast.is_file() else None,
     }
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ladderlm.config import from_dict
+
 __all__ = ["Bracket", "RateLaw", "Tuning", "fit_bracket", "fit_rate_law", "grid"]
 
 FACTOR = 2.0  # between neighbours of a grid
@@ -159,6 +161,16 @@ class Tuning:
         if self.law is None or not known:
             return None
         return sum(known) / len(known) * self.law.rate_sd(flops) ** 2
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Tuning":
+        """Read back what `to_json` gave; JSON has no infinity, so a diverged loss is null there."""
+        brackets = [
+            bracket | {"losses": [math.inf if x is None else x for x in bracket["losses"]]}
+            for bracket in values["brackets"]
+        ]
+        kept = {key: value for key, value in values.items() if key != "rungs"}
+        return from_dict(cls, kept | {"brackets": brackets})
 
     def to_json(self, flops: Sequence[float]) -> dict[str, Any]:
         """Give plain values, with the rate and the regret at every rung."""
