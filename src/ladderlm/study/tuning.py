@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ladderlm.config import from_dict
-
 __all__ = ["Bracket", "RateLaw", "Tuning", "fit_bracket", "fit_rate_law", "grid"]
 
 FACTOR = 2.0  # between neighbours of a grid
@@ -165,12 +163,20 @@ class Tuning:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Tuning":
         """Read back what `to_json` gave; JSON has no infinity, so a diverged loss is null there."""
-        brackets = [
-            bracket | {"losses": [math.inf if x is None else x for x in bracket["losses"]]}
-            for bracket in values["brackets"]
-        ]
-        kept = {key: value for key, value in values.items() if key != "rungs"}
-        return from_dict(cls, kept | {"brackets": brackets})
+        brackets = []
+        for bracket in values["brackets"]:
+            losses = tuple(math.inf if loss is None else loss for loss in bracket["losses"])
+            brackets.append(
+                Bracket(**bracket | {"rates": tuple(bracket["rates"]), "losses": losses})
+            )
+        law = values["law"]
+        return cls(
+            arm=values["arm"],
+            brackets=tuple(brackets),
+            law=None if law is None else RateLaw(**law),
+            done=values["done"],
+            problem=values["problem"],
+        )
 
     def to_json(self, flops: Sequence[float]) -> dict[str, Any]:
         """Give plain values, with the rate and the regret at every rung."""
