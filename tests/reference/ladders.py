@@ -1,5 +1,6 @@
 """Ladders of runs made up from known laws, and comparisons with numbers in sight."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ladderlm.scaling.compare import Comparison, Estimate, RungMultiplier
-from ladderlm.scaling.joint import Points, fit_law
+from ladderlm.scaling.joint import LadderLaw, Points, fit_law
 
 __all__ = ["BUDGETS", "SLOPE", "make_comparison", "make_estimate", "make_ladder", "points_from"]
 
@@ -69,6 +70,11 @@ def make_estimate(value: float, half_95: float, half_90: float | None = None) ->
     return Estimate(value, value - half_95, value + half_95, value - half_90, value + half_90)
 
 
+@functools.cache
+def _law() -> LadderLaw:
+    return fit_law(make_ladder())
+
+
 def make_comparison(
     pooled: Estimate,
     trend: Estimate | None = None,
@@ -89,7 +95,7 @@ def make_comparison(
     return Comparison(
         baseline="base",
         variant="new",
-        law=fit_law(make_ladder()),
+        law=_law(),
         rungs=tuple(
             RungMultiplier(i, 1e13 * 10**i, (pairs[i],), make_estimate(value, half), False)
             for i, (value, half) in enumerate(rungs)
