@@ -119,11 +119,11 @@ def test_the_verdict_knows_that_rates_were_not_tuned(done):
 def test_documents_drawn_again_give_an_interval_about_the_pooled_multiplier(done):
     """Real runs of two arms on the same texts; without their folders the reason is said."""
     rows = [row for row in done.rows if row["arm"] != "broken"]
-    judged = analyse(done.spec, rows, done.pool)["variants"][0]
+    judged = analyse(done.spec, rows, pool=done.pool)["variants"][0]
     documents, pooled = judged["documents"], judged["comparison"]["pooled"]
     assert documents["n_documents"] >= 5
     assert documents["low_95"] < pooled["value"] < documents["high_95"]
-    missing = analyse(done.spec, rows, done.folder)["variants"][0]
+    missing = analyse(done.spec, rows, pool=done.folder)["variants"][0]
     assert "no losses of single documents" in missing["documents"]["problem"]
 
 
