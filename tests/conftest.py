@@ -31,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # children of tests share two cores with th
 settings.register_profile(
     "suite",
     deadline=None,  # a busy machine is not a bug
-    max_examples=50,
+    max_examples=30,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("suite")

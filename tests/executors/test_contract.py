@@ -29,7 +29,8 @@ from ladderlm.study.plan import plan_study
 from ladderlm.study.results import TIMING_COLUMNS, collect_results
 from ladderlm.study.spec import read_study
 
-EXECUTORS = ("local", "ray", "slurm")
+CLUSTERS = [pytest.param(name, marks=pytest.mark.cluster) for name in ("ray", "slurm")]
+EXECUTORS = ["local", *CLUSTERS]
 SECONDS = 60
 
 
@@ -124,7 +125,7 @@ def test_a_job_waits_for_room_and_ends_by_saving_when_it_is_cancelled(executor, 
     assert not (tmp_path / "started").exists()
 
 
-@pytest.mark.parametrize("name", ["ray", "slurm"], indirect=True)  # local: the runner itself
+@pytest.mark.parametrize("name", CLUSTERS, indirect=True)  # local: the runner itself
 def test_a_job_whose_worker_is_lost_is_started_again(executor, tmp_path):
     """S01: kill -9 of what watches the job on its node."""
     ready = tmp_path / "ready"
@@ -169,6 +170,7 @@ def test_prepared_data_does_not_depend_on_what_encoded_it(
     assert not (tmp_path / "there.parts").exists()
 
 
+@pytest.mark.cluster
 def test_slurm_jobs_of_a_runner_that_died_are_found_again(on_slurm, tmp_path):
     """S01: they are neither lost nor started twice."""
     line = f"echo x >> {tmp_path}/starts; while ! test -e {tmp_path}/go; do sleep 0.05; done"
