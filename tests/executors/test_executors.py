@@ -288,13 +288,17 @@ def test_a_job_has_its_gpus_to_itself_and_is_told_which(shell, tmp_path):
 
 
 def test_jobs_share_the_memory_that_there_is(shell, tmp_path):
-    line = f"echo +1 >> {tmp_path}/count; sleep 0.05; echo -1 >> {tmp_path}/count"
+    count = tmp_path / "count"  # the first job waits for a second one, at most 10 seconds
+    wait = (
+        f"n=0; until [ $(grep -c + {count}) -ge 2 -o $n -ge 200 ]; do sleep 0.05; n=$((n+1)); done"
+    )
+    line = f"echo +1 >> {count}; {wait}; sleep 0.05; echo -1 >> {count}"
     jobs = [
         replace(shell(f"job-{i}", line), resources=Resources(memory_bytes=size))
         for i, size in enumerate([4, 4, 4, 99, 1])
     ]
     fast(LocalExecutor(9, memory_bytes=10), jobs)
-    steps = [int(step) for step in (tmp_path / "count").read_text().split()]
+    steps = [int(step) for step in count.read_text().split()]
     running = [sum(steps[: i + 1]) for i in range(len(steps))]
     assert len(steps) == 10
     assert max(running) == 2
