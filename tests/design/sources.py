@@ -1,13 +1,13 @@
 """The package as syntax trees, for the tests of its structure."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ladderlm
 
-__all__ = ["PACKAGE", "Import", "imports_of", "package_of", "parse_package", "public_names"]
+__all__ = ["PACKAGE", "TREES", "Import", "imports_of", "package_of", "public_names"]
 
 PACKAGE = Path(ladderlm.__file__).parent
 
@@ -29,12 +29,32 @@ class Import:
     deferred: bool
 
 
-def parse_package() -> dict[str, ast.Module]:
-    """Give the tree of every module by its path, such as data/batch.py."""
-    return {
-        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+class Trees(Mapping[str, ast.Module]):
+    """The tree of every module by its path, such as data/batch.py; parsed when it is asked for.
+
+    Every process of the suite collects the tests that look at these, and few run them.
+    """
+
+    def __init__(self) -> None:
+        self._paths = {p.relative_to(PACKAGE).as_posix(): p for p in sorted(PACKAGE.rglob("*.py"))}
+        self._parsed: dict[str, ast.Module] = {}
+
+    def __getitem__(self, place: str) -> ast.Module:
+        """Give the tree of a module."""
+        if place not in self._parsed:
+            self._parsed[place] = ast.parse(self._paths[place].read_text(encoding="utf-8"))
+        return self._parsed[place]
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the paths, sorted."""
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        """Count the modules."""
+        return len(self._paths)
+
+
+TREES = Trees()
 
 
 def package_of(place: str) -> str:

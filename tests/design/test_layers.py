@@ -1,5 +1,6 @@
 """Who may import whom, by the import statements and by what really gets loaded."""
 
+import functools
 import os
 import resource
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from design.sources import PACKAGE, imports_of, package_of, parse_package, public_names
+from design.sources import PACKAGE, TREES, Import, imports_of, package_of, public_names
 from ladderlm.cli.main import COMMANDS
 
 # A package imports lower numbers only; packages with the same number are strangers.
@@ -37,8 +38,6 @@ OPTIONAL = (
     "fastokens gguf gigatoken liger_kernel lm_eval pyarrow ray submitit tensorboard torchao "
     "trackio transformers typst wandb"
 ).split()
-TREES = parse_package()
-IMPORTS = [(path, found) for path, tree in TREES.items() for found in imports_of(tree)]
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in TREES]
 TORCH_FREE = {
     "configs": [m for m in MODULES if m.split(".")[-1] == "config"],
@@ -52,13 +51,18 @@ TORCH_FREE = {
 }
 
 
+@functools.cache
+def all_imports() -> list[tuple[str, Import]]:
+    return [(path, found) for path, tree in TREES.items() for found in imports_of(tree)]
+
+
 def test_every_package_has_a_floor() -> None:
     assert {package_of(path) for path in TREES} <= set(FLOORS)
 
 
 def test_a_module_imports_lower_floors_only() -> None:
     wrong = []
-    for path, found in IMPORTS:
+    for path, found in all_imports():
         if not found.module.startswith(("ladderlm", ".")):
             continue
         own, other = package_of(path), package_of(found.module)
@@ -73,21 +77,23 @@ def test_a_module_imports_lower_floors_only() -> None:
 def test_optional_packages_are_imported_where_they_are_used() -> None:
     wrong = [
         f"{path}:{found.line} imports {found.module} when it is loaded"
-        for path, found in IMPORTS
+        for path, found in all_imports()
         if found.module.split(".")[0] in OPTIONAL and not found.deferred
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_matplotlib_lives_in_the_figures_of_the_report() -> None:
-    users = {path for path, found in IMPORTS if found.module.startswith(("matplotlib", "mpl_"))}
+    users = {
+        path for path, found in all_imports() if found.module.startswith(("matplotlib", "mpl_"))
+    }
     assert users
     assert {path for path in users if not path.startswith("report/figures/")} == set()
 
 
 def test_names_taken_from_another_module_are_public_there() -> None:
     wrong = []
-    for path, found in IMPORTS:
+    for path, found in all_imports():
         target = found.module.removeprefix("ladderlm.").replace(".", "/") + ".py"
         if found.module.startswith("ladderlm.") and target in TREES:
             hidden = set(found.names) - set(public_names(TREES[target]))

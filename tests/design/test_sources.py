@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from design.sources import PACKAGE, imports_of, parse_package, public_names
+from design.sources import PACKAGE, TREES, imports_of, public_names
 
-TREES = parse_package()
 MODULES = [path for path in TREES if not path.endswith("/__init__.py")]
 MAX_LINES = 400
 # Calls that put something on disk; `files.py` alone may use them on a path.
