@@ -17,7 +17,7 @@ from ladderlm.data.parts import find_pieces, share_files
 from ladderlm.data.pieces import read_piece
 from ladderlm.data.prepare import PrepareConfig, merge_parts, prepare, prepare_part
 from ladderlm.data.request import request_splits
-from ladderlm.data.workers import encode_parts
+from ladderlm.data.workers import encode_parts, started_workers
 from ladderlm.errors import ConfigError, DataError, ExecutorError
 
 TRAIN, VAL = make_records(40, seed=1), make_records(8, seed=2)
@@ -192,8 +192,10 @@ def test_a_worker_that_dies_is_an_error(config, tmp_path, monkeypatch):
     jobs = requests["train"].jobs(tmp_path / "pieces", 0, 1, 2)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(9)\n")
-    with pytest.raises((ExecutorError, BrokenPipeError)):
-        encode_parts([[job] for job in jobs])
+    with started_workers(2) as processes:
+        processes[1].wait()  # dead before it is told anything
+        with pytest.raises(ExecutorError, match="ended with code 9"):
+            encode_parts([(process, [job]) for process, job in zip(processes, jobs, strict=True)])
 
 
 def test_workers_end_with_the_one_who_started_them(config, tmp_path, child_environment):

@@ -79,9 +79,9 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end_without_a_jump(
         assert found[-1] == pytest.approx(final)
     if schedule == "wsd" and n_warmup + n_decay > n_steps:
         return  # rounded up to whole steps, warm-up and cooldown share one
-    largest_step = (1 - final) * (
-        math.pi / 2 / max(n_steps - 1 - n_warmup, 1) if schedule == "cosine" else 1 / n_decay
-    )
+    span = max(n_steps - 1 - n_warmup, 1)
+    steepest = {"cosine": math.pi / 2 / span, "linear": 1 / span, "wsd": 1 / n_decay}
+    largest_step = (1 - final) * steepest[schedule]
     falls = [a - b for a, b in itertools.pairwise(found[begin:])]
     assert all(fall <= largest_step + 1e-9 for fall in falls)
 

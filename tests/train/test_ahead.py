@@ -1,5 +1,6 @@
 """Batches made ahead: the same ones in the same order, and errors where they belong."""
 
+import json
 import threading
 import time
 
@@ -10,6 +11,7 @@ from ladderlm.files import read_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.execute import execute
 from ladderlm.train.ahead import Ahead
+from reference.runs import BrokenError, break_at
 
 
 def test_every_step_is_made_once_and_one_ahead():
@@ -55,3 +57,17 @@ def test_no_thread_is_left_after_a_run_and_the_wait_is_reported(tiny_config):
     rows = RunDirectory(folder).metrics("train")
     assert all(0 <= r["timing"]["data_wait_seconds"] <= r["timing"]["step_seconds"] for r in rows)
     assert read_json(folder / "summary.json")["status"] == "finished"
+
+
+def test_every_start_notes_its_first_step_in_its_first_logged_row(tiny_config):
+    """A start that begins between two logged steps too."""
+    fields = {"train__n_steps": 12, "train__log_every_steps": 5, "eval__n_evals": 12}
+    fields |= {"checkpoint__every_steps": 1, "eval__n_samples": 0}
+    with pytest.raises(BrokenError):
+        execute(tiny_config(**fields), observe=break_at(7, "eval"))
+    folder = execute(tiny_config(**fields))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    noted = [row["step"] for row in rows if row["timing"].get("seconds_to_first_step")]
+    assert noted == [1, 10]
+    timing = json.loads((folder / "summary.json").read_text())["timing"]
+    assert 0 < timing["aside_fraction"] < 1

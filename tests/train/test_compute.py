@@ -257,3 +257,16 @@ def test_a_compiled_run_gives_the_losses_of_a_plain_one(precision, tiny_config, 
         losses.append([r["loss"] for r in map(json.loads, rows) if r["kind"] == "train"])
     tolerance = 1e-5 if precision == "float32" else 5e-3
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_memory_that_ends_while_compiling_is_not_called_a_compiler_error(error, tmp_path):
+    """The run explains it as it does at any other step."""
+
+    def once():
+        raise error
+
+    with pytest.raises(type(error), match="memory"):
+        Compute(make_model(), compiled=True).warm_up(once, tmp_path)

@@ -92,11 +92,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Publish tensors as a file; give its entry in the manifest."""
+def write_file(
+    path: Path, tensors: Mapping[str, Tensor], read: Callable[[str], Tensor] | None = None
+) -> dict[str, Any]:
+    """Publish tensors as a file; give its entry in the manifest.
+
+    Args:
+        read: gives each tensor when it is written; None: `tensors` does.
+    """
     with publish_stream(path) as stream:
         hashing = _Hashing(stream)
-        write_safetensors(hashing, tensors)
+        write_safetensors(hashing, tensors, read)
     return hashing.entry
 
 
@@ -141,10 +147,7 @@ def save_checkpoint(
         remove_tree(folder)
     files: dict[str, Any] = dict(slices or {})
     for name, tensors in parts.items():
-        with publish_stream(folder / name) as stream:
-            hashing = _Hashing(stream)
-            write_safetensors(hashing, tensors, read if name == MODEL_FILE else None)
-        files[name] = hashing.entry
+        files[name] = write_file(folder / name, tensors, read if name == MODEL_FILE else None)
     with publish_stream(folder / STATE_FILE) as stream:
         hashing = _Hashing(stream)
         hashing.write((to_json(state) + "\n").encode())

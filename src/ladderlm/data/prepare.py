@@ -23,7 +23,7 @@ from ladderlm.data.shards import (
     open_data,
     token_dtype,
 )
-from ladderlm.data.workers import Process, encode_parts, started_workers
+from ladderlm.data.workers import Process, encode_here, encode_parts, started_workers
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import (
     FolderLock,
@@ -117,7 +117,10 @@ def _encode_splits(
         jobs.append(request.jobs(folders[name], part, n_parts, n_workers))
     counters = [_counter(name, progress) for name in requests]
     lists = [list(own) for own in zip(*jobs, strict=True)]
-    encode_parts(lists, lambda i, n: counters[i](n), processes)
+    if processes:
+        encode_parts(list(zip(processes, lists, strict=True)), lambda i, n: counters[i](n))
+    else:
+        encode_here(lists[0], tokenizer, lambda i, n: counters[i](n))
     for request in requests.values():
         request.check_unchanged()
     return folders

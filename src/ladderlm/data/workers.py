@@ -18,61 +18,56 @@ from typing import Any
 from ladderlm.config import from_dict, to_dict
 from ladderlm.data.parts import PartJob, encode_part
 from ladderlm.errors import DataError, ExecutorError, LadderError
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 
-__all__ = ["Process", "encode_parts", "started_workers"]
+__all__ = ["Process", "encode_here", "encode_parts", "started_workers"]
 
 Process = subprocess.Popen[bytes]
 
 
 def encode_parts(
-    workers: list[list[PartJob]],
+    workers: Sequence[tuple[Process, list[PartJob]]],
     report: Callable[[int, int], None] = lambda _, __: None,
-    processes: Sequence[Process] = (),
 ) -> None:
-    """Do lists of jobs at once, each list in a process of its own; one alone is done right here.
+    """Do lists of jobs at once, each list in a process of its own.
 
     Args:
-        workers: the jobs of each, which share a tokenizer.
+        workers: processes from `started_workers`, and the jobs of each, which share a tokenizer.
         report: told (number of the job in its list, documents encoded since the last call).
-        processes: from `started_workers`, as many as lists; none: they are started here.
 
     Raises:
-        DataError: what any of them ran into; the others are stopped.
+        DataError: what any of them ran into; the others go on until they are ended.
         ExecutorError: one of them died.
     """
-    if len(workers) == 1:
-        _encode_all(workers[0], report)
-        return
     said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-    with contextlib.ExitStack() as children:
-        if not processes:
-            processes = children.enter_context(started_workers(len(workers)))
-        for process, jobs in zip(processes, workers, strict=True):
-            assert process.stdin is not None
+    for number, (process, jobs) in enumerate(workers):
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # dead already: its exit code says so below
             process.stdin.write(json.dumps([to_dict(job) for job in jobs]).encode() + b"\n")
             process.stdin.flush()
-        for number, process in enumerate(processes):
-            threading.Thread(target=_listen, args=(number, process, said), daemon=True).start()
-        running = set(range(len(workers)))
-        while running:
-            number, message = said.get()
-            if message is None:
-                running.discard(number)
-                if processes[number].wait() != 0:
-                    raise ExecutorError(
-                        f"a process that encodes ended with code {processes[number].returncode}",
-                        "its pieces are not complete",
-                        "run the same command again: it goes on; less --workers need less memory",
-                    )
-            elif "error" in message:
-                raise DataError(*message["error"])
-            else:
-                report(*message["documents"])
+        threading.Thread(target=_listen, args=(number, process, said), daemon=True).start()
+    running = set(range(len(workers)))
+    while running:
+        number, message = said.get()
+        if message is None:
+            running.discard(number)
+            code = workers[number][0].wait()
+            if code != 0:
+                raise ExecutorError(
+                    f"a process that encodes ended with code {code}",
+                    "its pieces are not complete",
+                    "run the same command again: it goes on; less --workers need less memory",
+                )
+        elif "error" in message:
+            raise DataError(*message["error"])
+        else:
+            report(*message["documents"])
 
 
-def _encode_all(jobs: list[PartJob], report: Callable[[int, int], None]) -> None:
-    tokenizer = load_tokenizer(jobs[0].tokenizer)
+def encode_here(
+    jobs: list[PartJob], tokenizer: Tokenizer, report: Callable[[int, int], None]
+) -> None:
+    """Do a list of jobs in this process. See `encode_parts`."""
     for number, job in enumerate(jobs):
         encode_part(job, tokenizer, functools.partial(report, number))
 
@@ -135,7 +130,11 @@ def work() -> None:
         out.flush()
 
     try:
-        _encode_all(jobs, lambda number, n: say({"documents": [number, n]}))
+        encode_here(
+            jobs,
+            load_tokenizer(jobs[0].tokenizer),
+            lambda number, n: say({"documents": [number, n]}),
+        )
     except LadderError as error:
         say({"error": [error.what, error.why, error.fix]})
     except BrokenPipeError:

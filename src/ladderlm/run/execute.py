@@ -42,7 +42,7 @@ from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import HALF_COPIES, Compute
-from ladderlm.train.guards import SignalFlag
+from ladderlm.train.guards import SignalFlag, explain_memory
 from ladderlm.train.loop import LoopPlan, run_loop
 from ladderlm.train.sharding import Sharding
 from ladderlm.train.state import TrainState
@@ -223,7 +223,8 @@ def _train(
     plan = _plan(config, val, all_devices, began)
     if compiled and state.compute is not None:
         cache = directory.path.parent / ".compiled"
-        state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
+        with explain_memory(plan.micro_batch_seqs, state.step + 1):
+            state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
     saved_step = state.step if saved is not None else None
     try:
         run_loop(

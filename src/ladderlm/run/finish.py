@@ -67,7 +67,7 @@ def finish(
             saved = load_state(found[step], with_optimizer=False)
             averaged = which == "average"
             ids = np.arange(n_documents)
-            with state.sharding.whole(state.model) as model:
+            with state.sharding.whole(state.model, filled=False) as model:
                 load_weights(model, saved.chosen(averaged), str(found[step].folder))
                 losses = score_documents(
                     model,

@@ -58,21 +58,24 @@ def fit_micro_batch(config: RunConfig, processes: Processes) -> ExecutionConfig:
 
 
 def _fits(config: RunConfig, n_rows: int) -> bool:
-    """Try a forward and a backward pass with as much beside it as in training."""
+    """Say whether a forward and a backward pass fit beside what training keeps."""
     try:
-        model = Transformer(config.model).to(config.execution.device).train()
-        model.recompute = config.execution.recompute == "layers"
-        beside = [torch.empty_like(p) for p in model.parameters() for _ in range(MOMENTS)]
-        compute = Compute(model, config.train.precision)
-        batch = _one_document_a_row(n_rows, config.data.seq_len)
-        masked = config.data.mask_documents
-        accumulate_gradients(compute, batch, batch.n_targets, n_rows, masked)
-        del beside
+        _try(config, n_rows)
     except torch.OutOfMemoryError:
         return False
     finally:
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # what the trial held is free by now
     return True
+
+
+def _try(config: RunConfig, n_rows: int) -> None:
+    model = Transformer(config.model).to(config.execution.device).train()
+    model.recompute = config.execution.recompute == "layers"
+    n_beside = MOMENTS + (config.train.ema_decay is not None)
+    _beside = [torch.empty_like(p) for p in model.parameters() for _ in range(n_beside)]
+    compute = Compute(model, config.train.precision)
+    batch = _one_document_a_row(n_rows, config.data.seq_len)
+    accumulate_gradients(compute, batch, batch.n_targets, n_rows, config.data.mask_documents)
 
 
 def _one_document_a_row(n_rows: int, seq_len: int) -> Batch:

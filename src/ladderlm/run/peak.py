@@ -12,13 +12,14 @@ import torch
 
 from ladderlm.errors import LadderError
 from ladderlm.files import publish_json, read_json
+from ladderlm.train.compute import HALF_COPIES
 from ladderlm.train.config import Precision
 from ladderlm.train.throughput import matmul_rate
 
 __all__ = ["measured_peak", "products_of"]
 
 PROBE_SECONDS = 0.3
-_HALF = {"bf16": torch.bfloat16, "bf16-autocast": torch.bfloat16, "fp16": torch.float16}
+_HALF = HALF_COPIES | {"bf16-autocast": torch.bfloat16}
 
 
 def products_of(precision: Precision) -> torch.dtype:

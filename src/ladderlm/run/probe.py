@@ -22,6 +22,7 @@ from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.run.config import RunConfig
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import open_splits
+from ladderlm.train.throughput import peak_memory_bytes
 
 __all__ = ["measure", "measure_all"]
 
@@ -126,10 +127,7 @@ def _peak_memory(device: str) -> int:
     """Give the bytes that this process has held at most: of the GPU if it used one."""
     if device == "cuda":
         return int(torch.cuda.max_memory_reserved())
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_memory_bytes(device)
 
 
 def main(argv: list[str]) -> int:

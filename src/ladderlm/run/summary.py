@@ -76,5 +76,5 @@ def _speed(timings: list[dict[str, Any]]) -> dict[str, float | None]:
     if firsts := seen("seconds_to_first_step"):
         found["seconds_to_first_step"] = firsts[-1]
     if asides := seen("aside_seconds"):
-        found["aside_fraction"] = asides[-1] / timings[-1]["seconds"]
+        found["aside_fraction"] = asides[-1] / (timings[-1]["seconds"] + asides[-1])
     return found

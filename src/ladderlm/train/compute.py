@@ -126,6 +126,8 @@ class Compute:
                 warnings.simplefilter("ignore")
                 once()
         except (TorchDynamoException, RuntimeError, OSError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise  # another trouble than compiling
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(
                 f"the layers could not be compiled: {first[0]}",

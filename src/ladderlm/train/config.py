@@ -115,8 +115,7 @@ class ExecutionConfig:
     )  # auto: medium (oneDNN) on a CPU where a probe finds it exact, else highest
     compile: Literal["auto", "on", "off"] = execution_field(
         "auto"
-    )  # torch.compile of the layers; auto: long bf16 runs without dropout
-
+    )  # torch.compile of the layers; auto: long half-precision runs of one shape, no dropout
     recompute: Literal["none", "layers"] = execution_field(
         "none"
     )  # layers: activations inside layers are made again backwards, for less memory

@@ -115,7 +115,8 @@ class _Loop:
         self.recomputed_share = again / train_flops_per_token(config, plan.seq_len)
         self.head = head_documents(plan.validation, plan.n_documents, plan.head_tokens)
         self.batches = Ahead(self._make_batch, plan.n_steps)
-        self.first = True  # no update has been made by this process yet
+        self.first_seconds: float | None = None  # of this start; None once it is logged
+        self.started = False  # an update has been made by this process
 
     def _make_batch(self, step: int) -> tuple[Batch, int]:
         """Give this process's rows of a step, and the targets of all its rows."""
@@ -148,6 +149,8 @@ class _Loop:
                 compute=state.compute,
                 z_loss=plan.z_loss,
             )
+        if not self.started:
+            self.started, self.first_seconds = True, time.monotonic() - plan.began
         state.step += 1
         if done.skipped:
             _log.warning(
@@ -172,10 +175,9 @@ class _Loop:
             speed["data_wait_seconds"] = waited
             speed["aside_seconds"] = state.aside_seconds
             speed["peak_memory_bytes"] = peak_memory_bytes(state.device)
-            if self.first:
-                speed["seconds_to_first_step"] = time.monotonic() - plan.began
+            if self.first_seconds is not None:
+                speed["seconds_to_first_step"], self.first_seconds = self.first_seconds, None
             self._log("train", fields, speed)
-        self.first = False
 
     def _log(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
         state = self.state

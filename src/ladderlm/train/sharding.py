@@ -125,10 +125,13 @@ class Sharding:
                 self.processes.share_tensors(own, rank)
 
     @contextmanager
-    def whole(self, model: Transformer) -> Iterator[Transformer]:
+    def whole(self, model: Transformer, filled: bool = True) -> Iterator[Transformer]:
         """Give a model with all float32 weights on this process, for scoring and sampling.
 
         FSDP2's rows are gathered into a second model, which is dropped afterwards.
+
+        Args:
+            filled: with the present weights; without, whoever asks loads others.
         """
         if self.kind != "weights":
             yield model
@@ -136,9 +139,10 @@ class Sharding:
         replica = Transformer(model.config).to(model.tok_embeddings.weight.device)
         replica.train(model.training)
         copies = dict(replica.named_parameters())
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                copies[name].copy_(whole(parameter))
+        if filled:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    copies[name].copy_(whole(parameter))
         yield replica
 
     def whole_on_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class TrainState:
         step: updates done; the position in the data and all randomness follow from it.
         n_tokens: targets trained on so far.
         seconds: monotonic seconds spent training, summed over restarts.
-        aside_seconds: part of them spent in logging and saving.
+        aside_seconds: seconds spent in logging and saving, beside `seconds`.
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
         compute: what a step runs through; None: the model itself.
