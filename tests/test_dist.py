@@ -15,8 +15,7 @@ from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.optim.owners import owners_of
 from ladderlm.train.compute import Compute
-from ladderlm.train.step import train_step
-from reference.checks import ragged_batch, update
+from reference.checks import one_step, ragged_batch, update
 from reference.hand_made import make_batch, make_model
 
 WORKER = """
@@ -191,18 +190,7 @@ def test_state_cut_over_processes_gives_the_losses_of_one(kind, rule, precision,
     optimizer = build_optimizer(model, OptimConfig(name=rule, learning_rate=0.01))
     compute, batch = Compute(model, precision), ragged_batch()
     wanted = [
-        train_step(
-            model,
-            optimizer,
-            batch,
-            46,
-            step=step,
-            micro_batch_seqs=2,
-            mask_documents=True,
-            grad_clip=1.0,
-            processes=Processes(),
-            compute=compute,
-        ).loss
+        one_step(model, optimizer, batch, step=step, micro_batch_seqs=2, compute=compute).loss
         for step in (1, 2, 3)
     ]
     tolerance = 1e-6 if precision == "float32" else 1e-3

@@ -24,6 +24,7 @@ from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
 from ladderlm.errors import CheckpointError
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
+from ladderlm.train.compute import Compute
 from ladderlm.train.state import TrainState
 from reference.checks import ragged_batch, update
 from reference.hand_made import make_model
@@ -31,7 +32,7 @@ from reference.hand_made import make_model
 
 def trained_state(n_updates=2, run_id="abc"):
     model = make_model(n_layers=1)
-    state = TrainState(model, build_optimizer(model, OptimConfig()), run_id)
+    state = TrainState(model, build_optimizer(model, OptimConfig()), Compute(model), run_id)
     for _ in range(n_updates):
         update(model, ragged_batch(), state.optimizer)
         state.step += 1

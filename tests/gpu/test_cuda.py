@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from ladderlm.dist import Processes
 from ladderlm.model.attention import attend_sdpa, document_mask
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.flex import attend_flex, plan_flex
@@ -16,8 +15,7 @@ from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import resolve_precision
 from ladderlm.train.compute import Compute
-from ladderlm.train.step import train_step
-from reference.checks import ragged_batch
+from reference.checks import one_step, ragged_batch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,19 +34,7 @@ def losses_on(device, precision="float32", compiled=False, recompute=False, **sh
     optimizer = build_optimizer(model, OptimConfig(name="muon", learning_rate=0.01))
     batch = ragged_batch()
     return [
-        train_step(
-            model,
-            optimizer,
-            batch,
-            batch.n_targets,
-            step=step,
-            micro_batch_seqs=3,
-            mask_documents=True,
-            grad_clip=1.0,
-            processes=Processes(),
-            compute=compute,
-        ).loss
-        for step in range(1, 6)
+        one_step(model, optimizer, batch, step=step, compute=compute).loss for step in range(1, 6)
     ]
 
 

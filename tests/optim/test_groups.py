@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ladderlm.dist import Processes
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer, parameter_groups, set_learning_rate
 from ladderlm.train.compute import Compute
-from ladderlm.train.step import accumulate_gradients, train_step
+from ladderlm.train.step import accumulate_gradients
 from reference.adamw import AdamWNumber, clip_scale
+from reference.checks import one_step
 from reference.hand_made import make_batch, make_model
 
 NO_DECAY = ("norm.weight", "tok_embeddings.weight")
@@ -93,17 +93,7 @@ def test_training_steps_equal_those_of_the_slow_adamw(grad_clip):
                 weight_decay=0.0 if name.endswith(NO_DECAY) else 0.4,
             )
         set_learning_rate(optimizer, rate)
-        train_step(
-            model,
-            optimizer,
-            batch,
-            batch.n_targets,
-            step=step + 1,
-            micro_batch_seqs=1,
-            mask_documents=True,
-            grad_clip=grad_clip,
-            processes=Processes(),
-        )
+        one_step(model, optimizer, batch, step=step + 1, micro_batch_seqs=1, grad_clip=grad_clip)
     for name, weight in model.named_parameters():
         for i, value in enumerate(weight.detach().flatten()):
             # float64 on both sides; only the order of operations differs
@@ -115,16 +105,8 @@ def test_the_reported_norm_is_that_before_clipping():
     batch = make_batch([[[1, 3, 5, 2]]], 8)
     accumulate_gradients(Compute(model), batch, batch.n_targets, 1, True)
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
-    done = train_step(
-        model,
-        build_optimizer(model, OptimConfig()),
-        batch,
-        batch.n_targets,
-        step=1,
-        micro_batch_seqs=1,
-        mask_documents=True,
-        grad_clip=1e-3,
-        processes=Processes(),
+    done = one_step(
+        model, build_optimizer(model, OptimConfig()), batch, micro_batch_seqs=1, grad_clip=1e-3
     )
     assert done.grad_norm == pytest.approx(norm, rel=1e-5)
     clipped = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()

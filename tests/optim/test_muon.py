@@ -13,6 +13,7 @@ from ladderlm.errors import CheckpointError
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer, set_learning_rate
 from ladderlm.optim.muon import MuonAdamW, orthogonalize
+from ladderlm.train.compute import Compute
 from ladderlm.train.state import TrainState
 from reference.checks import ragged_batch, update
 from reference.hand_made import make_model
@@ -172,7 +173,9 @@ def test_each_parameter_keeps_the_state_of_its_own_rule_alone():
 
 def trained(n_updates):
     model = make_model(n_layers=1)
-    state = TrainState(model, build_optimizer(model, OptimConfig(name="muon")), "abc")
+    state = TrainState(
+        model, build_optimizer(model, OptimConfig(name="muon")), Compute(model), "abc"
+    )
     for _ in range(n_updates):
         update(model, ragged_batch(), state.optimizer)
         state.step += 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ __all__ = [
     "check_identity_model",
     "check_padding",
     "counting_batch",
+    "one_step",
     "ragged_batch",
     "train_on",
 ]
@@ -34,6 +36,15 @@ def ragged_batch() -> Batch:
     rng = np.random.default_rng(0)
     rows = [[[1, *rng.integers(3, 50, n - 1).tolist(), 2]] for n in (15, 1, 9, 2, 1, 12, 1, 5)]
     return make_batch(rows, 16)
+
+
+def one_step(
+    model: Transformer, optimizer: torch.optim.Optimizer, batch: Batch, **changes: Any
+) -> step_module.Update:
+    """Make the first update from a batch as one process does, but for the changes."""
+    usual: dict[str, Any] = {"n_targets": batch.n_targets, "step": 1, "micro_batch_seqs": 3}
+    usual |= {"mask_documents": True, "grad_clip": 1.0, "processes": Processes()}
+    return step_module.train_step(model, optimizer, batch, **usual | changes)
 
 
 def gradients_of(
@@ -92,17 +103,8 @@ def update(
     micro_batch_seqs: int = 64,
 ) -> step_module.Update:
     """Make one update."""
-    return step_module.train_step(
-        model,
-        optimizer or build_optimizer(model, OptimConfig()),
-        batch,
-        batch.n_targets,
-        step=1,
-        micro_batch_seqs=micro_batch_seqs,
-        mask_documents=True,
-        grad_clip=1.0,
-        processes=Processes(),
-    )
+    optimizer = optimizer or build_optimizer(model, OptimConfig())
+    return one_step(model, optimizer, batch, micro_batch_seqs=micro_batch_seqs)
 
 
 def successor_model(n: int, strength: float) -> Transformer:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
@@ -18,8 +17,8 @@ from ladderlm.run import machine
 from ladderlm.run.execute import execute
 from ladderlm.run.machine import settle_compile
 from ladderlm.train.compute import CACHE_VARIABLE, Compute, find_cpp_compiler
-from ladderlm.train.step import accumulate_gradients, train_step
-from reference.checks import counting_batch, ragged_batch
+from ladderlm.train.step import accumulate_gradients
+from reference.checks import counting_batch, one_step, ragged_batch
 from reference.hand_made import make_model
 from reference.runs import BrokenError, break_at, outcome
 
@@ -34,18 +33,7 @@ def step_by_step(n_steps, compute_of, batch_of=counting_batch, **shape):
     compute = compute_of(model)
     optimizer = build_optimizer(model, OptimConfig(name="muon", learning_rate=0.01))
     return [
-        train_step(
-            model,
-            optimizer,
-            batch := batch_of(step),
-            batch.n_targets,
-            step=step + 1,
-            micro_batch_seqs=3,
-            mask_documents=True,
-            grad_clip=1.0,
-            processes=Processes(),
-            compute=compute,
-        ).loss
+        one_step(model, optimizer, batch_of(step), step=step + 1, compute=compute).loss
         for step in range(n_steps)
     ]
 

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError, TrainingError
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
@@ -17,8 +16,7 @@ from ladderlm.run.resolve import resolve
 from ladderlm.train import scaling
 from ladderlm.train.compute import Compute
 from ladderlm.train.scaling import LossScale
-from ladderlm.train.step import train_step
-from reference.checks import ragged_batch
+from reference.checks import one_step, ragged_batch
 from reference.hand_made import make_model
 from reference.runs import BrokenError, break_at, lines_of, outcome
 
@@ -27,18 +25,7 @@ QUICK = {"eval__n_evals": 0, "eval__n_samples": 0, "eval__n_documents": 2}
 
 def fp16_step(model, optimizer, compute, step=1):
     batch = ragged_batch()
-    return train_step(
-        model,
-        optimizer,
-        batch,
-        batch.n_targets,
-        step=step,
-        micro_batch_seqs=3,
-        mask_documents=True,
-        grad_clip=1.0,
-        processes=Processes(),
-        compute=compute,
-    )
+    return one_step(model, optimizer, batch, step=step, compute=compute)
 
 
 def test_the_scale_moves_as_pytorchs_own_does(monkeypatch):

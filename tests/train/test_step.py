@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from ladderlm.dist import Processes
 from ladderlm.errors import DataError, TrainingError
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
@@ -15,13 +14,14 @@ from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train.compute import Compute
 from ladderlm.train.guards import explain_memory
-from ladderlm.train.step import accumulate_gradients, train_step
+from ladderlm.train.step import accumulate_gradients
 from reference.checks import (
     check_accumulation,
     check_copy_task,
     check_identity_model,
     check_padding,
     counting_batch,
+    one_step,
     ragged_batch,
     train_on,
 )
@@ -81,17 +81,7 @@ def test_a_weight_that_is_not_a_number_stops_before_the_optimizer_moves(where):
         dict(model.named_parameters())[where].view(-1)[3] = math.nan
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(TrainingError, match="step 7: loss nan") as caught:
-        train_step(
-            model,
-            optimizer,
-            ragged_batch(),
-            10,
-            step=7,
-            micro_batch_seqs=8,
-            mask_documents=True,
-            grad_clip=1.0,
-            processes=Processes(),
-        )
+        one_step(model, optimizer, ragged_batch(), n_targets=10, step=7, micro_batch_seqs=8)
     assert "documents 0, 1, 2" in str(caught.value)
     for a, b in zip(before, model.parameters(), strict=True):
         assert torch.equal(a, b) or a.isnan().any()
@@ -103,16 +93,12 @@ def test_an_infinite_gradient_with_a_finite_loss_stops_too():
     model = make_model()
     model.norm.weight.register_hook(lambda g: g * math.inf)
     with pytest.raises(TrainingError, match="gradient norm"):
-        train_step(
+        one_step(
             model,
             build_optimizer(model, OptimConfig()),
             ragged_batch(),
-            10,
-            step=1,
+            n_targets=10,
             micro_batch_seqs=8,
-            mask_documents=True,
-            grad_clip=1.0,
-            processes=Processes(),
         )
 
 

@@ -194,8 +194,8 @@ def _train(
     state = TrainState(
         model,
         build_optimizer(model, config.optim, sharding.owned),
+        Compute(model, precision, compiled, sharding=sharding),
         config.run_id,
-        compute=Compute(model, precision, compiled, sharding=sharding),
         average=WeightAverage(model, decay) if (decay := config.train.ema_decay) else None,
     )
     saved = load_newest(directory.checkpoints, _log.warning)
@@ -221,7 +221,7 @@ def _train(
         peaks.measured * n_devices, peaks.datasheet * n_devices if peaks.datasheet else None
     )
     plan = _plan(config, val, all_devices, began)
-    if compiled and state.compute is not None:
+    if compiled:
         cache = directory.path.parent / ".compiled"
         with explain_memory(plan.micro_batch_seqs, state.step + 1):
             state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
@@ -249,7 +249,6 @@ def _train(
 
 def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: Processes) -> None:
     """Go forward and backward over the first step's rows, whose shapes are those of every step."""
-    assert state.compute is not None
     batch = stream.rows(0, plan.growth.rows_at(0), processes.rank, processes.world_size)
     state.model.train()
     state.compute.refresh()

@@ -157,7 +157,7 @@ class _Loop:
                 "step %d: a gradient overflowed fp16, the update is skipped; the loss is scaled "
                 "by %g from now on",
                 state.step,
-                state.compute.scale if state.compute else 1.0,
+                state.compute.scale,
             )
         if state.average is not None:
             state.average.update(state.step)

@@ -13,7 +13,6 @@ from ladderlm.checkpoint.layout import rotate, step_folder
 from ladderlm.checkpoint.load import SavedState, load_optimizer, load_weights
 from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
 from ladderlm.checkpoint.slices import write_slice
-from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError
 from ladderlm.files import remove_tree
 from ladderlm.model.transformer import Transformer
@@ -30,18 +29,19 @@ class TrainState:
     """Model, optimizer and the few numbers beside them.
 
     Args:
+        compute: what a step runs through.
         step: updates done; the position in the data and all randomness follow from it.
         n_tokens: targets trained on so far.
         seconds: monotonic seconds spent training, summed over restarts.
         aside_seconds: seconds spent in logging and saving, beside `seconds`.
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
-        compute: what a step runs through; None: the model itself.
         average: of the weights over the run; None: none is kept.
     """
 
     model: Transformer
     optimizer: torch.optim.Optimizer
+    compute: Compute
     run_id: str
     step: int = 0
     n_tokens: int = 0
@@ -49,13 +49,12 @@ class TrainState:
     aside_seconds: float = 0.0
     restarts: int = 0
     best: dict[str, Any] = field(default_factory=dict)
-    compute: Compute | None = None
     average: WeightAverage | None = None
 
     @property
     def sharding(self) -> Sharding:
         """How weights and state lie over the processes."""
-        return Sharding(Processes()) if self.compute is None else self.compute.sharding
+        return self.compute.sharding
 
     @property
     def device(self) -> str:
@@ -65,7 +64,7 @@ class TrainState:
     @property
     def loss_scale(self) -> LossScale | None:
         """The scale of an fp16 run."""
-        return None if self.compute is None else self.compute.loss_scale
+        return self.compute.loss_scale
 
     def restore(self, saved: SavedState) -> None:
         """Take over a verified checkpoint.
