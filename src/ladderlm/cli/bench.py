@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ladderlm.cli.generate import check_device
-from ladderlm.cli.options import parse, print_json
-from ladderlm.errors import ConfigError
+from ladderlm.cli.options import check_counts, parse, print_json
 from ladderlm.units import format_count, format_flops
 
 __all__ = ["run"]
@@ -38,10 +37,7 @@ class BenchOptions:
 def run(argv: list[str]) -> int:
     """Measure and print one table."""
     options = parse(BenchOptions, argv, "bench", "Speed of a step beside others and the ceiling.")
-    if options.rounds < 1 or (options.threads is not None and options.threads < 1):
-        raise ConfigError(
-            f"--rounds {options.rounds} --threads {options.threads}", "both are at least 1"
-        )
+    check_counts(rounds=options.rounds, threads=options.threads)
     import os
     from dataclasses import replace
 

@@ -14,7 +14,15 @@ from typing import Any, Protocol, TypeVar
 from ladderlm.errors import ConfigError
 from ladderlm.files import to_json
 
-__all__ = ["Progress", "parse", "parse_part", "print_json", "progress_bar", "to_argv"]
+__all__ = [
+    "Progress",
+    "check_counts",
+    "parse",
+    "parse_part",
+    "print_json",
+    "progress_bar",
+    "to_argv",
+]
 
 T = TypeVar("T")
 
@@ -24,6 +32,17 @@ class Progress(Protocol):
 
     def __call__(self, done: int, note: str = "") -> None:
         """Say how much is done, with a short note."""
+
+
+def check_counts(**options: int | None) -> None:
+    """Refuse the first option below 1; None: it was not given.
+
+    Raises:
+        ConfigError: names it.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}", "it is at least 1")
 
 
 def parse(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ladderlm.cli.generate import check_device
-from ladderlm.cli.options import parse, print_json
-from ladderlm.errors import ConfigError
+from ladderlm.cli.options import check_counts, parse, print_json
 from ladderlm.text import visible
 from ladderlm.units import format_seconds
 
@@ -43,10 +42,7 @@ class ProfileOptions:
 def run(argv: list[str]) -> int:
     """Record and print the table."""
     options = parse(ProfileOptions, argv, "profile", "Where a training step spends its time.")
-    if options.steps < 1 or (options.threads is not None and options.threads < 1):
-        raise ConfigError(
-            f"--steps {options.steps} --threads {options.threads}", "both are at least 1"
-        )
+    check_counts(steps=options.steps, threads=options.threads)
     check_device(options.device)
     import torch
 

@@ -4,6 +4,7 @@ Owns the three questions that its tasks ask (the chance of a continuation, the c
 text, a text to be written) and the call that runs tasks. The tasks and their metrics are lm-eval's.
 """
 
+import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -289,10 +290,11 @@ def run_tasks(
         include_path=None if folder is None else str(folder), include_defaults=folder is None
     )
     if unknown := sorted(set(names) - set(manager.all_tasks)):
-        known = ", ".join(sorted(manager.all_tasks)[:20])
+        near = ", ".join(difflib.get_close_matches(unknown[0], manager.all_tasks, 5))
+        of = f"{len(manager.all_tasks)} tasks of {folder or 'lm-eval'}"
         raise DataError(
             f"no task is called {', '.join(unknown)}",
-            f"known are {known}" if known else f"{folder} holds no task",
+            f"nearest of the {of}: {near}" if near else f"none of the {of} has a name like it",
             "name another, or the folder with its YAML file: --task-folder DIR",
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it names every default that it takes
