@@ -11,6 +11,7 @@ from builders import InOwnProcess, tiny_study, write_study
 from ladderlm.cli.main import main
 from ladderlm.errors import ConfigError
 from ladderlm.study.launch import launch
+from ladderlm.study.options import SearchOptions
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import plan_study
 from ladderlm.study.results import TIMING_COLUMNS, collect_results, read_results
@@ -116,6 +117,9 @@ def test_a_part_of_another_study_is_refused_by_what_differs(done, tmp_path):
     other = replace(done.spec, ladder=replace(done.spec.ladder, tokens_per_param=0.6))
     with pytest.raises(ConfigError, match=r"tokens_per_param: 0\.5 -> 0\.6"):
         check_same_study(done.spec, other, tmp_path)
+    search = SearchOptions(flops=1e12, options=(("optim.beta2", (0.9, 0.95)),))
+    with pytest.raises(ConfigError, match="search"):
+        check_same_study(done.spec, replace(done.spec, search=search), tmp_path)
     moved = replace(done.spec, base=replace(done.spec.base, out="elsewhere"))
     check_same_study(done.spec, moved, tmp_path)
 

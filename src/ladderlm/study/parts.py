@@ -73,6 +73,7 @@ def _meaning(spec: StudySpec) -> dict[str, Any]:
         "base": meaning_of(spec.base),
         "ladder": to_dict(spec.ladder),
         "arms": arms,
+        "search": None if spec.search is None else to_dict(spec.search),
     }
 
 
