@@ -42,6 +42,15 @@ def test_a_study_that_is_over_says_so_and_names_why_runs_failed(done):
             assert (early["n_finished"], early["bits_per_byte"]) == (0, None)
 
 
+def test_finished_runs_are_known_by_their_summary_alone(done, pool):
+    """Their logs can be long, and are looked at every two seconds."""
+    known = study_status(done.plan, pool)
+    finished = [row for row in known.runs if row.status == "finished"]
+    for row in finished:
+        (pool / row.run.run_id / "metrics.jsonl").unlink()
+    assert [r for r in study_status(done.plan, pool).runs if r.status == "finished"] == finished
+
+
 def test_the_time_to_go_is_that_of_the_nearest_known_run_in_proportion_to_flops(done, pool):
     runs = [run for run in done.plan.runs if run.arm != "broken"]
     for run in runs[:-2]:

@@ -87,18 +87,18 @@ def _look(run: PlannedRun, directory: RunDirectory) -> RunStatus:
         return RunStatus(run, "not chosen", 0, None, None)
     if summary is None:
         return RunStatus(run, "not started", 0, None, None)
-    trained, scored = directory.metrics("train"), directory.metrics("eval")
     status = str(summary["status"])
+    if status == "finished":
+        loss = (directory.scores(run.config.eval.split) or {}).get("bits_per_byte")
+        seconds = float(summary["timing"]["seconds"])
+        return RunStatus(run, status, int(summary["n_steps"]), loss, seconds)
+    trained, scored = directory.metrics("train"), directory.metrics("eval")
     step_seconds = [row["timing"]["step_seconds"] for row in trained]
     median = statistics.median(step_seconds) if step_seconds else None
     if status == "running" and _age(directory) > max(SILENT_AFTER_SECONDS, 50 * (median or 0.0)):
         status = "silent"
     total = None if median is None else median * run.rung.n_steps
-    if status == "finished":
-        total = float(summary["timing"]["seconds"])
-    step = int(
-        summary["n_steps"] if status == "finished" else trained[-1]["step"] if trained else 0
-    )
+    step = int(trained[-1]["step"]) if trained else 0
     loss = scored[-1]["bits_per_byte"] if scored else None
     return RunStatus(run, status, step, loss, total, reason=str(summary.get("reason", "")))
 
