@@ -1,5 +1,7 @@
 """Tables: rows are chosen by clauses, and every slip in a file is named with its line."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,41 @@ def test_rows_left_out_are_counted_with_their_reason():
     found = fit(table, where=("status=good",), draws=100)
     assert found.excluded == {"not status=good": 1}
     assert found.card["excluded"] == found.excluded
+
+
+def test_budgets_left_out_for_one_reason_are_added_up():
+    rows = []
+    for c, n_sizes in ((1e17, 3), (1e18, 7), (1e19, 7), (1e20, 2)):
+        for k in range(n_sizes):
+            params = 1e8 * (c / 1e18) ** 0.5 * 2.0 ** (k - n_sizes // 2)
+            rows.append((params, c / 6 / params, c, 3 + 0.02 * (k - n_sizes // 2) ** 2))
+    columns = zip(("params", "tokens", "flops", "loss"), zip(*rows, strict=True), strict=True)
+    found = fit(dict(columns), "isoflop", draws=100)
+    assert found.excluded == found.card["excluded"] == {"fewer than 4 sizes": 5}
+    assert found.n_used == 14
+
+
+def joint_rows(rungs):
+    """Two arms of two seeds, one a fifth better, on rungs of these names by rising compute."""
+    found = []
+    for (i, rung), arm, seed in itertools.product(enumerate(rungs), ("base", "new"), (1, 2)):
+        params = 1e6 * 2.0**i * (1.03 if arm == "new" else 1.0)
+        flops = 6 * params * 20 * params
+        loss = 1.5 + 2 * ((1.25 if arm == "new" else 1.0) * flops / 1e14) ** -0.1 + 1e-4 * seed
+        found.append({"arm": arm, "rung": rung, "seed": seed, "params": params})
+        found[-1] |= {"tokens": 20 * params, "loss": loss}
+    return {name: [row[name] for row in found] for name in found[0]}
+
+
+@pytest.mark.parametrize("rungs", [(8, 9, 10, 11, 12), ("tiny", "small", "mid", "big", "huge")])
+def test_arms_are_compared_rung_by_rung_in_order_of_compute_without_flops(rungs):
+    table = joint_rows(rungs)
+    found = fit(table, "joint", draws=100).details["comparisons"]["new"]
+    assert [rung["rung"] for rung in found["rungs"]] == [0, 1, 2, 3, 4]
+    assert np.all(np.diff([rung["x"] for rung in found["rungs"]]) > 0)
+    assert found["pooled"]["value"] == pytest.approx(1.25, rel=0.02)
+    flops = [6 * n * d for n, d in zip(table["params"], table["tokens"], strict=True)]
+    assert fit(table | {"flops": flops}, "joint", draws=100).details["comparisons"]["new"] == found
 
 
 def test_six_n_d_is_never_put_in_silently():

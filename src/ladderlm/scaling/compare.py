@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.joint import RUNG_SHARE, LadderLaw, Points, fit_law
+from ladderlm.scaling.joint import LadderLaw, Points, fit_law, mean_weight
 
 __all__ = ["Comparison", "Estimate", "RungMultiplier", "compare_arms", "estimate"]
 
@@ -114,7 +114,7 @@ class _Ladder:
 
     @property
     def weights(self) -> Array:
-        return np.array([1 / (RUNG_SHARE + 1 / len(d)) for d in self.differences])
+        return mean_weight(np.array([len(d) for d in self.differences]))
 
     def variance(self, residuals: Array, freedom: int) -> float:
         """Give the unit variance of the means: from their scatter, or what seeds alone make of it.

@@ -52,12 +52,6 @@ class Sample:
         centred = {name: values - centres[name] for name, values in logs.items()}
         return cls(centred, centres, np.zeros(n, dtype=np.int64) if arm is None else arm)
 
-    def at(self, columns: Mapping[str, Array], arm: NDArray[np.int64] | None = None) -> "Sample":
-        """Give other places in the same scaling."""
-        centred = {name: np.log(columns[name]) - self.centres[name] for name in self.logs}
-        n = len(next(iter(centred.values())))
-        return Sample(centred, self.centres, np.zeros(n, dtype=np.int64) if arm is None else arm)
-
     def where(self, mask: NDArray[np.bool_]) -> "Sample":
         """Give the chosen places in the same scaling."""
         logs = {name: values[mask] for name, values in self.logs.items()}

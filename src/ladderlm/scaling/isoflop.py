@@ -4,6 +4,7 @@ Owns Hoffmann et al. 2022's approaches 2 (a parabola in ln N, and one in ln D, a
 their vertices follow a power of C) and 3 (the surface L(N, D)), and whether the two agree.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,10 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
             "an exponent needs at least two",
             "add sizes on both sides of the best one at each budget (budgets within 1 % are one)",
         )
+    excluded = Counter(rows.excluded)
+    for bowl in bowls:
+        if bowl["problem"]:
+            excluded[bowl["problem"]] += bowl["n_rows"]
     parameters, intervals = _exponents(good, drawn, np.array(log_c))
     surface = _surfaces(columns, loss, options)
     said += _compare(parameters, intervals, surface)
@@ -89,7 +94,7 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
         objective={"name": "least-squares", "value": None, "beside": surface},
         identified={},
         n_used=sum(bowl["n_rows"] for bowl in good),
-        excluded=rows.excluded | {b["problem"]: b["n_rows"] for b in bowls if b["problem"]},
+        excluded=dict(excluded),
         holdout=[],
         warnings=said,
         card={
@@ -99,7 +104,7 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
             "surface": Chinchilla.formula,
             "n_budgets": len(good),
             "bootstrap": f"{options.draws} draws of rows within budgets, seed {options.seed}",
-            "excluded": rows.excluded,
+            "excluded": dict(excluded),
             "version": VERSION,
         },
         details={"bowls": bowls, "surface": surface},

@@ -21,6 +21,7 @@ from ladderlm.scaling.solve import Problem, minimise
 
 __all__ = [
     "RUNG_SHARE",
+    "TOLERANCE",
     "Cells",
     "LadderLaw",
     "Points",
@@ -28,13 +29,21 @@ __all__ = [
     "fit_card",
     "fit_law",
     "holdout_errors",
+    "mean_weight",
     "prediction_errors",
 ]
 
 Array = NDArray[np.float64]
-RUNG_SHARE = 0.64  # (0.008 / 0.010)^2: mistuning and seed sd that the planning rule assumes
+# (0.008 / 0.010)^2: sd of mistuning and of seeds in nats. `power.PLANNING_NOISE` is the same
+# assumption in ln L, 0.0015 / 0.0019: change both or none.
+RUNG_SHARE = 0.64
 N_STARTS = 2
 TOLERANCE = 0.005  # a forecast within this share of the loss passes whatever its sigma
+
+
+def mean_weight(n_runs: Array | int) -> Array:
+    """Give the inverse variance of the mean of some runs, in units of the seed variance."""
+    return np.asarray(1 / (RUNG_SHARE + 1 / np.asarray(n_runs, dtype=np.float64)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Cells:
     @property
     def weight(self) -> Array:
         """Inverse variance of each mean, in units of the seed variance."""
-        return np.asarray(1 / (RUNG_SHARE + 1 / self.n))
+        return mean_weight(self.n)
 
 
 def cells_of(points: Points, baseline: str | None = None) -> Cells:

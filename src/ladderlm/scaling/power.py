@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from ladderlm.scaling.joint import RUNG_SHARE
+from ladderlm.scaling.joint import mean_weight
 
 __all__ = [
     "PLANNING_NOISE",
@@ -64,7 +64,7 @@ def detection_power(
     if len(n) < 2:
         return 0.0
     s = np.broadcast_to(np.asarray(slopes, dtype=np.float64), n.shape)
-    weight = 1 / (RUNG_SHARE + 1 / n)
+    weight = mean_weight(n)
     variance = 2 * (noise.rung_sd**2 + noise.seed_sd**2 / n)
     error = math.sqrt(float((weight**2 * s**2) @ variance)) / float(weight @ s**2)
     freedom = len(n) - 1

@@ -11,6 +11,7 @@ from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import interval
 from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, label_rows
 from ladderlm.scaling.points import Table
+from ladderlm.scaling.solve import other_objective
 
 __all__ = ["fit_power_law"]
 
@@ -49,7 +50,6 @@ def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
     if options.objective == "least-squares":
         chosen, other = solution, robust
     keys = ["factor", *(f"exponent_{name}" for name in names)]
-    names_of = {"huber": "least-squares", "least-squares": "huber"}
     public = _public(chosen, middle)
     spread = _public(draws, middle)
     predicted = design @ chosen
@@ -64,7 +64,7 @@ def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
             "name": options.objective,
             "value": float(((y - predicted) ** 2).sum()),
             "beside": {
-                "name": names_of[options.objective],
+                "name": other_objective(options.objective),
                 "parameters": dict(zip(keys, _public(other, middle).tolist(), strict=True)),
             },
         },

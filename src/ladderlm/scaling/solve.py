@@ -13,7 +13,16 @@ from scipy import optimize
 
 from ladderlm.scaling.forms import Form, Sample
 
-__all__ = ["DELTA", "OBJECTIVES", "Problem", "Solution", "minimise", "objective", "refit"]
+__all__ = [
+    "DELTA",
+    "OBJECTIVES",
+    "Problem",
+    "Solution",
+    "minimise",
+    "objective",
+    "other_objective",
+    "refit",
+]
 
 Array = NDArray[np.float64]
 DELTA = 1e-3  # of Huber, in ln L; source: Hoffmann et al. 2022, appendix D.3
@@ -25,6 +34,11 @@ OBJECTIVES = {
     "least-squares": "sum of squares of the difference in L",
     "log-least-squares": "sum of squares of the difference in ln L",
 }
+
+
+def other_objective(name: str) -> str:
+    """Give the objective that is shown beside one, so that a reader sees what hangs on it."""
+    return "least-squares" if name == "huber" else "huber"
 
 
 @dataclass(frozen=True)
@@ -194,12 +208,11 @@ def refit(
     problem: Problem,
     start: Array,
     weight: Array | None = None,
-    log_loss: Array | None = None,
     held: NDArray[np.bool_] | None = None,
     n_iterations: int = 200,
     tolerance: float = 1e-12,
 ) -> tuple[Array, Array]:
-    """Refit many weightings or many sets of losses at once from known parameters.
+    """Refit many weightings at once from known parameters.
 
     Damped Gauss-Newton (Levenberg 1944, Marquardt 1963), reweighted for Huber; parameters that
     push against a bound rest there.
@@ -207,7 +220,6 @@ def refit(
     Args:
         start: (p,) or (B, p).
         weight: (B, n) in place of the problem's.
-        log_loss: (B, n) in place of the problem's.
         held: (p,) bool, parameters that stay at their start.
         tolerance: an end is reached when a step gains less than this share of the value.
 
@@ -216,12 +228,11 @@ def refit(
     """
     form, sample = problem.form, problem.sample
     weights = np.atleast_2d(problem.weight if weight is None else weight)
-    targets = np.atleast_2d(problem.log_loss if log_loss is None else log_loss)
+    target = problem.log_loss
     theta = np.atleast_2d(start)
-    n_batch = max(len(weights), len(targets), len(theta))
+    n_batch = max(len(weights), len(theta))
     theta = np.repeat(theta, n_batch, 0) if len(theta) == 1 else theta.copy()
     weights = np.broadcast_to(weights, (n_batch, weights.shape[1]))
-    targets = np.broadcast_to(targets, (n_batch, targets.shape[1]))
     fixed: NDArray[np.bool_] = problem.high <= problem.low
     if held is not None:
         fixed = fixed | held
@@ -229,9 +240,9 @@ def refit(
     value = np.full(n_batch, np.inf)
     live = np.arange(n_batch)
     for _ in range(n_iterations):
-        w, y, now = weights[live], targets[live], theta[live]
+        w, now = weights[live], theta[live]
         predicted, slopes = form.gradient(now, sample)
-        residual, chain = _residuals(problem, predicted, y)
+        residual, chain = _residuals(problem, predicted, target)
         cost, robust = _cost(problem, residual)
         value[live] = (w * cost).sum(axis=1)
         factors = np.exp(now[:, : form.n_terms])  # steps are taken in E, not in ln E, which has
@@ -251,7 +262,7 @@ def refit(
         trial[:, : form.n_terms] = np.log(moved_factors)
         trial = np.clip(trial, problem.low, problem.high)
         trial = np.where(stuck, now, trial)
-        residual, _ = _residuals(problem, form.log_loss(trial, sample), y)
+        residual, _ = _residuals(problem, form.log_loss(trial, sample), target)
         reached = (w * _cost(problem, residual)[0]).sum(axis=1)
         better = reached <= value[live]
         gain = value[live] - reached

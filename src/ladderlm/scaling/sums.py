@@ -13,18 +13,25 @@ from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
 from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.forms import FORMS, Form, Joint, Sample
-from ladderlm.scaling.joint import Points
+from ladderlm.scaling.joint import TOLERANCE, Points
 from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
 from ladderlm.scaling.outcome import label_rows as label
 from ladderlm.scaling.points import Table, group_close
-from ladderlm.scaling.solve import DELTA, OBJECTIVES, Problem, Solution, minimise, refit
+from ladderlm.scaling.solve import (
+    DELTA,
+    OBJECTIVES,
+    Problem,
+    Solution,
+    minimise,
+    other_objective,
+    refit,
+)
 from ladderlm.scaling.warn import find_confounds, warn_of_fit
 
 __all__ = ["fit_sum"]
 
 Array = NDArray[np.float64]
 HOLDOUT_DRAWS = 200
-TOLERANCE = 0.005  # a forecast within this share of the loss passes whatever its sigma
 
 
 def fit_sum(rows: Rows, options: FitOptions) -> Fit:
@@ -38,12 +45,13 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     form: Form = Joint(len(arms) - 1) if options.form == "joint" else FORMS[options.form]()
     columns, said = columns_of(table, form.columns)
     weight = table.numbers("weight") if "weight" in table else np.ones(len(table))
-    problem = _problem(form, columns, table.numbers("loss"), codes, weight, options.objective)
+    sample = Sample.of(columns, codes)
+    problem = Problem.of(form, sample, table.numbers("loss"), options.objective, weight)
     fitted = problem.where(rows.fitted)
     _check(form, columns, rows.fitted, codes)
     solution = minimise(fitted)
-    other = _other(options.objective)
-    beside = minimise(_replace_objective(fitted, other))
+    other = other_objective(options.objective)
+    beside = minimise(replace(fitted, objective=other))
     draws = bootstrap(
         fitted, solution, clusters_of(table)[rows.fitted], options.draws, options.seed
     )
@@ -56,7 +64,12 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     profile = profile_floor(fitted, solution, float(np.exp(beside.theta[0])))
     rungs = _rungs(table, columns)
     holdout = _holdouts(problem, rows.fitted, solution, rungs, label(table), columns)
-    left_out = _leave_one_out(fitted, solution, rungs[rows.fitted], names)
+    own_rungs = rungs[rows.fitted]
+    left_out = _leave_one_out(fitted, solution, own_rungs, names)
+    compared = {}
+    if len(arms) > 1:
+        flops = columns["flops"][rows.fitted]
+        compared = {"comparisons": _compare(table.take(rows.fitted), arms, flops, own_rungs)}
     warnings = said + find_confounds(table, rows.fitted)
     warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
     warnings += _warn(fitted, solution, profile.identified, profile.reason, holdout)
@@ -75,18 +88,9 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
         holdout=holdout,
         warnings=warnings,
         card=_card(form, options, solution, fitted, rows, columns, arms),
-        details={"profile": profile.to_json(), "leave_one_out": left_out}
-        | ({"comparisons": _compare(table.take(rows.fitted), arms)} if len(arms) > 1 else {}),
+        details={"profile": profile.to_json(), "leave_one_out": left_out} | compared,
         rows=_predict(fitted, solution, label(table.take(rows.fitted))),
     )
-
-
-def _other(objective: str) -> str:
-    return "least-squares" if objective == "huber" else "huber"
-
-
-def _replace_objective(problem: Problem, objective: str) -> Problem:
-    return replace(problem, objective=objective)
 
 
 def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int64]]:
@@ -122,17 +126,6 @@ def _names(public: list[str], arms: list[str]) -> dict[str, str]:
     return found
 
 
-def _problem(
-    form: Form,
-    columns: dict[str, Array],
-    loss: Array,
-    codes: NDArray[np.int64],
-    weight: Array,
-    objective: str,
-) -> Problem:
-    return Problem.of(form, Sample.of(columns, codes), loss, objective, weight)
-
-
 def _check(
     form: Form, columns: dict[str, Array], fitted: NDArray[np.bool_], codes: NDArray[np.int64]
 ) -> None:
@@ -159,14 +152,19 @@ def _check(
 
 
 def _rungs(table: Table, columns: dict[str, Array]) -> NDArray[np.int64]:
-    """Number the rungs: the column `rung`, or sizes where there are any, or budgets."""
-    if "rung" in table:
-        try:
-            given = np.array([float(text) for text in table.text("rung")])
-            return np.asarray(np.unique(given, return_inverse=True)[1], dtype=np.int64)
-        except ValueError:
-            pass
-    return group_close(columns["params"] if "params" in columns else columns["flops"])
+    """Number the rungs: the column `rung`, or sizes where there are any, or budgets.
+
+    Rungs whose names are no numbers are in order of the least size or budget of each.
+    """
+    sizes = columns["params"] if "params" in columns else columns["flops"]
+    if "rung" not in table:
+        return group_close(sizes)
+    names = np.array(table.text("rung"), dtype=np.str_)
+    try:
+        places = names.astype(np.float64)
+    except ValueError:
+        places = np.array([sizes[names == name].min() for name in names])
+    return np.asarray(np.unique(places, return_inverse=True)[1], dtype=np.int64)
 
 
 def _predict(
@@ -242,16 +240,18 @@ def _holdout(
     }
 
 
-def _compare(table: Table, arms: list[str]) -> dict[str, Any]:
+def _compare(
+    table: Table, arms: list[str], flops: Array, rungs: NDArray[np.int64]
+) -> dict[str, Any]:
     """Compare every variant with the baseline in pairs, where rows name their rung and seed."""
     lacking = [name for name in ("rung", "seed") if name not in table]
     if lacking:
         return {arm: {"problem": f"no column {lacking[0]}: no pairs"} for arm in arms[1:]}
     points = Points(
         arm=np.array(table.text("arm"), dtype=np.str_),
-        rung=np.unique(table.text("rung"), return_inverse=True)[1].astype(np.int64),
+        rung=rungs,
         seed=np.unique(table.text("seed"), return_inverse=True)[1].astype(np.int64),
-        x=table.numbers("flops"),
+        x=flops,
         loss=table.numbers("loss"),
     )
     found: dict[str, Any] = {}

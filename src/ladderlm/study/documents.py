@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ladderlm.errors import DataError
+from ladderlm.errors import LadderError
 from ladderlm.eval.compare import require_same_bytes
 from ladderlm.eval.stored import load_losses
 from ladderlm.eval.subsets import DocumentLosses, clusters_of
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.compare import Comparison
-from ladderlm.scaling.joint import RUNG_SHARE
+from ladderlm.scaling.joint import mean_weight
 from ladderlm.study.results import Row
 
 __all__ = ["resample_documents"]
@@ -36,7 +36,7 @@ def resample_documents(rows: list[Row], pool: Path, comparison: Comparison) -> d
     """
     try:
         pairs = _read_pairs(rows, pool, comparison)
-    except (DataError, KeyError) as error:
+    except (LadderError, KeyError) as error:
         return {"problem": f"no losses of single documents: {error}".splitlines()[0]}
     first = next(iter(pairs.values()))[0][0]
     cluster = clusters_of(first)
@@ -53,7 +53,7 @@ def resample_documents(rows: list[Row], pool: Path, comparison: Comparison) -> d
         stated = [_log_rate(base, whole) - _log_rate(new, whole) for base, new in own]
         # what the comparison added for a pair's difference in compute
         correction = float(np.mean(rung.log_m)) * rung.slope - float(np.mean(stated))
-        weight = 1 / (RUNG_SHARE + 1 / len(own))
+        weight = float(mean_weight(len(own)))
         top += weight * rung.slope * (np.mean(gains, axis=0) + correction)
         bottom += weight * rung.slope**2
     log_m = top / bottom
@@ -97,6 +97,5 @@ def _read_pairs(
 
 def _read(folder: Path) -> DocumentLosses:
     directory = RunDirectory(folder)
-    summary = directory.summary() or {}
-    last = summary["evals"][directory.config().eval.split]["last"]
-    return load_losses(directory.evals / last["losses"]["file"])
+    scores = directory.scores(directory.config().eval.split) or {}
+    return load_losses(directory.evals / scores["losses"]["file"])
