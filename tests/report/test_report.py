@@ -205,6 +205,14 @@ def test_pages_are_rendered_from_the_facts_alone(report, sources):
     assert render_markdown(facts) == (report / "report.md").read_text("utf-8")
 
 
+def test_a_multiplier_beyond_the_ladder_is_shown_as_a_bound(report, sources):
+    facts = gather([], [sources.study], report)
+    rung = facts["studies"][0]["fits"]["variants"][0]["comparison"]["rungs"][0]
+    rung["censored"] = "> 1.78"
+    svgs = {path.stem: path.read_text("utf-8") for path in (report / "figures").glob("*.svg")}
+    assert '<td class="n">&gt; 1.78</td>' in render_html(facts, svgs)
+
+
 def test_a_single_run_has_a_report_without_a_study(sources, tmp_path):
     page = page_of(write_report(tmp_path / "report", [sources.run], []).parent)
     assert [anchor for anchor, _ in RUBRIC] == list(page.sections)

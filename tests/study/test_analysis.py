@@ -1,6 +1,8 @@
 """From the table to forecast and fits: the forecast sees only lower rungs, fits say what is out."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +10,7 @@ from ladderlm.scaling.joint import fit_law
 from ladderlm.study.analysis import analyse
 from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.results import points_of
+from ladderlm.study.tuning import Tuning, fit_bracket
 
 
 def falling(done, noise=0.0):
@@ -47,6 +50,30 @@ def test_the_held_out_rung_is_never_looked_at(done, tmp_path, held):
     first, second = (json.loads((tmp_path / n / "forecast.json").read_text()) for n in "ab")
     assert first.pop("timing").keys() == second.pop("timing").keys() == {"written_at"}
     assert first == second
+
+
+def with_asides(rows):
+    """Add a finished run of every other role beside each row of the ladder."""
+    return rows + [
+        row
+        | {"role": role, "run_id": f"{role}-{row['run_id']}"}
+        | {"excluded_because": f"a {role} run, not compared"}
+        for role in ("bracket", "noise", "isoflop", "search")
+        for row in rows
+        if row["arm"] != "broken"
+    ]
+
+
+def test_runs_that_are_not_compared_change_neither_forecast_nor_what_is_left_out(done, tmp_path):
+    rows = falling(done)
+    alone = write_forecast(tmp_path / "a", done.spec, rows)
+    beside = write_forecast(tmp_path / "b", done.spec, with_asides(rows))
+    for said in (alone, beside):
+        said.pop("timing")
+    assert beside == alone
+    fits = analyse(done.spec, with_asides(rows))
+    assert set(fits["excluded"]) == {r["run_id"] for r in done.rows if r["arm"] == "broken"}
+    assert fits["card"] == analyse(done.spec, rows)["card"]
 
 
 def test_a_forecast_is_scored_by_the_means_of_the_runs_that_count(done, tmp_path):
@@ -116,6 +143,21 @@ def test_the_verdict_knows_that_rates_were_not_tuned(done):
     assert verdict["would_be"].startswith("RECOMMEND")
 
 
+def test_the_verdict_says_what_is_wrong_with_the_rates(done):
+    """A check whose best point is an end of its grid has failed: no arm's best rate lies there."""
+    check = fit_bracket(2, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, 1.9])
+    tunings = [
+        Tuning("swiglu", (), None, True, None),
+        Tuning("gelu", (check,), None, True, "the power law of the rates failed its check"),
+    ]
+    said = analyse(done.spec, falling(done), tunings)["variants"][0]["verdict"]
+    assert said["word"] == "INCONCLUSIVE"
+    assert said["reason"].startswith("arm gelu: the power law of the rates failed its check; ")
+    half = [tunings[0], replace(tunings[1], done=False)]
+    said = analyse(done.spec, falling(done), half)["variants"][0]["verdict"]
+    assert said["reason"].startswith("the learning rates of the arms were not tuned; ")
+
+
 def test_documents_drawn_again_give_an_interval_about_the_pooled_multiplier(done):
     """Real runs of two arms on the same texts; without their folders the reason is said."""
     rows = [row for row in done.rows if row["arm"] != "broken"]
@@ -125,6 +167,21 @@ def test_documents_drawn_again_give_an_interval_about_the_pooled_multiplier(done
     assert documents["low_95"] < pooled["value"] < documents["high_95"]
     missing = analyse(done.spec, rows, pool=done.folder)["variants"][0]
     assert "no losses of single documents" in missing["documents"]["problem"]
+
+
+def test_documents_are_those_of_the_weights_that_the_table_takes(done, tmp_path):
+    """Where a run has an average, its losses count; the last weights' own are not even there."""
+    pool = shutil.copytree(done.pool, tmp_path / "pool", ignore=lambda *a: ["checkpoints"])
+    rows = [row for row in done.rows if row["arm"] != "broken"]
+    for row in rows:
+        file = pool / row["run_id"] / "summary.json"
+        summary = json.loads(file.read_text())
+        scores = summary["evals"]["val"]
+        scores["average"] = dict(scores["last"])
+        scores["last"]["losses"] = {"file": "not-there.npz"}
+        file.write_text(json.dumps(summary))
+    averaged = analyse(done.spec, rows, pool=pool)["variants"][0]["documents"]
+    assert averaged == analyse(done.spec, rows, pool=done.pool)["variants"][0]["documents"]
 
 
 def test_subsets_have_their_multipliers_and_are_corrected_for_being_many(done):

@@ -39,7 +39,8 @@ def analyse(
         For `fits.json`: the law, a comparison and a verdict per variant, the same at equal device
         time and tokens and per subset, hold-out errors, the fit card, and why anything is missing.
     """
-    excluded = {row["run_id"]: row["excluded_because"] for row in rows if row["excluded_because"]}
+    ladder = [row for row in rows if row["role"] == "ladder"]
+    excluded = {r["run_id"]: r["excluded_because"] for r in ladder if r["excluded_because"]}
     points, baseline = points_of(rows), spec.arms[0].name
     result: dict[str, Any] = {"study": spec.name, "loss": "bits_per_byte", "excluded": excluded}
     try:
@@ -94,11 +95,10 @@ def _judge(
     if holdout is not None:
         passed = all(row["passed"] for row in holdout if row["arm"] in (baseline, variant))
     both = [tuning for tuning in tunings if tuning.arm in (baseline, variant)]
-    tuned = len(both) == 2 and all(t.done and (t.edge or t.problem is None) for t in both)
     verdict = decide(
         comparison,
-        tuned=tuned,
-        edge_of_grid=any(tuning.edge for tuning in both),
+        tuned=len(both) == 2 and all(tuning.done for tuning in both),
+        rate_problem=next((f"arm {t.arm}: {t.problem}" for t in both if t.problem), None),
         holdout_passed=passed,
         demonstration=spec.demonstration,
         adjusted_p=adjusted_p,

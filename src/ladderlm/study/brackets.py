@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ladderlm.study.planned import PlannedRun, Planner, losses_of
 from ladderlm.study.spec import Arm
-from ladderlm.study.tuning import Bracket, Tuning, fit_bracket, fit_rate_law, grid
+from ladderlm.study.tuning import FACTOR, Bracket, Tuning, fit_bracket, fit_rate_law, grid
 
 __all__ = ["tune_arm"]
 
@@ -40,12 +40,13 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
     problem = None
     if checked:
         predicted = law.rate(flops[BRACKET_RUNGS])
-        tried = _runs(planner, arm, BRACKET_RUNGS, grid(predicted, CHECK_POINTS))
+        rates = grid(predicted, CHECK_POINTS)
+        tried = _runs(planner, arm, BRACKET_RUNGS, rates)
         runs += tried
         losses = losses_of(tried, planner.pool)
         if losses is None:
             return runs, Tuning(arm.name, tuple(brackets), law, False, None)
-        check = fit_bracket(BRACKET_RUNGS, flops[BRACKET_RUNGS], _rates(tried), losses)
+        check = fit_bracket(BRACKET_RUNGS, flops[BRACKET_RUNGS], rates, losses)
         brackets.append(check)
         law = fit_rate_law(brackets)
         if check.edge:
@@ -75,7 +76,7 @@ def _bracket(
         if not bracket.edge or len(rates) == MAX_POINTS:
             return tried, bracket
         low = bracket.best_rate == rates[0]
-        rates = [rates[0] / 2, *rates] if low else [*rates, rates[-1] * 2]
+        rates = [rates[0] / FACTOR, *rates] if low else [*rates, rates[-1] * FACTOR]
 
 
 def _runs(
@@ -83,7 +84,3 @@ def _runs(
 ) -> list[PlannedRun]:
     seed = planner.spec.ladder.seeds[0]
     return [planner.run(arm, index, seed, rate, "bracket", provisional) for rate in rates]
-
-
-def _rates(runs: Sequence[PlannedRun]) -> list[float]:
-    return [run.config.optim.learning_rate for run in runs]

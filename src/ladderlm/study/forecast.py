@@ -24,13 +24,14 @@ __all__ = ["score_forecast", "write_forecast"]
 def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, Any] | None:
     """Predict the held-out rungs from the others, once; later calls give what was written.
 
-    Only rows below the held-out rungs are read; `made_from` is the hash of their losses, `hash`
-    that of law and predictions, and `timing` says when it was written. It is made again only when a
-    lower rung has changed.
+    Only runs of the ladder below its held-out rungs are read; `made_from` is the hash of their
+    losses, `hash` that of law and predictions, and `timing` says when it was written. It is made
+    again only when a lower rung has changed.
     """
     path = folder / "forecast.json"
     if spec.ladder.holdout == 0:
         return None
+    rows = [row for row in rows if row["role"] == "ladder"]
     first_held = len(spec.ladder.flops) - spec.ladder.holdout
     lower = [row for row in rows if int(row["rung"]) < first_held]
     digest = content_hash([[r["run_id"], r["bits_per_byte"]] for r in lower])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Bracket", "RateLaw", "Tuning", "fit_bracket", "fit_rate_law", "grid"]
+__all__ = ["FACTOR", "Bracket", "RateLaw", "Tuning", "fit_bracket", "fit_rate_law", "grid"]
 
 FACTOR = 2.0  # between neighbours of a grid
 # A vertex is not known better than this in ln rate, whatever the residuals of three points say.
@@ -144,11 +144,6 @@ class Tuning:
     done: bool
     problem: str | None
 
-    @property
-    def edge(self) -> bool:
-        """True where a best rate lies on the edge of its grid."""
-        return any(bracket.edge for bracket in self.brackets)
-
     def regret(self, flops: float) -> float | None:
         """Give the loss, in ln loss, that a wrong rate must be expected to cost at a budget.
 
@@ -181,11 +176,19 @@ class Tuning:
     def to_json(self, flops: Sequence[float]) -> dict[str, Any]:
         """Give plain values, with the rate and the regret at every rung."""
         law = self.law
-        rungs = [
-            {"flops": c, "rate": law.rate(c), "rate_sd": law.rate_sd(c), "regret": self.regret(c)}
-            for c in (flops if law is not None else ())
-            if law is not None
-        ]
+        rungs = (
+            []
+            if law is None
+            else [
+                {
+                    "flops": c,
+                    "rate": law.rate(c),
+                    "rate_sd": law.rate_sd(c),
+                    "regret": self.regret(c),
+                }
+                for c in flops
+            ]
+        )
         return {
             "arm": self.arm,
             "done": self.done,

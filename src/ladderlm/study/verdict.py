@@ -26,7 +26,7 @@ class Verdict:
     Args:
         word: one of the fixed words.
         reason: the rule that matched, with its numbers.
-        would_be: the word of the later rules when rule 0 (not tuned, hold-out failed) decided.
+        would_be: the word of the later rules when rule 0 (rates, hold-out) decided.
         demonstration: the study is too small for its own fit.
         rungs_needed: rungs of this spread that would show the pooled effect, or 2 % if that is
             less, with 80 % power; None when that does not apply.
@@ -50,7 +50,7 @@ def decide(
     comparison: Comparison,
     *,
     tuned: bool,
-    edge_of_grid: bool = False,
+    rate_problem: str | None = None,
     holdout_passed: bool | None,
     demonstration: bool,
     adjusted_p: float | None = None,
@@ -59,7 +59,7 @@ def decide(
 
     Args:
         tuned: both arms' learning rates were chosen by a search, equally.
-        edge_of_grid: a best rate lies at the end of its grid.
+        rate_problem: why no verdict may rest on the rates that the search found, if so.
         holdout_passed: None if no rung was held out, which counts as failed.
         demonstration: see `Verdict`.
         adjusted_p: of the pooled multiplier by Holm's rule, where there are several variants: a
@@ -71,11 +71,13 @@ def decide(
         reason += f"; but among all variants p = {adjusted_p:.3f} (Holm)"
         word = INCONCLUSIVE
     rungs, runs = _needed(comparison) if word == INCONCLUSIVE else (None, None)
+    if rungs is not None:
+        reason += f"; 80 % power would need {rungs} rungs, {runs} runs"
     blocked = None
     if not tuned:
         blocked = "the learning rates of the arms were not tuned"
-    elif edge_of_grid:
-        blocked = "a best learning rate lies on the edge of its grid"
+    elif rate_problem is not None:
+        blocked = rate_problem
     elif holdout_passed is None:
         blocked = "no rung was held out to test the forecast"
     elif not holdout_passed:
