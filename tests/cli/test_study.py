@@ -1,8 +1,15 @@
 """`ladderlm study`: plan and status of a small study; running is tested beside its modules."""
 
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
 import pytest
 
 from builders import TINY_LADDER, tiny_study, write_study
+from ladderlm.cli import study_tables
+from ladderlm.cli.study import describe_fits
+from reference.ladders import make_comparison, make_estimate
 
 
 @pytest.fixture
@@ -76,3 +83,31 @@ def test_slips_in_a_study_file_are_named(changes, says, ladderlm, tiny_data, tmp
     said = ladderlm("study", "plan", file)
     assert said.code == 2, said.err
     assert says in said.err
+
+
+def test_a_multiplier_beyond_the_ladder_is_printed_as_a_bound(capsys):
+    comparison = make_comparison(make_estimate(1.2, 0.1))
+    rungs = (replace(comparison.rungs[0], censored="> 1.78"), *comparison.rungs[1:])
+    judged = {"variant": "new", "verdict": {"text": "INCONCLUSIVE", "reason": "why"}}
+    judged["comparison"] = {"rungs": [asdict(rung) for rung in rungs]}
+    describe_fits({"excluded": {}, "variants": [judged]})
+    said = capsys.readouterr().out
+    assert said.count("m = > 1.78 (95 % ") == 1
+    assert said.count("m = 1.000 (95 % ") == len(rungs) - 1
+
+
+def test_the_live_table_shows_what_the_loop_has_seen(monkeypatch):
+    """One look at the runs for each refresh, whatever the screen asks for."""
+    looks = [SimpleNamespace(over=over) for over in (False, False, True)]
+    seen = []
+
+    @contextmanager
+    def show(look):
+        monkeypatch.setattr("time.sleep", lambda seconds: seen.append(look()))
+        yield
+
+    monkeypatch.setattr(study_tables, "live_table", show)
+    left = iter(looks)
+    study_tables.follow(lambda: next(left))
+    assert seen == looks[:2]
+    assert next(left, None) is None

@@ -9,6 +9,7 @@ import pytest
 from builders import InOwnProcess, tiny_study, write_study
 from ladderlm.errors import ExecutorError
 from ladderlm.run.probe import measure_all
+from ladderlm.run.resolve import open_splits
 from ladderlm.study.cost import (
     Measured,
     estimate_memory,
@@ -62,14 +63,18 @@ def test_an_arm_has_its_own_speed_relative_to_the_baseline(plan):
         assert predict(run, found, 1, 1).device_seconds == pytest.approx(exact, rel=rel)
 
 
-def test_every_part_of_a_run_is_counted(plan):
+def test_every_part_of_a_run_is_counted(plan, monkeypatch):
     run = plan.runs[0]
     parts = {"start_seconds": 3.0, "checkpoint_seconds": 0.5, "end_seconds": 2.0}
     found = [measured(run, 1e9, eval_seconds_per_token=1e-3, **parts)]
     n_scored, n_saved, head = 4, 1, 300  # three validations and the first; no checkpoint before 100
     wanted = run.rung.flops / 1e9 + 3 + n_saved * 0.5 + (n_scored * head + 900) * 1e-3 + 2
     assert predict(run, found, 5000, 900).seconds == pytest.approx(wanted)
+    opened = []
+    look = lambda config: opened.append(config) or open_splits(config)  # noqa: E731
+    monkeypatch.setattr("ladderlm.study.cost.open_splits", look)
     costs = predict_all(plan, found)
+    assert len(opened) == 1
     assert set(costs) == {run.run_id for run in plan.runs}
 
 

@@ -42,11 +42,11 @@ def test_finished_runs_are_not_started_again(done):
 
 
 def test_a_request_to_stop_goes_on_up(done):
-    def check():
+    def stop(run, state):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch(done.plan, done.pool, InOwnProcess(), check=check)
+        launch(done.plan, done.pool, InOwnProcess(), stop)
 
 
 @pytest.fixture

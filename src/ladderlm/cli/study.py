@@ -36,8 +36,8 @@ from ladderlm.units import format_flops
 __all__ = ["describe_fits", "evaluate_study", "open_study", "run"]
 
 _VERBS = ("plan", "run", "status", "fit", "report")
-_USAGE = """\
-usage: ladderlm study {plan,run,status,fit,report} STUDY.toml [--out DIR] [--pool DIR]
+_USAGE = f"""\
+usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
        ladderlm study merge DIR... [--out DIR] [--pool DIR]"""
 
 
@@ -52,7 +52,7 @@ class StudyOptions:
     pool: str | None = None
     """Folder of runs shared by studies. Default: the study folder's runs."""
     scale: str | None = None
-    """Lay the file's [scale.NAME] over its base and ladder, for example for a GPU."""
+    """Lay the file's [scale.NAME] over its base, ladder and arms, for example for a GPU."""
     executor: ExecutorName = "local"
     """What carries out the runs (run)."""
     threads: int | None = None
@@ -64,7 +64,7 @@ class StudyOptions:
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show a live table until all runs have ended (status, on a terminal)."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON (plan, status, fit)."""
+    """Print as JSON (all but parts)."""
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,9 @@ def describe_fits(fits: dict[str, Any]) -> None:
         print(f"  {judged['verdict']['reason']}")
         for rung in judged["comparison"]["rungs"]:
             m = rung["estimate"]
+            shown = rung["censored"] or f"{m['value']:.3f}"
             flag = "  (beyond the baseline's range)" if rung["extrapolated"] else ""
             print(
-                f"  rung {rung['rung'] + 1}: {format_flops(rung['x'])}  m = {m['value']:.3f} "
+                f"  rung {rung['rung'] + 1}: {format_flops(rung['x'])}  m = {shown} "
                 f"(95 % {m['low_95']:.3f} to {m['high_95']:.3f}){flag}"
             )

@@ -188,9 +188,11 @@ def describe_search(found: dict[str, Any] | None) -> None:
 
 def follow(look: Callable[[], StudyStatus]) -> None:
     """Show a live table until no run is left, or until it is interrupted."""
-    with live_table(look):
-        while not look().over:
+    status = look()
+    with live_table(lambda: status):
+        while not status.over:
             time.sleep(REFRESH_SECONDS)
+            status = look()
 
 
 @contextlib.contextmanager

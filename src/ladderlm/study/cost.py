@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ladderlm.config import to_dict
+from ladderlm.data.shards import Split
 from ladderlm.errors import ExecutorError
 from ladderlm.executors.base import Job, Resources, State, run_all
 from ladderlm.executors.local import LocalExecutor
@@ -147,9 +148,13 @@ def probe(plan: StudyPlan, n_at_once: int, budget_seconds: float = PROBE_SECONDS
 
 def predict_all(plan: StudyPlan, found: Sequence[Measured]) -> dict[str, Cost]:
     """Predict what every run of a plan takes, by run id."""
-    costs = {}
+    costs: dict[str, Cost] = {}
+    opened: dict[tuple[str | None, ...], Split] = {}
     for run in plan.runs:
-        _, _, val = open_splits(run.config)
+        key = (run.config.data.path, run.config.eval.path, run.config.eval.split)
+        if key not in opened:
+            opened[key] = open_splits(run.config)[2]
+        val = opened[key]
         n_final = int(val.offsets[min(run.config.eval.n_documents, val.n_documents)])
         costs[run.run_id] = predict(run, found, int(val.offsets[-1]), n_final)
     return costs

@@ -40,14 +40,13 @@ def launch(
     pool: Path,
     executor: Executor,
     on_change: Callable[[PlannedRun, State], None] = lambda run, state: None,
-    check: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Run what is not finished; give how each ended. One failure does not stop the others.
 
     Args:
         pool: folder of the runs.
-        on_change: told when a run starts and ends.
-        check: called all the time; may raise to stop (runs save and can go on later).
+        on_change: told when a run starts and ends; may raise to stop (runs save and can go on
+            later).
     """
     runs = {run.run_id: run for run in pending_runs(plan, pool)}
     jobs = []
@@ -69,4 +68,4 @@ def launch(
                 ),
             )
         )
-    return run_all(executor, jobs, lambda job, state: on_change(runs[job.name], state), check=check)
+    return run_all(executor, jobs, lambda job, state: on_change(runs[job.name], state))

@@ -15,6 +15,7 @@ from ladderlm.files import publish_text
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.joint import Points
 from ladderlm.study.plan import StudyPlan
+from ladderlm.study.planned import PlannedRun
 
 __all__ = [
     "COLUMNS",
@@ -83,7 +84,7 @@ def collect_results(plan: StudyPlan, pool: Path) -> list[Row]:
     return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.settled]
 
 
-def _row(study: str, run: Any, directory: RunDirectory) -> Row:
+def _row(study: str, run: PlannedRun, directory: RunDirectory) -> Row:
     config, rung = run.config, run.rung
     row: Row = dict.fromkeys(COLUMNS, "")
     row |= {

@@ -45,7 +45,7 @@ class Arm:
 class StudySpec:
     """A study: a question, a base, a ladder and its arms; the first arm is the baseline.
 
-    `scale` names the table of the file that was laid over base and ladder, if one was.
+    `scale` names the table of the file that was laid over base, ladder and arms, if one was.
     """
 
     name: str
@@ -130,8 +130,8 @@ def read_study(
 
     Args:
         path: TOML.
-        scale: which of the file's `[scale.NAME]` is laid over base and ladder; it becomes a part
-            of the study's name. None: what the file's `use_scale` says, or none.
+        scale: which of the file's `[scale.NAME]` is laid over base, ladder and arms; it becomes a
+            part of the study's name. None: what the file's `use_scale` says, or none.
         base: stands in for what `[base]` comes to, where that was written down before.
 
     Raises:
