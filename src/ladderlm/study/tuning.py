@@ -176,19 +176,13 @@ class Tuning:
     def to_json(self, flops: Sequence[float]) -> dict[str, Any]:
         """Give plain values, with the rate and the regret at every rung."""
         law = self.law
-        rungs = (
-            []
-            if law is None
-            else [
-                {
-                    "flops": c,
-                    "rate": law.rate(c),
-                    "rate_sd": law.rate_sd(c),
-                    "regret": self.regret(c),
-                }
+        rungs = []
+        if law is not None:
+            sd, regret = law.rate_sd, self.regret
+            rungs = [
+                {"flops": c, "rate": law.rate(c), "rate_sd": sd(c), "regret": regret(c)}
                 for c in flops
             ]
-        )
         return {
             "arm": self.arm,
             "done": self.done,
