@@ -152,6 +152,8 @@ def test_the_plan_says_what_an_arm_changes_and_warns_of_what_it_does_not_say(pla
     plan = plan_of()
     assert [line.split(":")[0] for line in plan.differences("gelu")][:1] == ["model.mlp"]
     assert not any("more than it says" in warning for warning in plan.warnings)
+    said = [{"name": "faster", "set": {"optim.beta1": 0.7}}, {"name": "as the preset"}]
+    assert not any("more than it says" in warning for warning in plan_of(arm=said).warnings)
     wide = [{"name": "base"}, {"name": "wide", "set": {"model.ffn_dim": 512}}]
     plan = plan_of({"min_updates": 40}, arm=wide)
     assert any(line.startswith("train.global_batch_tokens") for line in plan.differences("wide"))

@@ -166,9 +166,10 @@ def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
             f"the batch changes with the rung ({min(batches):,} to {max(batches):,} tokens): batch "
             "and size are confounded to that extent"
         )
+    said_of_baseline = {*spec.arms[0].set, *spec.arms[0].tune}
     for arm in spec.arms[1:]:
         changed = {line.split(":", 1)[0] for line in plan.differences(arm.name)}
-        unsaid = sorted(changed - set(arm.set) - set(arm.tune) - _FOLLOWS)
+        unsaid = sorted(changed - said_of_baseline - set(arm.set) - set(arm.tune) - _FOLLOWS)
         if unsaid:
             found.append(f"arm {arm.name} differs in more than it says: {', '.join(unsaid)}")
     if not all(arm.tune for arm in spec.arms):
