@@ -64,6 +64,9 @@ def test_the_time_to_go_is_that_of_the_nearest_known_run_in_proportion_to_flops(
     found = [state(status, run).remaining_seconds for run in runs[-2:]]
     assert found == pytest.approx(wanted)
     assert status.remaining_seconds == pytest.approx(sum(wanted))
+    side_by_side = study_status(done.plan, pool, at_once=2)
+    assert side_by_side.remaining_seconds == pytest.approx(max(sum(wanted) / 2, max(wanted)))
+    assert study_status(done.plan, pool, at_once=9).remaining_seconds == pytest.approx(max(wanted))
 
 
 def test_nothing_known_is_said_not_guessed(done, tmp_path):

@@ -58,18 +58,23 @@ def _run_stage(plan: StudyPlan, pool: Path, executor: Executor) -> list[Outcome]
     if n_done:
         print(f"{n_done} of {n_all} runs are finished already", file=sys.stderr)
 
+    running: set[str] = set()
+    at_once = 1
+
     def on_change(planned: PlannedRun, state: State) -> None:
-        nonlocal n_done
+        nonlocal n_done, at_once
         n_done += state is State.DONE
+        (running.add if state is State.RUNNING else running.discard)(planned.run_id)
+        at_once = max(at_once, len(running))
         if state in (State.DONE, State.FAILED):
             scores = RunDirectory(pool / planned.run_id).scores(planned.config.eval.split)
             shown = f"{scores['bits_per_byte']:.4f} bits/byte" if scores else state.value
-            left = study_status(plan, pool).remaining_seconds
+            left = study_status(plan, pool, at_once).remaining_seconds
             rest = f"; about {format_seconds(left)} to go" if left else ""
             line = f"[{n_done}/{n_all}] {_label(planned)}: {shown}{rest}"
             print(line, file=sys.stderr, flush=True)
 
-    with live_table(lambda: study_status(plan, pool)):
+    with live_table(lambda: study_status(plan, pool, at_once)):
         return launch(plan, pool, executor, on_change)
 
 

@@ -61,12 +61,15 @@ class StudyStatus:
         return all(row.status in ("finished", "failed") for row in self.runs)
 
 
-def study_status(plan: StudyPlan, pool: Path) -> StudyStatus:
+def study_status(plan: StudyPlan, pool: Path, at_once: int = 1) -> StudyStatus:
     """Look at every run.
+
+    Args:
+        at_once: runs side by side as far as the caller knows; those that run now count if more.
 
     The time to go of a run is its own speed's if it has one, else that of a known run of the
     nearest rung, of its own arm if there is one, in proportion to FLOPs. The study's is their sum
-    over as many as run side by side now.
+    over as many as run side by side, and no less than the longest of them.
     """
     # A run of the ladder may be one of a search too, and one that is not chosen yet may exist.
     order = sorted(plan.runs, key=lambda run: (not run.provisional, run.role == "ladder"))
@@ -77,7 +80,9 @@ def study_status(plan: StudyPlan, pool: Path) -> StudyStatus:
     rows = [replace(row, remaining_seconds=_remaining(row, known)) for row in rows]
     left = [row.remaining_seconds for row in rows if row.status not in ("finished", "failed")]
     n_running = sum(row.status == "running" for row in rows)
-    total = sum(seconds for seconds in left if seconds is not None) / max(n_running, 1)
+    known_left = [seconds for seconds in left if seconds is not None]
+    total = sum(known_left) / max(n_running, at_once)
+    total = max(total, max(known_left, default=0.0))
     return StudyStatus(tuple(rows), None if None in left else total)
 
 
