@@ -40,8 +40,9 @@ def options_of(kind, place=""):
 
 
 OPTIONS = dict(options_of(RunConfig))
-NUMBERS = [name for name, kind in OPTIONS.items() if {int, float} & {kind, *typing.get_args(kind)}]
-WHOLE = [name for name, kind in OPTIONS.items() if int in {kind, *typing.get_args(kind)}]
+SINGLE = {name: kind for name, kind in OPTIONS.items() if typing.get_origin(kind) is not tuple}
+NUMBERS = [name for name, kind in SINGLE.items() if {int, float} & {kind, *typing.get_args(kind)}]
+WHOLE = [name for name, kind in SINGLE.items() if int in {kind, *typing.get_args(kind)}]
 TEXTS = [name for name, kind in OPTIONS.items() if str in {kind, *typing.get_args(kind)}]
 CHOICES = [name for name, kind in OPTIONS.items() if typing.get_origin(kind) is Literal]
 SWITCHES = [name for name, kind in OPTIONS.items() if kind is bool]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ladderlm.errors import ConfigError
 from ladderlm.optim.config import OptimConfig
-from ladderlm.optim.schedule import learning_rate_at
+from ladderlm.optim.schedule import count_stable_steps, learning_rate_at
 
 
 def rates(n_steps, **fields):
@@ -48,6 +48,31 @@ def test_linear_values_by_hand():
     assert found[9:12] == pytest.approx([1.0, 1.0, 1.0 - 0.9 / 100])
     assert found[60] == pytest.approx(0.55)
     assert found[110] == pytest.approx(0.1)
+
+
+@given(
+    short=st.integers(2, 300),
+    more=st.integers(0, 300),
+    warmup=st.integers(0, 100),
+    decay=st.floats(0.0, 1.0),
+    final=st.floats(0.0, 1.0),
+)
+def test_with_an_absolute_warm_up_the_rates_of_a_longer_wsd_run_begin_alike(
+    short, more, warmup, decay, final
+):
+    fields = {"schedule": "wsd", "warmup_steps": warmup, "decay_fraction": decay}
+    one, other = (rates(n, **fields, final_lr_fraction=final) for n in (short, short + more))
+    n = count_stable_steps(OptimConfig(**fields), short)
+    assert one[:n] == other[:n]  # to the bit
+    assert one[min(warmup, n) : n] == [1.0] * (n - min(warmup, n))
+    if warmup < n < short - 1 and final < 0.99:
+        assert one[n + 1] < 1.0
+
+
+def test_an_absolute_warm_up_stands_in_for_the_share():
+    found = rates(100, schedule="cosine", warmup_fraction=0.5, warmup_steps=4)
+    assert found[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert found == rates(100, schedule="cosine", warmup_fraction=0.04)
 
 
 FRACTIONS = st.floats(0.0, 0.5)
@@ -101,6 +126,7 @@ def test_the_shortest_runs_have_finite_positive_rates(n_steps, schedule):
         ({"grad_clip": 0.0}, "grad_clip"),
         ({"schedule": "wsd", "warmup_fraction": 0.6, "decay_fraction": 0.5}, "warmup_fraction"),
         ({"final_lr_fraction": 1.5}, "final_lr_fraction"),
+        ({"warmup_steps": -1}, "warmup_steps"),
     ],
 )
 def test_impossible_constants_are_refused_by_name(fields, word):

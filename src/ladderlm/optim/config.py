@@ -6,6 +6,7 @@ Owns `OptimConfig`: rule, rates and schedule. Builds nothing.
 from dataclasses import dataclass
 from typing import Literal
 
+from ladderlm.config import added_later
 from ladderlm.errors import ConfigError
 
 __all__ = ["OptimConfig"]
@@ -26,6 +27,7 @@ class OptimConfig:
     grad_clip: float | None = 1.0  # largest global gradient norm; None: no clipping
     schedule: Literal["cosine", "wsd", "linear"] = "cosine"  # wsd: stable, then linear decay
     warmup_fraction: float = 0.05  # of all steps
+    warmup_steps: int | None = added_later(None)  # stands in for warmup_fraction if given
     decay_fraction: float = 0.3  # of all steps; the cooldown of wsd
     final_lr_fraction: float = 0.1  # of the peak, at the last step
 
@@ -45,10 +47,12 @@ class OptimConfig:
             raise ConfigError(
                 f"optim.grad_clip = {self.grad_clip}", "it must be positive", "None turns it off"
             )
-        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ConfigError(f"optim.warmup_steps = {self.warmup_steps}", "it is not negative")
+        shares = self.warmup_fraction + self.decay_fraction
+        if self.schedule == "wsd" and self.warmup_steps is None and shares > 1:
             raise ConfigError(
-                f"optim.warmup_fraction + optim.decay_fraction = "
-                f"{self.warmup_fraction + self.decay_fraction}",
+                f"optim.warmup_fraction + optim.decay_fraction = {shares}",
                 "warm-up and cooldown together cannot be longer than the run",
                 "lower one of them",
             )

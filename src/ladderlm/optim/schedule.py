@@ -7,7 +7,26 @@ import math
 
 from ladderlm.optim.config import OptimConfig
 
-__all__ = ["learning_rate_at"]
+__all__ = ["count_stable_steps", "count_warmup_steps", "learning_rate_at"]
+
+
+def count_warmup_steps(config: OptimConfig, n_steps: int) -> int:
+    """Count the updates of the warm-up of a run of `n_steps`."""
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    return math.ceil(config.warmup_fraction * n_steps)
+
+
+def count_stable_steps(config: OptimConfig, n_steps: int) -> int:
+    """Count the updates that a WSD run of `n_steps` makes before its cooldown, warm-up included.
+
+    With an absolute warm-up, runs of any length that have equal seeds are equal so far.
+    """
+    return max(n_steps - _count_decay_steps(config, n_steps), 0)
+
+
+def _count_decay_steps(config: OptimConfig, n_steps: int) -> int:
+    return max(math.ceil(config.decay_fraction * n_steps), 1)
 
 
 def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
@@ -21,7 +40,7 @@ def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
     Args:
         step: 0 .. n_steps - 1.
     """
-    n_warmup = math.ceil(config.warmup_fraction * n_steps)
+    n_warmup = count_warmup_steps(config, n_steps)
     if step < n_warmup:
         return config.learning_rate * (step + 1) / n_warmup
     last = max(n_steps - 1, 1)
@@ -32,7 +51,6 @@ def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
     elif config.schedule == "linear":
         shape = 1 - progress
     else:
-        n_decay = max(math.ceil(config.decay_fraction * n_steps), 1)
-        shape = min(1.0, (n_steps - 1 - step) / n_decay)
+        shape = min(1.0, (n_steps - 1 - step) / _count_decay_steps(config, n_steps))
     floor = config.final_lr_fraction
     return config.learning_rate * (floor + (1 - floor) * shape)

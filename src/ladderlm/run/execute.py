@@ -13,7 +13,12 @@ from typing import Any, Literal
 
 import torch
 
-from ladderlm.checkpoint.layout import list_checkpoints, remove_unfinished, verify_checkpoint
+from ladderlm.checkpoint.layout import (
+    list_checkpoints,
+    remove_unfinished,
+    step_folder,
+    verify_checkpoint,
+)
 from ladderlm.checkpoint.load import load_newest
 from ladderlm.config import differences, meaning_of, to_dict
 from ladderlm.data.shards import Split
@@ -25,6 +30,7 @@ from ladderlm.model.init import init_weights
 from ladderlm.model.precision import float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
+from ladderlm.run.branch import check_trunk, take_over
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment, describe_hardware
@@ -145,6 +151,7 @@ def _execute_locked(
 
 def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> None:
     """Refuse a folder that holds another run; clear it if asked to start anew."""
+    check_trunk(config)
     if resume == "never":
         for name in ("checkpoints", "evals"):
             remove_tree(directory.path / name)
@@ -199,9 +206,12 @@ def _train(
         average=WeightAverage(model, decay) if (decay := config.train.ema_decay) else None,
     )
     saved = load_newest(directory.checkpoints, _log.warning)
+    if saved is None and config.execution.start_from is not None:
+        saved = take_over(config, directory, processes)
     if saved is not None:
         state.restore(saved)
-        _check_best(directory, state)
+        if state.best:
+            _check_best(directory, state)
         _log.info("going on from step %d", state.step)
     reached = state.step if saved is not None else -1
     logs: list[AppendLog] = [_NoLog(), _NoLog()]
@@ -225,7 +235,8 @@ def _train(
         cache = directory.path.parent / ".compiled"
         with explain_memory(plan.micro_batch_seqs, state.step + 1):
             state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
-    saved_step = state.step if saved is not None else None
+    own = step_folder(directory.checkpoints, state.step)
+    saved_step = state.step if saved is not None and saved.checkpoint.folder == own else None
     try:
         run_loop(
             plan,
@@ -258,7 +269,7 @@ def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: P
 
 def _check_best(directory: RunDirectory, state: TrainState) -> None:
     """Refuse to go on towards an end that needs a checkpoint which is gone or damaged."""
-    best = state.best.get("step", state.step)
+    best = state.best["step"]
     found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
     if best not in found:
         raise CheckpointError(
@@ -322,6 +333,7 @@ def _plan(config: RunConfig, val: Split, peaks: Peaks, began: float) -> LoopPlan
         eval_steps=scored,
         checkpoint_steps=frozenset(saved | {n_steps}),
         keep=config.checkpoint.keep,
+        keep_steps=frozenset(config.checkpoint.keep_steps),
         prompts=tuple(prompts),
         sample_tokens=evaluation.sample_tokens,
         tokenizer=tokenizer,

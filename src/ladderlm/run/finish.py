@@ -128,6 +128,8 @@ def write_summary(
     summary = describe_run(config, directory, state.step)
     summary |= {"status": status, "restarts": state.restarts, "evals": evals}
     summary["n_tokens"] = state.n_tokens
+    if state.branched_from is not None:
+        summary["branched_from"] = state.branched_from
     if state.loss_scale is not None:
         summary["n_skipped"] = state.loss_scale.n_skipped
     summary["best_step"] = state.best.get("step")

@@ -12,6 +12,7 @@ from pathlib import Path
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.model.config import AttentionBackend, ModelConfig
+from ladderlm.optim.schedule import count_stable_steps
 from ladderlm.run.config import RunConfig
 from ladderlm.train.config import ExecutionConfig, Precision
 
@@ -72,6 +73,7 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
             "the model would have no row for some of them",
             "leave model.vocab_size out",
         )
+    _check_warmup(config)
     n_evals = min(config.eval.n_evals, config.train.n_steps)
     resolved = replace(
         config,
@@ -103,6 +105,20 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
         model=replace(resolved.model, attention=attention),
         train=replace(resolved.train, precision=precision),
     )
+
+
+def _check_warmup(config: RunConfig) -> None:
+    """Refuse an absolute warm-up that leaves a run no room for the rest of its schedule."""
+    optim, n_steps = config.optim, config.train.n_steps
+    cooled = optim.schedule == "wsd"
+    room = count_stable_steps(optim, n_steps) if cooled else n_steps
+    if optim.warmup_steps is not None and optim.warmup_steps > room:
+        rest = f", {n_steps - room} of them the cooldown" if cooled else ""
+        raise ConfigError(
+            f"optim.warmup_steps = {optim.warmup_steps} of a run of {n_steps} steps{rest}",
+            "the rate would never reach its peak",
+            "warm up for fewer steps, or train for more",
+        )
 
 
 def _head_tokens(config: RunConfig, n_evals: int) -> int:

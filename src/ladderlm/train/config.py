@@ -84,6 +84,9 @@ class CheckpointConfig:
 
     every_steps: int | None = execution_field(None)  # None: ten times a run, at validations
     keep: int = execution_field(1)  # newest checkpoints kept beside the best one
+    keep_steps: tuple[int, ...] = execution_field(
+        ()
+    )  # saved after these updates too, and never deleted: where shorter runs begin
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
@@ -94,6 +97,8 @@ class CheckpointConfig:
                 "a run without a checkpoint cannot be resumed",
                 "keep at least 1",
             )
+        if any(step < 1 for step in self.keep_steps):
+            raise ConfigError(f"checkpoint.keep_steps = {list(self.keep_steps)}", "steps count up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +127,9 @@ class ExecutionConfig:
     shard: Literal["none", "optimizer", "weights"] = execution_field(
         "none"
     )  # over processes: optimizer state by whole tensors; weights: FSDP2, rows of everything
+    start_from: str | None = execution_field(
+        None
+    )  # folder of a longer wsd run whose kept steps stand in for the first part of this one
 
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):

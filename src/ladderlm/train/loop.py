@@ -59,6 +59,7 @@ class LoopPlan:
         eval_steps: after which steps the head is scored.
         checkpoint_steps: after which steps the state is saved.
         keep: newest checkpoints to keep.
+        keep_steps: after which steps the state is saved and kept besides.
         prompts, sample_tokens: texts written at each checkpoint.
         tokenizer: of the data, to write the samples.
         stop_ids: ids that end a sample.
@@ -83,6 +84,7 @@ class LoopPlan:
     eval_steps: frozenset[int]
     checkpoint_steps: frozenset[int]
     keep: int
+    keep_steps: frozenset[int]
     prompts: tuple[EncodedPrompt, ...]
     sample_tokens: int
     tokenizer: Tokenizer
@@ -273,7 +275,7 @@ class _Loop:
         if self.processes.first:
             self.metrics.sync()
             self.samples.sync()
-        self.state.save(self.checkpoints, self.plan.keep)
+        self.state.save(self.checkpoints, self.plan.keep, self.plan.keep_steps)
         self.processes.wait()
         self.state.aside_seconds += time.monotonic() - began
 
@@ -341,6 +343,8 @@ def _go_on(
                     loop.write_samples()
                 if unscored or unwritten or state.step != saved_step:
                     loop.save()  # again where a signal had cut this step's work short
+            elif state.step in plan.keep_steps and state.step != saved_step:
+                loop.save()
         except Stopped:
             loop.save()
             raise

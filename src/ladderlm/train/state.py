@@ -37,6 +37,8 @@ class TrainState:
         restarts: how often the run was taken up again.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
         average: of the weights over the run; None: none is kept.
+        branched_from: {"trunk", "step"} of the run whose first steps were taken over; None: the
+            run has made all its steps.
     """
 
     model: Transformer
@@ -50,6 +52,7 @@ class TrainState:
     restarts: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     average: WeightAverage | None = None
+    branched_from: dict[str, Any] | None = None
 
     @property
     def sharding(self) -> Sharding:
@@ -94,14 +97,19 @@ class TrainState:
             partial = self.sharding.owned is not None
             load_optimizer(self.optimizer, saved.optimizer, source, partial)
         self.best = dict(saved.state["best"])
+        self.branched_from = saved.state.get("branched_from")
         self.seconds = float(saved.state["timing"]["seconds"])
         self.aside_seconds = float(saved.state["timing"].get("aside_seconds", 0.0))
         self.restarts = int(saved.state["timing"]["restarts"]) + 1
 
-    def save(self, checkpoints: Path, keep: int) -> None:
+    def save(self, checkpoints: Path, keep: int, keep_steps: frozenset[int] = frozenset()) -> None:
         """Publish a checkpoint of this step, then delete the ones no longer wanted.
 
         Every process calls it; where state is cut over them, each writes its own slice.
+
+        Args:
+            keep: newest ones that stay.
+            keep_steps: those that stay beside them and the best.
 
         Raises:
             LadderError: a process could not write; older checkpoints are untouched.
@@ -127,6 +135,8 @@ class TrainState:
         }
         if self.loss_scale is not None:
             state["loss_scale"] = asdict(self.loss_scale)
+        if self.branched_from is not None:
+            state["branched_from"] = self.branched_from
         save_checkpoint(
             checkpoints,
             self.step,
@@ -136,7 +146,9 @@ class TrainState:
             average=average,
             slices=slices,
         )
-        rotate(checkpoints, keep, {self.best["step"]} if self.best else set())
+        rotate(
+            checkpoints, keep, {self.best["step"], *keep_steps} if self.best else set(keep_steps)
+        )
 
     def _save_slices(self, checkpoints: Path) -> dict[str, Any]:
         """Let each process write its part of the optimizer's state; give the files' entries."""
