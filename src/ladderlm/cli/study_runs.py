@@ -9,7 +9,7 @@ from ladderlm.executors.base import Executor, Outcome, State
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.launch import launch, pending_runs
+from ladderlm.study.launch import launch, pending_runs, release_trunks
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
 from ladderlm.study.status import study_status
@@ -38,6 +38,7 @@ def carry_out(
             plan = make_plan()
             if {run.run_id for run in plan.settled} <= done:
                 break
+        release_trunks(plan, pool)
     failed = [outcome for outcome in outcomes.values() if outcome.state is State.FAILED]
     for outcome in failed:
         print(
@@ -80,6 +81,8 @@ def _run_stage(plan: StudyPlan, pool: Path, executor: Executor) -> list[Outcome]
 
 def _label(run: PlannedRun) -> str:
     label = f"{run.arm}, rung {run.rung.index + 1}, seed {run.seed}"
+    if run.rung.branch != 1:
+        label += f", {run.rung.branch:g} times as long"
     if run.role == "bracket":
         label += f", rate {run.config.optim.learning_rate:.3g}"
     return label + (f", {run.role}" if run.role != "ladder" else "")

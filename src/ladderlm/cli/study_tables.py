@@ -42,10 +42,13 @@ def print_plan(
     ladder = plan.spec.ladder
     power = design_power([len(ladder.seeds_of(i)) for i in range(len(ladder.flops))])
     if as_json:
-        printed = {"runs": rows, "flops": plan.flops, "warnings": list(plan.warnings)}
+        printed = {"runs": rows, "flops": plan.flops, "flops_alone": plan.flops_alone}
+        printed |= {"warnings": list(plan.warnings)}
         print_json(printed | {"differences": differences, "power": power, "timing": expected})
         return
-    _say(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}")
+    alone = plan.flops_alone
+    saved = f"; {format_flops(alone)} if each were made alone" if alone > plan.flops else ""
+    _say(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}{saved}")
     _say(
         f"  {'run':<12} {'arm':<14} rung seed {'shape':>9} {'N':>7} {'tokens':>7} {'steps':>6} "
         f"{'batch':>6} {'FLOPs':>9}" + (f" {'time':>7} {'memory':>7}" if costs else "")
@@ -61,6 +64,8 @@ def print_plan(
             line += f" {format_seconds(row['timing']['seconds']):>7}"
             line += f" {format_bytes(row['memory_bytes']):>7}"
         line += "" if row["role"] == "ladder" else f"  {row['role']}"
+        line += "" if len(ladder.branches) == 1 else f"  {row['branch']:g}x"
+        line += f" from step {row['shared_steps']:,} of {row['trunk']}" if row["trunk"] else ""
         line += "  not chosen yet" if row["learning_rate"] is None else ""
         _say(line + ("  finished" if row["finished"] else ""))
     if expected is not None:
@@ -95,6 +100,9 @@ def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str
         "arm": planned.arm,
         "role": planned.role,
         "rung": planned.rung.index + 1,
+        "branch": planned.rung.branch,
+        "trunk": planned.trunk,
+        "shared_steps": planned.shared_steps,
         "seed": planned.seed,
         "learning_rate": None if planned.provisional else planned.config.optim.learning_rate,
         "dim": planned.config.model.dim,
@@ -104,6 +112,7 @@ def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str
         "n_steps": planned.rung.n_steps,
         "global_batch_tokens": planned.rung.global_batch_tokens,
         "flops": planned.rung.flops,
+        "flops_to_spend": planned.flops_to_spend,
         "finished": not planned.provisional and RunDirectory(pool / planned.run_id).finished,
     }
     if costs:
@@ -137,6 +146,7 @@ def print_status(status: StudyStatus, as_json: bool) -> None:
     """Print where every run stands, the losses so far and the time to go."""
     rows = [
         {"run_id": row.run.run_id, "arm": row.run.arm, "rung": row.run.rung.index + 1}
+        | {"branch": row.run.rung.branch, "trunk": row.run.trunk}
         | {"seed": row.run.seed, "status": row.status, "step": row.step}
         | {"n_steps": row.run.rung.n_steps, "bits_per_byte": row.bits_per_byte}
         | {"reason": row.reason, "timing": {"remaining_seconds": row.remaining_seconds}}
@@ -150,16 +160,21 @@ def print_status(status: StudyStatus, as_json: bool) -> None:
         loss = "" if row["bits_per_byte"] is None else f"  {row['bits_per_byte']:.4f} bits/byte"
         reason = f": {visible(str(row['reason']), keep='')}" if row["reason"] else ""
         print(
-            f"{row['run_id']:<12} {row['arm']:<14} rung {row['rung']} seed {row['seed']} "
+            f"{row['run_id']:<12} {row['arm']:<14} rung {_place(row)} seed {row['seed']} "
             f"{row['step']:>7,} of {row['n_steps']:>7,}  {row['status']}{reason}{loss}"
         )
     for early in early_losses(status):
         if early["bits_per_byte"] is not None:
             print(
-                f"rung {early['rung']}  {early['arm']:<14} {early['bits_per_byte']:.4f} bits/byte, "
+                f"rung {_place(early)}  {early['arm']:<14} {early['bits_per_byte']:.4f} bits/byte, "
                 f"mean of {early['n_finished']} of {early['n_runs']} runs"
             )
     print(_headline(status))
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Give the rung, and how long the run is if not as long as the rung's own."""
+    return str(row["rung"]) + ("" if row["branch"] == 1 else f" ({row['branch']:g}x)")
 
 
 def _headline(status: StudyStatus) -> str:
@@ -224,7 +239,8 @@ def _table(status: StudyStatus) -> Any:
         rows = [
             row
             for row in status.runs
-            if (row.run.rung.index + 1, row.run.arm) == (early["rung"], early["arm"])
+            if (row.run.rung.index + 1, row.run.rung.branch, row.run.arm)
+            == (early["rung"], early["branch"], early["arm"])
         ]
         count = [row.status for row in rows].count
         steps = sum(row.step for row in rows) / sum(row.run.rung.n_steps for row in rows)
@@ -232,7 +248,7 @@ def _table(status: StudyStatus) -> Any:
         known = None if None in left else sum(seconds or 0.0 for seconds in left)
         loss = early["bits_per_byte"]
         table.add_row(
-            str(early["rung"]),
+            _place(early),
             Text(visible(early["arm"], keep="")),
             f"{early['n_finished']} of {early['n_runs']}",
             str(count("running")),

@@ -41,6 +41,7 @@ class Job:
         log: file that standard output and error are appended to.
         env: variables laid over this process's own.
         folder: where it is started; paths among the arguments may be relative to it.
+        after: name of a job that must have ended, well or not, before this one is handed over.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job:
     env: dict[str, str] = field(default_factory=dict)
     folder: Path = field(default_factory=Path.cwd)
     resources: Resources = field(default_factory=Resources)
+    after: str | None = None
 
 
 class State(Enum):
@@ -119,11 +121,15 @@ def run_all(
     active: dict[Handle, tuple[Job, int, State]] = {}
     waiting: list[tuple[float, Job, int]] = []
     outcomes: dict[str, Outcome] = {}
+    names = {job.name for job in jobs}
+    held = list(jobs)
     try:
-        for job in jobs:
-            active[executor.reattach(job) or executor.submit(job)] = (job, 1, State.QUEUED)
-        while active or waiting:
+        while active or waiting or held:
             check()
+            free = [job for job in held if job.after not in names - outcomes.keys()]
+            held = [job for job in held if job not in free]
+            for job in free:
+                active[executor.reattach(job) or executor.submit(job)] = (job, 1, State.QUEUED)
             due = [entry for entry in waiting if entry[0] <= time.monotonic()]
             waiting = [entry for entry in waiting if entry not in due]
             for _, job, n_tries in due:

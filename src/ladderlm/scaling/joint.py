@@ -56,6 +56,7 @@ class Points:
         seed: of the run; runs of two arms with one rung and seed are a pair.
         x: what the law is in: FLOPs, device seconds or tokens, positive.
         loss: positive.
+        branch: length of the run over that of its rung; None: all are 1.
     """
 
     arm: NDArray[np.str_]
@@ -63,6 +64,11 @@ class Points:
     seed: NDArray[np.int64]
     x: Array
     loss: Array
+    branch: Array = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.branch is None:
+            object.__setattr__(self, "branch", np.ones(len(self.loss)))
 
     def where(self, mask: NDArray[np.bool_]) -> "Points":
         """Give the chosen runs."""

@@ -179,7 +179,7 @@ def predict(run: PlannedRun, found: Sequence[Measured], n_val_tokens: int, n_fin
     for one in own:
         speed *= one.flops_per_second / _between(same, one.run, "flops_per_second")
     config = run.config
-    device_seconds = run.rung.flops / speed
+    device_seconds = run.flops_to_spend / speed
     n_scored = len(eval_steps(run.rung.n_steps, config.eval.n_evals))
     n_saved = math.ceil(run.rung.n_steps / (config.checkpoint.every_steps or run.rung.n_steps))
     head = min(config.eval.head_tokens or n_val_tokens, n_val_tokens)

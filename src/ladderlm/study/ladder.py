@@ -37,6 +37,7 @@ class Rung:
         flops: what the steps come to, nominal causal.
         n_tokens: row positions trained on.
         n_matmul: N, parameters in matrix products.
+        branch: length of this run over that of the rung.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Rung:
     flops: float
     n_tokens: int
     n_matmul: int
+    branch: float = 1.0
 
     @property
     def tokens_per_param(self) -> float:
@@ -231,15 +233,23 @@ def plan_rung(
     base_batch_tokens: int,
     seq_len: int,
     min_updates: int,
+    branch: float = 1.0,
+    shortest: float = 1.0,
 ) -> Rung:
     """Spend a budget on a shape.
 
     Args:
+        budget: of the rung; `branch` times that is spent.
         shape: with the options of the arm.
         base_batch_tokens: batch of the base config; see `batch_tokens`.
+        branch: length of this run over that of the rung.
+        shortest: that of the shortest run of this size. All have the batch that leaves it enough
+            updates.
     """
     per_token = train_flops_per_token(shape, seq_len)
-    batch = batch_tokens(budget / per_token, base_batch_tokens, seq_len, min_updates)
+    n_tokens = budget * shortest / per_token
+    batch = batch_tokens(n_tokens, base_batch_tokens, seq_len, min_updates)
+    budget *= branch
     n_steps = max(1, round(budget / (per_token * batch)))
     return Rung(
         index=index,
@@ -250,4 +260,5 @@ def plan_rung(
         flops=per_token * batch * n_steps,
         n_tokens=batch * n_steps,
         n_matmul=count_params(shape).n_matmul,
+        branch=branch,
     )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ladderlm.checkpoint.layout import rotate
 from ladderlm.config import to_dict
 from ladderlm.executors.base import Executor, Job, Outcome, Resources, State, run_all
 from ladderlm.files import publish_json
@@ -16,7 +17,7 @@ from ladderlm.study.cost import estimate_memory
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
 
-__all__ = ["launch", "pending_runs"]
+__all__ = ["launch", "pending_runs", "release_trunks"]
 
 
 def pending_runs(plan: StudyPlan, pool: Path) -> list[PlannedRun]:
@@ -35,6 +36,21 @@ def _order(run: PlannedRun) -> tuple[bool, float, int, str]:
     return run.role == "ladder", -run.rung.budget, run.seed, run.arm
 
 
+def release_trunks(plan: StudyPlan, pool: Path) -> None:
+    """Delete the checkpoints that trunks have kept for branches, where all of these are finished.
+
+    A trunk's last and best one stay.
+    """
+    runs = {run.run_id: run for run in plan.settled}
+    for name in {run.trunk for run in runs.values() if run.trunk is not None}:
+        trunk = RunDirectory(pool / name)
+        family = [name, *(run.run_id for run in runs.values() if run.trunk == name)]
+        if all(RunDirectory(pool / run_id).finished for run_id in family):
+            best = (trunk.summary() or {}).get("best_step")
+            keep = runs[name].config.checkpoint.keep
+            rotate(trunk.checkpoints, keep, set() if best is None else {best})
+
+
 def launch(
     plan: StudyPlan,
     pool: Path,
@@ -42,6 +58,8 @@ def launch(
     on_change: Callable[[PlannedRun, State], None] = lambda run, state: None,
 ) -> list[Outcome]:
     """Run what is not finished; give how each ended. One failure does not stop the others.
+
+    A branch waits until its trunk has ended, well or not: it takes over what is there.
 
     Args:
         pool: folder of the runs.
@@ -60,6 +78,7 @@ def launch(
                 name=run.run_id,
                 argv=(sys.executable, "-m", "ladderlm.run", "--wait", str(request)),
                 log=pool / run.run_id / "run.log",
+                after=run.trunk,
                 env={"OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)},
                 resources=Resources(
                     n_threads,

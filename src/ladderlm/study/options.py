@@ -21,6 +21,8 @@ class LadderOptions:
         flops: budget of each rung, rising.
         tokens_per_param: tokens per parameter in matrix products.
         tokens: train every rung on this many tokens instead, so that size alone grows with compute.
+        branches: lengths of the runs of each size, in multiples of tokens_per_param. The longest is
+            the trunk, at whose checkpoints the others begin; it needs the schedule wsd.
         seeds: set both the initial weights and the order of the data, in every arm.
         extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
         extra_seed_rungs: how many rungs get them.
@@ -35,6 +37,7 @@ class LadderOptions:
     flops: tuple[float, ...]
     tokens_per_param: float = 20.0
     tokens: float | None = None
+    branches: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (1, 2)
     extra_seeds: tuple[int, ...] = ()
     extra_seed_rungs: int = 0
@@ -61,6 +64,7 @@ class LadderOptions:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
         if self.tokens is not None and self.tokens <= 0:
             raise ConfigError(f"ladder.tokens = {self.tokens}", "it is positive")
+        self._check_branches()
         if self.isoflop_sizes and not 4 <= self.isoflop_sizes <= 9:
             raise ConfigError(
                 f"ladder.isoflop_sizes = {self.isoflop_sizes}",
@@ -73,6 +77,25 @@ class LadderOptions:
             raise ConfigError(
                 f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
                 "rungs must be left to fit",
+            )
+
+    def _check_branches(self) -> None:
+        """Refuse branches that are no lengths, or that other options leave no meaning."""
+        lengths = self.branches
+        rising = all(a < b for a, b in itertools.pairwise(lengths))
+        if 1.0 not in lengths or lengths[0] <= 0 or not rising:
+            raise ConfigError(
+                f"ladder.branches = {list(lengths)}",
+                "they are positive multiples of tokens_per_param that rise, with 1 among them, "
+                "which is what the rungs' FLOPs are for",
+                "write for example branches = [0.5, 1, 2]",
+            )
+        if len(lengths) > 1 and (self.tokens is not None or self.isoflop_sizes):
+            other = "tokens" if self.tokens is not None else "isoflop_sizes"
+            raise ConfigError(
+                f"ladder.branches together with ladder.{other}",
+                "both say how long a size is trained, or which sizes a length is for",
+                f"leave out branches or {other}",
             )
 
     @property

@@ -23,8 +23,8 @@ def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
     """Give the runs of part 1 <= part <= n_parts.
 
     The runs of one rung and seed stay together, so that arms that are compared have run on one
-    machine. The dearest go first, each to the part with the least FLOPs so far; a part may be
-    empty. Every run is in exactly one part.
+    machine, and branches where their trunk is. The dearest go first, each to the part with the
+    least FLOPs so far; a part may be empty. Every run is in exactly one part.
 
     Raises:
         ConfigError: there is no such part.
@@ -33,7 +33,7 @@ def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
         raise ConfigError(f"--part {part}/{n_parts}", "parts count from 1/n to n/n")
     flops: dict[_Pair, float] = {}
     for run in plan.runs:
-        flops[_pair(run)] = flops.get(_pair(run), 0.0) + run.rung.flops
+        flops[_pair(run)] = flops.get(_pair(run), 0.0) + run.flops_to_spend
     loads = [0.0] * n_parts
     owner = {}
     for pair in sorted(flops, key=lambda pair: (-flops[pair], pair)):

@@ -12,7 +12,7 @@ from ladderlm.config import differences, meaning_of
 from ladderlm.errors import ConfigError
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
-from ladderlm.study.planned import PlannedRun, Planner, Role
+from ladderlm.study.planned import PlannedRun, Planner
 from ladderlm.study.search import Found, plan_search
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.tuning import Tuning
@@ -23,6 +23,7 @@ FEW_UPDATES = 500  # SCALING: 500 to 1,000 at least
 # What meets the budget, and what is sized by it, may differ between arms without being said.
 _FOLLOWS = {
     *("train.n_steps", "eval.head_tokens", "eval.n_evals", "checkpoint.every_steps"),
+    "optim.warmup_steps",  # of branches, by the shortest one's length
 }
 
 
@@ -56,17 +57,26 @@ class StudyPlan:
 
         At the highest rung where both have runs, with equal seeds; "option: baseline -> arm".
         """
-        base = {(r.rung.index, r.seed): r for r in self.ladder if r.arm == self.spec.arms[0].name}
-        own = [r for r in self.ladder if r.arm == arm and (r.rung.index, r.seed) in base]
+
+        def place(run: PlannedRun) -> tuple[int, float, int]:
+            return run.rung.index, run.rung.branch, run.seed
+
+        base = {place(r): r for r in self.ladder if r.arm == self.spec.arms[0].name}
+        own = [r for r in self.ladder if r.arm == arm and place(r) in base]
         if not own:
             return []
         run = max(own, key=lambda run: run.rung.index)
-        other = base[run.rung.index, run.seed].config
+        other = base[place(run)].config
         return differences(meaning_of(other), meaning_of(run.config))
 
     @property
     def flops(self) -> float:
-        """Training FLOPs of all runs."""
+        """Training FLOPs that all runs take; what branches have from their trunks counts once."""
+        return sum(run.flops_to_spend for run in self.runs)
+
+    @property
+    def flops_alone(self) -> float:
+        """Training FLOPs that all runs would take if each made all its steps."""
         return sum(run.rung.flops for run in self.runs)
 
 
@@ -97,39 +107,46 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
     runs = []
     for index in range(len(ladder.flops)):
         for seed in ladder.seeds_of(index):
-            runs += [_ladder_run(planner, arm, index, seed, by_arm) for arm in spec.arms]
+            sizes = [_ladder_runs(planner, arm, index, seed, by_arm) for arm in spec.arms]
+            runs += [run for pair in zip(*sizes, strict=True) for run in pair]
     _refuse_equal_arms(runs)
-    sizes = [
-        _ladder_run(planner, baseline, index, ladder.seeds[0], by_arm, shape)
+    bowls = [
+        _isoflop_run(planner, baseline, index, by_arm, shape)
         for index in range(min(ladder.isoflop_rungs, len(ladder.flops)))
         if ladder.isoflop_sizes
         for shape in planner.isoflop_shapes(index)
     ]
     tried, found = plan_search(planner, spec.search) if spec.search else ([], None)
-    every = (*noise, *searches, *tried, *sizes, *runs)
+    every = (*noise, *searches, *tried, *bowls, *runs)
     plan = StudyPlan(spec, every, (), tuple(tunings), found)
     return replace(plan, warnings=tuple(_warnings(plan, planner.unique_tokens)))
 
 
-def _ladder_run(
-    planner: Planner,
-    arm: Arm,
-    index: int,
-    seed: int,
-    tunings: Mapping[str, Tuning],
-    shape: ModelConfig | None = None,
-) -> PlannedRun:
-    """Make a run at the arm's rate of that rung, as far as it is known.
+def _ladder_runs(
+    planner: Planner, arm: Arm, index: int, seed: int, tunings: Mapping[str, Tuning]
+) -> list[PlannedRun]:
+    """Make the runs of a size at the arm's rate of that rung, as far as it is known."""
+    return planner.runs_of_size(arm, index, seed, *_rate(planner, arm, index, tunings))
 
-    Args:
-        shape: of another size at equal compute; None: the ladder's own.
-    """
-    role: Role = "ladder" if shape is None else "isoflop"
+
+def _isoflop_run(
+    planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning], shape: ModelConfig
+) -> PlannedRun:
+    """Make the run of another size at equal compute."""
+    rate, provisional = _rate(planner, arm, index, tunings)
+    seed = planner.spec.ladder.seeds[0]
+    return planner.run(arm, index, seed, rate, "isoflop", provisional, shape)
+
+
+def _rate(
+    planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning]
+) -> tuple[float | None, bool]:
+    """Give the arm's rate of a rung (None: its own), and whether it is still looked for."""
     tuning = tunings.get(arm.name)
     if tuning is None:
-        return planner.run(arm, index, seed, None, role, False, shape)
-    rate = None if tuning.law is None else tuning.law.rate(planner.spec.ladder.flops[index])
-    return planner.run(arm, index, seed, rate, role, not tuning.done, shape)
+        return None, False
+    law = tuning.law
+    return None if law is None else law.rate(planner.spec.ladder.flops[index]), not tuning.done
 
 
 def _refuse_equal_arms(runs: list[PlannedRun]) -> None:

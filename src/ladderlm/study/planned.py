@@ -15,6 +15,7 @@ from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
+from ladderlm.optim.schedule import count_stable_steps, count_warmup_steps
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.resolve import open_splits, resolve
@@ -34,6 +35,8 @@ class PlannedRun:
         role: ladder runs are compared; bracket runs find a learning rate, noise runs the spread
             of seeds, isoflop runs the best size at equal compute, search runs the best options.
         provisional: its learning rate is not chosen yet. It is shown and counted, never started.
+        trunk: run at whose checkpoint it begins; None: it makes all its steps.
+        shared_steps: those that it has from there.
     """
 
     arm: str
@@ -42,11 +45,18 @@ class PlannedRun:
     config: RunConfig
     role: Role = "ladder"
     provisional: bool = False
+    trunk: str | None = None
+    shared_steps: int = 0
 
     @property
     def run_id(self) -> str:
         """Name of the run in the pool."""
         return self.config.run_id
+
+    @property
+    def flops_to_spend(self) -> float:
+        """Training FLOPs of the steps that no trunk makes for it."""
+        return self.rung.flops * (1 - self.shared_steps / self.rung.n_steps)
 
 
 class Planner:
@@ -110,12 +120,14 @@ class Planner:
         role: Role = "ladder",
         provisional: bool = False,
         shape: ModelConfig | None = None,
+        branch: float = 1.0,
     ) -> PlannedRun:
         """Make the run of an arm on a rung.
 
         Args:
             learning_rate: None: as the base or the arm has it.
             shape: None: the rung's own.
+            branch: length over that of the rung.
         """
         config, shape = self.spec.arm_config(arm), shape or self.shape(index)
         size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads")}
@@ -124,17 +136,16 @@ class Planner:
             group = config.model.n_heads // config.model.n_kv_heads
             size["n_kv_heads"] = size["n_heads"] // group
         model = replace(config.model, **size)
-        rung = plan_rung(
-            index,
-            self.spec.ladder.flops[index],
-            model,
-            config.train.global_batch_tokens,
-            config.data.seq_len,
-            self.spec.ladder.min_updates,
-        )
+        ladder, batch = self.spec.ladder, config.train.global_batch_tokens
+        given = (index, ladder.flops[index], model, batch, config.data.seq_len, ladder.min_updates)
+        shortest = plan_rung(*given, ladder.branches[0], ladder.branches[0])
+        rung = plan_rung(*given, branch, ladder.branches[0])
         optim = config.optim
         if learning_rate is not None:
             optim = replace(optim, learning_rate=learning_rate)
+        if len(ladder.branches) > 1 and optim.warmup_steps is None:
+            n_warmup = count_warmup_steps(optim, shortest.n_steps)
+            optim = replace(optim, warmup_steps=n_warmup)
         config = replace(
             config,
             model=model,
@@ -152,6 +163,36 @@ class Planner:
         config = resolve(config)
         out = os.path.relpath(self.pool / config.run_id)
         return PlannedRun(arm.name, rung, seed, replace(config, out=out), role, provisional)
+
+    def runs_of_size(
+        self,
+        arm: Arm,
+        index: int,
+        seed: int,
+        learning_rate: float | None = None,
+        provisional: bool = False,
+    ) -> list[PlannedRun]:
+        """Make the ladder's runs of one size, shortest first: the last is the others' trunk.
+
+        Arguments as in `run`.
+        """
+        *short, trunk = (
+            self.run(arm, index, seed, learning_rate, "ladder", provisional, None, branch)
+            for branch in self.spec.ladder.branches
+        )
+        if not short:
+            return [trunk]
+        made = []
+        for run in short:
+            config = run.config
+            execution = replace(config.execution, start_from=trunk.config.out)
+            shared = count_stable_steps(config.optim, config.train.n_steps)
+            config = replace(config, execution=execution)
+            made.append(replace(run, config=config, trunk=trunk.run_id, shared_steps=shared))
+        keep = tuple(sorted({run.shared_steps for run in made}))
+        config = trunk.config
+        config = replace(config, checkpoint=replace(config.checkpoint, keep_steps=keep))
+        return [*made, replace(trunk, config=config)]
 
 
 def _vocabularies(spec: StudySpec) -> dict[str, int]:

@@ -35,6 +35,7 @@ COLUMNS = (
     "arm",
     "role",
     "rung",
+    "branch",
     "seed",
     "dim",
     "n_layers",
@@ -94,6 +95,7 @@ def _row(study: str, run: PlannedRun, directory: RunDirectory) -> Row:
         "arm": run.arm,
         "role": run.role,
         "rung": rung.index,
+        "branch": rung.branch,
         "seed": run.seed,
         "dim": config.model.dim,
         "n_layers": config.model.n_layers,
@@ -104,7 +106,7 @@ def _row(study: str, run: PlannedRun, directory: RunDirectory) -> Row:
         "tokens": rung.n_tokens,
         "flops": rung.flops,
         "flops_spent": rung.flops,
-        "cluster": run.run_id,
+        "cluster": run.trunk or run.run_id,
         "status": "missing",
         "excluded_because": "not run yet",
     }
@@ -145,6 +147,9 @@ def _measured(directory: RunDirectory, split: str) -> Row:
         "hardware": summary["hardware"],
         "status": summary["status"],
     }
+    if "branched_from" in summary:  # the steps before were made by its trunk
+        own = 1 - summary["branched_from"]["step"] / summary["n_steps"]
+        row["flops_spent"] = summary["flops"] * own
     if summary["status"] != "finished":
         reason = summary.get("reason") or f"the run is {summary['status']}"
         return row | {"excluded_because": reason}
@@ -180,6 +185,8 @@ def read_results(path: Path) -> list[Row]:
         raise DataError(
             f"cannot read {path}: {error}", "", "run `ladderlm study run` first"
         ) from error
+    for row in rows:
+        row.setdefault("branch", "1.0")  # tables were written before there were branches
     missing = [c for c in COLUMNS if rows and c not in rows[0]]
     if not rows or missing:
         raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")
@@ -210,6 +217,7 @@ def points_of(rows: list[Row], loss: str = "bits_per_byte", x: str = "flops") ->
         arm=np.array([row["arm"] for row in kept], dtype=np.str_),
         rung=np.array([row["rung"] for row in kept], dtype=np.int64),
         seed=np.array([row["seed"] for row in kept], dtype=np.int64),
+        branch=np.array([row["branch"] for row in kept], dtype=np.float64),
         x=np.array([row[x] for row in kept], dtype=np.float64),
         loss=np.array([row[loss] for row in kept], dtype=np.float64),
     )

@@ -280,6 +280,13 @@ def _check_arms(spec: StudySpec, path: Path) -> None:
                 "the ladder meets its FLOPs by counting equal batches",
                 "leave it out of a study",
             )
+        if len(spec.ladder.branches) > 1 and config.optim.schedule != "wsd":
+            raise ConfigError(
+                f"{path}: ladder.branches, and arm {arm.name!r} has optim.schedule = "
+                f"{config.optim.schedule!r}",
+                "branches leave a trunk whose rate is constant",
+                'set "optim.schedule" = "wsd" in [base]',
+            )
         # Which data lies at a path is known only later, when the runs are planned.
         digest = (config.meaning_hash, config.data.path, config.eval.path)
         if digest in hashes:
@@ -293,6 +300,12 @@ def _check_arms(spec: StudySpec, path: Path) -> None:
 
 def _check_search(spec: StudySpec, search: SearchOptions, path: Path) -> None:
     """Refuse a search of options that the ladder sets, or that cannot be set."""
+    if len(spec.ladder.branches) > 1:
+        raise ConfigError(
+            f"{path}: [search] with ladder.branches",
+            "a search looks at one length of each size",
+            "search first, in a study of its own",
+        )
     clash = [name for name, _ in search.options if name in _LADDER_SETS]
     if clash:
         raise ConfigError(

@@ -123,7 +123,8 @@ def _remaining(row: RunStatus, known: Sequence[RunStatus]) -> float | None:
             return None
         near = min(known, key=lambda other: _distance(row.run, other.run))
         total = (near.total_seconds or 0.0) * row.run.rung.flops / near.run.rung.flops
-    return total * (1 - row.step / row.run.rung.n_steps)
+    step = max(row.step, row.run.shared_steps)
+    return total * (1 - step / row.run.rung.n_steps)
 
 
 def _distance(one: PlannedRun, other: PlannedRun) -> tuple[int, bool]:
@@ -131,23 +132,25 @@ def _distance(one: PlannedRun, other: PlannedRun) -> tuple[int, bool]:
 
 
 def early_losses(status: StudyStatus) -> list[dict[str, Any]]:
-    """Give the mean bits per byte of the finished runs of the ladder's rungs and arms.
+    """Give the mean bits per byte of the finished runs of the ladder's rungs, branches and arms.
 
     Returns:
-        Rows of {"rung", "arm", "n_finished", "n_runs", "bits_per_byte"}, the last None where
-        nothing is finished. A look at them is no verdict: `study fit` weighs them.
+        Rows of {"rung", "branch", "arm", "n_finished", "n_runs", "bits_per_byte"}, the last None
+        where nothing is finished. A look at them is no verdict: `study fit` weighs them.
     """
-    groups: dict[tuple[int, str], list[RunStatus]] = {}
+    groups: dict[tuple[int, float, str], list[RunStatus]] = {}
     for row in status.runs:
         if row.run.role != "ladder":
             continue
-        groups.setdefault((row.run.rung.index, row.run.arm), []).append(row)
+        rung = row.run.rung
+        groups.setdefault((rung.index, rung.branch, row.run.arm), []).append(row)
     table = []
-    for (rung, arm), rows in groups.items():
+    for (index, branch, arm), rows in groups.items():
         losses = [row.bits_per_byte for row in rows if row.status == "finished"]
         found = [loss for loss in losses if isinstance(loss, int | float)]
         table.append(
-            {"rung": rung + 1, "arm": arm, "n_finished": len(losses), "n_runs": len(rows)}
+            {"rung": index + 1, "branch": branch, "arm": arm}
+            | {"n_finished": len(losses), "n_runs": len(rows)}
             | {"bits_per_byte": statistics.fmean(found) if found else None}
         )
     return table
