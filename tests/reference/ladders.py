@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, Estimate, RungMultiplier
-from ladderlm.scaling.joint import LadderLaw, Points, fit_law
+from ladderlm.scaling.joint import LadderLaw, fit_law
 
 __all__ = ["BUDGETS", "SLOPE", "make_comparison", "make_estimate", "make_ladder", "points_from"]
 

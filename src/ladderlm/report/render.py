@@ -31,8 +31,9 @@ from ladderlm.report.figures.forecast import forecast_figure
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import png_bytes, svg_text
 from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, reproduce
+from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.joint import LadderLaw, Points, fit_law
+from ladderlm.scaling.joint import LadderLaw, fit_law
 from ladderlm.study.forecast import score_forecast
 from ladderlm.study.results import points_of
 from ladderlm.text import visible

@@ -6,14 +6,15 @@ the variant used), at every rung and pooled, and its trend. Arrays in, numbers o
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.joint import LadderLaw, Points, fit_law, mean_weight
+from ladderlm.scaling.cells import Points, mean_weight
+from ladderlm.scaling.joint import LadderLaw, fit_law
 
 __all__ = ["Comparison", "Estimate", "RungMultiplier", "compare_arms", "estimate"]
 
@@ -42,8 +43,8 @@ class RungMultiplier:
     """The multiplier at one rung.
 
     Args:
-        x: compute of the variant there (geometric mean over seeds).
-        log_m: ln m of each pair of runs with one seed.
+        x: compute of the variant there (geometric mean over seeds and branches).
+        log_m: ln m of each pair of runs with one seed; of branches their mean.
         estimate: mean over pairs; its interval uses the spread of all pairs of the study.
         extrapolated: the baseline was never run at the compute that the answer names.
         censored: "> x" or "< x" where the answer lies more than half a rung outside of the
@@ -139,7 +140,8 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     origin on s: rungs where compute is worth more say more. Pairs share rung and seed, so the
     noise of a shared data order cancels. Rung means, not runs, are the replicates, since a mistuned
     rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2); but
-    means are never taken to scatter less than their seeds do.
+    means are never taken to scatter less than their seeds do. Branches of one size and seed share
+    their trunk's noise: their differences and slopes are averaged to one pair first.
 
     Raises:
         DataError: an arm is missing, there are no pairs, or loss does not fall with compute.
@@ -166,20 +168,29 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     )
 
 
-def _pair(
-    points: Points, baseline: str, variant: str
-) -> list[tuple[int, float, float, float, float]]:
-    """Match runs of one rung and seed: (rung, x_base, x_variant, loss_base, loss_variant)."""
-    index = {
-        (str(a), int(r), int(s)): i
-        for i, (a, r, s) in enumerate(zip(points.arm, points.rung, points.seed, strict=True))
-    }
+class _Pair(NamedTuple):
+    """A run of each arm with one rung, length and seed."""
+
+    rung: int
+    branch: float
+    seed: int
+    x_base: float
+    x_variant: float
+    loss_base: float
+    loss_variant: float
+
+
+def _pair(points: Points, baseline: str, variant: str) -> list[_Pair]:
+    """Match runs of one rung, length and seed."""
+    places = zip(points.arm, points.rung, points.branch, points.seed, strict=True)
+    index = {(str(a), int(r), float(b), int(s)): i for i, (a, r, b, s) in enumerate(places)}
     pairs = []
-    for (arm, rung, seed), i in sorted(index.items(), key=lambda item: item[0][1:]):
-        other = index.get((baseline, rung, seed))
+    for (arm, rung, branch, seed), i in sorted(index.items(), key=lambda item: item[0][1:]):
+        other = index.get((baseline, rung, branch, seed))
         if arm == variant and other is not None:
             x, loss = points.x, points.loss
-            pairs.append((rung, float(x[other]), float(x[i]), float(loss[other]), float(loss[i])))
+            found = (x[other], x[i], loss[other], loss[i])
+            pairs.append(_Pair(rung, branch, seed, *(float(value) for value in found)))
     if not pairs:
         raise DataError(
             f"no run of {variant!r} shares rung and seed with one of {baseline!r}",
@@ -204,20 +215,43 @@ def _check_falling(points: Points) -> None:
         )
 
 
-def _arrange(pairs: list[tuple[int, float, float, float, float]], law: LadderLaw) -> _Ladder:
-    ids = tuple(sorted({rung for rung, *_ in pairs}))
+def _arrange(pairs: list[_Pair], law: LadderLaw) -> _Ladder:
+    ids = tuple(sorted({pair.rung for pair in pairs}))
     found, log_x, slopes = [], [], []
     for rung in ids:
-        own = np.array([pair[1:] for pair in pairs if pair[0] == rung])
-        x_base, x_variant = np.log(own[:, 0]), np.log(own[:, 1])
-        gain = np.log(own[:, 2] / own[:, 3])
-        needed = x_variant.mean() + law.theta[3]
-        middle = math.exp((x_base.mean() + needed) / 2)
-        slope = -float(law.slope(np.array([middle]))[0])
-        found.append(gain + slope * (x_base - x_variant))
-        log_x.append(float(x_variant.mean()))
+        differences, where, slope = _average([p for p in pairs if p.rung == rung], law)
+        found.append(differences)
+        log_x.append(where)
         slopes.append(slope)
     return _Ladder(ids, np.array(log_x), tuple(found), np.array(slopes), law.slope_error)
+
+
+def _average(pairs: list[_Pair], law: LadderLaw) -> tuple[Array, float, float]:
+    """Average the lengths of every seed of a rung.
+
+    Returns:
+        One difference in ln L a seed, ln of the variant's compute and the slope. A seed that lacks
+        a length has its difference brought to the slope of all.
+    """
+    gains: dict[int, list[float]] = {}
+    slopes: dict[int, list[float]] = {}
+    log_x, all_slopes = [], []
+    for branch in sorted({pair.branch for pair in pairs}):
+        of_length = [pair for pair in pairs if pair.branch == branch]
+        own = np.array([pair[3:] for pair in of_length])
+        x_base, x_variant = np.log(own[:, 0]), np.log(own[:, 1])
+        needed = x_variant.mean() + law.theta[3]
+        middle = math.exp((x_base.mean() + needed) / 2)
+        slope = -float(law.slope(np.array([middle]), branch)[0])
+        gain = np.log(own[:, 2] / own[:, 3]) + slope * (x_base - x_variant)
+        for pair, difference in zip(of_length, gain.tolist(), strict=True):
+            gains.setdefault(pair.seed, []).append(difference)
+            slopes.setdefault(pair.seed, []).append(slope)
+        log_x.append(float(x_variant.mean()))
+        all_slopes.append(slope)
+    mean = float(np.mean(all_slopes))
+    differences = [np.mean(gains[s]) * (mean / np.mean(slopes[s])) for s in sorted(gains)]
+    return np.array(differences), float(np.mean(log_x)), mean
 
 
 def estimate(log_value: float, error: float, freedom: float, exponentiate: bool = True) -> Estimate:

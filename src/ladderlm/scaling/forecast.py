@@ -34,11 +34,15 @@ class Forecast:
     high_95: float
 
 
-def forecast(law: LadderLaw, arm: str, x: float, n_runs: int) -> Forecast:
-    """Predict with t intervals in ln L; variances of law and noise add."""
+def forecast(law: LadderLaw, arm: str, x: float, n_runs: int, branch: float = 1.0) -> Forecast:
+    """Predict with t intervals in ln L; variances of law and noise add.
+
+    Args:
+        branch: length of the runs over that of their rung.
+    """
     at = np.array([x])
-    value = float(law.predict(arm, at)[0])
-    error = math.hypot(float(law.standard_error(arm, at)[0]), law.mean_sd(n_runs))
+    value = float(law.predict(arm, at, branch)[0])
+    error = math.hypot(float(law.standard_error(arm, at, branch)[0]), law.mean_sd(n_runs))
     ends = []
     for level in (0.90, 0.95):
         half = float(stats.t.ppf(0.5 + level / 2, law.freedom)) * error

@@ -37,25 +37,33 @@ class Sample:
         logs: ln of flops, params, tokens, each (n,), minus its mean: scaled by geometric means.
         centres: those means.
         arm: (n,), 0 is the baseline; all 0 where a form has no arms.
+        branch: (n,), which length of its size each run has, 0 is the usual one; None: all have it.
     """
 
     logs: Mapping[str, Array]
     centres: Mapping[str, float]
     arm: NDArray[np.int64]
+    branch: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, columns: Mapping[str, Array], arm: NDArray[np.int64] | None = None) -> "Sample":
+    def of(
+        cls,
+        columns: Mapping[str, Array],
+        arm: NDArray[np.int64] | None = None,
+        branch: NDArray[np.int64] | None = None,
+    ) -> "Sample":
         """Take logarithms of positive columns and centre them."""
         logs = {name: np.log(values) for name, values in columns.items()}
         centres = {name: float(values.mean()) for name, values in logs.items()}
         n = len(next(iter(logs.values())))
         centred = {name: values - centres[name] for name, values in logs.items()}
-        return cls(centred, centres, np.zeros(n, dtype=np.int64) if arm is None else arm)
+        return cls(centred, centres, np.zeros(n, dtype=np.int64) if arm is None else arm, branch)
 
     def where(self, mask: NDArray[np.bool_]) -> "Sample":
         """Give the chosen places in the same scaling."""
         logs = {name: values[mask] for name, values in self.logs.items()}
-        return Sample(logs, self.centres, self.arm[mask])
+        branch = None if self.branch is None else self.branch[mask]
+        return Sample(logs, self.centres, self.arm[mask], branch)
 
 
 class Form(ABC):
@@ -237,14 +245,20 @@ class Joint(Form):
     """Every variant is the baseline at compute m C: L = E + (m C / C0)^-c, m = 1 for the baseline.
 
     ln m = k0 + k1 ln(C / C_ref), C_ref the geometric mean of the C fitted; E, C0 and c are shared.
+    Sizes that were trained for other lengths are ladders of their own, with r_b C in the place of
+    C: r_b is one number for each further length, for all arms. The shape is that of Gadre et al.
+    2024 (2403.08540), equation 4, where the exponent does not depend on tokens per parameter,
+    with a free factor in the place of their a M^h + b M^-h.
 
     Args:
         variants: how many.
         trend: k1 is free; if not, it is 0.
+        branches: how many further lengths.
     """
 
     variants: int = 1
     trend: bool = True
+    branches: int = 0
 
     name = "joint"
     formula = "L = E + (m C / C0)^-c, ln m = k0 + k1 ln(C / C_ref), m = 1 for the baseline"
@@ -253,60 +267,77 @@ class Joint(Form):
 
     @property
     def n_exponents(self) -> int:
-        """One, and one or two for each variant."""
-        return 1 + self.variants * (2 if self.trend else 1)
+        """One, one or two for each variant, and one for each further length."""
+        return 1 + self.variants * (2 if self.trend else 1) + self.branches
 
     def _is_variant(self, sample: Sample) -> Array:
         """Give one indicator per variant: (variants, n)."""
         numbers = np.arange(1, self.variants + 1)[:, None]
         return np.asarray(sample.arm == numbers, dtype=np.float64)
 
-    def log_m(self, eta: Array, sample: Sample) -> Array:
-        """Give ln m at every place: (..., n)."""
-        chosen = self._is_variant(sample)
+    def _is_branch(self, sample: Sample) -> Array:
+        """Give one indicator per further length: (branches, n)."""
+        numbers = np.arange(1, self.branches + 1)[:, None]
+        own = np.zeros(len(sample.arm)) if sample.branch is None else sample.branch
+        return np.asarray(own == numbers, dtype=np.float64)
+
+    def log_reach(self, eta: Array, sample: Sample) -> Array:
+        """Give ln(m r) at every place: (..., n)."""
+        chosen, trend_end = self._is_variant(sample), self.n_exponents - self.branches
         k0 = eta[..., 1 : 1 + self.variants]
         total: Array = k0 @ chosen
         if self.trend:
-            total = total + (eta[..., 1 + self.variants :] @ chosen) * sample.logs["flops"]
+            k1 = eta[..., 1 + self.variants : trend_end]
+            total = total + (k1 @ chosen) * sample.logs["flops"]
+        if self.branches:
+            total = total + eta[..., trend_end:] @ self._is_branch(sample)
         return total
 
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0 and -c ln(m C)."""
-        moved = -eta[..., :1] * (sample.logs["flops"] + self.log_m(eta, sample))
+        """Give 0 and -c ln(m r C)."""
+        moved = -eta[..., :1] * (sample.logs["flops"] + self.log_reach(eta, sample))
         return np.stack([np.zeros_like(moved), moved], axis=-1)
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
         """Give the gradient of the terms."""
         x, chosen = sample.logs["flops"], self._is_variant(sample)
         out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, self.n_exponents))
-        out[..., 1, 0] = -(x + self.log_m(eta, sample))
+        out[..., 1, 0] = -(x + self.log_reach(eta, sample))
         for v in range(self.variants):
             out[..., 1, 1 + v] = -eta[..., :1] * chosen[v]
             if self.trend:
                 out[..., 1, 1 + self.variants + v] = -eta[..., :1] * chosen[v] * x
+        for b, own in enumerate(self._is_branch(sample)):
+            out[..., 1, self.n_exponents - self.branches + b] = -eta[..., :1] * own
         return out
 
     def grid(self) -> Array:
-        """Give exponents; variants begin as good as the baseline."""
+        """Give exponents; variants and other lengths begin as good as the baseline."""
         axis = _log_grid(0.015, 0.8, 16)
         return np.hstack([axis[:, None], np.zeros((len(axis), self.n_exponents - 1))])
 
     def bounds(self) -> Array:
-        """Let m lie between e^-3 and e^3, its trend between -1 and 1."""
+        """Let m and r lie between e^-3 and e^3, the trend between -1 and 1."""
         out = np.empty((self.n_exponents, 2))
         out[0] = EXPONENTS
-        out[1 : 1 + self.variants] = (-3, 3)
-        out[1 + self.variants :] = (-1, 1)
+        out[1:] = (-3, 3)
+        out[1 + self.variants : self.n_exponents - self.branches] = (-1, 1)
         return out
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, C0, c, and k0 and k1 of each variant (numbered from the second on)."""
+        """Give E, C0, c, k0 and k1 of each variant and ln_r of each length.
+
+        Variants and lengths are numbered from the second on.
+        """
         found = PowerLaw().public(theta[..., :3], sample)
         for v in range(self.variants):
             suffix = f"_{v + 1}" if v else ""
             found[f"k0{suffix}"] = theta[..., 3 + v]
             if self.trend:
                 found[f"k1{suffix}"] = theta[..., 3 + self.variants + v]
+        for b in range(self.branches):
+            suffix = f"_{b + 1}" if b else ""
+            found[f"ln_r{suffix}"] = theta[..., self.n_params - self.branches + b]
         return found
 
 

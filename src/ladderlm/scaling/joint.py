@@ -1,11 +1,7 @@
 """The law of a ladder: every arm is the baseline at compute m C.
 
-Owns the points of a study, the fit of the joint form to them, its errors, hold-outs and the card.
-Arrays in, numbers out.
-
-Noise has two parts: a seed's own, and one that all runs of an arm at a rung share (a mistuned
-rate), which seeds do not average away. The mean of n runs therefore has the variance
-seed_sd^2 (`RUNG_SHARE` + 1/n).
+Owns the fit of the joint form to the points of a study, its errors, hold-outs and the card. Arrays
+in, numbers out.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,117 +12,22 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
+from ladderlm.scaling.cells import RUNG_SHARE, Cells, Points, cells_of
 from ladderlm.scaling.forms import Joint, Sample
 from ladderlm.scaling.solve import Problem, minimise
 
 __all__ = [
-    "RUNG_SHARE",
     "TOLERANCE",
-    "Cells",
     "LadderLaw",
-    "Points",
-    "cells_of",
     "fit_card",
     "fit_law",
     "holdout_errors",
-    "mean_weight",
     "prediction_errors",
 ]
 
 Array = NDArray[np.float64]
-# (0.008 / 0.010)^2: sd of mistuning and of seeds in nats. `power.PLANNING_NOISE` is the same
-# assumption in ln L, 0.0015 / 0.0019: change both or none.
-RUNG_SHARE = 0.64
 N_STARTS = 2
 TOLERANCE = 0.005  # a forecast within this share of the loss passes whatever its sigma
-
-
-def mean_weight(n_runs: Array | int) -> Array:
-    """Give the inverse variance of the mean of some runs, in units of the seed variance."""
-    return np.asarray(1 / (RUNG_SHARE + 1 / np.asarray(n_runs, dtype=np.float64)))
-
-
-@dataclass(frozen=True)
-class Points:
-    """Runs as arrays, all of equal length.
-
-    Args:
-        arm: name of each run's arm.
-        rung: index of its rung.
-        seed: of the run; runs of two arms with one rung and seed are a pair.
-        x: what the law is in: FLOPs, device seconds or tokens, positive.
-        loss: positive.
-        branch: length of the run over that of its rung; None: all are 1.
-    """
-
-    arm: NDArray[np.str_]
-    rung: NDArray[np.int64]
-    seed: NDArray[np.int64]
-    x: Array
-    loss: Array
-    branch: Array = None  # type: ignore[assignment]  # filled in below
-
-    def __post_init__(self) -> None:
-        if self.branch is None:
-            object.__setattr__(self, "branch", np.ones(len(self.loss)))
-
-    def where(self, mask: NDArray[np.bool_]) -> "Points":
-        """Give the chosen runs."""
-        return Points(*(array[mask] for array in vars(self).values()))
-
-    def __len__(self) -> int:
-        return len(self.loss)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Means of the runs of one arm at one rung, in logarithms.
-
-    Args:
-        arm: place of the arm in `arms`.
-        log_x, log_loss: means.
-        n: runs.
-        within: (sum of squares, degrees of freedom) of ln L inside cells.
-    """
-
-    arms: tuple[str, ...]
-    arm: NDArray[np.int64]
-    rung: NDArray[np.int64]
-    log_x: Array
-    log_loss: Array
-    n: Array
-    within: tuple[float, int]
-
-    @property
-    def weight(self) -> Array:
-        """Inverse variance of each mean, in units of the seed variance."""
-        return mean_weight(self.n)
-
-
-def cells_of(points: Points, baseline: str | None = None) -> Cells:
-    """Average the runs of each arm and rung.
-
-    Raises:
-        DataError: values without a logarithm.
-    """
-    good = np.isfinite(points.x) & np.isfinite(points.loss) & (points.x > 0) & (points.loss > 0)
-    if not good.all():
-        raise DataError(
-            f"{int((~good).sum())} of {len(points)} points are not positive finite numbers",
-            "a logarithm is taken of both axes",
-            "exclude those runs and say why",
-        )
-    named = list(dict.fromkeys(points.arm.tolist()))
-    arms = sorted(named, key=lambda arm: arm != baseline)  # stable: the baseline comes first
-    code = np.array([arms.index(arm) for arm in points.arm.tolist()], dtype=np.int64)
-    keys, member = np.unique(np.stack([code, points.rung], axis=1), axis=0, return_inverse=True)
-    member = member.reshape(-1)
-    n = np.bincount(member, minlength=len(keys)).astype(float)
-    log_x = np.bincount(member, np.log(points.x), len(keys)) / n
-    log_loss = np.bincount(member, np.log(points.loss), len(keys)) / n
-    apart = np.log(points.loss) - log_loss[member]
-    within = (float(apart @ apart), len(points) - len(keys))
-    return Cells(tuple(arms), keys[:, 0], keys[:, 1], log_x, log_loss, n, within)
 
 
 @dataclass(frozen=True)
@@ -135,7 +36,8 @@ class LadderLaw:
 
     Args:
         arms: names, the baseline first.
-        theta: ln E, ln of the rest at C_ref, c, k0 of each variant, k1 of each (see `forms.Joint`).
+        theta: ln E, ln of the rest at C_ref, c, k0 of each variant, k1 of each, ln r of each
+            further length (see `forms.Joint`).
         trend: k1 was free.
         floor: E was free; if not, it is nothing and the law is a line in logarithms.
         c_ref: geometric mean of the cells' C.
@@ -144,7 +46,8 @@ class LadderLaw:
         seed_sd: of ln L, pooled within cells; None with one seed each.
         freedom: degrees of freedom of sigma.
         n_used: runs.
-        n_cells: means of arm and rung that were fitted.
+        n_cells: means of arm, rung and length that were fitted.
+        branches: lengths, the first of which has r = 1.
     """
 
     arms: tuple[str, ...]
@@ -158,24 +61,31 @@ class LadderLaw:
     freedom: int
     n_used: int
     n_cells: int
+    branches: tuple[float, ...] = (1.0,)
 
     @property
     def form(self) -> Joint:
-        """The form, for as many variants as there are."""
-        return Joint(len(self.arms) - 1, trend=self.trend)
+        """The form, for as many variants and lengths as there are."""
+        return Joint(len(self.arms) - 1, trend=self.trend, branches=len(self.branches) - 1)
 
-    def _sample(self, arm: str, flops: Array) -> Sample:
-        code = np.full(len(flops), self.arms.index(arm), dtype=np.int64)
+    def _sample(self, arm: str, flops: Array, branch: float) -> Sample:
+        code, length = self.arms.index(arm), self.branches.index(branch)
         logs = {"flops": np.log(np.asarray(flops, dtype=np.float64) / self.c_ref)}
-        return Sample(logs, {"flops": float(np.log(self.c_ref))}, code)
+        places = np.full((2, len(flops)), [[code], [length]], dtype=np.int64)
+        return Sample(logs, {"flops": float(np.log(self.c_ref))}, *places)
 
-    def predict(self, arm: str, flops: Array) -> Array:
-        """Give the fitted loss of an arm at some FLOPs."""
-        return np.exp(self.form.log_loss(np.array(self.theta), self._sample(arm, flops)))
+    def log_r(self, branch: float) -> float:
+        """Give ln r of a length: what its compute is worth, in compute of the first length."""
+        place = self.branches.index(branch)
+        return self.theta[len(self.theta) - len(self.branches) + place] if place else 0.0
 
-    def standard_error(self, arm: str, flops: Array) -> Array:
+    def predict(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
+        """Give the fitted loss of an arm at some FLOPs, for runs of a length."""
+        return np.exp(self.form.log_loss(np.array(self.theta), self._sample(arm, flops, branch)))
+
+    def standard_error(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
         """Give the standard error of the fitted ln L."""
-        _, slopes = self.form.gradient(np.array(self.theta), self._sample(arm, flops))
+        _, slopes = self.form.gradient(np.array(self.theta), self._sample(arm, flops, branch))
         variance = np.einsum("np,pq,nq->n", slopes, np.array(self.covariance), slopes)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
@@ -183,9 +93,10 @@ class LadderLaw:
         """Give the sd of the mean of some runs of one arm and rung."""
         return self.sigma * float(np.sqrt((RUNG_SHARE + 1 / n_runs) / (RUNG_SHARE + 1)))
 
-    def slope(self, flops: Array) -> Array:
-        """Give d ln L / d ln C of the baseline."""
-        return _slope(np.array(self.theta), np.log(np.asarray(flops) / self.c_ref))
+    def slope(self, flops: Array, branch: float = 1.0) -> Array:
+        """Give d ln L / d ln C of the baseline, for runs of a length."""
+        log_x = np.log(np.asarray(flops) / self.c_ref) + self.log_r(branch)
+        return _slope(np.array(self.theta), log_x)
 
     @property
     def slope_error(self) -> float:
@@ -199,7 +110,7 @@ class LadderLaw:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values, with the parameters under their usual names."""
-        form, at = self.form, self._sample(self.arms[0], np.array([self.c_ref]))
+        form, at = self.form, self._sample(self.arms[0], np.array([self.c_ref]), self.branches[0])
         public = {k: float(v) for k, v in form.public(np.array(self.theta), at).items()}
         multipliers = {
             arm: {
@@ -208,22 +119,24 @@ class LadderLaw:
             }
             for v, arm in enumerate(self.arms[1:])
         }
+        lengths = {f"{branch:g}": self.log_r(branch) for branch in self.branches}
         return {
             "form": "joint",
             "formula": form.formula,
+            "log_r": lengths if len(lengths) > 1 else {},
             "E": public["E"] if self.floor else 0.0,
             "C0": public["C0"],
             "c": public["c"],
             "multipliers": multipliers,
-            "slope": float(self.slope(np.array([self.c_ref]))[0]),
+            "slope": float(self.slope(np.array([self.c_ref]), self.branches[0])[0]),
             **asdict(self),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "LadderLaw":
         """Read back what `to_json` gave."""
-        fields = {name: values[name] for name in cls.__dataclass_fields__}
-        for name in ("arms", "theta"):
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in {"arms", "theta", "branches"} & fields.keys():
             fields[name] = tuple(fields[name])
         fields["covariance"] = tuple(tuple(row) for row in fields["covariance"])
         return cls(**fields)
@@ -236,7 +149,7 @@ def _slope(theta: Array, log_x: Array) -> Array:
 
 
 def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> LadderLaw:
-    """Fit the joint form to the means of every arm and rung, by least squares of ln L.
+    """Fit the joint form to the means of every arm, rung and length, by least squares of ln L.
 
     A floor E and k1 are free from three rungs on; two cannot bend, and in simulation a line through
     three misses the fourth more often than it hits. Means of n runs weigh 1 / (RUNG_SHARE + 1/n).
@@ -246,19 +159,20 @@ def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> 
             spare.
     """
     cells = cells_of(points, baseline)
-    arms, n_rungs = cells.arms, len(np.unique(cells.rung))
-    spread = [len(np.unique(cells.log_x[cells.arm == i].round(9))) for i in range(len(arms))]
-    if len(points) < len(arms) + 2 or not spread or max(spread) < 2:
+    arms, lengths, n_rungs = cells.arms, cells.lengths, len(np.unique(cells.rung))
+    spread = [_spread(cells, arm) for arm in range(len(arms))]
+    if cells.n_groups + cells.within[1] < len(arms) + 2 or not spread or max(spread) < 2:
         raise DataError(
             f"not enough points: {len(points)} runs of {len(arms)} arms",
             "a line with its error needs at least two rungs and one run to spare",
             "add rungs or seeds to the study",
         )
     floor = n_rungs >= 3
-    trend = trend and min(spread) >= 3 and len(cells.n) > len(arms) * 2
+    trend = trend and min(spread) >= 3 and cells.n_groups > len(arms) * 2
     c_ref = float(cells.log_x.mean())
-    sample = Sample({"flops": cells.log_x - c_ref}, {"flops": c_ref}, cells.arm)
-    form = Joint(len(arms) - 1, trend=trend)
+    length = np.array([lengths.index(branch) for branch in cells.branch.tolist()], dtype=np.int64)
+    sample = Sample({"flops": cells.log_x - c_ref}, {"flops": c_ref}, cells.arm, length)
+    form = Joint(len(arms) - 1, trend=trend, branches=len(lengths) - 1)
     problem = Problem.of(
         form, sample, np.exp(cells.log_loss), "log-least-squares", cells.weight, floor=floor
     )
@@ -270,7 +184,8 @@ def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> 
     covariance = np.zeros_like(information)
     covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)], rcond=1e-12)
     residual = float(cells.weight @ (predicted - cells.log_loss) ** 2)
-    freedom = len(cells.n) - int(free.sum())
+    shared = int(free.sum()) - form.branches  # what all lengths have in common
+    freedom = min(cells.n_groups - shared, len(cells.n) - int(free.sum()))
     variance, freedom = _pool(residual, freedom, *cells.within)
     return LadderLaw(
         arms=arms,
@@ -284,7 +199,15 @@ def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> 
         freedom=freedom,
         n_used=len(points),
         n_cells=len(cells.n),
+        branches=lengths,
     )
+
+
+def _spread(cells: Cells, arm: int) -> int:
+    """Count the different x of an arm, of the length that has most of them."""
+    own = cells.arm == arm
+    lengths = [cells.log_x[own & (cells.branch == branch)] for branch in cells.lengths]
+    return max(len(np.unique(log_x.round(9))) for log_x in lengths)
 
 
 def _pool(residual: float, freedom: int, within: float, within_freedom: int) -> tuple[float, int]:
@@ -307,7 +230,9 @@ def _pool(residual: float, freedom: int, within: float, within_freedom: int) -> 
 def holdout_errors(
     points: Points, n_rungs: int, baseline: str | None = None
 ) -> list[dict[str, Any]]:
-    """Fit without the top rungs, predict them, and give the errors, one row per arm and rung.
+    """Fit without the top rungs, predict them, and give the errors.
+
+    There is one row per arm, rung and length.
 
     A row passes if |error| < max(2 sigma, 0.5 % of the loss). Error is predicted / actual - 1;
     sigma, in ln L, is that of the prediction (of the law and of the mean of the runs), stretched so
@@ -320,10 +245,12 @@ def holdout_errors(
     kept = points.where(np.isin(points.rung, rungs[: len(rungs) - n_rungs]))
     held = points.where(np.isin(points.rung, rungs[len(rungs) - n_rungs :]))
     law = fit_law(kept, baseline)
-    unknown = sorted(set(held.arm.tolist()) - set(law.arms))
+    unknown = [f"arm {arm!r}" for arm in sorted(set(held.arm.tolist()) - set(law.arms))]
+    lengths = sorted(set(held.branch.tolist()) - set(law.branches))
+    unknown += [f"branch {branch:g}" for branch in lengths]
     if unknown:
         raise DataError(
-            f"arm {unknown[0]!r} has no run on the lower rungs",
+            f"{unknown[0]} has no run on the lower rungs",
             "a forecast is made from the rungs below the held-out ones",
             "run those rungs, or find out why they failed",
         )
@@ -336,17 +263,19 @@ def prediction_errors(law: LadderLaw, held: Points) -> list[dict[str, Any]]:
     # All rows together stay within 2 sigma in 95 % of studies whose law is right.
     stretch = float(stats.t.ppf(1 - 0.025 / len(cells.n), law.freedom)) / 2
     rows = []
-    for code, rung, log_x, log_loss, n in zip(
-        cells.arm, cells.rung, cells.log_x, cells.log_loss, cells.n, strict=True
+    for code, rung, log_x, log_loss, n, branch in zip(
+        cells.arm, cells.rung, cells.log_x, cells.log_loss, cells.n, cells.branch, strict=True
     ):
         arm, x, actual = cells.arms[code], np.exp(np.array([log_x])), float(np.exp(log_loss))
-        predicted = float(law.predict(arm, x)[0])
-        sigma = float(np.hypot(law.standard_error(arm, x)[0], law.mean_sd(int(n)))) * stretch
+        predicted = float(law.predict(arm, x, branch)[0])
+        error_of_law = law.standard_error(arm, x, branch)[0]
+        sigma = float(np.hypot(error_of_law, law.mean_sd(int(n)))) * stretch
         error = predicted / actual - 1
         rows.append(
             {
                 "arm": arm,
                 "rung": int(rung),
+                "branch": float(branch),
                 "n_runs": int(n),
                 "x": float(x[0]),
                 "predicted": predicted,
@@ -368,7 +297,9 @@ def fit_card(law: LadderLaw, points: Points, excluded: dict[str, str]) -> dict[s
         "loss": "least squares on ln L of the means of arm and rung",
         "optimizer": "variable projection (NNLS), Gauss-Newton",
         "starts": N_STARTS,
-        "weights": f"1 / ({RUNG_SHARE} + 1 / runs)",
+        "weights": f"1 / ({RUNG_SHARE} + 1 / runs)"
+        + (" / lengths of the arm and rung" if len(law.branches) > 1 else ""),
+        "branches": list(law.branches),
         "n_used": law.n_used,
         "n_cells": law.n_cells,
         "degrees_of_freedom": law.freedom,

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
+from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.forms import FORMS, Form, Joint, Sample
-from ladderlm.scaling.joint import TOLERANCE, Points
+from ladderlm.scaling.joint import TOLERANCE
 from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
 from ladderlm.scaling.outcome import label_rows as label
 from ladderlm.scaling.points import Table, group_close
@@ -42,10 +43,13 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     """
     table = rows.table
     arms, codes = _arms(table, options)
-    form: Form = Joint(len(arms) - 1) if options.form == "joint" else FORMS[options.form]()
+    form: Form = FORMS[options.form]()
+    lengths, length = _lengths(table, options)
+    if options.form == "joint":
+        form = Joint(len(arms) - 1, branches=len(lengths) - 1)
     columns, said = columns_of(table, form.columns)
     weight = table.numbers("weight") if "weight" in table else np.ones(len(table))
-    sample = Sample.of(columns, codes)
+    sample = Sample.of(columns, codes, length)
     problem = Problem.of(form, sample, table.numbers("loss"), options.objective, weight)
     fitted = problem.where(rows.fitted)
     _check(form, columns, rows.fitted, codes)
@@ -57,7 +61,7 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     )
     sample = fitted.sample
     spread = form.public(draws, sample)
-    names = _names(list(spread), arms)
+    names = _names(list(spread), arms, lengths)
     intervals = {names[k]: interval(v) for k, v in spread.items()}
     parameters = {names[k]: float(v) for k, v in form.public(solution.theta, sample).items()}
     other_parameters = {names[k]: float(v) for k, v in form.public(beside.theta, sample).items()}
@@ -112,15 +116,24 @@ def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int6
     return arms, np.array([arms.index(arm) for arm in given], dtype=np.int64)
 
 
-def _names(public: list[str], arms: list[str]) -> dict[str, str]:
-    """Name k0 and k1 of several variants by their arms."""
-    if len(arms) <= 2:
-        return {name: name for name in public}
+def _lengths(table: Table, options: FitOptions) -> tuple[list[float], NDArray[np.int64]]:
+    """Give the values of the column `branch`, 1 first, and each row's place among them."""
+    if options.form != "joint" or "branch" not in table:
+        return [1.0], np.zeros(len(table), dtype=np.int64)
+    given = table.numbers("branch").tolist()
+    lengths = sorted(set(given), key=lambda b: (b != 1, b))
+    return lengths, np.array([lengths.index(b) for b in given], dtype=np.int64)
+
+
+def _names(public: list[str], arms: list[str], lengths: list[float]) -> dict[str, str]:
+    """Name k0 and k1 of several variants by their arms, ln r by its length."""
     found = {}
     for name in public:
-        if name.startswith(("k0", "k1")):
-            place = int(name.partition("_")[2] or 1)
-            found[name] = f"{name[:2]}[{arms[place]}]"
+        kind, _, place = name.partition("_")
+        if name.startswith("ln_r"):
+            found[name] = f"ln_r[{lengths[int(name.rpartition('_')[2].strip('r') or 1)]:g}]"
+        elif kind in ("k0", "k1") and len(arms) > 2:
+            found[name] = f"{kind}[{arms[int(place or 1)]}]"
         else:
             found[name] = name
     return found
@@ -253,6 +266,7 @@ def _compare(
         seed=np.unique(table.text("seed"), return_inverse=True)[1].astype(np.int64),
         x=flops,
         loss=table.numbers("loss"),
+        branch=table.numbers("branch") if "branch" in table else np.ones(len(table)),
     )
     found: dict[str, Any] = {}
     for arm in arms[1:]:

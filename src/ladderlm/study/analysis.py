@@ -12,8 +12,9 @@ from typing import Any
 
 from ladderlm.errors import DataError
 from ladderlm.eval.bootstrap import holm
+from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.joint import Points, fit_card, fit_law, holdout_errors
+from ladderlm.scaling.joint import fit_card, fit_law, holdout_errors
 from ladderlm.study.documents import resample_documents
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec

@@ -15,8 +15,8 @@ from ladderlm.eval.compare import require_same_bytes
 from ladderlm.eval.stored import load_losses
 from ladderlm.eval.subsets import DocumentLosses, clusters_of
 from ladderlm.run.directory import RunDirectory
+from ladderlm.scaling.cells import mean_weight
 from ladderlm.scaling.compare import Comparison
-from ladderlm.scaling.joint import mean_weight
 from ladderlm.study.results import Row
 
 __all__ = ["resample_documents"]
@@ -53,7 +53,7 @@ def resample_documents(rows: list[Row], pool: Path, comparison: Comparison) -> d
         stated = [_log_rate(base, whole) - _log_rate(new, whole) for base, new in own]
         # what the comparison added for a pair's difference in compute
         correction = float(np.mean(rung.log_m)) * rung.slope - float(np.mean(stated))
-        weight = float(mean_weight(len(own)))
+        weight = float(mean_weight(len(rung.log_m)))
         top += weight * rung.slope * (np.mean(gains, axis=0) + correction)
         bottom += weight * rung.slope**2
     log_m = top / bottom
@@ -77,14 +77,16 @@ def _read_pairs(
 ) -> dict[int, list[tuple[DocumentLosses, DocumentLosses]]]:
     """Load the final losses of every pair of runs that the comparison used."""
     ids = {
-        (str(row["arm"]), int(row["rung"]), int(row["seed"])): str(row["run_id"])
+        (str(row["arm"]), int(row["rung"]), float(row["branch"]), int(row["seed"])): str(
+            row["run_id"]
+        )
         for row in rows
         if not row["excluded_because"]
     }
     found: dict[int, list[tuple[DocumentLosses, DocumentLosses]]] = {}
     reference: DocumentLosses | None = None
-    for (arm, rung, seed), run_id in sorted(ids.items()):
-        other = ids.get((comparison.baseline, rung, seed))
+    for (arm, rung, branch, seed), run_id in sorted(ids.items()):
+        other = ids.get((comparison.baseline, rung, branch, seed))
         if arm != comparison.variant or other is None:
             continue
         base, new = _read(pool / other), _read(pool / run_id)

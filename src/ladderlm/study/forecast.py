@@ -43,17 +43,20 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
         law = fit_law(points_of(lower), spec.arms[0].name)
     except DataError:
         return None
-    held: dict[tuple[str, int], list[float]] = {}
+    held: dict[tuple[str, int, float], list[float]] = {}
     for row in rows:
-        if int(row["rung"]) >= first_held and row["arm"] in law.arms:
-            held.setdefault((str(row["arm"]), int(row["rung"])), []).append(float(row["flops"]))
+        known = row["arm"] in law.arms and row["branch"] in law.branches
+        if int(row["rung"]) >= first_held and known:
+            place = (str(row["arm"]), int(row["rung"]), float(row["branch"]))
+            held.setdefault(place, []).append(float(row["flops"]))
     predictions = []
-    for (arm, rung), flops in sorted(held.items()):
-        found = forecast(law, arm, float(np.exp(np.log(flops).mean())), len(flops))
+    for (arm, rung, branch), flops in sorted(held.items()):
+        found = forecast(law, arm, float(np.exp(np.log(flops).mean())), len(flops), branch)
         predictions.append(
             {
                 "arm": arm,
                 "rung": rung,
+                "branch": branch,
                 "flops": found.x,
                 "n_runs": found.n_runs,
                 "bits_per_byte": found.value,
@@ -69,7 +72,7 @@ def write_forecast(folder: Path, spec: StudySpec, rows: list[Row]) -> dict[str, 
 
 
 def score_forecast(written: dict[str, Any] | None, rows: list[Row]) -> list[dict[str, Any]]:
-    """Hold a forecast against the held-out runs that count, one entry per arm and rung.
+    """Hold a forecast against the held-out runs that count, one entry per arm, rung and length.
 
     Error is predicted / actual - 1.
     """
@@ -79,6 +82,7 @@ def score_forecast(written: dict[str, Any] | None, rows: list[Row]) -> list[dict
             float(row["bits_per_byte"])
             for row in rows
             if (row["arm"], int(row["rung"])) == (said["arm"], said["rung"])
+            and row["branch"] == said.get("branch", 1.0)
             and not row["excluded_because"]
         ]
         if not actual:
@@ -87,6 +91,7 @@ def score_forecast(written: dict[str, Any] | None, rows: list[Row]) -> list[dict
         scores.append(
             {
                 **{k: said[k] for k in ("arm", "rung", "flops", "bits_per_byte")},
+                "branch": said.get("branch", 1.0),
                 **{k: said[k] for k in ("interval_90", "interval_95")},
                 "n_runs": len(actual),
                 "actual": mean,

@@ -22,8 +22,9 @@ from ladderlm.report.figures.style import (
     spell_tick,
     styled,
 )
+from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison
-from ladderlm.scaling.joint import LadderLaw, Points
+from ladderlm.scaling.joint import LadderLaw
 
 __all__ = ["scaling_figure"]
 
