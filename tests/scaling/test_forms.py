@@ -16,6 +16,7 @@ N = np.array([1e7, 1e7, 3e7, 3e7, 1e8, 1e8, 3e8, 3e8, 1e9, 1e9])
 D = N * np.array([20, 80, 10, 20, 40, 5, 20, 160, 20, 5])
 COLUMNS = {"params": N, "tokens": D, "flops": 6 * N * D}
 ARM = np.array([0, 1] * 5)
+SHORT = (D / N < 20).astype(np.int64)  # runs of another length
 
 
 def plain_power(p, n, d, arm):
@@ -37,17 +38,24 @@ def plain_joint(p, n, d, arm):
     return p["E"] + (math.exp(log_m) * 6 * n * d / p["C0"]) ** -p["c"]
 
 
+def plain_lengths(p, n, d, arm):
+    short = d / n < 20
+    reach = (plain_joint(p, n, d, arm) - p["E"]) ** (-1 / p["c"])
+    return p["E"] + (reach * math.exp(p["ln_r"] * short)) ** -p["c"]
+
+
 CASES = {
     "power": (PowerLaw(), plain_power, [0.6, 0.3, 0.12]),
     "chinchilla": (Chinchilla(), plain_chinchilla, [0.6, -0.4, -0.3, 0.34, 0.28]),
     "overtraining": (OverTraining(), plain_overtraining, [0.5, -0.2, -0.4, 0.12]),
     "joint": (Joint(), plain_joint, [0.6, 0.3, 0.12, 0.18, -0.03]),
+    "joint of two lengths": (Joint(branches=1), plain_lengths, [0.6, 0.3, 0.12, 0.18, -0.03, -0.2]),
 }
 
 
 def made(name):
     form, plain, theta = CASES[name]
-    sample = Sample.of(COLUMNS, ARM)
+    sample = Sample.of(COLUMNS, ARM, SHORT)
     return form, plain, np.array(theta), sample
 
 
