@@ -9,6 +9,7 @@ from ladderlm.executors.base import Executor, Outcome, State
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock
 from ladderlm.run.directory import RunDirectory
+from ladderlm.study.ladder import name_rung
 from ladderlm.study.launch import launch, pending_runs, release_trunks
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
@@ -80,9 +81,7 @@ def _run_stage(plan: StudyPlan, pool: Path, executor: Executor) -> list[Outcome]
 
 
 def _label(run: PlannedRun) -> str:
-    label = f"{run.arm}, rung {run.rung.index + 1}, seed {run.seed}"
-    if run.rung.branch != 1:
-        label += f", {run.rung.branch:g} times as long"
+    label = f"{run.arm}, rung {name_rung(run.rung.index, run.rung.branch)}, seed {run.seed}"
     if run.role == "bracket":
         label += f", rate {run.config.optim.learning_rate:.3g}"
     return label + (f", {run.role}" if run.role != "ladder" else "")

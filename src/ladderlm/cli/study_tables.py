@@ -11,6 +11,7 @@ from ladderlm.cli.options import print_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.power import design_power
 from ladderlm.study.cost import Cost, makespan
+from ladderlm.study.ladder import name_rung
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
 from ladderlm.study.status import StudyStatus, early_losses
@@ -173,8 +174,7 @@ def print_status(status: StudyStatus, as_json: bool) -> None:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    """Give the rung, and how long the run is if not as long as the rung's own."""
-    return str(row["rung"]) + ("" if row["branch"] == 1 else f" ({row['branch']:g}x)")
+    return name_rung(row["rung"] - 1, row["branch"])
 
 
 def _headline(status: StudyStatus) -> str:

@@ -26,6 +26,7 @@ from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.analysis import analyse
+from ladderlm.study.ladder import name_rung
 from ladderlm.study.results import Row, read_results, reread_results
 from ladderlm.study.spec import read_stored_study
 from ladderlm.study.tuning import Tuning
@@ -193,7 +194,8 @@ def _study(folder: Path, home: Path) -> Facts:
 def _roles(run_id: str, studies: list[Facts]) -> list[str]:
     """Say where a run stands in the studies."""
     return [
-        f"{study['name']}: {row['arm']}, rung {int(row['rung']) + 1}, seed {row['seed']}"
+        f"{study['name']}: {row['arm']}, rung {name_rung(row['rung'], row['branch'])}, "
+        f"seed {row['seed']}"
         for study in studies
         for row in study["rows"]
         if row["run_id"] == run_id

@@ -35,6 +35,7 @@ from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.joint import LadderLaw, fit_law
 from ladderlm.study.forecast import score_forecast
+from ladderlm.study.ladder import name_rung
 from ladderlm.study.results import points_of
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -131,10 +132,16 @@ def _caption(study: Facts, points: Points, law: LadderLaw | None) -> list[str]:
         f"{len(points)} runs: {len(study['arms'])} arms, {len(np.unique(points.rung))} rungs, "
         f"{seeds} seed{'s' * (seeds != 1)}; {format_flops(flops)} in all; bands and bars: 95 %"
     ]
+    if len(lengths := np.unique(points.branch)) > 1:
+        told = ", ".join(f"{length:g}" for length in lengths)
+        lines.append(f"every size trained {told} times as long as its rung")
     if law is not None:
         floor = "E free" if law.floor else "E = 0"
         lines.append(f"{law.form.formula}; {floor}")
         lines.append("least squares of ln L on the means of arm and rung")
+        if len(law.branches) > 1:
+            worth = ", ".join(f"{np.exp(law.log_r(b)):.3g} at {b:g}x" for b in law.branches[1:])
+            lines.append(f"compute of other lengths counts as r C: r = {worth}")
     return lines
 
 
@@ -174,6 +181,7 @@ def _environment(html: bool) -> Environment:
         "visible": visible,
         "fixed": _fixed,
         "percent": lambda value: f"{value:+.1%}",
+        "name_rung": name_rung,
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
         "cell": _cell,
         "fence": _fence,

@@ -15,6 +15,7 @@ __all__ = [
     "Rung",
     "Target",
     "choose_shape",
+    "name_rung",
     "natural_budget",
     "nearest_shape",
     "plan_rung",
@@ -54,6 +55,11 @@ class Rung:
     def tokens_per_param(self) -> float:
         """D / N as it came out."""
         return self.n_tokens / self.n_matmul
+
+
+def name_rung(index: int, branch: float) -> str:
+    """Give the number of a rung, from 1, and the length of a run that is not as long as it."""
+    return f"{index + 1}" + ("" if branch == 1 else f" ({branch:g}x as long)")
 
 
 @functools.lru_cache(maxsize=8)  # thousands of shapes, asked for at every rung of every plan

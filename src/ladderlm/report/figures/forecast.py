@@ -16,6 +16,7 @@ from ladderlm.report.figures.style import (
     new_figure,
     styled,
 )
+from ladderlm.study.ladder import name_rung
 
 __all__ = ["forecast_figure"]
 
@@ -49,7 +50,10 @@ def forecast_figure(scores: list[dict[str, Any]], arms: list[str], note: str = "
         )
     axes.set_yticks(
         range(len(scores)),
-        [f"{label_of(s['arm'], 30)}, rung {s['rung'] + 1}" for s in scores],
+        [
+            f"{label_of(s['arm'], 30)}, rung {name_rung(s['rung'], s.get('branch', 1))}"
+            for s in scores
+        ],
     )
     axes.set_ylim(-0.7, max(len(scores), 1) - 0.3)
     axes.invert_yaxis()

@@ -19,6 +19,7 @@ from ladderlm.report.figures.style import (
     label_of,
     marker_of,
     new_figure,
+    paler,
     spell_tick,
     styled,
 )
@@ -60,7 +61,9 @@ def scaling_figure(
     top, middle, bottom = axes
     unit = 1 / 3600 if x == "device_seconds" else 1.0
     for index, arm in enumerate(arms):
-        _draw_arm(top, bottom, points, law, arm, index, held_out, unit)
+        for length in np.unique(points.branch).tolist():
+            own = points.where((points.arm == arm) & (points.branch == length))
+            _draw_arm(top, bottom, own, law, arm, index, held_out, unit, length)
     if not len(points):  # a logarithmic axis needs a range
         top.axis((1.0, 10.0, 1.0, 10.0))
     top.set_ylabel("validation, bits per byte")
@@ -92,22 +95,28 @@ def scaling_figure(
 def _draw_arm(
     top: Any,
     bottom: Any,
-    points: Points,
+    own: Points,
     law: LadderLaw | None,
     arm: str,
     index: int,
     held_out: set[int],
     unit: float,
+    length: float,
 ) -> None:
-    """Draw one arm's runs, line, band and residuals."""
-    own = points.where(points.arm == arm)
-    colour = colour_of(index)
+    """Draw one arm's runs of a length, their line, band and residuals.
+
+    Runs longer or shorter than their rung's are pale, and larger or smaller.
+    """
+    size = 34 * min(max(length, 0.4), 2.5)
+    colour, name, width = colour_of(index), label_of(arm), 1.4
+    if length != 1:
+        colour, name, width = paler(colour), f"{name}, {length:g}x as long", 0.9
     hollow = np.isin(own.rung, sorted(held_out))
-    for mask, face, label in ((~hollow, colour, label_of(arm)), (hollow, "white", None)):
+    for mask, face, label in ((~hollow, colour, name), (hollow, "white", None)):
         top.scatter(
             own.x[mask] * unit,
             own.loss[mask],
-            s=34,
+            s=size,
             facecolors=face,
             edgecolors=colour,
             linewidths=1.4,
@@ -115,22 +124,22 @@ def _draw_arm(
             zorder=3,
             label=label if mask.any() else None,
         )
-    if law is None or arm not in law.arms:
+    if law is None or arm not in law.arms or length not in law.branches or not len(own):
         return
     grid = np.geomspace(own.x.min(), own.x.max(), 60)
-    fitted = law.predict(arm, grid)
-    half = stats.t.ppf(0.975, law.freedom) * law.standard_error(arm, grid)
-    top.plot(grid * unit, fitted, color=colour, linewidth=1.4, linestyle=("-", "--")[index % 2])
+    fitted = law.predict(arm, grid, length)
+    half = stats.t.ppf(0.975, law.freedom) * law.standard_error(arm, grid, length)
+    top.plot(grid * unit, fitted, color=colour, linewidth=width, linestyle=("-", "--")[index % 2])
     top.fill_between(
         grid * unit,
         fitted * np.exp(-half),
         fitted * np.exp(half),
         color=colour,
-        alpha=0.15,
+        alpha=0.15 if length == 1 else 0.0,  # one band is enough to see
         linewidth=0,
     )
     if law.sigma > 0:
-        residuals = np.log(own.loss / law.predict(arm, own.x)) / (law.seed_sd or law.sigma)
+        residuals = np.log(own.loss / law.predict(arm, own.x, length)) / (law.seed_sd or law.sigma)
         bottom.scatter(own.x * unit, residuals, s=18, color=colour, marker=marker_of(index))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -21,6 +22,7 @@ __all__ = [
     "label_of",
     "marker_of",
     "new_figure",
+    "paler",
     "png_bytes",
     "spell_tick",
     "styled",
@@ -79,6 +81,12 @@ def marker_of(index: int) -> str:
 def colour_of(index: int) -> str:
     """Give the colour of an arm by its place in the study."""
     return ARM_COLOURS[index % len(ARM_COLOURS)]
+
+
+def paler(colour: str) -> str:
+    """Give a colour half way to white."""
+    red, green, blue = ((1 + part) / 2 for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 @functools.cache
