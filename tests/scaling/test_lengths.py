@@ -118,3 +118,7 @@ def test_the_fit_of_a_table_knows_its_column_of_lengths():
     assert found.parameters["ln_r[2]"] == pytest.approx(math.log(0.85), abs=1e-3)
     pooled = found.details["comparisons"]["new"]["pooled"]
     assert pooled["value"] == pytest.approx(1.2, rel=1e-3)
+    assert not any("clusters for" in warning for warning in found.warnings)
+    columns["cluster"] = columns["arm"]
+    poor = fit(columns, "joint", draws=100)
+    assert any("2 clusters for 5 parameters" in warning for warning in poor.warnings)

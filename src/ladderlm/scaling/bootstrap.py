@@ -48,7 +48,7 @@ def bootstrap(
 ) -> Array:
     """Give the parameters of refits to drawn clusters: (n_draws, p)."""
     rng = np.random.default_rng(seed)
-    weights = draw_weights(clusters, n_draws, problem.form.n_params, rng) * problem.weight
+    weights = draw_weights(clusters, n_draws, problem.form.n_needed, rng) * problem.weight
     return refit(problem, solution.theta, weight=weights, n_iterations=100, tolerance=1e-7)[0]
 
 

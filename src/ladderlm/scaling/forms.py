@@ -84,6 +84,11 @@ class Form(ABC):
         """K + P."""
         return self.n_terms + self.n_exponents
 
+    @property
+    def n_needed(self) -> int:
+        """Clusters of runs that a fit needs: one for each parameter."""
+        return self.n_params
+
     @abstractmethod
     def terms(self, eta: Array, sample: Sample) -> Array:
         """Give t_k: eta (..., P) to (..., n, K)."""
@@ -269,6 +274,11 @@ class Joint(Form):
     def n_exponents(self) -> int:
         """One, one or two for each variant, and one for each further length."""
         return 1 + self.variants * (2 if self.trend else 1) + self.branches
+
+    @property
+    def n_needed(self) -> int:
+        """Clusters of runs that a fit needs: every trunk has all lengths, so r needs none more."""
+        return self.n_params - self.branches
 
     def _is_variant(self, sample: Sample) -> Array:
         """Give one indicator per variant: (variants, n)."""

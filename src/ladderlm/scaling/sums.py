@@ -56,9 +56,13 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     solution = minimise(fitted)
     other = other_objective(options.objective)
     beside = minimise(replace(fitted, objective=other))
-    draws = bootstrap(
-        fitted, solution, clusters_of(table)[rows.fitted], options.draws, options.seed
-    )
+    clusters = clusters_of(table)[rows.fitted]
+    draws = bootstrap(fitted, solution, clusters, options.draws, options.seed)
+    if (n_clusters := len(np.unique(clusters))) <= form.n_needed:
+        said.append(
+            f"{n_clusters} clusters for {form.n_needed} parameters: the bootstrap can only draw all "
+            "of them, so the intervals of the parameters say nothing"
+        )
     sample = fitted.sample
     spread = form.public(draws, sample)
     names = _names(list(spread), arms, lengths)

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ladderlm.errors import DataError
 from ladderlm.eval.bootstrap import holm
 from ladderlm.scaling.cells import Points
@@ -60,6 +62,7 @@ def analyse(
             continue
         p = adjusted[name] if len(adjusted) > 1 else None
         judged = _judge(spec, comparison, rows, holdout, p, tunings)
+        judged["lengths"] = _by_length(points, baseline, name)
         if pool is not None:
             judged["documents"] = resample_documents(rows, pool, comparison)
         variants.append(judged)
@@ -130,6 +133,22 @@ def _by_subset(rows: list[Row], baseline: str, variant: str) -> dict[str, Any]:
             found[column.removeprefix("bpb[").removesuffix("]")] = asdict(comparison.pooled)
     adjusted = _holm({name: pooled["p_value"] for name, pooled in found.items()})
     return {name: pooled | {"p_holm": adjusted[name]} for name, pooled in found.items()}
+
+
+def _by_length(points: Points, baseline: str, variant: str) -> dict[str, Any]:
+    """Give the pooled multiplier of the runs of every length alone; {} where there is but one.
+
+    The lengths share their trunks' noise, so how these differ is known better than their intervals
+    say.
+    """
+    lengths = np.unique(points.branch).tolist()
+    found: dict[str, Any] = {}
+    for length in lengths if len(lengths) > 1 else []:
+        own = points.where(points.branch == length)
+        alone = _compare(own, baseline, variant)
+        name = f"{length:g}"
+        found[name] = {"problem": alone} if isinstance(alone, str) else asdict(alone.pooled)
+    return found
 
 
 def _holm(p_values: dict[str, float]) -> dict[str, float | None]:
