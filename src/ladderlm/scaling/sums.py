@@ -60,7 +60,7 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     draws = bootstrap(fitted, solution, clusters, options.draws, options.seed)
     if (n_clusters := len(np.unique(clusters))) <= form.n_needed:
         said.append(
-            f"{n_clusters} clusters for {form.n_needed} parameters: the bootstrap can only draw all "
+            f"{n_clusters} clusters for {form.n_needed} parameters: a bootstrap can only draw all "
             "of them, so the intervals of the parameters say nothing"
         )
     sample = fitted.sample
