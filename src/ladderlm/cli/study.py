@@ -260,7 +260,7 @@ def describe_fits(fits: dict[str, Any]) -> None:
                 f"  rung {rung['rung'] + 1}: {format_flops(rung['x'])}  m = {shown} "
                 f"(95 % {m['low_95']:.3f} to {m['high_95']:.3f}){flag}"
             )
-        for length, m in judged["lengths"].items():
+        for length, m in judged.get("lengths", {}).items():
             if "problem" not in m:
                 print(
                     f"  runs of length {length} alone: m = {m['value']:.3f} "
