@@ -198,6 +198,24 @@ def test_one_failure_does_not_stop_the_others(executor, shell):
     ]
 
 
+@pytest.mark.parametrize("end", ["exit 0", "exit 1"])
+def test_a_job_that_comes_after_another_is_held_until_that_has_had_all_its_tries(
+    end, executor, shell, tmp_path
+):
+    """A job that is named by none of the call keeps nobody."""
+    said = tmp_path / "said"
+    jobs = [
+        shell("second", f"echo second >> {said}", after="first"),
+        shell("third", f"echo third >> {said}", after="elsewhere"),
+        shell("first", f"sleep 0.2; echo first >> {said}; {end}"),
+    ]
+    outcomes = fast(executor, jobs, back_off_seconds=0.1)
+    assert [outcome.job.name for outcome in outcomes] == ["second", "third", "first"]
+    assert outcomes[0].state is State.DONE
+    n_tries = 1 if end == "exit 0" else 2
+    assert said.read_text().split() == ["third", *["first"] * n_tries, "second"]
+
+
 def test_changes_are_told_once_each(executor, shell):
     told = []
     fast(
