@@ -193,11 +193,10 @@ def _study(folder: Path, home: Path) -> Facts:
 
 def _roles(run_id: str, studies: list[Facts]) -> list[str]:
     """Say where a run stands in the studies."""
+    rows = [(study["name"], row) for study in studies for row in study["rows"]]
     return [
-        f"{study['name']}: {row['arm']}, rung {name_rung(row['rung'], row['branch'])}, "
-        f"seed {row['seed']}"
-        for study in studies
-        for row in study["rows"]
+        f"{name}: {row['arm']}, rung {name_rung(row['rung'], row['branch'])}, seed {row['seed']}"
+        for name, row in rows
         if row["run_id"] == run_id
     ]
 
@@ -239,17 +238,16 @@ def _forecast_check(best: Facts, runs: list[Facts], studies: list[Facts]) -> Fac
             for row in study["rows"]
             if recipes.get(row["run_id"]) == recipes[best["run_id"]]
         ]
-        if law is not None and same and same[0] in law["arms"]:
-            flops = np.array([float(best["flops"])])
-            predicted = float(LadderLaw.from_json(law).predict(same[0], flops)[0])
+        if law is not None and same and same[0] in law["arms"] and 1.0 in law["branches"]:
+            found = LadderLaw.from_json(law).predict(same[0], np.array([float(best["flops"])]))
             top = max(float(row["flops"]) for row in study["rows"])
             return {
                 "study": study["name"],
                 "arm": same[0],
                 "times_the_top_rung": float(best["flops"]) / top,
-                "predicted_bits_per_byte": predicted,
+                "predicted_bits_per_byte": float(found[0]),
                 "actual_bits_per_byte": best["last_bits_per_byte"],
-                "relative_error": predicted / best["last_bits_per_byte"] - 1,
+                "relative_error": float(found[0]) / best["last_bits_per_byte"] - 1,
             }
     return None
 
