@@ -35,6 +35,7 @@ from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.joint import LadderLaw, Points, fit_law
 from ladderlm.study.forecast import score_forecast
 from ladderlm.study.results import points_of
+from ladderlm.study.tuning import Tuning, rate_shift
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
@@ -98,6 +99,7 @@ def draw_study(study: Facts) -> dict[str, Any]:
     n_rungs = len(study["ladder"]["flops"])
     held = set(range(n_rungs - study["ladder"]["holdout"], n_rungs))
     hardware = sorted({str(row["hardware"]) for row in study["rows"] if row.get("hardware")})
+    tunings = [Tuning.from_json(tuning) for tuning in study["fits"].get("tuning", [])]
     for x in ("flops", "device_seconds", "tokens"):
         rows = [row for row in study["rows"] if not row["excluded_because"]]
         points = points_of(rows, x=x)
@@ -106,8 +108,9 @@ def draw_study(study: Facts) -> dict[str, Any]:
         with contextlib.suppress(DataError):  # the figure says that there are not enough points
             law = fit_law(points, names[0])
         for name in names[1:]:
+            shift = rate_shift(tunings, (names[0], name), study["ladder"]["flops"])
             with contextlib.suppress(DataError):
-                comparisons.append(compare_arms(points, names[0], name))
+                comparisons.append(compare_arms(points, names[0], name, shift))
         caption = _caption(study, points, law)
         if x == "device_seconds":
             caption.append(f"times of runs on {', '.join(hardware)}")

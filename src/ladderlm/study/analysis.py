@@ -10,6 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ladderlm.errors import DataError
 from ladderlm.eval.bootstrap import holm
 from ladderlm.scaling.compare import Comparison, compare_arms
@@ -17,7 +20,7 @@ from ladderlm.scaling.joint import Points, fit_card, fit_law, holdout_errors
 from ladderlm.study.documents import resample_documents
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
-from ladderlm.study.tuning import Tuning
+from ladderlm.study.tuning import Tuning, rate_shift
 from ladderlm.study.verdict import decide
 
 __all__ = ["analyse"]
@@ -41,14 +44,15 @@ def analyse(
     """
     ladder = [row for row in rows if row["role"] == "ladder"]
     excluded = {r["run_id"]: r["excluded_because"] for r in ladder if r["excluded_because"]}
-    points, baseline = points_of(rows), spec.arms[0].name
+    points, baseline, budgets = points_of(rows), spec.arms[0].name, spec.ladder.flops
     result: dict[str, Any] = {"study": spec.name, "loss": "bits_per_byte", "excluded": excluded}
     try:
         law = fit_law(points, baseline)
     except DataError as error:
         return result | {"problem": str(error), "variants": []}
     holdout = _holdout(points, spec.ladder.holdout, baseline)
-    compared = {arm.name: _compare(points, baseline, arm.name) for arm in spec.arms[1:]}
+    shifts = {arm.name: rate_shift(tunings, (baseline, arm.name), budgets) for arm in spec.arms[1:]}
+    compared = {name: _compare(points, baseline, name, shifts[name]) for name in shifts}
     found = {name: c for name, c in compared.items() if isinstance(c, Comparison)}
     adjusted = _holm({name: comparison.pooled.p_value for name, comparison in found.items()})
     result |= {"law": law.to_json(), "card": fit_card(law, points, excluded), "holdout": holdout}
@@ -58,17 +62,19 @@ def analyse(
             variants.append({"variant": name, "problem": comparison})
             continue
         p = adjusted[name] if len(adjusted) > 1 else None
-        judged = _judge(spec, comparison, rows, holdout, p, tunings)
+        judged = _judge(spec, comparison, rows, holdout, p, tunings, shifts[name])
         if pool is not None:
             judged["documents"] = resample_documents(rows, pool, comparison)
         variants.append(judged)
     return result | {"variants": variants}
 
 
-def _compare(points: Points, baseline: str, variant: str) -> Comparison | str:
+def _compare(
+    points: Points, baseline: str, variant: str, shift: NDArray[np.float64] | None
+) -> Comparison | str:
     """Give a comparison, or why there is none."""
     try:
-        return compare_arms(points, baseline, variant)
+        return compare_arms(points, baseline, variant, shift)
     except DataError as error:
         return str(error)
 
@@ -89,6 +95,7 @@ def _judge(
     holdout: list[dict[str, Any]] | None,
     adjusted_p: float | None,
     tunings: Sequence[Tuning],
+    shift: NDArray[np.float64] | None,
 ) -> dict[str, Any]:
     baseline, variant = comparison.baseline, comparison.variant
     passed = None
@@ -107,24 +114,27 @@ def _judge(
     judged["verdict"] = asdict(verdict) | {"text": verdict.text, "p_holm": adjusted_p}
     for axis in ("device_seconds", "tokens"):
         try:
-            other = compare_arms(points_of(rows, x=axis), baseline, variant)
+            other = compare_arms(points_of(rows, x=axis), baseline, variant, shift)
             judged[f"at_equal_{axis}"] = other.to_json()
         except (DataError, ValueError) as error:
             judged[f"at_equal_{axis}"] = {"problem": str(error)}
-    judged["subsets"] = _by_subset(rows, baseline, variant)
+    judged["subsets"] = _by_subset(rows, baseline, variant, shift)
     return judged
 
 
-def _by_subset(rows: list[Row], baseline: str, variant: str) -> dict[str, Any]:
+def _by_subset(
+    rows: list[Row], baseline: str, variant: str, shift: NDArray[np.float64] | None
+) -> dict[str, Any]:
     """Give the pooled multiplier of every subset that all runs were scored on.
 
-    Many subsets make some look different by chance, so p is adjusted by Holm's rule.
+    Many subsets make some look different by chance, so p is adjusted by Holm's rule. What a wrong
+    rate costs is taken to be the same, in ln loss, on every subset.
     """
     both = [r for r in rows if r["arm"] in (baseline, variant) and not r["excluded_because"]]
     shared = set.intersection(*({k for k, v in row.items() if _is_score(k, v)} for row in both))
     found: dict[str, Any] = {}
     for column in sorted(shared):
-        comparison = _compare(points_of(both, loss=column), baseline, variant)
+        comparison = _compare(points_of(both, loss=column), baseline, variant, shift)
         if isinstance(comparison, Comparison):
             found[column.removeprefix("bpb[").removesuffix("]")] = asdict(comparison.pooled)
     adjusted = _holm({name: pooled["p_value"] for name, pooled in found.items()})
