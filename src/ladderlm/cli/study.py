@@ -104,9 +104,11 @@ def run(argv: list[str]) -> int:
         _plan(plan, pool, options)
         return 0
     if verb == "status":
-        if options.watch and sys.stderr.isatty():
-            follow(lambda: study_status(make_plan(), pool))
-        print_status(study_status(plan, pool), options.json)
+        if options.watch and sys.stderr.isatty():  # later stages are planned while it is watched
+            status = follow(lambda: study_status(make_plan(), pool))
+        else:
+            status = study_status(plan, pool)
+        print_status(status, options.json)
         return 0
     failed: list[Outcome] = []
     store_study(folder, options.study, spec)
