@@ -5,6 +5,7 @@ subset, hold-outs and verdicts.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from ladderlm.errors import DataError
 from ladderlm.eval.bootstrap import holm
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.joint import Points, fit_card, fit_law, holdout_errors
+from ladderlm.study.asides import incomparable_times
 from ladderlm.study.documents import resample_documents
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.spec import StudySpec
@@ -40,12 +42,15 @@ def analyse(
 
     Returns:
         For `fits.json`: the law, a comparison and a verdict per variant, the same at equal device
-        time and tokens and per subset, hold-out errors, the fit card, and why anything is missing.
+        time and tokens and per subset, hold-out errors, the fit card, which runs' times do not
+        compare, and why anything is missing.
     """
     ladder = [row for row in rows if row["role"] == "ladder"]
     excluded = {r["run_id"]: r["excluded_because"] for r in ladder if r["excluded_because"]}
     points, baseline, budgets = points_of(rows), spec.arms[0].name, spec.ladder.flops
+    times = {} if pool is None else incomparable_times(rows, pool)
     result: dict[str, Any] = {"study": spec.name, "loss": "bits_per_byte", "excluded": excluded}
+    result["incomparable_times"] = times
     try:
         law = fit_law(points, baseline)
     except DataError as error:
@@ -56,13 +61,20 @@ def analyse(
     found = {name: c for name, c in compared.items() if isinstance(c, Comparison)}
     adjusted = _holm({name: comparison.pooled.p_value for name, comparison in found.items()})
     result |= {"law": law.to_json(), "card": fit_card(law, points, excluded), "holdout": holdout}
+    timed = [row for row in rows if row["run_id"] not in times]
     variants = []
     for name, comparison in compared.items():
         if isinstance(comparison, str):
             variants.append({"variant": name, "problem": comparison})
             continue
         p = adjusted[name] if len(adjusted) > 1 else None
-        judged = _judge(spec, comparison, rows, holdout, p, tunings, shifts[name])
+        judged = _judge(spec, comparison, holdout, p, tunings)
+        for axis, left in (("device_seconds", timed), ("tokens", rows)):
+            judged[f"at_equal_{axis}"] = _at_equal(axis, left, comparison, shifts[name])
+        if "problem" in judged["at_equal_device_seconds"] and times:
+            problem = judged["at_equal_device_seconds"]["problem"].splitlines()[0]
+            judged["at_equal_device_seconds"]["problem"] = f"{problem}; {_list_reasons(times)}"
+        judged["subsets"] = _by_subset(rows, baseline, name, shifts[name])
         if pool is not None:
             judged["documents"] = resample_documents(rows, pool, comparison)
         variants.append(judged)
@@ -91,11 +103,9 @@ def _holdout(points: Points, n_rungs: int, baseline: str) -> list[dict[str, Any]
 def _judge(
     spec: StudySpec,
     comparison: Comparison,
-    rows: list[Row],
     holdout: list[dict[str, Any]] | None,
     adjusted_p: float | None,
     tunings: Sequence[Tuning],
-    shift: NDArray[np.float64] | None,
 ) -> dict[str, Any]:
     baseline, variant = comparison.baseline, comparison.variant
     passed = None
@@ -112,14 +122,24 @@ def _judge(
     )
     judged = {"variant": variant, "comparison": comparison.to_json()}
     judged["verdict"] = asdict(verdict) | {"text": verdict.text, "p_holm": adjusted_p}
-    for axis in ("device_seconds", "tokens"):
-        try:
-            other = compare_arms(points_of(rows, x=axis), baseline, variant, shift)
-            judged[f"at_equal_{axis}"] = other.to_json()
-        except (DataError, ValueError) as error:
-            judged[f"at_equal_{axis}"] = {"problem": str(error)}
-    judged["subsets"] = _by_subset(rows, baseline, variant, shift)
     return judged
+
+
+def _at_equal(
+    axis: str, rows: list[Row], comparison: Comparison, shift: NDArray[np.float64] | None
+) -> dict[str, Any]:
+    """Compare over another axis; {"problem"} where that cannot be done."""
+    try:
+        points = points_of(rows, x=axis)
+        return compare_arms(points, comparison.baseline, comparison.variant, shift).to_json()
+    except (DataError, ValueError) as error:
+        return {"problem": str(error)}
+
+
+def _list_reasons(times: dict[str, str]) -> str:
+    """Count why times were left out."""
+    counts = Counter(times.values())
+    return "left out: " + "; ".join(f"{n} runs {why}" for why, n in sorted(counts.items()))
 
 
 def _by_subset(
