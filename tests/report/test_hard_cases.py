@@ -9,11 +9,12 @@ import pytest
 
 from ladderlm.errors import ConfigError, LadderError
 from ladderlm.files import read_json
+from ladderlm.report.drawing import draw_study
 from ladderlm.report.facts import gather
 from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
-from ladderlm.report.render import draw_study, render_html, render_markdown, write_report
+from ladderlm.report.render import render_html, render_markdown, write_report
 from ladderlm.scaling.joint import fit_law
 from reference.hostile import ALL
 from reference.ladders import make_ladder, points_from
@@ -25,7 +26,7 @@ def render(facts):
     """Render both documents, the figures left empty."""
     names = ["curves", *(f"{s['name']}-{x}" for s in facts["studies"] for x in ("flops", "tokens"))]
     names += [f"{study['name']}-device_seconds" for study in facts["studies"]]
-    return render_html(facts, dict.fromkeys(names, EMPTY)) + render_markdown(facts)
+    return render_html(facts, dict.fromkeys(names, EMPTY)) + render_markdown(facts, names)
 
 
 def texts_of(figure):
