@@ -197,9 +197,10 @@ def _draw_multipliers(
                 f"({pooled.low_95:.2f} to {pooled.high_95:.2f})",
             )
         _draw_trend(axes, comparison, colour, unit)
-    values = [rung.estimate.value for c in comparisons for rung in c.rungs] + [1.0]
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, min(values) / WIDEST), min(high, max(values) * WIDEST))
+    if comparisons:
+        values = [1.0, *(rung.estimate.value for c in comparisons for rung in c.rungs)]
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, min(values) / WIDEST), min(high, max(values) * WIDEST))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
 
