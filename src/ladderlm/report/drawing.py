@@ -19,7 +19,7 @@ from ladderlm.report.figures.search import search_figure
 from ladderlm.report.figures.style import png_bytes, svg_text
 from ladderlm.report.sections import AXES
 from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.joint import LadderLaw, Points, fit_law
+from ladderlm.scaling.joint import LadderLaw, Points, fit_card, fit_law
 from ladderlm.study.forecast import score_forecast
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.tuning import Tuning, rate_shift
@@ -73,7 +73,7 @@ def _draw_scaling(study: Facts, names: list[str], tunings: list[Tuning], x: str)
         shift = rate_shift(tunings, (names[0], name), study["ladder"]["flops"])
         with contextlib.suppress(DataError):
             comparisons.append(compare_arms(used, names[0], name, shift))
-    caption = _caption(study, rows, points, law)
+    caption = _caption(study, rows, used, law)
     if marked.any():
         caption.append(
             f"crossed: {marked.sum()} runs that shared the machine or ran on other hardware; "
@@ -82,20 +82,21 @@ def _draw_scaling(study: Facts, names: list[str], tunings: list[Tuning], x: str)
     return scaling_figure(points, names, law, comparisons, held, x, caption, marked)
 
 
-def _caption(study: Facts, rows: list[Row], points: Points, law: LadderLaw | None) -> list[str]:
-    """Say what a scaling figure rests on."""
+def _caption(study: Facts, rows: list[Row], used: Points, law: LadderLaw | None) -> list[str]:
+    """Say what a scaling figure rests on; `used` are the points that the law was fitted to."""
     flops = sum(float(row["flops"]) for row in rows)
-    seeds = len(np.unique(points.seed))
+    seeds = len({row["seed"] for row in rows})
     lines = [
-        f"{len(points)} runs: {len(study['arms'])} arms, {len(np.unique(points.rung))} rungs, "
+        f"{len(rows)} runs: {len(study['arms'])} arms, {len({row['rung'] for row in rows})} rungs, "
         f"{seeds} seed{'s' * (seeds != 1)}; {format_flops(flops)} in all; bands and bars: 95 %"
     ]
     if law is not None:
-        floor = "E free" if law.floor else "E = 0"
-        lines.append(f"{law.form.formula}; {floor}")
+        card = fit_card(law, used, {})
+        lines.append(f"{card['form']}; {'E free' if law.floor else 'E = 0'}")
+        lines.append(f"{card['loss']}, weights {card['weights']}")
         lines.append(
-            f"least squares of ln L on the {law.n_cells} means of arm and rung, "
-            f"{law.freedom} degrees of freedom"
+            f"{card['n_used']} runs fitted, in {card['n_cells']} means; "
+            f"{card['degrees_of_freedom']} degrees of freedom"
         )
     hardware = sorted({str(row["hardware"]) for row in rows if row.get("hardware")})
     if hardware:

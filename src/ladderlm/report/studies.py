@@ -14,7 +14,7 @@ from ladderlm.study.results import Row, read_results, reread_results
 from ladderlm.study.spec import read_stored_study
 from ladderlm.study.tuning import Tuning
 
-__all__ = ["study_facts", "without_home"]
+__all__ = ["search_again", "study_facts", "without_home"]
 
 Facts = dict[str, Any]
 
@@ -40,7 +40,7 @@ def study_facts(folder: Path, home: Path) -> Facts:
         "tuning": tuned,
         "noise": seed_noise(rows, baseline),
         "isoflop": best_sizes(rows, baseline, spec.ladder.flops),
-        "search": _search_again(known.get("search"), rows),
+        "search": search_again(known.get("search"), rows),
     }
     return {
         **described,
@@ -52,7 +52,7 @@ def study_facts(folder: Path, home: Path) -> Facts:
     }
 
 
-def _search_again(found: Facts | None, rows: list[Row]) -> Facts | None:
+def search_again(found: Facts | None, rows: list[Row]) -> Facts | None:
     """Give what a search found, with the losses that its runs have now."""
     if found is None or not found["rows"]:
         return None
