@@ -15,9 +15,9 @@ from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
 from ladderlm.report.render import render_html, render_markdown, write_report
-from ladderlm.report.studies import search_again
+from ladderlm.report.studies import search_again, tuning_again
 from ladderlm.scaling.joint import fit_law
-from ladderlm.study.tuning import Tuning, fit_bracket
+from ladderlm.study.tuning import Tuning, fit_bracket, fit_rate_law
 from reference.hostile import ALL
 from reference.ladders import make_ladder, points_from
 
@@ -265,3 +265,20 @@ def test_a_search_is_shown_with_the_losses_that_its_runs_have_now():
     assert [tried["bits_per_byte"] for tried in again["rows"]] == [1.5, None]
     assert again["best"]["bits_per_byte"] == 1.5
     assert search_again(None, []) is None
+
+
+def test_rates_are_shown_by_the_losses_that_the_brackets_have_now():
+    rates = [0.01, 0.02, 0.04]
+    brackets = (fit_bracket(0, 1e9, rates, [2.1, 2.0, math.inf]),)
+    tuning = Tuning("new", brackets, fit_rate_law(brackets), True, None)
+    stored = json.loads(to_json(tuning.to_json([1e9]), indent=None))
+    row = {"arm": "new", "role": "bracket", "rung": 0}
+    same = [
+        row | {"learning_rate": rate, "bits_per_byte": bits}
+        for rate, bits in zip(rates, (2.1, 2.0, ""), strict=True)
+    ]
+    assert tuning_again(stored, same) == tuning == tuning_again(stored, [])
+    other = [same[0] | {"bits_per_byte": 1.9}, same[0] | {"arm": "base", "bits_per_byte": 9.0}]
+    found = tuning_again(stored, other)
+    assert found.brackets[0].losses == (1.9, 2.0, math.inf)
+    assert found.law.rate(1e9) == 0.01

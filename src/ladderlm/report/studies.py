@@ -3,7 +3,9 @@
 Owns the reading of a study folder: its table again from its runs, its fits again from that table.
 """
 
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import best_sizes, seed_noise
 from ladderlm.study.results import Row, read_results, reread_results
 from ladderlm.study.spec import read_stored_study
-from ladderlm.study.tuning import Tuning
+from ladderlm.study.tuning import Tuning, fit_bracket, fit_rate_law
 
-__all__ = ["search_again", "study_facts", "without_home"]
+__all__ = ["search_again", "study_facts", "tuning_again", "without_home"]
 
 Facts = dict[str, Any]
 
@@ -32,14 +34,15 @@ def study_facts(folder: Path, home: Path) -> Facts:
     rows = reread_results(read_results(folder / "results.csv"), pool)
     forecast, stored = folder / "forecast.json", folder / "fits.json"
     known = read_json(stored) if stored.is_file() else {}
-    tuned, baseline = known.get("tuning", []), spec.arms[0].name
+    tunings = [tuning_again(tuning, rows) for tuning in known.get("tuning", [])]
+    baseline, budgets = spec.arms[0].name, spec.ladder.flops
     for row in rows:
         row["excluded_because"] = without_home(row["excluded_because"])
-    fits = analyse(spec, rows, [Tuning.from_json(tuning) for tuning in tuned], pool)
+    fits = analyse(spec, rows, tunings, pool)
     fits |= {
-        "tuning": tuned,
+        "tuning": [tuning.to_json(budgets) for tuning in tunings],
         "noise": seed_noise(rows, baseline),
-        "isoflop": best_sizes(rows, baseline, spec.ladder.flops),
+        "isoflop": best_sizes(rows, baseline, budgets),
         "search": search_again(known.get("search"), rows),
     }
     return {
@@ -52,12 +55,32 @@ def study_facts(folder: Path, home: Path) -> Facts:
     }
 
 
+def tuning_again(stored: Facts, rows: list[Row]) -> Tuning:
+    """Give what is known of an arm's rates, by the losses that its brackets' runs have now."""
+    tuning = Tuning.from_json(stored)
+    losses = {
+        (row["rung"], row["learning_rate"]): row["bits_per_byte"] if _is_scored(row) else math.inf
+        for row in rows
+        if row["role"] == "bracket" and row["arm"] == tuning.arm
+    }
+    brackets = []
+    for bracket in tuning.brackets:
+        tried = zip(bracket.rates, bracket.losses, strict=True)
+        found = [losses.get((bracket.rung, rate), loss) for rate, loss in tried]
+        brackets.append(fit_bracket(bracket.rung, bracket.flops, bracket.rates, found))
+    law = None if tuning.law is None else fit_rate_law(brackets)
+    return replace(tuning, brackets=tuple(brackets), law=law)
+
+
+def _is_scored(row: Row) -> bool:
+    return isinstance(row["bits_per_byte"], int | float)
+
+
 def search_again(found: Facts | None, rows: list[Row]) -> Facts | None:
     """Give what a search found, with the losses that its runs have now."""
     if found is None or not found["rows"]:
         return None
-    scored = [row for row in rows if isinstance(row["bits_per_byte"], int | float)]
-    losses = {row["run_id"]: row["bits_per_byte"] for row in scored}
+    losses = {row["run_id"]: row["bits_per_byte"] for row in rows if _is_scored(row)}
 
     def again(row: Facts) -> Facts:
         return row | {"bits_per_byte": losses.get(row["run_id"])}
