@@ -9,6 +9,8 @@ def test_a_run_becomes_a_page_that_verifies(ladderlm, run, tmp_path):
     assert said.code == 0, said.err
     assert said.out == f"{out}/index.html\n"
     assert "<html" in (out / "index.html").read_text()
+    assert ladderlm("report", run, "--out", out, "--x", "hours").code == 2
+    assert ladderlm("report", run, "--out", out, "--x", "tokens").code == 0
     said = ladderlm("report", "verify", out)
     assert said.code == 0
     assert "every number and file holds" in said.out

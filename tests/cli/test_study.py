@@ -108,6 +108,6 @@ def test_the_live_table_shows_what_the_loop_has_seen(monkeypatch):
 
     monkeypatch.setattr(study_tables, "live_table", show)
     left = iter(looks)
-    study_tables.follow(lambda: next(left))
+    assert study_tables.follow(lambda: next(left)) is looks[-1]
     assert seen == looks[:2]
     assert next(left, None) is None

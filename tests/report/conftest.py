@@ -102,7 +102,7 @@ def copy_sources(tmp_path: Path, sources: Sources) -> Callable[[], Sources]:
     """Give a copy that may be changed, without its checkpoints."""
 
     def give() -> Sources:
-        skip = shutil.ignore_patterns("checkpoints", "evals", ".requests")
+        skip = shutil.ignore_patterns("checkpoints", ".requests")
         study = shutil.copytree(sources.study, tmp_path / "study", ignore=skip)
         return Sources(study, study / "runs", study / "runs" / sources.run.name)
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from ladderlm.errors import ConfigError, LadderError
-from ladderlm.files import read_json
+from ladderlm.files import read_json, to_json
+from ladderlm.report.drawing import draw_study
 from ladderlm.report.facts import gather
 from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
-from ladderlm.report.render import draw_study, render_html, render_markdown, write_report
+from ladderlm.report.render import render_html, render_markdown, write_report
+from ladderlm.report.studies import search_again, tuning_again
 from ladderlm.scaling.joint import fit_law
+from ladderlm.study.tuning import Tuning, fit_bracket, fit_rate_law
 from reference.hostile import ALL
 from reference.ladders import make_ladder, points_from
 
@@ -25,7 +28,7 @@ def render(facts):
     """Render both documents, the figures left empty."""
     names = ["curves", *(f"{s['name']}-{x}" for s in facts["studies"] for x in ("flops", "tokens"))]
     names += [f"{study['name']}-device_seconds" for study in facts["studies"]]
-    return render_html(facts, dict.fromkeys(names, EMPTY)) + render_markdown(facts)
+    return render_html(facts, dict.fromkeys(names, EMPTY)) + render_markdown(facts, names)
 
 
 def texts_of(figure):
@@ -233,3 +236,49 @@ def test_a_figure_names_arms_that_cannot_be_drawn():
     assert label_of(ALL).startswith("<script>alert(1)</script>")
     assert len(label_of(ALL)) == 60
     assert "\n" not in label_of("a\nb")
+
+
+def test_whatever_a_study_has_found_is_drawn():
+    """Rates, sizes and a search of a study whose ladder has not run yet."""
+    bracket = fit_bracket(0, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, math.inf])
+    options = {"options": {"optim.beta2": 0.9}, "rung": 1, "run_id": "r", "bits_per_byte": 2.0}
+    bowl = {"flops": 1e9, "params": [1e3, 2e3], "tokens": [2e5, 1e5], "losses": [3.0, 2.9]}
+    fits = {
+        "tuning": [Tuning("b", (bracket,), None, False, None).to_json([1e9])],
+        "isoflop": {"bowls": [bowl | {"problem": "fewer than 4 sizes"}]},
+        "search": {"rows": [options], "best": options, "edges": []},
+    }
+    fits = json.loads(to_json(fits, indent=None))
+    ladder = {"flops": [1e9, 1e10], "holdout": 1}
+    study = {"arms": [{"name": "a"}, {"name": "b"}], "ladder": ladder, "rows": [], "fits": fits}
+    scaling = {"flops", "device_seconds", "tokens"}
+    assert set(draw_study(study)) == scaling | {"rates", "isoflop", "search"}
+    nothing = {"tuning": [], "isoflop": {"problem": "why"}, "search": None}
+    assert set(draw_study(study | {"fits": nothing})) == scaling
+
+
+def test_a_search_is_shown_with_the_losses_that_its_runs_have_now():
+    row = {"rung": 1, "options": {}, "bits_per_byte": 2.0, "run_id": "r"}
+    lost = row | {"run_id": "gone"}
+    found = {"rows": [row, lost], "best": row, "edges": []}
+    again = search_again(found, [{"run_id": "r", "bits_per_byte": 1.5}])
+    assert [tried["bits_per_byte"] for tried in again["rows"]] == [1.5, None]
+    assert again["best"]["bits_per_byte"] == 1.5
+    assert search_again(None, []) is None
+
+
+def test_rates_are_shown_by_the_losses_that_the_brackets_have_now():
+    rates = [0.01, 0.02, 0.04]
+    brackets = (fit_bracket(0, 1e9, rates, [2.1, 2.0, math.inf]),)
+    tuning = Tuning("new", brackets, fit_rate_law(brackets), True, None)
+    stored = json.loads(to_json(tuning.to_json([1e9]), indent=None))
+    row = {"arm": "new", "role": "bracket", "rung": 0}
+    same = [
+        row | {"learning_rate": rate, "bits_per_byte": bits}
+        for rate, bits in zip(rates, (2.1, 2.0, ""), strict=True)
+    ]
+    assert tuning_again(stored, same) == tuning == tuning_again(stored, [])
+    other = [same[0] | {"bits_per_byte": 1.9}, same[0] | {"arm": "base", "bits_per_byte": 9.0}]
+    found = tuning_again(stored, other)
+    assert found.brackets[0].losses == (1.9, 2.0, math.inf)
+    assert found.law.rate(1e9) == 0.01

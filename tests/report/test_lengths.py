@@ -3,10 +3,10 @@
 import numpy as np
 from matplotlib.colors import to_rgb
 
+from ladderlm.report.drawing import draw_study
 from ladderlm.report.figures.forecast import forecast_figure
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import colour_of, paler
-from ladderlm.report.render import draw_study
 from ladderlm.scaling.cells import Points
 from ladderlm.scaling.joint import fit_law
 from ladderlm.study.ladder import name_rung
@@ -66,7 +66,12 @@ def test_the_caption_says_which_lengths_there_are_and_what_they_count_as():
     columns = ("arm", "rung", "seed", "branch")
     rows = [
         {name: getattr(points, name)[i] for name in columns}
-        | {"flops": points.x[i], "device_seconds": 1.0, "tokens": points.x[i]}
+        | {
+            "flops": points.x[i],
+            "flops_spent": points.x[i],
+            "device_seconds": 1.0,
+            "tokens": points.x[i],
+        }
         | {"bits_per_byte": points.loss[i], "excluded_because": "", "hardware": "a"}
         | {"run_id": str(i), "role": "ladder"}
         for i in range(len(points))

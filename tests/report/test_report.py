@@ -131,7 +131,7 @@ def test_the_page_loads_nothing_and_runs_nothing(any_report):
 def test_every_figure_is_a_whole_picture_that_loads_nothing(any_report):
     """P01: a name with an escape character would break the XML."""
     pictures = [v for t, n, v in page_of(any_report).attributes if (t, n) == ("img", "src")]
-    assert len(pictures) in (3, 4)  # curves, loss against FLOPs and time; a forecast if made
+    assert len(pictures) in (4, 5)  # curves, loss against three axes; a forecast if made
     for picture in pictures:
         root = ElementTree.fromstring(base64.b64decode(picture.split(",", 1)[1]))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -202,7 +202,7 @@ def test_pages_are_rendered_from_the_facts_alone(report, sources):
     facts = gather([], [sources.study], report)
     svgs = {path.stem: path.read_text("utf-8") for path in (report / "figures").glob("*.svg")}
     assert render_html(facts, svgs) == (report / "index.html").read_text("utf-8")
-    assert render_markdown(facts) == (report / "report.md").read_text("utf-8")
+    assert render_markdown(facts, svgs) == (report / "report.md").read_text("utf-8")
 
 
 def test_a_multiplier_beyond_the_ladder_is_shown_as_a_bound(report, sources):

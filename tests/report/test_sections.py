@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladderlm.report.sections import _discuss_variant, _reproduce_data
+from ladderlm.report.sections import _discuss_variant, _reproduce_data, notes, plates
 
 
 def judged(value, low, high):
@@ -53,3 +53,25 @@ def test_data_is_made_again_from_its_sources_by_the_commands_shown():
         "ladderlm prepare 'a b.jsonl' --tokenizer tokenizer --out DATA"
     ]
     assert _reproduce_data({"problem": "gone"}) == []
+
+
+def test_the_figure_against_what_was_asked_for_comes_first():
+    ladder = {"flops": [1e9, 1e10], "seeds": [1, 2], "extra_seeds": [3], "extra_seed_rungs": 1}
+    study = {"name": "s", "ladder": ladder, "rows": [{"excluded_because": ""}]}
+    figures = [f"s-{name}" for name in ("search", "rates", "tokens", "device_seconds", "flops")]
+    order = ("flops", "device_seconds", "tokens", "rates", "search")
+    assert tuple(name for name, _ in plates(study, figures, "flops")) == order
+    captions = dict(plates(study, figures, "tokens"))
+    assert tuple(captions) == ("tokens", "flops", "device_seconds", "rates", "search")
+    assert "1 runs, 2 rungs, seeds 1, 2 and 3 at the lowest 1 rungs" in captions["flops"]
+    assert next(iter(plates(study, figures, "device_hours")))[0] == "device_seconds"
+    assert plates(study, ["curves", "other-flops"], "flops") == []
+
+
+def test_errors_beside_the_scatter_are_spoken_of_where_there_are_such():
+    comparison = {"comparison": {"rate_error": 0.0}}
+    assert notes(comparison | {"documents": {"problem": "none"}}) == []
+    (rates,) = notes({"comparison": {"rate_error": 0.0312}})
+    assert "0.031" in rates
+    (documents,) = notes(comparison | {"documents": {"low_95": 1.0}})
+    assert documents.startswith("Other documents: ")

@@ -14,7 +14,7 @@ from ladderlm.report.verify import differences, verify_report
 @pytest.fixture
 def home(report, tmp_path):
     """A copy of study and report that may be changed."""
-    skip = shutil.ignore_patterns("checkpoints", "evals", ".requests")
+    skip = shutil.ignore_patterns("checkpoints", ".requests")
     return shutil.copytree(report.parent, tmp_path / "home", ignore=skip)
 
 

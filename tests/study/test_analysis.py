@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ladderlm.scaling.joint import fit_law
+from ladderlm.study import analysis
 from ladderlm.study.analysis import analyse
 from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.results import points_of
@@ -206,6 +207,26 @@ def test_every_axis_has_its_comparison(done):
     judged = analyse(done.spec, rows)["variants"][0]
     for axis in ("device_seconds", "tokens"):
         assert judged[f"at_equal_{axis}"]["variant"] == "gelu"
+
+
+def test_times_that_do_not_compare_take_no_part_in_the_multiplier_at_equal_time(done, monkeypatch):
+    rows = [row | {"device_seconds": row["flops"] / 1e9} for row in falling(done)]
+    dear = [
+        row | {"device_seconds": 99 * row["device_seconds"]} for row in rows if row["rung"] == 2
+    ]
+    mixed = [row for row in rows if row["rung"] < 2] + dear
+    times = {row["run_id"]: "shared the machine" for row in dear}
+    monkeypatch.setattr(analysis, "incomparable_times", lambda rows, pool: times)
+    found = analyse(done.spec, mixed, pool=done.pool)
+    assert found["incomparable_times"] == times
+    at_equal = found["variants"][0]["at_equal_device_seconds"]
+    lower = [row for row in rows if row["rung"] < 2]
+    alone = analyse(done.spec, lower)["variants"][0]["at_equal_device_seconds"]
+    assert at_equal["pooled"] == alone["pooled"]
+    assert len(found["variants"][0]["comparison"]["rungs"]) == 3
+    times |= {row["run_id"]: "shared the machine" for row in rows}
+    problem = analyse(done.spec, mixed, pool=done.pool)["variants"][0]["at_equal_device_seconds"]
+    assert problem["problem"].endswith(f"left out: {len(times)} runs shared the machine")
 
 
 def test_an_axis_that_was_not_measured_is_a_problem_of_that_axis_alone(done):

@@ -8,7 +8,8 @@ import pytest
 
 from builders import tiny_study, write_study
 from ladderlm.errors import ConfigError
-from ladderlm.study.asides import best_sizes, mixed_origins
+from ladderlm.files import publish_json
+from ladderlm.study.asides import best_sizes, incomparable_times, mixed_origins
 from ladderlm.study.plan import plan_study
 from ladderlm.study.results import collect_results, points_of
 from ladderlm.study.spec import read_study
@@ -101,3 +102,32 @@ def test_runs_that_were_not_all_made_alike_are_warned_of(done, tmp_path):
     said = mixed_origins(done.plan, pool)
     assert len(said) == 3
     assert any("2.10.0 (1 runs)" in line and "(5 runs)" in line for line in said)
+
+
+def timed(pool, name, begin, seconds, device="cpu", hardware="a CPU", role="ladder"):
+    """A finished run that began so many seconds after noon; None: it does not say when."""
+    environment = {"device": device}
+    if begin is not None:
+        environment["timing"] = {"started_at": f"2026-01-01T12:00:{begin:09.6f}+00:00"}
+    publish_json(pool / name / "environment.json", environment)
+    row = {"run_id": name, "role": role, "status": "finished", "hardware": hardware}
+    return row | {"seconds": seconds, "rung": 0, "excluded_because": ""}
+
+
+def test_times_of_runs_that_shared_a_machine_or_had_another_do_not_compare(tmp_path):
+    rows = [
+        timed(tmp_path, "alone", 0, 10),
+        timed(tmp_path, "one", 10, 10),
+        timed(tmp_path, "beside", 14, 5),  # all of its time beside "one", which had half of its own
+        timed(tmp_path, "long", 20, 10),
+        timed(tmp_path, "noise", 22, 6, role="noise"),
+        timed(tmp_path, "older", None, 10),
+        timed(tmp_path, "other", 40, 10, hardware="another"),
+    ]
+    found = incomparable_times(rows, tmp_path)
+    assert sorted(found) == ["beside", "long", "other"]
+    assert found["other"] == "ran on another, most runs on a CPU"
+    assert found["long"] == "shared the machine with other runs of the study"
+    on_gpus = [timed(tmp_path, name, 0, 10, device="cuda") for name in ("gpu-1", "gpu-2")]
+    assert incomparable_times(on_gpus, tmp_path) == {}
+    assert incomparable_times([], tmp_path) == {}

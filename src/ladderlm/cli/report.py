@@ -8,6 +8,7 @@ import tyro
 
 from ladderlm.cli.options import parse
 from ladderlm.errors import ConfigError
+from ladderlm.report.sections import Axis
 
 __all__ = ["run"]
 
@@ -20,6 +21,8 @@ class ReportOptions:
     """Run and study folders, in any order."""
     out: str = "report"
     """Folder of the report."""
+    x: Axis = "flops"
+    """What the first figure of a study is drawn against; the others follow."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def run(argv: list[str]) -> int:
             )
     from ladderlm.report.render import write_report
 
-    print(write_report(Path(options.out), runs, studies))
+    print(write_report(Path(options.out), runs, studies, options.x))
     return 0
 
 

@@ -15,6 +15,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.files import FolderLock, publish_json, publish_text, read_json
+from ladderlm.report.sections import AXES, Axis
 from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import best_sizes, mixed_origins, seed_noise
 from ladderlm.study.cost import places, predict_all, probe, probed_runs
@@ -59,6 +60,8 @@ class StudyOptions:
     """Cores to fill. Default: all."""
     part: str | None = None
     """Part i of n, as i/n: any machine may run any part. `study merge` joins them."""
+    x: Axis = "flops"
+    """What the first figure is drawn against (report)."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Try nothing on this machine, so predict neither time nor memory (plan)."""
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -104,9 +107,11 @@ def run(argv: list[str]) -> int:
         _plan(plan, pool, options)
         return 0
     if verb == "status":
-        if options.watch and sys.stderr.isatty():
-            follow(lambda: study_status(make_plan(), pool))
-        print_status(study_status(plan, pool), options.json)
+        if options.watch and sys.stderr.isatty():  # later stages are planned while it is watched
+            status = follow(lambda: study_status(make_plan(), pool))
+        else:
+            status = study_status(plan, pool)
+        print_status(status, options.json)
         return 0
     failed: list[Outcome] = []
     store_study(folder, options.study, spec)
@@ -122,7 +127,7 @@ def run(argv: list[str]) -> int:
     if verb == "report":
         from ladderlm.report.render import write_report
 
-        print(write_report(folder / "report", runs=[], studies=[folder]))
+        print(write_report(folder / "report", runs=[], studies=[folder], x=options.x))
     return 1 if failed else 0
 
 
@@ -230,11 +235,11 @@ def evaluate_study(plan: StudyPlan, folder: Path, pool: Path) -> dict[str, Any]:
 
 
 def _draw_figures(folder: Path, rows: list[dict[str, Any]], fits: dict[str, Any]) -> None:
-    from ladderlm.report.render import draw_study, publish_figure
+    from ladderlm.report.drawing import draw_study, publish_figure
 
     study = read_json(folder / "study.json") | {"rows": rows, "fits": fits}
     for name, figure in draw_study(study | {"forecast": fits["forecast"]}).items():
-        file = name if name == "forecast" else f"scaling-{name}"
+        file = f"scaling-{name}" if name in AXES.values() else name
         publish_figure(folder / "figures" / file, figure)
 
 

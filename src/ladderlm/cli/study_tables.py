@@ -201,13 +201,14 @@ def describe_search(found: dict[str, Any] | None) -> None:
         print(f"search: the best {name} is the last of its values: the best may lie beyond it")
 
 
-def follow(look: Callable[[], StudyStatus]) -> None:
-    """Show a live table until no run is left, or until it is interrupted."""
+def follow(look: Callable[[], StudyStatus]) -> StudyStatus:
+    """Show a live table until no run is left, or until it is interrupted; give the last look."""
     status = look()
     with live_table(lambda: status):
         while not status.over:
             time.sleep(REFRESH_SECONDS)
             status = look()
+    return status
 
 
 @contextlib.contextmanager

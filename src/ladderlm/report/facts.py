@@ -22,17 +22,14 @@ from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import read_json, to_json
 from ladderlm.model.accounting import count_params
+from ladderlm.report.studies import study_facts, without_home
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.joint import LadderLaw
-from ladderlm.study.analysis import analyse
 from ladderlm.study.ladder import name_rung
-from ladderlm.study.results import Row, read_results, reread_results
-from ladderlm.study.spec import read_stored_study
-from ladderlm.study.tuning import Tuning
 from ladderlm.tokenizer.base import RECORD, Tokenizer, load_tokenizer
 
-__all__ = ["FACTS_VERSION", "data_facts", "gather", "study_rows"]
+__all__ = ["FACTS_VERSION", "data_facts", "gather"]
 
 FACTS_VERSION = 1
 N_EXAMPLE_DOCUMENTS = 3
@@ -57,8 +54,8 @@ def gather(
         ConfigError: nothing to report.
         LadderError: a folder is not what it should be.
     """
-    study_facts = [_study(folder, home) for folder in studies]
-    names = [study["name"] for study in study_facts]
+    found = [study_facts(folder, home) for folder in studies]
+    names = [study["name"] for study in found]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"two studies of one name: {', '.join(names)}",
@@ -66,7 +63,7 @@ def gather(
             "report on them one by one",
         )
     places = [Path(run) for run in runs]
-    for study, folder in zip(study_facts, studies, strict=True):
+    for study, folder in zip(found, studies, strict=True):
         pool = folder / study["pool"]
         places += [pool / str(row["run_id"]) for row in study["rows"] if row["status"] != "missing"]
     unique = list({os.path.realpath(place): place for place in places}.values())
@@ -79,18 +76,18 @@ def gather(
             "let a run or a study end first",
         )
     for row in rows:
-        row["roles"] = _roles(row["run_id"], study_facts)
+        row["roles"] = _roles(row["run_id"], found)
     best = min(finished, key=lambda row: float(row["bits_per_byte"]))
     best_folder = unique[rows.index(best)]
     facts: Facts = {
         "facts_version": FACTS_VERSION,
         "best": best["run_id"],
         "runs": rows,
-        "studies": study_facts,
+        "studies": found,
         "curves": _curves(RunDirectory(best_folder)),
         "samples": _samples(RunDirectory(best_folder)),
         "data": data_facts(RunDirectory(best_folder).config(), trivial),
-        "forecast_check": _forecast_check(best, rows, study_facts),
+        "forecast_check": _forecast_check(best, rows, found),
     }
     normal: Facts = _normal(facts)
     return normal
@@ -99,12 +96,6 @@ def gather(
 def _is_scored(run: Facts) -> bool:
     values = [run[key] for key in ("loss", "bits_per_byte", "last_loss", "last_bits_per_byte")]
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-
-
-def _without_home(text: Any) -> Any:
-    """Drop the user's home from an error's words."""
-    home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises for a user without a home
-    return text.replace(home, "~") if isinstance(text, str) and len(home) > 1 else text
 
 
 def _normal(value: Any) -> Any:
@@ -126,7 +117,7 @@ def _run(folder: Path, home: Path) -> Facts:
         "run_id": config.run_id,
         "folder": os.path.relpath(folder, home),
         "status": summary.get("status", "not finished"),
-        "reason": _without_home(summary.get("reason")),
+        "reason": without_home(summary.get("reason")),
         "split": split,
         "bits_per_byte": best.get("bits_per_byte"),
         "loss": best.get("loss"),
@@ -165,30 +156,6 @@ def _without_places(config: Facts) -> Facts:
     config["data"]["path"] = None
     config["eval"]["path"] = None
     return config
-
-
-def study_rows(folder: Path) -> list[Row]:
-    """Read a study's table again from its runs."""
-    pool = folder / str(read_json(folder / "study.json")["pool"])
-    return reread_results(read_results(folder / "results.csv"), pool)
-
-
-def _study(folder: Path, home: Path) -> Facts:
-    """Read a study and fit it again."""
-    described = read_json(folder / "study.json")
-    spec, rows = read_stored_study(folder), study_rows(folder)
-    forecast, stored = folder / "forecast.json", folder / "fits.json"
-    tuned = read_json(stored).get("tuning", []) if stored.is_file() else []
-    for row in rows:
-        row["excluded_because"] = _without_home(row["excluded_because"])
-    return {
-        **described,
-        "name": spec.name,  # checked: figures are files of that name
-        "folder": os.path.relpath(folder, home),
-        "rows": rows,
-        "fits": analyse(spec, rows, [Tuning.from_json(tuning) for tuning in tuned]),
-        "forecast": read_json(forecast) if forecast.is_file() else None,
-    }
 
 
 def _roles(run_id: str, studies: list[Facts]) -> list[str]:

@@ -5,44 +5,41 @@ Owns `write_report`: figures, `index.html` (one file, no script, nothing loaded)
 """
 
 import base64
-import contextlib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ladderlm.config import content_hash
-from ladderlm.errors import DataError
 from ladderlm.files import (
     FolderLock,
-    publish,
     publish_json,
     publish_text,
     read_json,
     sha256_file,
 )
+from ladderlm.report.drawing import draw_study, publish_figure
 from ladderlm.report.facts import gather
 from ladderlm.report.figures.curves import loss_curves
-from ladderlm.report.figures.forecast import forecast_figure
-from ladderlm.report.figures.scaling import scaling_figure
-from ladderlm.report.figures.style import png_bytes, svg_text
-from ladderlm.report.sections import CHANGES, RUBRIC, discussion, headline, reproduce
-from ladderlm.scaling.cells import Points
-from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.joint import LadderLaw, fit_law
-from ladderlm.study.forecast import score_forecast
+from ladderlm.report.sections import (
+    CHANGES,
+    RUBRIC,
+    Axis,
+    discussion,
+    headline,
+    notes,
+    plates,
+    reproduce,
+)
 from ladderlm.study.ladder import name_rung
-from ladderlm.study.results import points_of
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = [
-    "draw_study",
-    "publish_figure",
     "render_html",
     "render_markdown",
     "visible",
@@ -52,13 +49,14 @@ __all__ = [
 Facts = dict[str, Any]
 
 
-def write_report(out: Path, runs: list[Path], studies: list[Path]) -> Path:
+def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "flops") -> Path:
     """Write the report of some runs and studies; give the path of its page.
 
     Args:
         out: folder of the report.
         runs: run folders beside those of the studies.
         studies: study folders.
+        x: what the first figure of a study is drawn against, of `sections.AXES`.
 
     Raises:
         ConfigError: there is no finished run.
@@ -69,8 +67,8 @@ def write_report(out: Path, runs: list[Path], studies: list[Path]) -> Path:
         facts = gather(runs, studies, out, trivial)
         svgs = _draw(facts, out)
         publish_json(out / "facts.json", facts)
-        publish_text(out / "index.html", render_html(facts, svgs))
-        publish_text(out / "report.md", render_markdown(facts))
+        publish_text(out / "index.html", render_html(facts, svgs, x))
+        publish_text(out / "report.md", render_markdown(facts, svgs, x))
         figures = [f"figures/{name}{suffix}" for name in svgs for suffix in (".svg", ".png")]
         written = ["facts.json", "index.html", "report.md", *sorted(figures)]
         manifest = {
@@ -78,6 +76,7 @@ def write_report(out: Path, runs: list[Path], studies: list[Path]) -> Path:
             "format_version": 1,
             "runs": [_relative(run, out) for run in runs],
             "studies": [_relative(study, out) for study in studies],
+            "x": x,
             "facts": content_hash(facts),
             "files": {name: sha256_file(out / name) for name in written},
         }
@@ -89,62 +88,6 @@ def _relative(place: Path, home: Path) -> str:
     return os.path.relpath(place, home)
 
 
-def draw_study(study: Facts) -> dict[str, Any]:
-    """Draw a study over FLOPs, device time and tokens, and its forecast; give figures by name.
-
-    Args:
-        study: of the facts.
-    """
-    figures = {}
-    names = [arm["name"] for arm in study["arms"]]
-    n_rungs = len(study["ladder"]["flops"])
-    held = set(range(n_rungs - study["ladder"]["holdout"], n_rungs))
-    hardware = sorted({str(row["hardware"]) for row in study["rows"] if row.get("hardware")})
-    for x in ("flops", "device_seconds", "tokens"):
-        rows = [row for row in study["rows"] if not row["excluded_because"]]
-        points = points_of(rows, x=x)
-        comparisons: list[Comparison] = []
-        law = None
-        with contextlib.suppress(DataError):  # the figure says that there are not enough points
-            law = fit_law(points, names[0])
-        for name in names[1:]:
-            with contextlib.suppress(DataError):
-                comparisons.append(compare_arms(points, names[0], name))
-        caption = _caption(study, points, law)
-        if x == "device_seconds":
-            caption.append(f"times of runs on {', '.join(hardware)}")
-        span = points.x.max() / points.x.min() if len(points) else 0
-        if x == "flops" and span < 9.9:
-            caption.append(f"only {span:.1f}x of compute: too little to say how the effect scales")
-        figures[x] = scaling_figure(points, names, law, comparisons, held, x, caption)
-    scores = score_forecast(study.get("forecast"), study["rows"])
-    if scores:
-        written = study["forecast"]["timing"]["written_at"]
-        figures["forecast"] = forecast_figure(scores, names, f"written {written}")
-    return figures
-
-
-def _caption(study: Facts, points: Points, law: LadderLaw | None) -> list[str]:
-    """Say what a scaling figure rests on."""
-    flops = sum(float(row["flops"]) for row in study["rows"] if not row["excluded_because"])
-    seeds = len(np.unique(points.seed))
-    lines = [
-        f"{len(points)} runs: {len(study['arms'])} arms, {len(np.unique(points.rung))} rungs, "
-        f"{seeds} seed{'s' * (seeds != 1)}; {format_flops(flops)} in all; bands and bars: 95 %"
-    ]
-    if len(lengths := np.unique(points.branch)) > 1:
-        told = ", ".join(f"{length:g}" for length in lengths)
-        lines.append(f"every size trained {told} times as long as its rung")
-    if law is not None:
-        floor = "E free" if law.floor else "E = 0"
-        lines.append(f"{law.form.formula}; {floor}")
-        lines.append("least squares of ln L on the means of arm and rung")
-        if len(law.branches) > 1:
-            worth = ", ".join(f"{np.exp(law.log_r(b)):.3g} at {b:g}x" for b in law.branches[1:])
-            lines.append(f"compute of other lengths counts as r C: r = {worth}")
-    return lines
-
-
 def _draw(facts: Facts, out: Path) -> dict[str, str]:
     """Write every figure as SVG and PNG; give the SVGs by name."""
     trivial = facts["data"].get("trivial", {}).get("bits_per_byte", {})
@@ -154,14 +97,6 @@ def _draw(facts: Facts, out: Path) -> dict[str, str]:
         for x, figure in draw_study(study).items():
             drawn[f"{study['name']}-{x}"] = figure
     return {name: publish_figure(out / "figures" / name, figure) for name, figure in drawn.items()}
-
-
-def publish_figure(path: Path, figure: Any) -> str:
-    """Publish a figure as `path`.svg and `path`.png; give the SVG."""
-    svg, image = svg_text(figure), png_bytes(figure)
-    publish_text(path.with_name(path.name + ".svg"), svg)
-    publish(path.with_name(path.name + ".png"), lambda stream: stream.write(image))
-    return svg
 
 
 def _environment(html: bool) -> Environment:
@@ -224,8 +159,10 @@ def _flat(config: Facts) -> list[tuple[str, Any]]:
     return found
 
 
-def _context(facts: Facts) -> Facts:
+def _context(facts: Facts, figures: Collection[str], x: Axis) -> Facts:
     return {
+        "plates": lambda study: plates(study, figures, x),
+        "notes": notes,
         "facts": facts,
         "best": next(run for run in facts["runs"] if run["run_id"] == facts["best"]),
         "rubric": RUBRIC,
@@ -237,21 +174,22 @@ def _context(facts: Facts) -> Facts:
     }
 
 
-def render_html(facts: Facts, svgs: dict[str, str]) -> str:
+def render_html(facts: Facts, svgs: dict[str, str], x: Axis = "flops") -> str:
     """Give the page; figures are embedded, all text is escaped.
 
     Args:
         svgs: name -> SVG text.
+        x: what the first figure of a study is drawn against.
     """
     embedded = {
         name: Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
         for name, svg in svgs.items()
     }
     template = _environment(html=True).get_template("report.html.j2")
-    return template.render(**_context(facts), figures=embedded)
+    return template.render(**_context(facts, svgs, x), figures=embedded)
 
 
-def render_markdown(facts: Facts) -> str:
+def render_markdown(facts: Facts, figures: Collection[str], x: Axis = "flops") -> str:
     """Give the document as Markdown, beside its figures."""
     template = _environment(html=False).get_template("report.md.j2")
-    return template.render(**_context(facts))
+    return template.render(**_context(facts, figures, x))

@@ -5,14 +5,29 @@ and the fixed table of differences to Meta's code. Pure functions from facts to 
 """
 
 import math
+from collections.abc import Collection
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 from ladderlm.units import format_count, format_flops, format_seconds
 
-__all__ = ["CHANGES", "RUBRIC", "discussion", "headline", "reproduce"]
+__all__ = [
+    "AXES",
+    "CHANGES",
+    "RUBRIC",
+    "Axis",
+    "discussion",
+    "headline",
+    "notes",
+    "plates",
+    "reproduce",
+]
 
 Facts = dict[str, Any]
+
+# What a study is drawn against, by the names of `--x`: columns of its table.
+Axis = Literal["flops", "device_hours", "tokens"]
+AXES: dict[Axis, str] = {"flops": "flops", "device_hours": "device_seconds", "tokens": "tokens"}
 
 # Anchor and title of every section, in order; a test looks for each with content.
 RUBRIC = (
@@ -240,6 +255,60 @@ def _discuss_variant(study: Facts, judged: Facts) -> str:
             "models that anyone would use."
         )
     return text.strip()
+
+
+def plates(study: Facts, figures: Collection[str], x: Axis) -> list[tuple[str, str]]:
+    """List the figures of a study in order, each with its caption.
+
+    Args:
+        figures: names of all figures of the report.
+        x: of `AXES`; the scaling figure against it comes first.
+    """
+    ladder = study["ladder"]
+    seeds = ", ".join(map(str, ladder["seeds"]))
+    if ladder["extra_seeds"]:
+        more = ", ".join(map(str, ladder["extra_seeds"]))
+        seeds += f" and {more} at the lowest {ladder['extra_seed_rungs']} rungs"
+    n_runs = sum(not row["excluded_because"] for row in study["rows"])
+    captions = {
+        "flops": f"{study['name']} against exact training FLOPs: {n_runs} runs, "
+        f"{len(ladder['flops'])} rungs, seeds {seeds}. Bands and bars are 95 % intervals.",
+        "device_seconds": "The runs against device-hours: median step time of each run times its "
+        "steps, in hours. Crossed runs shared their machine or ran on other hardware than most, "
+        "and take no part in this fit.",
+        "tokens": "The runs against the tokens that they were trained on.",
+        "forecast": "The forecast of the held-out rungs, written before they were read, against "
+        "the means that were measured.",
+        "rates": "How the learning rates were found: losses around the best rate of the lowest "
+        "rungs, a power law through the best rates, and its check on the next rung.",
+        "isoflop": "Sizes of the baseline at equal compute. The optimum of each budget is "
+        "estimated by a parabola in parameters and by one in tokens.",
+        "search": "The search over options of the baseline: validation loss of every combination.",
+    }
+    order = [AXES[x], *(axis for axis in AXES.values() if axis != AXES[x]), *captions]
+    return [
+        (name, captions[name])
+        for name in dict.fromkeys(order)
+        if f"{study['name']}-{name}" in figures
+    ]
+
+
+def notes(judged: Facts) -> list[str]:
+    """Say what two errors beside the scatter of the runs come to."""
+    said, documents = [], judged.get("documents", {})
+    rates = judged["comparison"]["rate_error"]
+    if rates:
+        said.append(
+            f"All intervals but that of other documents hold an error of {rates:.3f} in the pooled "
+            "ln m for learning rates that miss their best, which more seeds would not lower."
+        )
+    if "low_95" in documents:
+        said.append(
+            "Other documents: with the trained models as they are, scored on other validation "
+            "texts of the same kind, the pooled m would lie in this interval 95 times in 100; it "
+            "says nothing of other seeds."
+        )
+    return said
 
 
 def reproduce(facts: Facts) -> list[str]:

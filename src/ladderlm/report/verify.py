@@ -12,6 +12,7 @@ from ladderlm.errors import DataError, LadderError
 from ladderlm.files import read_json, sha256_file
 from ladderlm.report.facts import gather
 from ladderlm.report.render import render_html, render_markdown
+from ladderlm.report.sections import AXES, Axis
 
 __all__ = ["verify_report"]
 
@@ -45,14 +46,15 @@ def verify_report(folder: Path) -> list[str]:
         return [*problems, f"the sources cannot be read again: {error}"]
     problems += differences(facts, again)
     if not problems:
+        x: Axis = next((name for name in AXES if name == manifest.get("x")), "flops")
         svgs = {
             Path(name).stem: (folder / name).read_text(encoding="utf-8")
             for name in manifest["files"]
             if name.endswith(".svg")
         }
         for name, text in (
-            ("index.html", render_html(facts, svgs)),
-            ("report.md", render_markdown(facts)),
+            ("index.html", render_html(facts, svgs, x)),
+            ("report.md", render_markdown(facts, svgs, x)),
         ):
             if (folder / name).read_text(encoding="utf-8") != text:
                 problems.append(f"{name} is not what the facts render to")

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +134,7 @@ def _execute_locked(
         publish_json(directory.config_file, to_dict(config))
         environment = describe_environment(torch.get_num_threads(), device)
         environment |= {"float32_matmul": matmul, "peak_flops_per_second": asdict(peaks)}
+        environment |= {"timing": {"started_at": datetime.now(UTC).isoformat()}}
         publish_json(directory.environment_file, environment)
         source = Path(config.data.path or "") / "tokenizer"
         copy_tokenizer(source, directory.path / "tokenizer")

@@ -72,7 +72,10 @@ class Comparison:
         trend: d ln m / d ln C.
         m_at_10x: at ten times the top rung, by the trend line.
         seed_sd: of ln L, pooled over arm and rung; None with one seed each.
-        rung_sd: of a rung's mean of ln m about the pooled one, at the mean slope; None with one.
+        rung_sd: of a rung's mean of ln m about the pooled one, at the mean slope, such that its
+            share of the rungs' number is the pooled error; None with one rung.
+        rate_error: of the pooled ln m, what learning rates that miss their best add to it; 0 where
+            nothing is known of that.
         method: how the intervals were made, in words.
     """
 
@@ -86,6 +89,7 @@ class Comparison:
     seed_sd: float | None
     rung_sd: float | None
     method: str
+    rate_error: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Give everything as plain values."""
@@ -97,17 +101,22 @@ METHOD = (
     "and trend by weighted regression of the rungs' mean differences on that slope, t with rungs "
     "less parameters, the slope's own error added by the delta method"
 )
+RATES_METHOD = "; what mistuned learning rates cost is added to every error"
 
 
 @dataclass(frozen=True)
 class _Ladder:
-    """Pairs by rung: differences d = s ln m in ln L, and the local slope s > 0 of each rung."""
+    """Pairs by rung: differences d = s ln m in ln L, and the local slope s > 0 of each rung.
+
+    `shift` is the second moment (rungs, rungs) of what moves all pairs of a rung: mistuned rates.
+    """
 
     ids: tuple[int, ...]
     log_x: Array
     differences: tuple[Array, ...]
     slopes: Array
     slope_error: float
+    shift: Array
 
     @property
     def means(self) -> Array:
@@ -131,7 +140,9 @@ class _Ladder:
         return max(between, float((self.weights * inside / n).mean()))
 
 
-def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
+def compare_arms(
+    points: Points, baseline: str, variant: str, shift: Array | None = None
+) -> Comparison:
     """Compare two arms of one ladder.
 
     The joint form says ln L_b(C) - ln L_v(C) = s(C) ln m(C) with s the baseline's local slope
@@ -143,6 +154,14 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     means are never taken to scatter less than their seeds do. Branches of one size and seed share
     their trunk's noise: their differences and slopes are averaged to one pair first.
 
+    Every estimate is a sum a . d over the mean differences d of the rungs, so shifts of d with
+    second moment M add a M a to its variance, on top of the scatter, which shows only the part of
+    them that does not follow the regressors.
+
+    Args:
+        shift: (rungs, rungs) by number of rung, the second moment of what mistuned rates do to the
+            mean differences of ln L (`study.tuning.rate_shift`); None: nothing is known of it.
+
     Raises:
         DataError: an arm is missing, there are no pairs, or loss does not fall with compute.
     """
@@ -150,9 +169,9 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
     pairs = _pair(both, baseline, variant)
     law = fit_law(both, baseline, trend=False)
     _check_falling(both)
-    ladder = _arrange(pairs, law)
+    ladder = _arrange(pairs, law, shift)
     base_x = both.x[both.arm == baseline]
-    pooled, rung_sd = _pool(ladder)
+    pooled, rung_sd, rate_error = _pool(ladder)
     trend, at_10x, line = _trend(ladder)
     return Comparison(
         baseline=baseline,
@@ -164,7 +183,8 @@ def compare_arms(points: Points, baseline: str, variant: str) -> Comparison:
         m_at_10x=at_10x,
         seed_sd=law.seed_sd,
         rung_sd=rung_sd,
-        method=METHOD,
+        method=METHOD if shift is None else METHOD + RATES_METHOD,
+        rate_error=rate_error,
     )
 
 
@@ -215,7 +235,7 @@ def _check_falling(points: Points) -> None:
         )
 
 
-def _arrange(pairs: list[_Pair], law: LadderLaw) -> _Ladder:
+def _arrange(pairs: list[_Pair], law: LadderLaw, shift: Array | None) -> _Ladder:
     ids = tuple(sorted({pair.rung for pair in pairs}))
     found, log_x, slopes = [], [], []
     for rung in ids:
@@ -223,7 +243,8 @@ def _arrange(pairs: list[_Pair], law: LadderLaw) -> _Ladder:
         found.append(differences)
         log_x.append(where)
         slopes.append(slope)
-    return _Ladder(ids, np.array(log_x), tuple(found), np.array(slopes), law.slope_error)
+    moved = np.zeros((len(ids), len(ids))) if shift is None else shift[np.ix_(ids, ids)]
+    return _Ladder(ids, np.array(log_x), tuple(found), np.array(slopes), law.slope_error, moved)
 
 
 def _average(pairs: list[_Pair], law: LadderLaw) -> tuple[Array, float, float]:
@@ -254,31 +275,49 @@ def _average(pairs: list[_Pair], law: LadderLaw) -> tuple[Array, float, float]:
     return np.array(differences), float(np.mean(log_x)), mean
 
 
-def estimate(log_value: float, error: float, freedom: float, exponentiate: bool = True) -> Estimate:
-    """Turn ln m and its standard error into an estimate with t intervals."""
+def estimate(
+    log_value: float, error: float, freedom: float, exponentiate: bool = True, rates: float = 0.0
+) -> Estimate:
+    """Turn ln m and its standard error into an estimate with t intervals.
+
+    Args:
+        rates: error by mistuned rates, which is not estimated from the scatter: its normal half
+            width is added in quadrature to that by t, so no interval gets narrower by it. The p
+            value uses both with `freedom`, and is the larger for it.
+    """
     ends = [log_value]
     for level in (0.95, 0.90):
-        half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error if freedom > 0 else math.inf
+        quantile = 0.5 + level / 2
+        half = float(stats.t.ppf(quantile, freedom)) * error if freedom > 0 else math.inf
+        half = math.hypot(half, float(stats.norm.ppf(quantile)) * rates)
         ends += [log_value - half, log_value + half]
     p_value = math.nan
-    if freedom > 0 and 0 < error < math.inf:
-        p_value = float(2 * stats.t.sf(abs(log_value) / error, freedom))
+    both = math.hypot(error, rates)
+    if freedom > 0 and 0 < both < math.inf:
+        p_value = float(2 * stats.t.sf(abs(log_value) / both, freedom))
     if exponentiate:
         ends = [math.exp(end) if end < 700 else math.inf for end in ends]
     return Estimate(ends[0], ends[1], ends[2], ends[3], ends[4], p_value)
 
 
-def _pool(ladder: _Ladder) -> tuple[Estimate, float | None]:
-    """Regress mean differences on slopes through the origin; one rung alone has no interval."""
+def _pool(ladder: _Ladder) -> tuple[Estimate, float | None, float]:
+    """Regress mean differences on slopes through the origin; one rung alone has no interval.
+
+    Returns:
+        The pooled m; the sd of one rung's ln m and the error by mistuned rates, as in `Comparison`.
+    """
     w, s, d = ladder.weights, ladder.slopes, ladder.means
     information = float(w @ s**2)
     centre = float(w @ (s * d)) / information
     n = len(d)
+    share = w * s / information
+    rate_error = math.sqrt(float(share @ ladder.shift @ share))
     if n < 2:
-        return estimate(centre, math.inf, 0), None
-    variance = ladder.variance(d - centre * s, n - 1)
-    error = math.hypot(math.sqrt(variance / information), centre * ladder.slope_error)
-    return estimate(centre, error, n - 1), math.sqrt(variance / information * n)
+        return estimate(centre, math.inf, 0), None, rate_error
+    scatter = math.sqrt(ladder.variance(d - centre * s, n - 1) / information)
+    error = math.hypot(scatter, centre * ladder.slope_error)
+    rung_sd = math.hypot(scatter, rate_error) * math.sqrt(n)
+    return estimate(centre, error, n - 1, rates=rate_error), rung_sd, rate_error
 
 
 def _trend(ladder: _Ladder) -> tuple[Estimate, Estimate, Array]:
@@ -294,14 +333,22 @@ def _trend(ladder: _Ladder) -> tuple[Estimate, Estimate, Array]:
         return unknown, Estimate(math.nan, 0.0, math.inf, 0.0, math.inf), d / s
     design = np.stack([s, s * (log_x - middle)], axis=1)
     inverse = np.linalg.inv((design * w[:, None]).T @ design)
-    line = inverse @ (design * w[:, None]).T @ d
+    shares = inverse @ (design * w[:, None]).T
+    line = shares @ d
     variance = ladder.variance(d - design @ line, n - 2)
+    rates = shares @ ladder.shift @ shares.T
     at = np.array([1.0, float(log_x.max()) - middle + math.log(10.0)])
     ahead = float(at @ line)
     ahead_error = math.hypot(math.sqrt(variance * at @ inverse @ at), ahead * ladder.slope_error)
     return (
-        estimate(float(line[1]), math.sqrt(variance * inverse[1, 1]), n - 2, exponentiate=False),
-        estimate(ahead, ahead_error, n - 2),
+        estimate(
+            float(line[1]),
+            math.sqrt(variance * inverse[1, 1]),
+            n - 2,
+            False,
+            math.sqrt(rates[1, 1]),
+        ),
+        estimate(ahead, ahead_error, n - 2, rates=math.sqrt(at @ rates @ at)),
         line[0] + line[1] * (log_x - middle),
     )
 
@@ -322,13 +369,14 @@ def _per_rung(
         own, slope = ladder.differences[i], float(ladder.slopes[i])
         centre = float(own.mean()) / slope
         error = math.hypot(sd / slope / math.sqrt(len(own)), centre * ladder.slope_error)
+        rates = math.sqrt(ladder.shift[i, i]) / slope
         needed = math.exp(ladder.log_x[i] + centre)
         rows.append(
             RungMultiplier(
                 rung=rung,
                 x=math.exp(ladder.log_x[i]),
                 log_m=tuple(float(v) / slope for v in own),
-                estimate=estimate(centre, error, freedom),
+                estimate=estimate(centre, error, freedom, rates=rates),
                 extrapolated=not base_range[0] * 0.999 <= needed <= base_range[1] * 1.001,
                 censored=_censor(ladder.log_x[i], needed, base_range),
                 slope=slope,

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from ladderlm.scaling.outcome import FitOptions
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.results import Row
 
-__all__ = ["best_sizes", "mixed_origins", "seed_noise"]
+__all__ = ["best_sizes", "incomparable_times", "mixed_origins", "seed_noise"]
+
+SHARED = 0.5  # of a run's time: beyond it the median step is one beside other runs
 
 
 def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
@@ -36,7 +39,7 @@ def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
         if row["arm"] == baseline
         and row["rung"] == 0
         and row["role"] in ("ladder", "noise")
-        and row["bits_per_byte"] != ""
+        and _is_scored(row)
     }
     n = len(losses)
     if n < 3:
@@ -44,6 +47,11 @@ def seed_noise(rows: list[Row], baseline: str) -> dict[str, Any] | None:
     sd = statistics.stdev(losses.values())
     low, high = (sd * math.sqrt((n - 1) / chi2.ppf(q, n - 1)) for q in (0.975, 0.025))
     return {"n_seeds": n, "sd": sd, "interval_95": [float(low), float(high)]}
+
+
+def _is_scored(row: Row) -> bool:
+    bits = row["bits_per_byte"]
+    return isinstance(bits, int | float) and 0 < bits < math.inf
 
 
 def best_sizes(rows: list[Row], baseline: str, budgets: Sequence[float]) -> dict[str, Any] | None:
@@ -60,7 +68,7 @@ def best_sizes(rows: list[Row], baseline: str, budgets: Sequence[float]) -> dict
         if row["arm"] == baseline
         and (row["rung"], row["seed"]) in sized
         and row["role"] in ("ladder", "isoflop")
-        and row["bits_per_byte"] != ""
+        and _is_scored(row)
     ]
     if not sized:
         return None
@@ -107,3 +115,45 @@ def mixed_origins(plan: StudyPlan, pool: Path) -> list[str]:
         for name, counts in kinds.items()
         if len(counts) > 1
     ]
+
+
+def incomparable_times(rows: list[Row], pool: Path) -> dict[str, str]:
+    """Say which runs of the ladder have times that compare with no other's.
+
+    Device-hours are meant of a run that has its machine to itself. A run on the CPU shared it if
+    other runs of the study were under way, on hardware of that name, for more than half of its
+    time; a run on a GPU has a whole one. Runs of older versions do not say when they began, and
+    count as alone.
+
+    Returns:
+        Why, by run id.
+    """
+    done = {row["run_id"]: row for row in rows if row["status"] == "finished"}
+    usual = Counter(row["hardware"] for row in done.values()).most_common(1)
+    spans = {run_id: _span(row, RunDirectory(pool / run_id)) for run_id, row in done.items()}
+    found = {}
+    for run_id, row in done.items():
+        if row["role"] != "ladder":
+            continue
+        if row["hardware"] != usual[0][0]:
+            found[run_id] = f"ran on {row['hardware']}, most runs on {usual[0][0]}"
+            continue
+        begin, end = spans[run_id]
+        beside = sum(
+            max(0.0, min(end, spans[other][1]) - max(begin, spans[other][0]))
+            for other in done
+            if other != run_id and done[other]["hardware"] == row["hardware"]
+        )
+        if end > begin and beside > SHARED * (end - begin):
+            found[run_id] = "shared the machine with other runs of the study"
+    return found
+
+
+def _span(row: Row, directory: RunDirectory) -> tuple[float, float]:
+    """Give begin and end of a run on the CPU, in seconds; an empty span where it is not known."""
+    made = directory.environment()
+    started = made.get("timing", {}).get("started_at")
+    if started is None or made.get("device") != "cpu":
+        return 0.0, 0.0
+    begin = datetime.fromisoformat(started).timestamp()
+    return begin, begin + float(row["seconds"])

@@ -10,8 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["FACTOR", "Bracket", "RateLaw", "Tuning", "fit_bracket", "fit_rate_law", "grid"]
+__all__ = [
+    "FACTOR",
+    "Bracket",
+    "RateLaw",
+    "Tuning",
+    "fit_bracket",
+    "fit_rate_law",
+    "grid",
+    "rate_shift",
+]
 
 FACTOR = 2.0  # between neighbours of a grid
 # A vertex is not known better than this in ln rate, whatever the residuals of three points say.
@@ -99,8 +109,13 @@ class RateLaw:
 
     def rate_sd(self, flops: float) -> float:
         """Give the standard error of ln rate for a budget, of a line fitted to points."""
-        x = math.log(flops / self.reference)
-        return self.sd * math.sqrt(1 / self.n_rungs + (x**2 / self.spread if self.spread else 0.0))
+        return math.sqrt(float(self.rate_covariance([flops])[0, 0]))
+
+    def rate_covariance(self, flops: Sequence[float]) -> NDArray[np.float64]:
+        """Give the covariance (budgets, budgets) of the errors of ln rate, which share a line."""
+        x = np.log(np.asarray(flops) / self.reference)
+        along = np.outer(x, x) / (self.spread or math.inf)
+        return np.asarray(self.sd**2 * (1 / self.n_rungs + along))
 
 
 def fit_rate_law(brackets: Sequence[Bracket]) -> RateLaw:
@@ -150,10 +165,15 @@ class Tuning:
         Mean curvature times the squared standard error of ln rate. It is the same for all seeds of
         a rung, which therefore do not average it away.
         """
-        known = [b.curvature for b in self.brackets if b.curvature is not None]
-        if self.law is None or not known:
+        if self.law is None or self.curvature is None:
             return None
-        return sum(known) / len(known) * self.law.rate_sd(flops) ** 2
+        return self.curvature * self.law.rate_sd(flops) ** 2
+
+    @property
+    def curvature(self) -> float | None:
+        """Mean curvature of the parabolas; None if no bracket has one."""
+        known = [b.curvature for b in self.brackets if b.curvature is not None]
+        return sum(known) / len(known) if known else None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Tuning":
@@ -191,3 +211,41 @@ class Tuning:
             "law": None if law is None else vars(law),
             "rungs": rungs,
         }
+
+
+def rate_shift(
+    tunings: Sequence[Tuning], arms: tuple[str, str], flops: Sequence[float]
+) -> NDArray[np.float64] | None:
+    """Give the second moment of what mistuned rates do to the rungs' differences between two arms.
+
+    At rung i an arm's ln loss lies g_i = k e_i^2 above its best, with k the curvature of its
+    parabola (half of the second derivative) and e_i the error of ln rate, normal about 0. All e_i
+    of an arm come from one line, with covariance c_ij. For normal variables (Isserlis 1918)
+
+        E[g_i] = k c_ii,    Cov[g_i, g_j] = k^2 Cov[e_i^2, e_j^2] = 2 k^2 c_ij^2.
+
+    The arms err independently, so their difference has the mean mu_i = E[g_i] of the first less
+    that of the second, and the covariance 2 k^2 c_ij^2 summed over both; the moment about 0 is
+    that covariance + mu_i mu_j. All seeds of a rung use one rate: none of it averages away.
+
+    The mean is not taken off the differences. g is never negative, so each arm is a little better
+    than it was seen to be, and between arms that were tuned alike most of this cancels; what is
+    left rests on k and on a standard error with a floor (`LEAST_SD`), too little to move an answer
+    by. It may bias the answer by mu, so its square counts as error.
+
+    Args:
+        tunings: of a study's arms; an arm of which nothing is known adds nothing.
+        arms: the two that are compared.
+        flops: of the rungs.
+
+    Returns:
+        (rungs, rungs), of ln loss squared; None if nothing is known of any.
+    """
+    moments, mean = [], np.zeros(len(flops))
+    for tuning in tunings:
+        if tuning.arm in arms and tuning.law is not None and tuning.curvature is not None:
+            covariance = tuning.law.rate_covariance(flops)
+            moments.append(2 * tuning.curvature**2 * covariance**2)
+            sign = 1.0 if tuning.arm == arms[0] else -1.0
+            mean += sign * tuning.curvature * np.diag(covariance)
+    return sum(moments, np.outer(mean, mean)) if moments else None

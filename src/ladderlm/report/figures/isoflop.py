@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ladderlm.report.figures.style import GREY, colour_of, marker_of, new_figure, spell_tick, styled
+from ladderlm.report.figures.style import GREY, marker_of, new_figure, shade_of, spell_tick, styled
 
 __all__ = ["isoflop_figure"]
 
@@ -18,25 +18,26 @@ TITLES = {"params": "by parameters", "tokens": "by tokens"}
 
 
 @styled
-def isoflop_figure(bowls: list[dict[str, Any]], note: str = "") -> Figure:
+def isoflop_figure(bowls: list[dict[str, Any]], note: str = "", loss: str = "loss") -> Figure:
     """Draw the bowls of `scaling.isoflop`.
 
     Args:
         bowls: with flops, params, tokens, losses, and params_opt, tokens_opt where there is an
             optimum.
         note: a line under the figure.
+        loss: what it is.
     """
     figure, axes = new_figure(9.0, 4.4, 1, ncols=2, sharey=True)
     for panel, name in zip(axes, TITLES, strict=True):
         for index, bowl in enumerate(bowls):
-            _draw_bowl(panel, bowl, name, index)
+            _draw_bowl(panel, bowl, name, index, shade_of(index, len(bowls)))
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=12))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(spell_tick)
         panel.set_xlabel(name)
         panel.set_title(f"Loss at equal compute, {TITLES[name]}")
-    axes[0].set_ylabel("loss")
+    axes[0].set_ylabel(loss)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="FLOPs", loc="outside right upper", fontsize=8)
     lines = ["star: vertex of the parabola in ln N; cross: in ln D", *([note] if note else [])]
@@ -44,9 +45,9 @@ def isoflop_figure(bowls: list[dict[str, Any]], note: str = "") -> Figure:
     return figure
 
 
-def _draw_bowl(axes: Any, bowl: dict[str, Any], name: str, index: int) -> None:
+def _draw_bowl(axes: Any, bowl: dict[str, Any], name: str, index: int, colour: Any) -> None:
     """Draw one budget's points, its parabola and both optima."""
-    colour, x, loss = colour_of(index), np.array(bowl[name]), np.array(bowl["losses"])
+    x, loss = np.array(bowl[name]), np.array(bowl["losses"])
     axes.scatter(
         x,
         loss,

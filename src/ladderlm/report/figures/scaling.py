@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.report.figures.style import (
@@ -31,9 +32,11 @@ __all__ = ["scaling_figure"]
 
 X_LABELS = {
     "flops": "training FLOPs (exact, nominal causal)",
-    "device_seconds": "device-hours",
+    "device_seconds": "device-hours (median step time x steps)",
     "tokens": "training tokens",
 }
+X_NAMES = {"flops": "compute", "device_seconds": "device time", "tokens": "tokens"}
+WIDEST = 3.0  # times the largest m, and under the smallest: intervals beyond leave the frame
 
 
 @styled
@@ -45,6 +48,7 @@ def scaling_figure(
     held_out: set[int],
     x: str,
     caption: Sequence[str] = (),
+    marked: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw a study.
 
@@ -56,14 +60,27 @@ def scaling_figure(
         held_out: rungs kept out of the forecast's fit, drawn hollow.
         x: a key of `X_LABELS`.
         caption: lines under the figure.
+        marked: (points,), those left out of law and comparisons, drawn crossed; None: none.
     """
     figure, axes = new_figure(8.0, 8.6, 3, height_ratios=[3, 1.6, 1], sharex=True)
     top, middle, bottom = axes
     unit = 1 / 3600 if x == "device_seconds" else 1.0
+    crossed = np.zeros(len(points), dtype=bool) if marked is None else marked
     for index, arm in enumerate(arms):
+        own = points.arm == arm
+        top.scatter(  # a cross over the run's own marker
+            points.x[own & crossed] * unit,
+            points.loss[own & crossed],
+            s=90,
+            marker="x",
+            color="black",
+            linewidths=1.0,
+            zorder=4,
+        )
         for length in np.unique(points.branch).tolist():
-            own = points.where((points.arm == arm) & (points.branch == length))
-            _draw_arm(top, bottom, own, law, arm, index, held_out, unit, length)
+            runs = own & (points.branch == length)
+            shown, fitted_to = points.where(runs), ~crossed[runs]
+            _draw_arm(top, bottom, shown, fitted_to, law, arm, index, held_out, unit, length)
     if not len(points):  # a logarithmic axis needs a range
         top.axis((1.0, 10.0, 1.0, 10.0))
     top.set_ylabel("validation, bits per byte")
@@ -71,10 +88,12 @@ def scaling_figure(
     top.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     top.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
     top.tick_params(axis="y", which="minor", labelsize=8)
-    top.set_title("Loss against compute: each seed a point, held-out rungs hollow")
+    name = X_NAMES[x]
+    top.set_title(f"Loss against {name}: each seed a point, held-out rungs hollow")
     if len(points):
         top.legend()
     _draw_multipliers(middle, comparisons, arms, unit)
+    middle.set_title(f"m: baseline's {name} for the same loss / {name} used (dotted: trend)")
     bottom.axhline(0, color=GREY, linewidth=0.8)
     by_seed = law is not None and law.seed_sd is not None
     bottom.set_title(f"Residuals, in sd of {'a seed' if by_seed else 'the fit'}")
@@ -96,6 +115,7 @@ def _draw_arm(
     top: Any,
     bottom: Any,
     own: Points,
+    fitted_to: NDArray[np.bool_],
     law: LadderLaw | None,
     arm: str,
     index: int,
@@ -103,7 +123,7 @@ def _draw_arm(
     unit: float,
     length: float,
 ) -> None:
-    """Draw one arm's runs of a length, their line, band and residuals.
+    """Draw one arm's runs of a length, and the line, band and residuals of those fitted.
 
     Runs longer or shorter than their rung's are pale, and larger or smaller.
     """
@@ -124,7 +144,10 @@ def _draw_arm(
             zorder=3,
             label=label if mask.any() else None,
         )
-    if law is None or arm not in law.arms or length not in law.branches or not len(own):
+    if law is None or arm not in law.arms or length not in law.branches:
+        return
+    own = own.where(fitted_to)
+    if not len(own):
         return
     grid = np.geomspace(own.x.min(), own.x.max(), 60)
     fitted = law.predict(arm, grid, length)
@@ -146,9 +169,11 @@ def _draw_arm(
 def _draw_multipliers(
     axes: Any, comparisons: list[Comparison], arms: list[str], unit: float
 ) -> None:
-    """Draw m with its 95 % interval at every rung and the pooled band."""
+    """Draw m with its 95 % interval at every rung and the pooled band.
+
+    A wide interval leaves the frame rather than flatten the rest.
+    """
     axes.axhline(1.0, color=GREY, linewidth=1.0)
-    axes.set_title("m: baseline's compute for the same loss / compute used (dotted: trend)")
     axes.set_ylabel("m")
     for comparison in comparisons:
         index = arms.index(comparison.variant)
@@ -186,6 +211,10 @@ def _draw_multipliers(
                 f"({pooled.low_95:.2f} to {pooled.high_95:.2f})",
             )
         _draw_trend(axes, comparison, colour, unit)
+    if comparisons:
+        values = [1.0, *(rung.estimate.value for c in comparisons for rung in c.rungs)]
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, min(values) / WIDEST), min(high, max(values) * WIDEST))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
 

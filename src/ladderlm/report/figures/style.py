@@ -22,8 +22,10 @@ __all__ = [
     "label_of",
     "marker_of",
     "new_figure",
+    "new_mosaic",
     "paler",
     "png_bytes",
+    "shade_of",
     "spell_tick",
     "styled",
     "svg_text",
@@ -83,6 +85,11 @@ def colour_of(index: int) -> str:
     return ARM_COLOURS[index % len(ARM_COLOURS)]
 
 
+def shade_of(index: int, n: int) -> Any:
+    """Give a shade from dark to light for one of n steps that are no arms, such as budgets."""
+    return mpl.colormaps["cividis"](0.8 * index / max(n - 1, 1))
+
+
 def paler(colour: str) -> str:
     """Give a colour half way to white."""
     red, green, blue = ((1 + part) / 2 for part in to_rgb(colour))
@@ -125,6 +132,19 @@ def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tu
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, **options)
+
+
+def new_mosaic(
+    width: float, height: float, mosaic: list[Any], height_ratios: list[float]
+) -> tuple[Figure, dict[str, Any]]:
+    """Make a figure (inches) of named axes, some wider than others; for `styled` functions.
+
+    Args:
+        mosaic: rows of names; a name that stands several times is one wide axes.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=height_ratios)
+    return figure, axes
 
 
 def svg_text(figure: Figure) -> str:
