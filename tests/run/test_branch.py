@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 
@@ -48,9 +49,18 @@ def results_of(folder):
     return kept | {"train": train, "scores": scores, "n_tokens": summary["n_tokens"]}
 
 
+@pytest.fixture(scope="module")
+def made():
+    """The trunk, once it has been made: all tests read the same."""
+    return []
+
+
 @pytest.fixture
-def trunk(make):
-    return make("trunk", 16, checkpoint__keep_steps=[4, STABLE])
+def trunk(make, made, tmp_path_factory):
+    if not made:
+        folder = make("trunk", 16, checkpoint__keep_steps=[4, STABLE])
+        made.append(shutil.copytree(folder, tmp_path_factory.mktemp("made") / "trunk"))
+    return made[0]
 
 
 def test_a_kept_step_stays_and_changes_nothing(make, trunk):
@@ -87,19 +97,22 @@ def test_a_cooldown_of_another_length_branches_from_an_earlier_step(make, trunk)
 
 @pytest.mark.parametrize("damage", ["absent", "damaged", "no step"])
 def test_without_a_good_checkpoint_the_run_is_made_from_its_first_step(
-    damage, make, tmp_path, caplog
+    damage, make, trunk, tmp_path, caplog
 ):
-    steps = [] if damage == "no step" else [STABLE]
-    trunk = tmp_path / "trunk"
+    copy = tmp_path / "copy"
     if damage != "absent":
-        make("trunk", 16, checkpoint__keep_steps=steps)
-    if damage == "damaged":
-        (step_folder(trunk / "checkpoints", STABLE) / "model.safetensors").write_bytes(b"no")
+        shutil.copytree(trunk, copy)
+        for step in (4, STABLE):
+            folder = step_folder(copy / "checkpoints", step)
+            if damage == "damaged":
+                (folder / "model.safetensors").write_bytes(b"no")
+            else:
+                shutil.rmtree(folder)
     with caplog.at_level(logging.WARNING):
-        short = make("short", 10, execution__start_from=str(trunk))
+        short = make("short", 10, execution__start_from=str(copy))
     said = [record.message for record in caplog.records if "from its first step" in record.message]
     assert len(said) == 1
-    assert str(trunk) in said[0]
+    assert str(copy) in said[0]
     assert len([r for r in lines_of(short / "metrics.jsonl") if r["kind"] == "train"]) == 10
     assert "branched_from" not in json.loads((short / "summary.json").read_text())
 

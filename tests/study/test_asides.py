@@ -104,14 +104,21 @@ def test_runs_that_were_not_all_made_alike_are_warned_of(done, tmp_path):
     assert any("2.10.0 (1 runs)" in line and "(5 runs)" in line for line in said)
 
 
-def timed(pool, name, begin, seconds, device="cpu", hardware="a CPU", role="ladder"):
+def timed(pool, name, begin, seconds, device="cpu", hardware="a CPU", role="ladder", own=1.0):
     """A finished run that began so many seconds after noon; None: it does not say when."""
     environment = {"device": device}
     if begin is not None:
         environment["timing"] = {"started_at": f"2026-01-01T12:00:{begin:09.6f}+00:00"}
     publish_json(pool / name / "environment.json", environment)
     row = {"run_id": name, "role": role, "status": "finished", "hardware": hardware}
-    return row | {"seconds": seconds, "rung": 0, "excluded_because": ""}
+    return (
+        row
+        | {"seconds": seconds, "rung": 0, "excluded_because": ""}
+        | {
+            "flops": 1e9,
+            "flops_spent": own * 1e9,
+        }
+    )
 
 
 def test_times_of_runs_that_shared_a_machine_or_had_another_do_not_compare(tmp_path):
@@ -123,6 +130,8 @@ def test_times_of_runs_that_shared_a_machine_or_had_another_do_not_compare(tmp_p
         timed(tmp_path, "noise", 22, 6, role="noise"),
         timed(tmp_path, "older", None, 10),
         timed(tmp_path, "other", 40, 10, hardware="another"),
+        timed(tmp_path, "branch", 50, 8, own=0.5),  # half of its seconds were its trunk's
+        timed(tmp_path, "next", 54, 4),
     ]
     found = incomparable_times(rows, tmp_path)
     assert sorted(found) == ["beside", "long", "other"]

@@ -156,4 +156,5 @@ def _span(row: Row, directory: RunDirectory) -> tuple[float, float]:
     if started is None or made.get("device") != "cpu":
         return 0.0, 0.0
     begin = datetime.fromisoformat(started).timestamp()
-    return begin, begin + float(row["seconds"])
+    own = float(row["flops_spent"]) / float(row["flops"])  # a branch has the rest from its trunk
+    return begin, begin + own * float(row["seconds"])
