@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--flops", type=float, nargs="+", default=[1.2e11, 2.4e11, 6e11, 1.2e12])
+    parser.add_argument("--flops", type=float, nargs="+", default=[1.2e11, 2.4e11, 4.8e11, 1.2e12])
     parser.add_argument("--tokens-per-param", type=float, default=10.5)
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--cuts", type=int, default=200)
