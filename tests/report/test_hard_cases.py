@@ -222,6 +222,7 @@ def test_a_figure_of_hardly_anything_is_drawn(points):
     """P03."""
     figure = scaling_figure(points, ["base", "new"], None, [], {3}, "flops")
     assert "not enough points for a fit" in texts_of(figure)
+    assert len(figure.axes) == 1  # no empty frames for m and residuals
     svg_text(figure)
 
 

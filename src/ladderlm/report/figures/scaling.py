@@ -55,15 +55,20 @@ def scaling_figure(
     Args:
         points: runs that count; x in FLOPs, device seconds or tokens.
         arms: names, the baseline first; an arm keeps its colour and marker in every figure.
-        law: fitted to them over the same x; None: not enough points.
+        law: fitted to them over the same x; None: not enough points. Without it and without
+            comparisons, the losses stand alone.
         comparisons: of each variant with the baseline over the same x.
         held_out: rungs kept out of the forecast's fit, drawn hollow.
         x: a key of `X_LABELS`.
         caption: lines under the figure.
         marked: (points,), those left out of law and comparisons, drawn crossed; None: none.
     """
-    figure, axes = new_figure(8.0, 8.6, 3, height_ratios=[3, 1.6, 1], sharex=True)
-    top, middle, bottom = axes
+    if law is None and not comparisons:  # nothing to draw under the losses
+        figure, top = new_figure(8.0, 4.6)
+        middle = bottom = None
+    else:
+        figure, axes = new_figure(8.0, 8.6, 3, height_ratios=[3, 1.6, 1], sharex=True)
+        top, middle, bottom = axes
     unit = 1 / 3600 if x == "device_seconds" else 1.0
     crossed = np.zeros(len(points), dtype=bool) if marked is None else marked
     for index, arm in enumerate(arms):
@@ -92,17 +97,19 @@ def scaling_figure(
     top.set_title(f"Loss against {name}: each seed a point, held-out rungs hollow")
     if len(points):
         top.legend()
-    _draw_multipliers(middle, comparisons, arms, unit)
-    middle.set_title(f"m: baseline's {name} for the same loss / {name} used (dotted: trend)")
-    bottom.axhline(0, color=GREY, linewidth=0.8)
-    by_seed = law is not None and law.seed_sd is not None
-    bottom.set_title(f"Residuals, in sd of {'a seed' if by_seed else 'the fit'}")
-    bottom.set_ylabel("sd")
-    bottom.set_xscale("log")
-    bottom.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-    bottom.xaxis.set_minor_locator(NullLocator())
-    bottom.xaxis.set_major_formatter(spell_tick)
-    bottom.set_xlabel(X_LABELS[x])
+    if middle is not None and bottom is not None:
+        _draw_multipliers(middle, comparisons, arms, unit)
+        middle.set_title(f"m: baseline's {name} for the same loss / {name} used (dotted: trend)")
+        bottom.axhline(0, color=GREY, linewidth=0.8)
+        by_seed = law is not None and law.seed_sd is not None
+        bottom.set_title(f"Residuals, in sd of {'a seed' if by_seed else 'the fit'}")
+        bottom.set_ylabel("sd")
+    lowest = top if bottom is None else bottom
+    lowest.set_xscale("log")
+    lowest.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    lowest.xaxis.set_minor_locator(NullLocator())
+    lowest.xaxis.set_major_formatter(spell_tick)
+    lowest.set_xlabel(X_LABELS[x])
     if caption:
         lines = "\n".join(label_of(line, 118) for line in caption)
         figure.supxlabel(lines, fontsize=8, color=GREY, x=0.02, ha="left")
