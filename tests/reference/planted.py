@@ -1,6 +1,6 @@
 """Studies whose losses are a formula: an executor that makes finished runs without training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from builders import InOwnProcess
@@ -51,11 +51,16 @@ class Planted(InOwnProcess):
 
 
 def carry_out(spec: StudySpec, pool: Path, executor: InOwnProcess) -> list[StudyPlan]:
-    """Launch stage after stage; give the plans of all stages."""
-    plans = [plan_study(spec, pool)]
-    while True:
-        launch(plans[-1], pool, executor)
-        plan = plan_study(spec, pool)
-        if plan.settled == plans[-1].settled:
-            return [*plans[:-1], plan]
-        plans.append(plan)
+    """Launch a study from its first run to its last; give all its plans, of which no two equal."""
+    plans = [plan_study(spec, pool, ())]
+
+    def replan(given_up: Collection[str]) -> StudyPlan:
+        plan = plan_study(spec, pool, given_up)
+        if plan.settled != plans[-1].settled:
+            plans.append(plan)
+        return plan
+
+    launch(plans[0], pool, executor, replan=replan)
+    last = plan_study(spec, pool)
+    assert last.settled == plans[-1].settled
+    return [*plans[:-1], last]

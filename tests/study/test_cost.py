@@ -13,7 +13,6 @@ from ladderlm.run.resolve import open_splits
 from ladderlm.study.cost import (
     Measured,
     estimate_memory,
-    makespan,
     predict,
     predict_all,
     probe,
@@ -76,16 +75,6 @@ def test_every_part_of_a_run_is_counted(plan, monkeypatch):
     costs = predict_all(plan, found)
     assert len(opened) == 1
     assert set(costs) == {run.run_id for run in plan.runs}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "n_at_once", "wanted"),
-    [([], 2, 0), ([5], 2, 5), ([5, 4, 3], 1, 12), ([5, 4, 3], 2, 7), ([9, 1, 1, 1], 2, 9)],
-)
-def test_the_wall_time_is_that_of_runs_started_in_order_as_places_come_free(
-    seconds, n_at_once, wanted
-):
-    assert makespan(seconds, n_at_once) == wanted
 
 
 def test_short_runs_show_what_the_parts_take(plan, tmp_path):

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,7 @@ def _run_study(out: Path, data: Path, budget: Budget) -> Path:
     plan = plan_study(spec, pool)
     store_study(folder, file, spec)
     _say(4, f"study: {len(plan.runs)} runs, {format_flops(plan.flops)}, one core each")
-    plan, failed = carry_out(lambda: plan_study(spec, pool), folder, pool)
+    plan, failed = carry_out(partial(plan_study, spec, pool), folder, pool)
     if failed:
         raise ExecutorError(
             f"{len(failed)} of {len(plan.runs)} runs failed",

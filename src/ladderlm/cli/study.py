@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,19 +11,29 @@ import tyro
 
 from ladderlm.cli.options import parse, parse_part, print_json
 from ladderlm.cli.study_runs import carry_out
-from ladderlm.cli.study_tables import describe_search, follow, print_plan, print_status
+from ladderlm.cli.study_tables import (
+    Expected,
+    describe_search,
+    follow,
+    print_plan,
+    print_status,
+)
 from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor
+from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, publish_text, read_json
 from ladderlm.report.sections import AXES, Axis
+from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse
 from ladderlm.study.asides import best_sizes, mixed_origins, seed_noise
-from ladderlm.study.cost import places, predict_all, probe, probed_runs
+from ladderlm.study.cost import predict_all, probe, probed_runs
 from ladderlm.study.forecast import score_forecast, write_forecast
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import StudyPlan, plan_study
+from ladderlm.study.planned import PlannedRun
 from ladderlm.study.results import Row, collect_results, write_results
+from ladderlm.study.schedule import n_side_by_side, wall_seconds
 from ladderlm.study.search import to_toml
 from ladderlm.study.spec import (
     StudySpec,
@@ -98,8 +109,8 @@ def run(argv: list[str]) -> int:
     spec, folder, pool = open_study(options.study, options.out, options.pool, options.scale)
     part = None if options.part is None else parse_part(options.part)
 
-    def make_plan() -> StudyPlan:
-        whole = plan_study(spec, pool)
+    def make_plan(given_up: Collection[str] | None = None) -> StudyPlan:
+        whole = plan_study(spec, pool, given_up)
         return whole if part is None else part_of(whole, *part)
 
     plan = make_plan()
@@ -136,11 +147,18 @@ def _plan(plan: StudyPlan, pool: Path, options: StudyOptions) -> None:
     if options.no_probe:
         print_plan(plan, pool, options.json)
         return
-    n_at_once = places(plan, options.threads)
+    machine = LocalExecutor(options.threads)
+    n_at_once = n_side_by_side(plan.settled, machine.room())
     shapes = len(probed_runs(plan))
     print(f"trying {shapes} shapes, {n_at_once} at once, for a minute at most", file=sys.stderr)
     costs = predict_all(plan, probe(plan, n_at_once))
-    print_plan(plan, pool, options.json, costs, n_at_once)
+
+    def seconds_to_go(run: PlannedRun) -> float:
+        over = not run.provisional and RunDirectory(pool / run.run_id).finished
+        return 0.0 if over else costs[run.run_id].seconds
+
+    expected = Expected(costs, n_at_once, wall_seconds(plan.runs, seconds_to_go, machine.room()))
+    print_plan(plan, pool, options.json, expected)
 
 
 def _show_fits(plan: StudyPlan, folder: Path, pool: Path, as_json: bool) -> None:

@@ -4,13 +4,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ladderlm.cli.options import print_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.power import design_power
-from ladderlm.study.cost import Cost, makespan
+from ladderlm.study.cost import Cost
 from ladderlm.study.ladder import name_rung
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
@@ -18,34 +19,44 @@ from ladderlm.study.status import StudyStatus, early_losses
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["describe_search", "follow", "live_table", "print_plan", "print_status"]
+__all__ = ["Expected", "describe_search", "follow", "live_table", "print_plan", "print_status"]
 
 REFRESH_SECONDS = 2.0
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a plan is predicted to take on this machine.
+
+    Args:
+        costs: by run id.
+        n_at_once: runs side by side.
+        seconds_to_go: until the last run ends.
+    """
+
+    costs: Mapping[str, Cost]
+    n_at_once: int
+    seconds_to_go: float
+
+
 def print_plan(
-    plan: StudyPlan,
-    pool: Path,
-    as_json: bool = False,
-    costs: Mapping[str, Cost] | None = None,
-    n_at_once: int = 1,
+    plan: StudyPlan, pool: Path, as_json: bool = False, expected: Expected | None = None
 ) -> None:
     """Print every run of a plan, what it comes to and what to be warned of.
 
     Args:
-        costs: predictions by run id; None: nothing was tried, so nothing is predicted.
-        n_at_once: runs that will run side by side.
+        expected: None: nothing was tried, so nothing is predicted.
     """
-    costs = costs or {}
+    costs = expected.costs if expected else {}
     rows = [_row(planned, pool, costs) for planned in plan.runs]
     differences = {arm.name: plan.differences(arm.name) for arm in plan.spec.arms[1:]}
-    expected = _expect(rows, n_at_once) if costs else None
+    timing = _sum_up(rows, expected) if expected else None
     ladder = plan.spec.ladder
     power = design_power([len(ladder.seeds_of(i)) for i in range(len(ladder.flops))])
     if as_json:
         printed = {"runs": rows, "flops": plan.flops, "flops_alone": plan.flops_alone}
         printed |= {"warnings": list(plan.warnings)}
-        print_json(printed | {"differences": differences, "power": power, "timing": expected})
+        print_json(printed | {"differences": differences, "power": power, "timing": timing})
         return
     alone = plan.flops_alone
     saved = f"; {format_flops(alone)} if each were made alone" if alone > plan.flops else ""
@@ -69,12 +80,13 @@ def print_plan(
         line += f" from step {row['shared_steps']:,} of {row['trunk']}" if row["trunk"] else ""
         line += "  not chosen yet" if row["learning_rate"] is None else ""
         _say(line + ("  finished" if row["finished"] else ""))
-    if expected is not None:
-        for arm, hours in expected["device_hours"].items():
+    if timing is not None:
+        for arm, hours in timing["device_hours"].items():
             _say(f"  {arm}: {hours:.3g} device-hours")
         _say(
-            f"  to go: {format_seconds(expected['seconds_to_go'])} with {n_at_once} at once, "
-            f"{format_seconds(expected['seconds'])} of processes in all, as tried on this machine"
+            f"  to go: {format_seconds(timing['seconds_to_go'])} with {timing['n_at_once']} at "
+            f"once, {format_seconds(timing['seconds'])} of processes in all, as tried on this "
+            "machine"
         )
     _say(_describe_power(power))
     for arm, lines in differences.items():
@@ -123,19 +135,17 @@ def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str
     return row
 
 
-def _expect(rows: Sequence[dict[str, Any]], n_at_once: int) -> dict[str, Any]:
+def _sum_up(rows: Sequence[dict[str, Any]], expected: Expected) -> dict[str, Any]:
     """Sum up predictions: per arm, in all, and until the last run that is missing ends."""
-    unique = {row["run_id"]: row for row in rows}.values()
     hours: dict[str, float] = {}
-    for row in unique:
+    for row in rows:
         device = row["timing"]["device_seconds"] / 3600
         hours[row["arm"]] = hours.get(row["arm"], 0.0) + device
-    left = [row["timing"]["seconds"] for row in unique if not row["finished"]]
     return {
         "device_hours": hours,
-        "seconds": sum(row["timing"]["seconds"] for row in unique),
-        "seconds_to_go": makespan(sorted(left, reverse=True), n_at_once),
-        "n_at_once": n_at_once,
+        "seconds": sum(row["timing"]["seconds"] for row in rows),
+        "seconds_to_go": expected.seconds_to_go,
+        "n_at_once": expected.n_at_once,
     }
 
 

@@ -42,6 +42,8 @@ class Job:
         env: variables laid over this process's own.
         folder: where it is started; paths among the arguments may be relative to it.
         after: name of a job that must have ended, well or not, before this one is handed over.
+        rank: of those that wait on this machine, the lowest starts first; a cluster has an order
+            of its own.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Job:
     folder: Path = field(default_factory=Path.cwd)
     resources: Resources = field(default_factory=Resources)
     after: str | None = None
+    rank: tuple[float, ...] = ()
 
 
 class State(Enum):
@@ -107,6 +110,7 @@ def run_all(
     back_off_seconds: float = 1.0,
     check: Callable[[], None] = lambda: None,
     poll_seconds: float = 0.1,
+    more: Callable[[Sequence[Outcome]], Sequence[Job]] = lambda ended: (),
 ) -> list[Outcome]:
     """Carry jobs to their ends; a failed one is tried again after a growing pause, then given up.
 
@@ -117,16 +121,21 @@ def run_all(
         max_tries: starts of one job at most.
         back_off_seconds: pause before the second try; doubles with each.
         check: called all the time; may raise, then all jobs are cancelled.
+        more: called when a job has ended for good, with all outcomes by now; gives what there is
+            to carry out besides.
+
+    Returns:
+        Outcomes in the order of the jobs, those of `more` last.
     """
     active: dict[Handle, tuple[Job, int, State]] = {}
     waiting: list[tuple[float, Job, int]] = []
     outcomes: dict[str, Outcome] = {}
-    names = {job.name for job in jobs}
-    held = list(jobs)
+    every, held = list(jobs), list(jobs)
     try:
         while active or waiting or held:
             check()
-            free = [job for job in held if job.after not in names - outcomes.keys()]
+            to_come = {job.name for job in every} - outcomes.keys()
+            free = [job for job in held if job.after not in to_come]
             held = [job for job in held if job not in free]
             for job in free:
                 active[executor.reattach(job) or executor.submit(job)] = (job, 1, State.QUEUED)
@@ -134,6 +143,7 @@ def run_all(
             waiting = [entry for entry in waiting if entry not in due]
             for _, job, n_tries in due:
                 active[executor.submit(job)] = (job, n_tries, State.QUEUED)
+            n_ended = len(outcomes)
             for handle, (job, n_tries, before) in list(active.items()):
                 state = executor.poll(handle)
                 if state is not before:
@@ -147,8 +157,11 @@ def run_all(
                         waiting.append((time.monotonic() + pause, job, n_tries + 1))
                     else:
                         outcomes[job.name] = Outcome(job, state, code, n_tries)
+            if len(outcomes) > n_ended:
+                added = more(list(outcomes.values()))
+                every, held = [*every, *added], [*held, *added]
             time.sleep(poll_seconds)
     except BaseException:
         executor.cancel(*active)
         raise
-    return [outcomes[job.name] for job in jobs]
+    return [outcomes[job.name] for job in every]

@@ -1,12 +1,11 @@
 """Run jobs on this machine, one process each, packed on its cores, memory and GPUs.
 
-Owns the queue and what is free of this machine.
+Owns the processes, and what this machine has to share out; the order is in `packing.py`.
 """
 
 import logging
 import os
 import subprocess
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import psutil
 
 from ladderlm.errors import ExecutorError
 from ladderlm.executors.base import Handle, Job, State
+from ladderlm.executors.packing import Packing
 from ladderlm.executors.process import start_process, stop_processes
 
 __all__ = ["LocalExecutor", "list_devices"]
@@ -31,10 +31,9 @@ def list_devices() -> tuple[str, ...]:
 
 
 class LocalExecutor:
-    """Start jobs in order while their threads, memory and GPUs fit beside those that run.
+    """Start jobs by rank while their threads, memory and GPUs fit beside those that run.
 
-    A job gets whole GPUs, so that its time is its own. A job that is larger than the machine runs
-    alone.
+    A job gets whole GPUs, so that its time is its own. See `Packing`.
 
     Args:
         n_threads: cores to fill; None: all that this process may use.
@@ -52,10 +51,15 @@ class LocalExecutor:
         self.n_threads = n_threads or available or os.cpu_count() or 1
         self.memory_bytes = memory_bytes or int(psutil.virtual_memory().available)
         self.devices = list_devices() if devices is None else tuple(devices)
-        self._queue: deque[tuple[Handle, Job]] = deque()
+        self._room = self.room()
+        self._waiting: dict[Handle, Job] = {}
         self._running: dict[Handle, tuple[Job, subprocess.Popen[bytes], tuple[str, ...]]] = {}
         self._ended: dict[Handle, int] = {}
         self._n_submitted = 0
+
+    def room(self) -> Packing:
+        """Give the whole machine, with nothing on it."""
+        return Packing(self.n_threads, self.memory_bytes, len(self.devices))
 
     def submit(self, job: Job) -> Handle:
         """Queue a job and start it if there is room.
@@ -79,7 +83,8 @@ class LocalExecutor:
             )
         self._n_submitted += 1
         handle = f"local-{self._n_submitted}"
-        self._queue.append((handle, job))
+        self._waiting[handle] = job
+        self._room.add(handle, job.resources, job.rank)
         self._start_what_fits()
         return handle
 
@@ -88,24 +93,13 @@ class LocalExecutor:
         del job
         return None
 
-    def _fits(self, job: Job) -> bool:
-        if not self._running:
-            return True
-        used = [running.resources for running, _, _ in self._running.values()]
-        needs = job.resources
-        return (
-            needs.n_threads + sum(use.n_threads for use in used) <= self.n_threads
-            and needs.memory_bytes + sum(use.memory_bytes for use in used) <= self.memory_bytes
-            and needs.n_devices <= len(self._free_devices())
-        )
-
     def _free_devices(self) -> list[str]:
         taken = {name for _, _, names in self._running.values() for name in names}
         return [name for name in self.devices if name not in taken]
 
     def _start_what_fits(self) -> None:
-        while self._queue and self._fits(self._queue[0][1]):
-            handle, job = self._queue.popleft()
+        while (handle := self._room.start()) is not None:
+            job = self._waiting.pop(handle)
             names = tuple(self._free_devices()[: job.resources.n_devices])
             own = {"CUDA_VISIBLE_DEVICES": ",".join(names)} if self.devices else {}
             self._running[handle] = (job, start_process(job, {**os.environ, **own}), names)
@@ -117,6 +111,7 @@ class LocalExecutor:
             if code is not None:
                 self._ended[running] = code
                 del self._running[running]
+                self._room.end(running)
         self._start_what_fits()
         if handle in self._ended:
             return State.DONE if self._ended[handle] == 0 else State.FAILED
@@ -124,7 +119,7 @@ class LocalExecutor:
 
     def cancel(self, *handles: Handle) -> None:
         """Take jobs off the queue; ask those that run to save and end, and see them end."""
-        self._queue = deque(entry for entry in self._queue if entry[0] not in handles)
+        self._room.drop(handles)
         stop_processes(self._running[handle][1] for handle in handles if handle in self._running)
 
     def exit_code(self, handle: Handle) -> int | None:

@@ -7,7 +7,7 @@ on where it was.
 
 from collections.abc import Sequence
 
-from ladderlm.study.planned import PlannedRun, Planner, losses_of
+from ladderlm.study.planned import PlannedRun, Planner
 from ladderlm.study.spec import Arm
 from ladderlm.study.tuning import FACTOR, Bracket, Tuning, fit_bracket, fit_rate_law, grid
 
@@ -43,7 +43,7 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
         rates = grid(predicted, CHECK_POINTS)
         tried = _runs(planner, arm, BRACKET_RUNGS, rates)
         runs += tried
-        losses = losses_of(tried, planner.pool)
+        losses = planner.losses_of(tried)
         if losses is None:
             return runs, Tuning(arm.name, tuple(brackets), law, False, None)
         check = fit_bracket(BRACKET_RUNGS, flops[BRACKET_RUNGS], rates, losses)
@@ -69,7 +69,7 @@ def _bracket(
     """Plan a grid, made longer while its best point is its last; None while runs are missing."""
     while True:
         tried = _runs(planner, arm, index, rates)
-        losses = losses_of(tried, planner.pool)
+        losses = planner.losses_of(tried)
         if losses is None:
             return tried, None
         bracket = fit_bracket(index, planner.spec.ladder.flops[index], rates, losses)

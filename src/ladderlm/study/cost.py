@@ -29,8 +29,6 @@ __all__ = [
     "Cost",
     "Measured",
     "estimate_memory",
-    "makespan",
-    "places",
     "predict",
     "predict_all",
     "probe",
@@ -198,20 +196,3 @@ def _between(found: Sequence[Measured], run: PlannedRun, name: str) -> float:
     known = {math.log(one.run.rung.n_matmul): float(getattr(one, name)) for one in found}
     at = sorted(known)
     return float(np.interp(math.log(run.rung.n_matmul), at, [known[x] for x in at]))
-
-
-def makespan(seconds: Sequence[float], n_at_once: int) -> float:
-    """Give the wall time of runs that start in this order, each as soon as a place is free."""
-    busy = [0.0] * max(n_at_once, 1)
-    for run in seconds:
-        busy[busy.index(min(busy))] += run
-    return max(busy)
-
-
-def places(plan: StudyPlan, n_threads: int | None) -> int:
-    """Give how many runs of a plan the local executor has room for at once."""
-    executor = LocalExecutor(n_threads)
-    needs = [run.config.execution for run in plan.runs]
-    if any(need.device == "cuda" for need in needs):
-        return max(len(executor.devices), 1)
-    return max(executor.n_threads // max(need.n_threads or 1 for need in needs), 1)

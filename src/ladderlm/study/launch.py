@@ -5,35 +5,28 @@ never started again; its folder is the truth.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from ladderlm.checkpoint.layout import rotate
 from ladderlm.config import to_dict
-from ladderlm.executors.base import Executor, Job, Outcome, Resources, State, run_all
+from ladderlm.executors.base import Executor, Job, Outcome, State, run_all
 from ladderlm.files import publish_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.study.cost import estimate_memory
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
+from ladderlm.study.schedule import in_order, rank, resources_of
 
 __all__ = ["launch", "pending_runs", "release_trunks"]
 
 
 def pending_runs(plan: StudyPlan, pool: Path) -> list[PlannedRun]:
-    """List runs that can be made and are not finished, each once, the most expensive first.
-
-    Long runs first keep all cores busy to the end; noise runs and searches go before all others.
-    """
+    """List runs that can be made and are not finished, each once, in the order of their starts."""
     pending: dict[str, PlannedRun] = {}
     for run in plan.settled:
         if not RunDirectory(pool / run.run_id).finished:
             pending.setdefault(run.run_id, run)
-    return sorted(pending.values(), key=_order)
-
-
-def _order(run: PlannedRun) -> tuple[bool, float, int, str]:
-    return run.role == "ladder", -run.rung.budget, run.seed, run.arm
+    return in_order(pending.values())
 
 
 def release_trunks(plan: StudyPlan, pool: Path) -> None:
@@ -56,35 +49,52 @@ def launch(
     pool: Path,
     executor: Executor,
     on_change: Callable[[PlannedRun, State], None] = lambda run, state: None,
+    replan: Callable[[Collection[str]], StudyPlan] | None = None,
 ) -> list[Outcome]:
     """Run what is not finished; give how each ended. One failure does not stop the others.
 
-    A branch waits until its trunk has ended, well or not: it takes over what is there.
+    A run starts as soon as what it needs is there. A branch waits until its trunk has ended, well
+    or not: it takes over what is there. A run whose rate or options a search will choose is in a
+    later plan: one is made whenever a run has ended, as long as any waits for that.
 
     Args:
         pool: folder of the runs.
         on_change: told when a run starts and ends; may raise to stop (runs save and can go on
             later).
+        replan: called with the runs that have failed for good; None: this plan is all.
     """
-    runs = {run.run_id: run for run in pending_runs(plan, pool)}
-    jobs = []
-    for run in runs.values():
-        request = pool / ".requests" / f"{run.run_id}.json"
-        publish_json(request, to_dict(run.config))
-        execution = run.config.execution
-        n_threads = execution.n_threads or 1
-        jobs.append(
-            Job(
-                name=run.run_id,
-                argv=(sys.executable, "-m", "ladderlm.run", "--wait", str(request)),
-                log=pool / run.run_id / "run.log",
-                after=run.trunk,
-                env={"OMP_NUM_THREADS": str(n_threads), "MKL_NUM_THREADS": str(n_threads)},
-                resources=Resources(
-                    n_threads,
-                    n_devices=int(execution.device == "cuda"),
-                    memory_bytes=estimate_memory(run),
-                ),
-            )
-        )
-    return run_all(executor, jobs, lambda job, state: on_change(runs[job.name], state))
+    runs: dict[str, PlannedRun] = {}
+
+    def hand_over() -> list[Job]:
+        new = [run for run in pending_runs(plan, pool) if run.run_id not in runs]
+        runs.update({run.run_id: run for run in new})
+        return [_job(run, pool) for run in new]
+
+    def more(ended: Sequence[Outcome]) -> list[Job]:
+        nonlocal plan
+        if replan is None or len(plan.settled) == len(plan.runs):
+            return []
+        plan = replan({outcome.job.name for outcome in ended if outcome.state is State.FAILED})
+        return hand_over()
+
+    def tell(job: Job, state: State) -> None:
+        on_change(runs[job.name], state)
+
+    return run_all(executor, hand_over(), tell, more=more)
+
+
+def _job(run: PlannedRun, pool: Path) -> Job:
+    """Write the request of a run; give the job that carries it out."""
+    request = pool / ".requests" / f"{run.run_id}.json"
+    publish_json(request, to_dict(run.config))
+    needs = resources_of(run)
+    n_threads = str(needs.n_threads)
+    return Job(
+        name=run.run_id,
+        argv=(sys.executable, "-m", "ladderlm.run", "--wait", str(request)),
+        log=pool / run.run_id / "run.log",
+        after=run.trunk,
+        env={"OMP_NUM_THREADS": n_threads, "MKL_NUM_THREADS": n_threads},
+        resources=needs,
+        rank=rank(run),
+    )

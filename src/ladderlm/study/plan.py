@@ -4,7 +4,7 @@ Owns which runs a `StudySpec` needs, and the warnings that a reader of the resul
 had. How one run is made is in `planned.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class StudyPlan:
         return sum(run.rung.flops for run in self.runs)
 
 
-def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
+def plan_study(spec: StudySpec, pool: Path, given_up: Collection[str] | None = None) -> StudyPlan:
     """Plan every run: rungs x arms x seeds, largest rung last, arms of a pair side by side.
 
     Before them come the noise runs, and the searches of learning rates. What a search will find is
@@ -89,11 +89,13 @@ def plan_study(spec: StudySpec, pool: Path) -> StudyPlan:
 
     Args:
         pool: folder of the runs, `STUDY/runs` or a shared one.
+        given_up: failed runs that will not be tried again, so that a search may go on without
+            them; None: all that failed.
 
     Raises:
         ConfigError, DataError: a rung cannot be met, or the data is not there.
     """
-    ladder, planner = spec.ladder, Planner(spec, pool)
+    ladder, planner = spec.ladder, Planner(spec, pool, given_up)
     baseline = spec.arms[0]
     noise = [planner.run(baseline, 0, seed, role="noise") for seed in ladder.noise_seed_list]
     searches: list[PlannedRun] = []

@@ -6,7 +6,7 @@ is in `plan.py`. Builds no model.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from ladderlm.run.resolve import open_splits, resolve
 from ladderlm.study.ladder import Rung, Target, choose_shape, nearest_shape, plan_rung
 from ladderlm.study.spec import Arm, StudySpec
 
-__all__ = ["PlannedRun", "Planner", "Role", "losses_of"]
+__all__ = ["PlannedRun", "Planner", "Role"]
 
 Role = Literal["ladder", "bracket", "noise", "isoflop", "search"]
 
@@ -64,15 +64,19 @@ class Planner:
 
     Args:
         pool: folder of the runs, `STUDY/runs` or a shared one.
+        given_up: failed runs that will not be tried again; None: all that failed.
 
     Raises:
         DataError: the data is not there.
     """
 
-    def __init__(self, spec: StudySpec, pool: Path) -> None:
-        self.spec, self.pool = spec, pool
+    def __init__(
+        self, spec: StudySpec, pool: Path, given_up: Collection[str] | None = None
+    ) -> None:
+        self.spec, self.pool, self._given_up = spec, pool, given_up
         data, train, _ = open_splits(spec.base)
         self.unique_tokens = train.n_tokens
+        self._configs: dict[str, RunConfig] = {}  # of arms, by their options
         self._base = replace(spec.base.model, vocab_size=data.vocab_size)
         models = [spec.arm_config(arm).model for arm in spec.arms]
         self._vocabularies = _vocabularies(spec)
@@ -129,7 +133,9 @@ class Planner:
             shape: None: the rung's own.
             branch: length over that of the rung.
         """
-        config, shape = self.spec.arm_config(arm), shape or self.shape(index)
+        if repr(arm.set) not in self._configs:
+            self._configs[repr(arm.set)] = self.spec.arm_config(arm)
+        config, shape = self._configs[repr(arm.set)], shape or self.shape(index)
         size = {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads")}
         size["vocab_size"] = self._vocabularies[arm.name]
         if config.model.n_kv_heads is not None:
@@ -194,6 +200,22 @@ class Planner:
         config = replace(config, checkpoint=replace(config.checkpoint, keep_steps=keep))
         return [*made, replace(trunk, config=config)]
 
+    def losses_of(self, runs: Sequence[PlannedRun]) -> list[float] | None:
+        """Give the final bits per byte, infinite where a run failed; None if one has not ended."""
+        losses = []
+        for run in runs:
+            directory = RunDirectory(self.pool / run.run_id)
+            status = (directory.summary() or {}).get("status")
+            lost = status == "failed" and (self._given_up is None or run.run_id in self._given_up)
+            if status != "finished" and not lost:
+                return None
+            scores = directory.scores(run.config.eval.split) or {}
+            found = scores.get("bits_per_byte")
+            if not isinstance(found, int | float) or not 0 < found < math.inf:
+                found = math.inf
+            losses.append(float(found))
+        return losses
+
 
 def _vocabularies(spec: StudySpec) -> dict[str, int]:
     """Give the vocabulary of every arm's data.
@@ -218,18 +240,3 @@ def _vocabularies(spec: StudySpec) -> dict[str, int]:
                 "prepare both from the same validation file",
             )
     return found
-
-
-def losses_of(runs: Sequence[PlannedRun], pool: Path) -> list[float] | None:
-    """Give the final bits per byte, infinite where a run failed; None if one has not ended."""
-    losses = []
-    for run in runs:
-        directory = RunDirectory(pool / run.run_id)
-        if (directory.summary() or {}).get("status") not in ("finished", "failed"):
-            return None
-        scores = directory.scores(run.config.eval.split) or {}
-        found = scores.get("bits_per_byte")
-        if not isinstance(found, int | float) or not 0 < found < math.inf:
-            found = math.inf
-        losses.append(float(found))
-    return losses

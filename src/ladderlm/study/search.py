@@ -14,7 +14,7 @@ from ladderlm.config import to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.run.config import RunConfig
 from ladderlm.study.options import SearchOptions
-from ladderlm.study.planned import PlannedRun, Planner, losses_of
+from ladderlm.study.planned import PlannedRun, Planner
 from ladderlm.units import format_flops
 
 __all__ = ["Found", "plan_search", "to_toml"]
@@ -57,7 +57,7 @@ def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRu
         waiting = losses is None
         last = [_run(planner, options, rung, waiting) for options in candidates]
         runs += last
-        losses = None if waiting else losses_of(last, planner.pool)
+        losses = None if waiting else planner.losses_of(last)
         keep = math.ceil(len(candidates) / 2)
         if losses is None:
             candidates = candidates[:keep]

@@ -3,6 +3,7 @@
 Owns the state of every planned run, the time still to go, and the losses so far. Starts nothing.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ladderlm.executors.base import Resources
+from ladderlm.executors.packing import Packing
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
+from ladderlm.study.schedule import wall_seconds
 
 __all__ = ["RunStatus", "StudyStatus", "early_losses", "study_status"]
 
@@ -68,8 +72,8 @@ def study_status(plan: StudyPlan, pool: Path, at_once: int = 1) -> StudyStatus:
         at_once: runs side by side as far as the caller knows; those that run now count if more.
 
     The time to go of a run is its own speed's if it has one, else that of a known run of the
-    nearest rung, of its own arm if there is one, in proportion to FLOPs. The study's is their sum
-    over as many as run side by side, and no less than the longest of them.
+    nearest rung, of its own arm if there is one, in proportion to FLOPs. The study's is that of
+    its runs in the order in which they start, as many side by side.
     """
     # A run of the ladder may be one of a search too, and one that is not chosen yet may exist.
     order = sorted(plan.runs, key=lambda run: (not run.provisional, run.role == "ladder"))
@@ -78,12 +82,18 @@ def study_status(plan: StudyPlan, pool: Path, at_once: int = 1) -> StudyStatus:
     rows = [_look(run, RunDirectory(pool / run.run_id)) for run in planned.values()]
     known = [row for row in rows if row.total_seconds is not None and row.status != "failed"]
     rows = [replace(row, remaining_seconds=_remaining(row, known)) for row in rows]
-    left = [row.remaining_seconds for row in rows if row.status not in ("finished", "failed")]
-    n_running = sum(row.status == "running" for row in rows)
-    known_left = [seconds for seconds in left if seconds is not None]
-    total = sum(known_left) / max(n_running, at_once)
-    total = max(total, max(known_left, default=0.0))
-    return StudyStatus(tuple(rows), None if None in left else total)
+    if any(row.remaining_seconds is None for row in rows):
+        return StudyStatus(tuple(rows), None)
+    states = {row.run.run_id: row for row in rows}
+    running = [name for name, row in states.items() if row.status == "running"]
+
+    def seconds_of(run: PlannedRun) -> float:
+        row = RunStatus(run, "not chosen", 0, None, None) if run.provisional else states[run.run_id]
+        return _remaining(row, known) or 0.0
+
+    room = Packing(max(len(running), at_once), math.inf, 0)  # a run takes a place
+    total = wall_seconds(plan.runs, seconds_of, room, lambda run: Resources(), running)
+    return StudyStatus(tuple(rows), total)
 
 
 def _look(run: PlannedRun, directory: RunDirectory) -> RunStatus:
