@@ -156,6 +156,29 @@ def test_the_same_study_gives_the_same_losses(executor, tiny_data, tmp_path):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.parametrize("name", CLUSTERS, indirect=True)  # local: in tests/study
+def test_branches_begin_at_their_trunks_wherever_these_were_made(executor, tiny_data, tmp_path):
+    """Trunks end before their branches are handed over, and these find what was kept for them."""
+    values = tiny_study(tiny_data)
+    values["base"]["optim.schedule"] = "wsd"
+    values["ladder"] |= {"flops": values["ladder"]["flops"][:1], "holdout": 0}
+    values["ladder"]["branches"] = [0.5, 1]
+    spec = read_study(write_study(tmp_path / "study.toml", values))
+    tables = []
+    for place, chosen in (("here", InOwnProcess()), ("there", executor)):
+        pool = tmp_path / place
+        plan = plan_study(spec, pool)
+        outcomes = launch(plan, pool, chosen)
+        assert [outcome.state for outcome in outcomes] == [State.DONE] * 4
+        rows = collect_results(plan, pool)
+        tables.append([row | dict.fromkeys(TIMING_COLUMNS) for row in rows])
+        for run in plan.runs:
+            summary = json.loads((pool / run.run_id / "summary.json").read_text())
+            wanted = {"trunk": run.trunk, "step": run.shared_steps} if run.trunk else None
+            assert summary.get("branched_from") == wanted
+    assert tables[0] == tables[1]
+
+
 def test_prepared_data_does_not_depend_on_what_encoded_it(
     name, make_executor, tiny_tokenizer_folder, tmp_path, monkeypatch, capsys
 ):

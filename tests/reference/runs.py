@@ -32,8 +32,8 @@ def outcome(folder: Path) -> dict[str, Any]:
     summary = strip_timing(json.loads((folder / "summary.json").read_text()))
     return {
         "step": last.name,
-        "model": (last / "model.safetensors").read_bytes(),
-        "optimizer": (last / "optimizer.safetensors").read_bytes(),
+        "model": {file.name: file.read_bytes() for file in last.glob("model*")},
+        "optimizer": {file.name: file.read_bytes() for file in last.glob("optimizer*")},
         "metrics": lines_of(folder / "metrics.jsonl"),
         "samples": lines_of(folder / "samples.jsonl"),
         "summary": {k: v for k, v in summary.items() if k not in ("restarts", "reason")},

@@ -10,6 +10,7 @@ from ladderlm.checkpoint.layout import list_checkpoints, step_folder
 from ladderlm.errors import ConfigError
 from ladderlm.run.execute import execute
 from reference.runs import BrokenError, break_at, lines_of, outcome
+from reference.two_processes import run_on_two
 
 QUICK = {"eval__n_samples": 0, "eval__n_documents": 3, "eval__n_evals": 1}
 WSD = QUICK | {
@@ -93,6 +94,39 @@ def test_a_cooldown_of_another_length_branches_from_an_earlier_step(make, trunk)
     short = make("short", 10, **longer, execution__start_from=str(trunk))
     assert results_of(short) == alone
     assert json.loads((short / "summary.json").read_text())["branched_from"]["step"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "weights"])
+def test_on_two_processes_a_branch_is_the_run_made_alone_there(
+    shard, make, python, child_environment, tiny_config, tmp_path
+):
+    """T04: also from a trunk of one process, whose order of adding gradients was another."""
+    plain = {"model__dropout": 0.0}  # its masks are those of a number of processes
+
+    def config(name, n_steps, **changes):
+        changes |= {"train__n_steps": n_steps, "execution__shard": shard}
+        return tiny_config(**WSD | plain | changes, out=str(tmp_path / name))
+
+    kept = {"checkpoint__keep_steps": [STABLE]}
+    one, two = make("one", 16, **plain, **kept), tmp_path / "two"
+    from_two, from_one = ({"execution__start_from": str(folder)} for folder in (two, one))
+    jobs = [
+        config("two", 16, **kept),
+        config("alone", 10),
+        config("short", 10, **from_two),
+        config("crossed", 10, **from_one),
+    ]
+    run_on_two(python, child_environment, [(job, None) for job in jobs])
+    alone = results_of(tmp_path / "alone")
+    assert results_of(tmp_path / "short") == alone
+    make("back", 10, **plain, **from_two)
+    for name in ("short", "crossed", "back"):
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["branched_from"]["step"] == STABLE
+        for ours, theirs in zip(results_of(tmp_path / name)["train"], alone["train"], strict=True):
+            assert ours["step"] == theirs["step"]
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-5)
 
 
 @pytest.mark.parametrize("damage", ["absent", "damaged", "no step"])

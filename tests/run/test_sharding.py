@@ -1,8 +1,6 @@
 """State cut over two processes: the losses of one, and checkpoints that any number takes over."""
 
 import json
-import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,10 +8,10 @@ from safetensors.torch import load_file
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.checkpoint.load import load_newest
-from ladderlm.config import to_dict
 from ladderlm.errors import CheckpointError
 from ladderlm.run.execute import execute
 from reference.runs import BrokenError, break_at, lines_of
+from reference.two_processes import run_on_two
 
 # Five rows on two processes, two at a time: three rows and two, two passes and one. Padded rows
 # differ in their targets.
@@ -29,63 +27,6 @@ FIELDS = {
     "checkpoint__every_steps": 3,
     "execution__micro_batch_seqs": 2,
 }
-WORKER = """
-import json, os, signal, sys
-import torch
-torch.set_num_threads(1)
-from ladderlm.config import from_dict
-from ladderlm.errors import Stopped
-from ladderlm.run.config import RunConfig
-from ladderlm.run.execute import execute
-
-for port, stop, values in json.loads(sys.stdin.read()):
-    os.environ["MASTER_PORT"] = str(port)
-
-    def observe(row):
-        if row["kind"] == "train" and row["step"] == stop:
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    try:
-        execute(from_dict(RunConfig, values), observe=observe)
-    except Stopped:
-        print("stopped")
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run_on_two(python, environment, jobs):
-    """Carry out runs one after another on the same two processes."""
-    work = json.dumps([(free_port(), stop, to_dict(config)) for config, stop in jobs])
-    shared = {**environment, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    children = [
-        subprocess.Popen(
-            [python, "-c", WORKER],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write(work)
-            child.stdin.close()
-            child.stdin = None
-        for child in children:
-            _, errors = child.communicate(timeout=120)
-            assert child.returncode == 0, errors[-3000:]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
 
 
 def losses_of(folder: Path) -> list[tuple[str, int, float]]:
