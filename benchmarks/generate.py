@@ -167,9 +167,10 @@ def main() -> None:
         other = to_transformers(model, getattr(torch, dtype))
         for batch in options.batch:
             prompts = make_prompts(batch)
-            contenders = {"ladderlm": lambda d=decoder, p=prompts: ask_own(d, p)}
-            if batch == 1:
-                contenders["ladderlm --compile"] = lambda d=compiled, p=prompts: ask_own(d, p)
+            contenders = {
+                "ladderlm": lambda d=decoder, p=prompts: ask_own(d, p),
+                "ladderlm --compile": lambda d=compiled, p=prompts: ask_own(d, p),
+            }
             if other is not None:
                 for cache in ("dynamic", "static"):
                     contenders[f"transformers {cache}"] = lambda o=other, p=prompts, c=cache: (

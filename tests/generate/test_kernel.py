@@ -32,6 +32,26 @@ def test_logits_equal_those_of_the_model_one_by_one(n_kv_heads):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_texts", [2, 3, 4, 8])
+def test_a_text_has_the_same_logits_alone_and_in_a_batch(n_texts, dtype):
+    """To the bit, for every number of texts that remains beside the tiles of the kernel."""
+    model = make_model(n_kv_heads=2, ffn_dim=37, vocab_size=51).eval()
+    decoder = CompiledDecoder(model, dtype)
+    tokens = torch.randint(0, 50, (n_texts, 12), generator=torch.Generator().manual_seed(1))
+
+    def read(rows):
+        caches = decoder.make_caches(len(rows), 12)
+        return torch.cat([decoder.step(rows[:, i : i + 1], caches, i) for i in range(12)], 1)
+
+    with torch.inference_mode():
+        together, whole = read(tokens), model(tokens)
+        assert torch.equal(together, torch.cat([read(row) for row in tokens.split(1)]))
+    atol = 5e-5 if dtype == torch.float32 else 0.05 * float(whole.abs().max())
+    torch.testing.assert_close(together, whole, rtol=0, atol=atol)
+
+
+@needs_compiler
 def test_half_precision_is_as_near_as_that_of_the_decoder():
     model = make_model(n_kv_heads=2).eval()
     errors = []
@@ -47,7 +67,7 @@ def test_half_precision_is_as_near_as_that_of_the_decoder():
 
 @needs_compiler
 def test_greedy_texts_are_those_of_the_model_in_any_batch():
-    """G03: single texts by the kernel, batches by PyTorch, one after the other."""
+    """G03: single texts and batches, which get smaller as texts end."""
     model = make_model(n_kv_heads=2).eval()
     prompts = [[1, i, 2 * i] for i in range(1, 11)]
     greedy = SamplingConfig(temperature=0.0)

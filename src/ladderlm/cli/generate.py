@@ -48,7 +48,7 @@ class DrawingOptions:
     device: str = "cpu"
     """cpu, cuda or cuda:1."""
     compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Read one text at a time by C code compiled for this machine: faster, needs a compiler."""
+    """Read tokens by C code compiled for this machine: faster, needs a compiler."""
 
     def sampling(self) -> "SamplingConfig":
         """Give the options of the drawing alone, checked."""

@@ -1,8 +1,8 @@
 """A decoder whose single tokens go through C code compiled for this machine.
 
-Owns `CompiledDecoder`, the call of the compiler, and the choice of what reads a model. Prompts and
-batches stay with PyTorch, whose matrix products are good at them; one text at a time is bound by
-reading the weights, which `kernel.c` does once for each token.
+Owns `CompiledDecoder`, the call of the compiler, and the choice of what reads a model. Prompts stay
+with PyTorch, whose matrix products are good at them; a token of each of a few texts is bound by
+reading weights and caches, which `kernel.c` does once for all of them.
 """
 
 import ctypes
@@ -27,12 +27,9 @@ __all__ = ["CompiledDecoder", "make_stepper"]
 
 _SOURCE = Path(__file__).with_name("kernel.c")
 _JOINED_WEIGHTS = 500_000_000
-# Sums may be reordered. Not -ffast-math: a library linked with it makes the whole process, PyTorch
-# included, take small numbers for zero from the moment it is loaded.
-_REORDER = (
-    "-fassociative-math -fno-signed-zeros -fno-trapping-math -fno-math-errno -freciprocal-math"
-)
-_FLAGS = ("-O3", "-march=native", *_REORDER.split(), "-fopenmp", "-shared")
+# Sums keep the order they are written in, so that a text has the same bits in any batch. And
+# -ffast-math makes the whole process, PyTorch included, take small numbers for zero.
+_FLAGS = "-O3 -march=native -fno-signed-zeros -fno-trapping-math -fno-math-errno -fopenmp".split()
 
 
 class _Layer(ctypes.Structure):
@@ -47,7 +44,8 @@ class _Model(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in (
-                "n_layers dim n_heads n_kv_heads head_dim ffn_dim vocab_size stride n_threads"
+                "n_layers dim n_heads n_kv_heads head_dim ffn_dim vocab_size capacity n_threads "
+                "text_stride position_stride head_stride"
             ).split()
         ),
         ("eps", ctypes.c_float),
@@ -71,7 +69,7 @@ def _compile(half: bool) -> Any:
     types = ("-DWEIGHT=uint16_t", "-DHALF") if half else ("-DWEIGHT=float",)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "kernel.so"
-        words = [compiler, *_FLAGS, *types, "-fPIC", str(_SOURCE), "-o", str(out), "-lm"]
+        words = [compiler, *_FLAGS, *types, "-shared", "-fPIC", str(_SOURCE), "-o", str(out), "-lm"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ConfigError(
@@ -80,13 +78,16 @@ def _compile(half: bool) -> Any:
                 "set CC to gcc or clang with OpenMP, or leave --compile out",
             )
         function = ctypes.CDLL(str(out)).step  # stays mapped when the file is gone
-    function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    function.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p),  # model, texts, tokens
+        *(ctypes.c_int64, ctypes.c_void_p),  # position, logits
+    ]
     function.restype = None
     return function
 
 
 class CompiledDecoder(Decoder):
-    """A `Decoder` that reads single tokens of single texts by compiled code.
+    """A `Decoder` that reads single tokens, of any number of texts, by compiled code.
 
     Args:
         model: on the CPU, with the SwiGLU MLP.
@@ -116,26 +117,29 @@ class CompiledDecoder(Decoder):
         self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
     ) -> Tensor:
         """Read T more tokens of every sequence; arguments and result as in `Decoder.step`."""
-        if tokens.numel() != 1:
+        n_rows, n_new = tokens.shape
+        if n_new > 1:
             return super().step(tokens, caches, start, last)
         if caches is not self._caches:
             self._bind(caches)
-        logits = torch.empty(1, 1, self.config.vocabulary)
-        capacity = caches[0].keys.shape[1]
+        tokens = tokens.contiguous()
+        logits = torch.empty(n_rows, 1, self.config.vocabulary)
         model = ctypes.byref(self._model)
-        self._call(model, int(tokens), start, capacity, logits.data_ptr())
+        self._call(model, n_rows, tokens.data_ptr(), start, logits.data_ptr())
         return logits
 
     def _bind(self, caches: list[LayerCache]) -> None:
         """Write down where everything lies."""
-        config, capacity = self.config, caches[0].keys.shape[1]
-        n_all = config.n_heads + 2 * config.kv_heads
+        config, (n_rows, capacity, _, _) = self.config, caches[0].keys.shape
+        n_all, n_threads = config.n_heads + 2 * config.kv_heads, torch.get_num_threads()
+        strides = caches[0].keys.stride()
+        assert {side.stride() for c in caches for side in (c.keys, c.values)} == {strides}
         sizes = {
-            "x": config.dim,
-            "normed": max(config.dim, config.ffn_width),
-            "wide": max(n_all * config.head_dim, 2 * config.ffn_width),
-            "mixed": config.n_heads * config.head_dim,
-            "scores": config.n_heads * capacity,
+            "x": n_rows * config.dim,
+            "normed": n_rows * max(config.dim, config.ffn_width),
+            "wide": n_rows * max(n_all * config.head_dim, 2 * config.ffn_width),
+            "mixed": n_rows * config.n_heads * config.head_dim,
+            "scores": n_threads * config.n_heads // config.kv_heads * capacity,
         }
         buffers = {name: torch.empty(size) for name, size in sizes.items()}
         layers = (_Layer * config.n_layers)()
@@ -152,8 +156,11 @@ class CompiledDecoder(Decoder):
             head_dim=config.head_dim,
             ffn_dim=config.ffn_width,
             vocab_size=config.vocabulary,
-            stride=caches[0].keys.stride(1),
-            n_threads=torch.get_num_threads(),
+            capacity=capacity,
+            n_threads=n_threads,
+            text_stride=strides[0],
+            position_stride=strides[1],
+            head_stride=strides[2],
             eps=config.norm_eps,
             embeddings=self.embeddings.data_ptr(),
             norm=self.norm.data_ptr(),
