@@ -111,9 +111,10 @@ class Decoder:
 
     def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:
         """Allocate empty caches for `batch` sequences of at most `seq_len` positions."""
-        shape = (batch, seq_len, 2, self.config.kv_heads, self.config.head_dim)
+        # the positions of a head lie side by side, as attention reads them
+        shape = (2, batch, self.config.kv_heads, seq_len, self.config.head_dim)
         both = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers]
-        return [LayerCache(cache[:, :, 0], cache[:, :, 1]) for cache in both]
+        return [LayerCache(cache[0].transpose(1, 2), cache[1].transpose(1, 2)) for cache in both]
 
     def step(
         self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False

@@ -34,6 +34,7 @@ typedef struct {
 #define N_LANES 8
 #define N_ROWS 3 /* N_ROWS * N_TEXTS sums at once fill the registers of AVX2 and hide the latency */
 #define N_TEXTS 4
+#define N_MIXED 4
 
 typedef float Lanes __attribute__((vector_size(4 * N_LANES)));
 typedef float HalfLanes __attribute__((vector_size(2 * N_LANES)));
@@ -198,6 +199,18 @@ static void turn_pairs(float *row, const float *turns, int64_t head_dim) {
     }
 }
 
+/* out = sum of share[s] values[s] / total over n positions, for n_lanes * n_groups channels */
+INLINE void mix(float *out, const WEIGHT *values, int64_t stride, const float *share, int64_t n,
+                float total, int n_lanes, int n_groups) {
+    Lanes sums[N_MIXED] = {0};
+    for (int64_t s = 0; s < n; s++)
+#pragma GCC unroll 4
+        for (int g = 0; g < n_groups; g++)
+            sums[g] += share[s] * load_weights(values + s * stride + g * N_LANES, n_lanes);
+    for (int g = 0; g < n_groups; g++)
+        for (int i = 0; i < n_lanes; i++) out[g * N_LANES + i] = sums[g][i] / total;
+}
+
 /* Store the new key and value of one head of one text and let its queries look back. */
 static void attend(const Model *m, const Layer *layer, int64_t b, int64_t k, int64_t position) {
     const int64_t e = m->head_dim, group = m->n_heads / m->n_kv_heads, n = position + 1;
@@ -225,13 +238,11 @@ static void attend(const Model *m, const Layer *layer, int64_t b, int64_t k, int
             share[s] = exponential((share[s] - most) * scale);
             total += share[s];
         }
-        memset(mixed, 0, e * sizeof(float));
-        for (int64_t s = 0; s < n; s++) {
-            const WEIGHT *seen = values + s * stride;
-#pragma omp simd
-            for (int64_t i = 0; i < e; i++) mixed[i] += share[s] * widen(seen[i]);
-        }
-        for (int64_t i = 0; i < e; i++) mixed[i] /= total;
+        int64_t i = 0;
+        for (; i + N_MIXED * N_LANES <= e; i += N_MIXED * N_LANES)
+            mix(mixed + i, values + i, stride, share, n, total, N_LANES, N_MIXED);
+        for (; i < e; i += N_LANES)
+            mix(mixed + i, values + i, stride, share, n, total, e - i < N_LANES ? e - i : N_LANES, 1);
     }
 }
 
