@@ -9,6 +9,7 @@ import pytest
 from ladderlm.checkpoint.layout import list_checkpoints, step_folder
 from ladderlm.errors import ConfigError
 from ladderlm.run.execute import execute
+from ladderlm.run.resolve import resolve
 from reference.runs import BrokenError, break_at, lines_of, outcome
 from reference.two_processes import run_on_two
 
@@ -71,7 +72,7 @@ def test_a_kept_step_stays_and_changes_nothing(make, trunk):
     assert outcome(plain) == outcome(trunk)
 
 
-@pytest.mark.parametrize("killed_at", [None, 9])
+@pytest.mark.parametrize("killed_at", [None, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_branch_ends_with_the_bytes_of_a_run_made_alone(killed_at, make, trunk):
     alone = results_of(make("alone", 10))
     begun = {"execution__start_from": str(trunk), "checkpoint__every_steps": 8}
@@ -88,6 +89,7 @@ def test_a_branch_ends_with_the_bytes_of_a_run_made_alone(killed_at, make, trunk
     assert summary["restarts"] == (killed_at is not None)
 
 
+@pytest.mark.slow
 def test_a_cooldown_of_another_length_branches_from_an_earlier_step(make, trunk):
     longer = {"optim__decay_fraction": 0.5, "optim__final_lr_fraction": 0.0}
     alone = results_of(make("alone", 10, **longer))
@@ -129,7 +131,9 @@ def test_on_two_processes_a_branch_is_the_run_made_alone_there(
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-5)
 
 
-@pytest.mark.parametrize("damage", ["absent", "damaged", "no step"])
+@pytest.mark.parametrize(
+    "damage", ["damaged", *(pytest.param(x, marks=pytest.mark.slow) for x in ("absent", "no step"))]
+)
 def test_without_a_good_checkpoint_the_run_is_made_from_its_first_step(
     damage, make, trunk, tmp_path, caplog
 ):
@@ -170,10 +174,11 @@ def test_a_trunk_that_does_not_fit_is_refused_with_the_difference(make, trunk):
 @pytest.mark.parametrize(
     ("schedule", "n_warmup", "fits"), [("wsd", 7, True), ("wsd", 8, False), ("cosine", 11, False)]
 )
-def test_a_warm_up_longer_than_the_run_is_refused(schedule, n_warmup, fits, make):
+def test_a_warm_up_longer_than_the_run_is_refused(schedule, n_warmup, fits, tiny_config):
     changes = {"optim__schedule": schedule, "optim__warmup_steps": n_warmup}
+    config = tiny_config(**WSD | changes, train__n_steps=10)
     if fits:
-        make("run", 10, **changes)
+        assert resolve(config).optim == config.optim
     else:
         with pytest.raises(ConfigError, match=f"optim.warmup_steps = {n_warmup} of a run of 10"):
-            make("run", 10, **changes)
+            resolve(config)

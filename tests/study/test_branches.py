@@ -37,7 +37,9 @@ def spec_of(tiny_data, tmp_path_factory):
 def made(spec_of, tmp_path_factory):
     """The study's lowest rung, carried out: (plan, pool, jobs in the order of their starts)."""
     pool, executor = tmp_path_factory.mktemp("pool") / "runs", InOwnProcess()
-    plan = plan_study(spec_of(ladder={"flops": [TINY_LADDER[0]], "holdout": 0}), pool)
+    quick = {"eval.n_evals": 1, "eval.n_samples": 0}
+    lowest = {"flops": [TINY_LADDER[0]], "holdout": 0, "branches": BRANCHES[:2]}
+    plan = plan_study(spec_of(quick, lowest), pool)
     outcomes = launch(plan, pool, executor)
     assert all(outcome.exit_code == 0 for outcome in outcomes)
     return plan, pool, executor.started
@@ -114,7 +116,7 @@ def test_parts_keep_a_trunk_and_its_branches_together(spec_of, tmp_path):
 
 def test_a_branch_scores_what_it_would_have_scored_alone(made, tmp_path):
     plan, pool, _ = made
-    run = next(r for r in plan.runs if r.rung.branch == 1 and r.arm == "gelu")
+    run = next(r for r in plan.runs if r.trunk and r.arm == "gelu")
     execution = replace(run.config.execution, start_from=None)
     alone = execute(replace(run.config, execution=execution, out=str(tmp_path / "alone")))
     weights = [
@@ -153,7 +155,7 @@ def test_status_tells_lengths_apart(made):
     status = study_status(plan, pool)
     assert status.n_finished == len(plan.runs)
     rows = early_losses(status)
-    assert [row["branch"] for row in rows if row["arm"] == "gelu"] == list(BRANCHES)
+    assert [row["branch"] for row in rows if row["arm"] == "gelu"] == list(BRANCHES[:2])
     assert all(row["n_runs"] == 1 for row in rows)
 
 

@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import pytest
 
 from builders import tiny_study, write_study
-from ladderlm.executors.base import State
+from ladderlm.config import to_dict
+from ladderlm.executors.base import Job, State
 from ladderlm.executors.packing import Packing
+from ladderlm.files import publish_json
 from ladderlm.study.launch import launch
 from ladderlm.study.plan import plan_study
 from ladderlm.study.schedule import n_side_by_side, wall_seconds
 from ladderlm.study.spec import read_study
-from reference.planted import Planted, carry_out
+from reference.planted import Planted
 
 ARMS = ("swiglu", "gelu")
 
@@ -137,16 +139,18 @@ def test_one_arms_chain_does_not_wait_for_anothers(spec_of, carried_out):
 
 def test_a_failed_run_that_will_be_tried_again_chooses_no_rate(spec_of, tmp_path):
     """S02: its second try counts; the loss of the first would have left its rate out for ever."""
-    failed = set()
-
-    def loss(flops, config):
-        if config.optim.learning_rate == 0.03 and config.run_id not in failed:
-            failed.add(config.run_id)
-            return None
-        return bowl(flops, config)
-
-    spec = spec_of(branches=[1])
-    moody = carry_out(spec, tmp_path / "moody", Planted(loss))[-1]
-    steady = carry_out(spec, tmp_path / "steady", Planted(bowl))[-1]
-    assert failed
-    assert [run.run_id for run in moody.runs] == [run.run_id for run in steady.runs]
+    spec, pool = spec_of(), tmp_path / "pool"
+    plan = plan_study(spec, pool)
+    machine = Planted(
+        lambda _, config: None if config.optim.learning_rate > 0.1 else bowl(_, config)
+    )
+    lost = set()
+    for job in (run for run in plan.settled if run.role == "bracket"):
+        request = pool / ".requests" / f"{job.run_id}.json"
+        publish_json(request, to_dict(job.config))
+        handle = machine.submit(Job(job.run_id, (str(request),), pool / job.run_id / "run.log"))
+        lost |= {job.run_id} if machine.exit_code(handle) else set()
+    assert len(lost) == 2  # the highest rate of each rung
+    for given_up, goes_on in ((None, True), (lost, True), ((), False), (sorted(lost)[:1], False)):
+        again = plan_study(spec, pool, given_up)
+        assert (len(again.settled) > len(plan.settled)) == goes_on
