@@ -19,6 +19,7 @@ from ladderlm.data.prepare import PrepareConfig, merge_parts, prepare, prepare_p
 from ladderlm.data.request import request_splits
 from ladderlm.data.workers import encode_parts, started_workers
 from ladderlm.errors import ConfigError, DataError, ExecutorError
+from ladderlm.files import publish, publish_json
 
 TRAIN, VAL = make_records(40, seed=1), make_records(8, seed=2)
 
@@ -272,3 +273,23 @@ def test_every_piece_is_made_by_exactly_one_worker(config, tmp_path, n_parts, wo
         for index in range(60):
             turns = [job.turns[file] for job in jobs]
             assert sum((file + index) % n == r for n, r in turns if n) == 1
+
+
+def test_a_piece_that_is_still_made_is_waited_for_and_one_that_is_not_is_an_error(tmp_path):
+    publish(tmp_path / "00000-000000.piece", lambda stream: stream.write(b"any"))
+    asked = []
+
+    def still_made():
+        asked.append(len(list(tmp_path.glob("*.piece"))))
+        if len(asked) == 4:  # the second piece and the end of the file come late
+            publish(tmp_path / "00000-000001.piece", lambda stream: stream.write(b"any"))
+            publish_json(tmp_path / "00000.json", {"n_pieces": 2})
+        return len(asked) < 7
+
+    pieces = find_pieces([tmp_path], 2, still_made)
+    names = [(file, path.name) for file, path in (next(pieces), next(pieces))]
+    assert names == [(0, "00000-000000.piece"), (0, "00000-000001.piece")]
+    assert asked == [1, 1, 1, 1]
+    with pytest.raises(DataError, match="piece 0 of source file 1 is in none"):
+        next(pieces)
+    assert len(asked) == 7

@@ -51,8 +51,10 @@ def assemble(
     Raises:
         DataError: a piece that is missing or damaged, or no documents at all.
     """
-    paths = list(_needed(pieces, limits))
+    paths = _needed(pieces, limits)
     drop = near = None
+    if remove_duplicates or count_near:
+        paths = list(paths)  # they are read more than once
     if remove_duplicates:
         drop = _repeated(folder / "keys", paths, limits, lambda piece: piece.exact)
     if count_near:
@@ -103,7 +105,7 @@ def assemble(
     )
 
 
-def _needed(pieces: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Path]]:
+def _needed(pieces: Iterable[tuple[int, Path]], limits: Limits) -> Iterable[tuple[int, Path]]:
     """Give the pieces up to the one in which a limit is met."""
     sizes = [0, 0, 0]
     for file, path in pieces:
@@ -114,19 +116,20 @@ def _needed(pieces: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tupl
                 return
 
 
-def _read_ahead(paths: list[tuple[int, Path]]) -> Iterator[tuple[int, Piece]]:
+def _read_ahead(paths: Iterable[tuple[int, Path]]) -> Iterator[tuple[int, Piece]]:
     """Read and check each piece while the one before is used."""
     with ThreadPoolExecutor(1) as reader:
-        coming: Future[Piece] | None = None
-        for i, (file, path) in enumerate(paths):
-            piece = read_piece(path) if coming is None else coming.result()
-            coming = None
-            if i + 1 < len(paths):
-                coming = reader.submit(read_piece, paths[i + 1][1])
-            yield file, piece
+        before: tuple[int, Future[Piece]] | None = None
+        for file, path in paths:
+            coming = reader.submit(read_piece, path)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = file, coming
+        if before is not None:
+            yield before[0], before[1].result()
 
 
-def _read(paths: list[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Piece]]:
+def _read(paths: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Piece]]:
     """Read pieces, the last one cut where a limit is met."""
     done = np.zeros(3, np.int64)  # documents, bytes, tokens
     most = [np.iinfo(np.int64).max if limit is None else limit for limit in limits.each]
@@ -161,7 +164,7 @@ def _select(piece: Piece, keep: NDArray[np.bool_]) -> Piece:
 
 
 def _repeated(
-    folder: Path, paths: list[tuple[int, Path]], limits: Limits, keys: Any
+    folder: Path, paths: Iterable[tuple[int, Path]], limits: Limits, keys: Any
 ) -> NDArray[np.bool_]:
     table = KeyTable(folder)
     for _, piece in _read(paths, limits):

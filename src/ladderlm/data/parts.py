@@ -5,6 +5,7 @@ is made. A piece is a fixed run of blocks of one file, so what
 it holds does not depend on who makes it, and a piece that is there already is not made again.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 Turn = tuple[int, int]  # (n, r): piece i of file f is taken if (f + i) % n == r; n = 0: none
+_LOOK_SECONDS = 0.01  # between two looks for a piece that is being made
 _SLACK = 1.05  # more than an even share that a worker may have, to read no file twice
 
 
@@ -233,30 +235,37 @@ def _complete(job: PartJob, file: int, n_pieces: int) -> bool:
     return all(_piece_path(Path(job.folder), file, index).exists() for index in own)
 
 
-def find_pieces(folders: list[Path], n_files: int) -> Iterator[tuple[int, Path]]:
+def find_pieces(
+    folders: list[Path], n_files: int, still_made: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, Path]]:
     """Give the pieces of a split in the order of its documents: (number of the file, path).
 
     Args:
         folders: where the parts wrote.
         n_files: how many source files there are.
+        still_made: says whether pieces may still appear; one that is missing is then waited for.
 
     Raises:
         DataError (when it is reached): a piece is in none of the folders.
     """
     for file in range(n_files):
-        counts = [n for folder in folders if (n := _known_pieces(folder, file)) is not None]
         index = 0
-        while not counts or index < counts[0]:
-            places = [_piece_path(folder, file, index) for folder in folders]
-            found = [path for path in places if path.is_file()]
-            if not found:
+        while True:
+            waiting = still_made()  # asked before looking, so that the last piece is seen
+            found = [p for f in folders if (p := _piece_path(f, file, index)).is_file()]
+            if found:
+                yield file, found[0]
+                index += 1
+            elif any(_known_pieces(folder, file) == index for folder in folders):
+                break
+            elif waiting:
+                time.sleep(_LOOK_SECONDS)
+            else:
                 raise DataError(
                     f"piece {index} of source file {file} is in none of the parts",
                     "a part is missing, has not finished, or lost a file",
                     "run each `prepare --part i/n` to its end, and name all their folders",
                 )
-            yield file, found[0]
-            index += 1
 
 
 def share_files(sizes: Sequence[float], n: int) -> list[int | None]:

@@ -7,6 +7,8 @@ nothing is visible under its final name before it is whole.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def prepare(
     that was not.
 
     Args:
-        progress: told (split, documents encoded) now and then.
+        progress: told (split, documents encoded) now and then, by another thread.
         announce: told before the work begins what it will take.
 
     Raises:
@@ -78,13 +80,29 @@ def prepare(
             check_overlap(manifest["overlap"], config.allow_overlap)
             return manifest
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
-        with _workers_for(todo) as processes:  # they get ready during the estimate
+        # Left in the other order: workers that are ended end the thread that listens to them.
+        with ThreadPoolExecutor(1) as listener, _workers_for(todo) as processes:
             expected = estimate_splits(list(todo.values()), tokenizer)
             announce(expected)
             check_free_space(out, expected.disk_bytes)
-            folders = _encode_splits(todo, out / STAGING, tokenizer, progress, processes)
-        pieces = {name: [folder] for name, folder in folders.items()}
-        return _publish_splits(out, manifest, todo, pieces, tokenizer)
+            folders = _piece_folders(todo, out / STAGING, tokenizer)
+            encode = partial(_encode_splits, todo, folders, tokenizer, progress, processes)
+            encoding: Future[None] = Future()
+            if processes:
+                encoding = listener.submit(encode)
+            else:
+                encoding.set_result(encode())
+
+            def still_made() -> bool:
+                return not encoding.done() or bool(encoding.result())  # raises what went wrong
+
+            pieces = {
+                name: find_pieces([folder], len(todo[name].files), still_made)
+                for name, folder in folders.items()
+            }
+            manifest = _assemble_splits(out, manifest, todo, pieces, tokenizer)
+            encoding.result()
+        return _publish_splits(out, manifest, todo)
 
 
 @contextlib.contextmanager
@@ -99,22 +117,28 @@ def _workers_for(requests: dict[str, SplitRequest], n_parts: int = 1) -> Iterato
             yield processes
 
 
+def _piece_folders(
+    requests: dict[str, SplitRequest], out: Path, tokenizer: Tokenizer
+) -> dict[str, Path]:
+    """Make the folder for the pieces of each split."""
+    folders = {n: out / r.folder_name(tokenizer.fingerprint) for n, r in requests.items()}
+    for folder in folders.values():
+        make_folder(folder)
+    return folders
+
+
 def _encode_splits(
     requests: dict[str, SplitRequest],
-    out: Path,
+    folders: dict[str, Path],
     tokenizer: Tokenizer,
     progress: Progress,
     processes: list[Process],
     part: int = 0,
     n_parts: int = 1,
-) -> dict[str, Path]:
-    """Make the pieces of a part of all splits; give the folder of each split."""
-    folders = {n: out / r.folder_name(tokenizer.fingerprint) for n, r in requests.items()}
+) -> None:
+    """Make the pieces of a part of all splits in these folders."""
     n_workers = max(len(processes), 1)
-    jobs = []
-    for name, request in requests.items():
-        make_folder(folders[name])
-        jobs.append(request.jobs(folders[name], part, n_parts, n_workers))
+    jobs = [r.jobs(folders[name], part, n_parts, n_workers) for name, r in requests.items()]
     counters = [_counter(name, progress) for name in requests]
     lists = [list(own) for own in zip(*jobs, strict=True)]
     if processes:
@@ -123,7 +147,6 @@ def _encode_splits(
         encode_here(lists[0], tokenizer, lambda i, n: counters[i](n))
     for request in requests.values():
         request.check_unchanged()
-    return folders
 
 
 def estimate(config: PrepareConfig) -> Estimate:
@@ -181,7 +204,8 @@ def prepare_part(
         }
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
         with _workers_for(requests, n_parts) as processes:
-            _encode_splits(requests, out, tokenizer, progress, processes, part - 1, n_parts)
+            folders = _piece_folders(requests, out, tokenizer)
+            _encode_splits(requests, folders, tokenizer, progress, processes, part - 1, n_parts)
         publish_json(record_path, record)
     return record_path
 
@@ -213,13 +237,15 @@ def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> 
         for name, split in first["splits"].items():
             if not _is_done(manifest, name, split["request"]):
                 todo[name] = SplitRequest(name, (), split["request"], config)
-                pieces[name] = [folder / split["folder"] for folder in folders]
+                places = [folder / split["folder"] for folder in folders]
+                pieces[name] = find_pieces(places, len(split["request"]["sources"]))
         remove_leftovers(out, manifest, [])
         if not todo:
             check_overlap(manifest["overlap"], allow_overlap)
             return manifest
         copy_tokenizer(tokenizer_folder, out / "tokenizer")
-        return _publish_splits(out, manifest, todo, pieces, tokenizer)
+        manifest = _assemble_splits(out, manifest, todo, pieces, tokenizer)
+        return _publish_splits(out, manifest, todo)
 
 
 def _read_parts(folders: list[Path]) -> list[dict[str, Any]]:
@@ -269,31 +295,31 @@ def _counter(name: str, progress: Progress) -> Callable[[int], None]:
     return count
 
 
-def _publish_splits(
+def _assembled(out: Path, name: str) -> Path:
+    return out / STAGING / f"{name}-assembled"
+
+
+def _assemble_splits(
     out: Path,
     manifest: dict[str, Any],
     todo: dict[str, SplitRequest],
-    pieces: dict[str, list[Path]],
+    pieces: dict[str, Iterator[tuple[int, Path]]],
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
-    """Assemble splits, check their overlap, and make them count all at once."""
-    folders = dict.fromkeys(manifest["splits"], out)
+    """Make the files of splits of their pieces as these come; give the manifest with them."""
     for name in set(manifest["splits"]) - set(todo):
         open_data(out).check_files(name)
-    old = manifest["splits"]
-    manifest = manifest | {"splits": dict(old)}
-    allow_overlap = False
+    manifest = manifest | {"splits": dict(manifest["splits"])}
     for name, request in todo.items():
-        allow_overlap = request.config.allow_overlap
-        folders[name] = out / STAGING / f"{name}-assembled"
-        remove_tree(folders[name])
-        make_folder(folders[name])
+        folder = _assembled(out, name)
+        remove_tree(folder)
+        make_folder(folder)
         n_files = len(request.record["sources"])
         entry = assemble(
-            folders[name],
+            folder,
             free_prefix(out, name),
             token_dtype(tokenizer.vocab_size),
-            find_pieces(pieces[name], n_files),
+            pieces[name],
             limits=_limits_of(request.record),
             remove_duplicates=request.record["dedup"] == "exact",
             count_near=request.record["near_duplicates"],
@@ -308,6 +334,15 @@ def _publish_splits(
         "folder": "tokenizer",
     }
     manifest["dtype"] = token_dtype(tokenizer.vocab_size).str
+    return manifest
+
+
+def _publish_splits(
+    out: Path, manifest: dict[str, Any], todo: dict[str, SplitRequest]
+) -> dict[str, Any]:
+    """Check the overlap of assembled splits, and make them count all at once."""
+    folders = {n: _assembled(out, n) if n in todo else out for n in manifest["splits"]}
+    allow_overlap = any(request.config.allow_overlap for request in todo.values())
     manifest["overlap"] = count_overlap(folders, manifest["splits"])
     check_overlap(manifest["overlap"], allow_overlap)
     for name in todo:

@@ -5,6 +5,7 @@ Owns their start, what they are told and what they answer. What a part is is in 
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import queue
@@ -122,6 +123,7 @@ def work() -> None:
     if not told.endswith(b"\n"):
         return  # the one who started it is gone already
     jobs = [from_dict(PartJob, job) for job in json.loads(told)]
+    gc.disable()  # records are trees: looking for cycles among them takes time and finds none
     threading.Thread(target=_die_with_parent, daemon=True).start()
     out, sys.stdout = sys.stdout, sys.stderr
 
