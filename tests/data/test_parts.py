@@ -13,11 +13,12 @@ import pytest
 from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
+from ladderlm.data.estimate import SampleJob, take_samples
 from ladderlm.data.parts import find_pieces, share_files
 from ladderlm.data.pieces import read_piece
 from ladderlm.data.prepare import PrepareConfig, merge_parts, prepare, prepare_part
 from ladderlm.data.request import request_splits
-from ladderlm.data.workers import encode_parts, started_workers
+from ladderlm.data.workers import encode_parts, sample_elsewhere, started_workers
 from ladderlm.errors import ConfigError, DataError, ExecutorError
 from ladderlm.files import publish, publish_json
 
@@ -293,3 +294,26 @@ def test_a_piece_that_is_still_made_is_waited_for_and_one_that_is_not_is_an_erro
     with pytest.raises(DataError, match="piece 0 of source file 1 is in none"):
         next(pieces)
     assert len(asked) == 7
+
+
+def test_workers_take_the_samples_that_one_process_takes(config, tiny_tokenizer):
+    jobs = [
+        SampleJob(
+            file=file,
+            tokenizer=request.config.tokenizer,
+            near=False,
+            text_key="text",
+            subset_key="meta.pile_set_name",
+        )
+        for request in request_splits(config(), None).values()
+        for file in request.files
+    ]
+    alone = take_samples(jobs, tiny_tokenizer)
+    with started_workers(2) as processes:
+        together = sample_elsewhere(processes, jobs)
+    assert [sums[:3] + sums[4:] for sums in together] == [sums[:3] + sums[4:] for sums in alone]
+    assert sum(sums[0] for sums in together) == len(TRAIN) + len(VAL)
+    with started_workers(1) as processes:
+        processes[0].kill()
+        with pytest.raises(ExecutorError, match="ended with code -9"):
+            sample_elsewhere(processes, jobs)

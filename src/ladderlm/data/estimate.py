@@ -6,12 +6,14 @@ machine and its load, so it stands in no manifest.
 
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ladderlm.data.decompress import read_head
 from ladderlm.data.documents import Block, RecordParser
+from ladderlm.data.parts import SourceFile
 from ladderlm.data.pieces import encode_documents
 from ladderlm.data.request import SplitRequest
 from ladderlm.data.shards import INDEX_DTYPE, token_dtype
@@ -19,7 +21,7 @@ from ladderlm.errors import DataError
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.units import format_bytes, format_count, format_seconds
 
-__all__ = ["Estimate", "estimate_splits"]
+__all__ = ["Estimate", "SampleJob", "Sums", "estimate_splits", "take_samples"]
 
 SAMPLE_BYTES, SAMPLE_FILES = 512 << 10, 3
 _WRITE_BYTES_PER_SECOND = 200e6  # of tokens, when pieces become shards; hashing decides it
@@ -58,17 +60,43 @@ class Estimate:
         )
 
 
-def estimate_splits(requests: list[SplitRequest], tokenizer: Tokenizer) -> Estimate:
-    """Encode the beginnings of a few files of each split, and scale them up."""
-    total = [0.0] * 4  # documents, bytes, tokens, seconds of one process
-    for request in requests:
-        found = _sample(request, tokenizer)
+@dataclass(frozen=True, kw_only=True)
+class SampleJob:
+    """A file whose beginning is encoded, and how; see `PartJob`."""
+
+    file: SourceFile
+    tokenizer: str
+    near: bool
+    text_key: str
+    subset_key: str
+
+
+Sums = list[float]  # documents, bytes, tokens, seconds of one process, bytes of the file
+
+
+def estimate_splits(
+    requests: list[SplitRequest],
+    vocab_size: int,
+    take: Callable[[list[SampleJob]], list[Sums]],
+) -> Estimate:
+    """Encode the beginnings of a few files of each split, and scale them up.
+
+    Args:
+        take: gives what `take_samples` gives.
+    """
+    jobs = [_sample_jobs(request) for request in requests]
+    sums = iter(take([job for some in jobs for job in some]))
+    total = [0.0] * 4
+    for request, some in zip(requests, jobs, strict=True):
+        *amounts, taken_bytes = map(sum, zip(*[next(sums) for _ in some], strict=True))
+        all_bytes = sum(file.state[0] for file in request.files)
+        found = [amount * all_bytes / max(taken_bytes, 1) for amount in amounts]
         limits = request.config.limits.each
         shares = [limit / n for limit, n in zip(limits, found, strict=False) if limit and n]
         share = min([1.0, *shares])
         total = [a + share * b for a, b in zip(total, found, strict=True)]
     n_documents, text_bytes, n_tokens, seconds = total
-    token_bytes = n_tokens * token_dtype(tokenizer.vocab_size).itemsize
+    token_bytes = n_tokens * token_dtype(vocab_size).itemsize
     data_bytes = int(token_bytes + n_documents * _PER_DOCUMENT_BYTES)
     near = any(request.config.near_duplicates for request in requests)
     piece_bytes = int(token_bytes + n_documents * (40 + 64 * near))
@@ -78,30 +106,40 @@ def estimate_splits(requests: list[SplitRequest], tokenizer: Tokenizer) -> Estim
     return Estimate(n_documents, text_bytes, n_tokens, data_bytes, disk_bytes, seconds)
 
 
-def _sample(request: SplitRequest, tokenizer: Tokenizer) -> list[float]:
-    """Give documents, bytes, tokens and seconds of one process for a whole split."""
+def _sample_jobs(request: SplitRequest) -> list[SampleJob]:
     config = request.config
-    parser = RecordParser(config.text_key, config.subset_key, skip_bad=True)
-    dtype = token_dtype(tokenizer.vocab_size)
-    n_files = len(request.files)
-    step = -(-n_files // SAMPLE_FILES)
-    sums = [0.0] * 4
-    taken_bytes = 0
-    for file in request.files[::step]:
-        try:
-            raw, consumed = read_head(Path(file.path), file.shown, SAMPLE_BYTES)
-        except (OSError, EOFError, zlib.error):
-            continue  # read again below, where the error is explained
+    step = -(-len(request.files) // SAMPLE_FILES)
+    return [
+        SampleJob(
+            file=file,
+            tokenizer=config.tokenizer,
+            near=config.near_duplicates,
+            text_key=config.text_key,
+            subset_key=config.subset_key,
+        )
+        for file in request.files[::step]
+    ]
+
+
+def take_samples(jobs: list[SampleJob], tokenizer: Tokenizer) -> list[Sums]:
+    """Encode the beginning of each file; one that cannot be read gives zeros.
+
+    What it is read for says later what is wrong with it.
+    """
+    return [_take_sample(job, tokenizer) for job in jobs]
+
+
+def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
+    file = job.file
+    try:
+        raw, consumed = read_head(Path(file.path), file.shown, SAMPLE_BYTES)
         whole_lines = raw[: raw.rfind(b"\n") + 1] or raw
         started = time.perf_counter()
-        try:
-            parsed = parser.parse(Block(file.shown, 1, whole_lines))
-        except DataError:
-            continue
-        piece = encode_documents(parsed, tokenizer, dtype, config.near_duplicates)
-        sizes = (piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens))
-        for i, amount in enumerate((*sizes, time.perf_counter() - started)):
-            sums[i] += amount
-        taken_bytes += min(consumed, file.state[0]) * len(whole_lines) // max(len(raw), 1)
-    all_bytes = sum(file.state[0] for file in request.files)
-    return [amount * all_bytes / max(taken_bytes, 1) for amount in sums]
+        parser = RecordParser(job.text_key, job.subset_key, skip_bad=True)
+        parsed = parser.parse(Block(file.shown, 1, whole_lines))
+    except (DataError, OSError, EOFError, zlib.error):
+        return [0.0] * 5
+    piece = encode_documents(parsed, tokenizer, token_dtype(tokenizer.vocab_size), job.near)
+    seconds = time.perf_counter() - started
+    taken = min(consumed, file.state[0]) * len(whole_lines) // max(len(raw), 1)
+    return [piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens), seconds, taken]

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Turn = tuple[int, int]  # (n, r): piece i of file f is taken if (f + i) % n == r; n = 0: none
-_LOOK_SECONDS = 0.01  # between two looks for a piece that is being made
+_LOOK_SECONDS = 0.02  # between two looks for a piece that is being made
 _SLACK = 1.05  # more than an even share that a worker may have, to read no file twice
 
 

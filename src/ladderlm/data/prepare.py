@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.data.assemble import assemble
-from ladderlm.data.estimate import Estimate, estimate_splits
+from ladderlm.data.estimate import Estimate, estimate_splits, take_samples
 from ladderlm.data.leftovers import STAGING, free_prefix, remove_leftovers, remove_temporary
 from ladderlm.data.overlap import check_overlap, count_overlap
 from ladderlm.data.parts import Limits, find_pieces
@@ -25,7 +25,13 @@ from ladderlm.data.shards import (
     open_data,
     token_dtype,
 )
-from ladderlm.data.workers import Process, encode_here, encode_parts, started_workers
+from ladderlm.data.workers import (
+    Process,
+    encode_here,
+    encode_parts,
+    sample_elsewhere,
+    started_workers,
+)
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import (
     FolderLock,
@@ -82,7 +88,7 @@ def prepare(
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
         # Left in the other order: workers that are ended end the thread that listens to them.
         with ThreadPoolExecutor(1) as listener, _workers_for(todo) as processes:
-            expected = estimate_splits(list(todo.values()), tokenizer)
+            expected = _estimate(todo, tokenizer, processes)
             announce(expected)
             check_free_space(out, expected.disk_bytes)
             folders = _piece_folders(todo, out / STAGING, tokenizer)
@@ -158,7 +164,18 @@ def estimate(config: PrepareConfig) -> Estimate:
     if "-" in config.sources:
         raise DataError("standard input cannot be estimated", "it can be read only once")
     requests = request_splits(config, None)
-    return estimate_splits(list(requests.values()), load_tokenizer(config.tokenizer))
+    return _estimate(requests, load_tokenizer(config.tokenizer), [])
+
+
+def _estimate(
+    requests: dict[str, SplitRequest], tokenizer: Tokenizer, processes: list[Process]
+) -> Estimate:
+    """Have the workers take the samples: they need an encoder anyway, this process does not."""
+    if processes:
+        take = partial(sample_elsewhere, processes)
+    else:
+        take = partial(take_samples, tokenizer=tokenizer)
+    return estimate_splits(list(requests.values()), tokenizer.vocab_size, take)
 
 
 def prepare_part(

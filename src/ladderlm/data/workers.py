@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.config import from_dict, to_dict
+from ladderlm.data.estimate import SampleJob, Sums, take_samples
 from ladderlm.data.parts import PartJob, encode_part
 from ladderlm.errors import DataError, ExecutorError, LadderError
 from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
 
-__all__ = ["Process", "encode_here", "encode_parts", "started_workers"]
+__all__ = ["Process", "encode_here", "encode_parts", "sample_elsewhere", "started_workers"]
 
 Process = subprocess.Popen[bytes]
+# Each worker has one core; a second thread of fastokens would fill a cache of words of its own.
+_THREADS = (
+    "FASTOKENS_BPE_THREADS",
+    "RAYON_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)
 
 
 def encode_parts(
@@ -42,10 +50,7 @@ def encode_parts(
     """
     said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
     for number, (process, jobs) in enumerate(workers):
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # dead already: its exit code says so below
-            process.stdin.write(json.dumps([to_dict(job) for job in jobs]).encode() + b"\n")
-            process.stdin.flush()
+        _tell(process, "encode", jobs)
         threading.Thread(target=_listen, args=(number, process, said), daemon=True).start()
     running = set(range(len(workers)))
     while running:
@@ -54,15 +59,50 @@ def encode_parts(
             running.discard(number)
             code = workers[number][0].wait()
             if code != 0:
-                raise ExecutorError(
-                    f"a process that encodes ended with code {code}",
-                    "its pieces are not complete",
-                    "run the same command again: it goes on; less --workers need less memory",
-                )
+                raise _died(code)
         elif "error" in message:
             raise DataError(*message["error"])
         else:
             report(*message["documents"])
+
+
+def sample_elsewhere(workers: Sequence[Process], jobs: list[SampleJob]) -> list[Sums]:
+    """Have workers do `take_samples`; each does some.
+
+    Raises:
+        DataError: what any of them ran into.
+        ExecutorError: one of them died.
+    """
+    shares = [jobs[i :: len(workers)] for i in range(min(len(workers), len(jobs)))]
+    for process, share in zip(workers, shares, strict=False):
+        _tell(process, "sample", share)
+    sums: list[Sums] = [[] for _ in jobs]
+    for i, process in enumerate(workers[: len(shares)]):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        message = json.loads(line) if line.endswith(b"\n") else None
+        if message is None:
+            raise _died(process.wait())
+        if "error" in message:
+            raise DataError(*message["error"])
+        sums[i :: len(workers)] = message["sums"]
+    return sums
+
+
+def _tell(process: Process, what: str, jobs: Sequence[PartJob] | Sequence[SampleJob]) -> None:
+    line = json.dumps({what: [to_dict(job) for job in jobs]}).encode() + b"\n"
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # dead already: its exit code will say so
+        process.stdin.write(line)
+        process.stdin.flush()
+
+
+def _died(code: int) -> ExecutorError:
+    return ExecutorError(
+        f"a process that encodes ended with code {code}",
+        "its pieces are not complete",
+        "run the same command again: it goes on; less --workers need less memory",
+    )
 
 
 def encode_here(
@@ -78,7 +118,7 @@ def started_workers(n: int) -> Iterator[list[Process]]:
     """Start processes that wait for their jobs; whatever still runs at the end is killed."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    threads = dict.fromkeys(_THREADS, "1")
     with contextlib.ExitStack() as children:
         processes = []
         for _ in range(n):
@@ -115,16 +155,12 @@ def _listen(
 
 
 def work() -> None:
-    """Be a worker: read a list of `PartJob` from standard input, answer in JSON lines.
+    """Be a worker: read jobs from standard input, answer in JSON lines.
 
-    Ends as soon as the one who started it is gone, which closes standard input.
+    Told are a list of `SampleJob`, or nothing, then a list of `PartJob`. Ends as soon as the one
+    who started it is gone, which closes standard input.
     """
-    told = sys.stdin.buffer.readline()
-    if not told.endswith(b"\n"):
-        return  # the one who started it is gone already
-    jobs = [from_dict(PartJob, job) for job in json.loads(told)]
     gc.disable()  # records are trees: looking for cycles among them takes time and finds none
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     out, sys.stdout = sys.stdout, sys.stderr
 
     def say(message: dict[str, Any]) -> None:
@@ -132,15 +168,30 @@ def work() -> None:
         out.flush()
 
     try:
-        encode_here(
-            jobs,
-            load_tokenizer(jobs[0].tokenizer),
-            lambda number, n: say({"documents": [number, n]}),
-        )
+        told = _hear()
+        if "sample" in told:
+            samples = [from_dict(SampleJob, job) for job in told["sample"]]
+            tokenizer = load_tokenizer(samples[0].tokenizer)
+            say({"sums": take_samples(samples, tokenizer)})
+            told = _hear()
+            jobs = [from_dict(PartJob, job) for job in told["encode"]]
+        else:
+            jobs = [from_dict(PartJob, job) for job in told["encode"]]
+            tokenizer = load_tokenizer(jobs[0].tokenizer)
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        encode_here(jobs, tokenizer, lambda number, n: say({"documents": [number, n]}))
     except LadderError as error:
         say({"error": [error.what, error.why, error.fix]})
     except BrokenPipeError:
         os._exit(1)
+
+
+def _hear() -> dict[str, Any]:
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        os._exit(1)  # the one who started it is gone already
+    told: dict[str, Any] = json.loads(line)
+    return told
 
 
 def _die_with_parent() -> None:
