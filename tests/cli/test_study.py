@@ -94,6 +94,18 @@ def test_a_multiplier_beyond_the_ladder_is_printed_as_a_bound(capsys):
     said = capsys.readouterr().out
     assert said.count("m = > 1.78 (95 % ") == 1
     assert said.count("m = 1.000 (95 % ") == len(rungs) - 1
+    assert "learning rates" not in said
+    assert "other documents" not in said
+
+
+def test_errors_by_rates_and_by_documents_are_printed_where_they_are_known(capsys):
+    judged = {"variant": "new", "verdict": {"text": "INCONCLUSIVE", "reason": "why"}}
+    judged["comparison"] = {"rungs": [], "rate_error": 0.0421}
+    judged["documents"] = {"low_95": 1.0312, "high_95": 1.0688, "n_documents": 57}
+    describe_fits({"excluded": {}, "variants": [judged]})
+    said = capsys.readouterr().out
+    assert "learning rates: 0.042 is their part" in said
+    assert "other documents: pooled m 95 % 1.031 to 1.069 (57 " in said
 
 
 def test_the_live_table_shows_what_the_loop_has_seen(monkeypatch):

@@ -289,3 +289,12 @@ def describe_fits(fits: dict[str, Any]) -> None:
                     f"  runs of length {length} alone: m = {m['value']:.3f} "
                     f"(95 % {m['low_95']:.3f} to {m['high_95']:.3f})"
                 )
+        rates = judged["comparison"].get("rate_error", 0.0)
+        if rates:
+            print(f"  learning rates: {rates:.3f} is their part of the error of the pooled ln m")
+        documents = judged.get("documents", {})
+        if "low_95" in documents:
+            print(
+                f"  other documents: pooled m 95 % {documents['low_95']:.3f} to "
+                f"{documents['high_95']:.3f} ({documents['n_documents']} drawn again, models held)"
+            )
