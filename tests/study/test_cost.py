@@ -128,6 +128,19 @@ def test_runs_are_handed_to_the_executor_with_threads_and_memory(plan, tmp_path)
         assert job.env["OMP_NUM_THREADS"] == "1"
 
 
+def test_a_probe_leaves_out_what_counts_in_steps_of_the_whole_run(plan, tmp_path):
+    """A branch warms up for more steps than a probe has, from a trunk that is not there yet."""
+    config = plan.runs[0].config
+    config = replace(
+        config,
+        optim=replace(config.optim, schedule="wsd", warmup_steps=1000),
+        checkpoint=replace(config.checkpoint, keep_steps=(900,)),
+        execution=replace(config.execution, start_from=str(tmp_path / "trunk")),
+    )
+    (found,) = measure_all([config], tmp_path, 1.0, time.monotonic())
+    assert found["step_seconds"] > 0
+
+
 def test_a_probe_that_fails_says_what_the_run_said(plan, tmp_path):
     broken = replace(plan.runs[0].config, data=replace(plan.runs[0].config.data, path="gone"))
     runs = (replace(plan.runs[0], config=broken),)

@@ -128,7 +128,7 @@ def complete(
             stand in `Completion.tokens`.
         show: told (index of the prompt, text) of every piece as soon as it is sure.
         dtype: of weights and cache while decoding; None: the model's own.
-        compiled: read single texts by code compiled for this machine.
+        compiled: read tokens after the prompts by code compiled for this machine.
 
     Returns:
         For each prompt the new text and its `Completion`.

@@ -69,11 +69,14 @@ def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
     _, _, val = open_splits(config)
     n_tokens = max(EVAL_BATCHES * config.train.global_batch_tokens, int(val.offsets[1]))
     n_documents = int(np.searchsorted(val.offsets, n_tokens, side="right")) - 1
+    fixed = config.optim.warmup_steps is not None  # in steps of the whole run
     return replace(
         config,
         out=str(out),
         train=replace(config.train, n_steps=n_steps, log_every_steps=1),
-        checkpoint=replace(config.checkpoint, every_steps=2),
+        optim=replace(config.optim, warmup_steps=0 if fixed else None),
+        checkpoint=replace(config.checkpoint, every_steps=2, keep_steps=()),
+        execution=replace(config.execution, start_from=None),
         eval=replace(
             config.eval,
             n_evals=1,
