@@ -136,7 +136,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} = {value!r}", f"it must be one of {list(allowed)}", hint)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} = {value!r} is not a list")
+            raise ConfigError(f"{where} = {value!r} is not a list", "", f"write [{value!r}]")
         arguments = typing.get_args(kind)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(

@@ -339,6 +339,8 @@ def test_a_missing_package_is_named_with_its_extra(name, package, tmp_path, monk
 def test_threads_that_are_not_ours_to_share_out_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="--threads 3 with --executor slurm"):
         make_named("slurm", tmp_path, 3)
+    with pytest.raises(ConfigError, match="--threads 0"):
+        make_named("local", tmp_path, 0)
 
 
 PARENT = """

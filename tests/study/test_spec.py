@@ -120,6 +120,23 @@ WRONG = {
     "arm text": ({"arm": ["a", "b"]}, "arm"),
     "arm name": ({"arm": [{"name": 1}, {"name": "b"}]}, "name"),
     "set is text": ({"arm": [{"name": "a"}, {"name": "b", "set": "model.mlp"}]}, "set"),
+    "option of an arm": (
+        {"arm": arms({}, {"model.mpl": "gelu"})},
+        "study.toml: arm 'arm-1': unknown option model.mpl",
+    ),
+    "value of an arm": (
+        {"arm": arms({}, {"model.mlp": "gleu"})},
+        "arm 'arm-1': config.model.mlp = 'gleu'",
+    ),
+    "tuned otherwise": (
+        {"arm": [{"name": "a", "tune": {"optim.weight_decay": "bracket"}}, {"name": "b"}]},
+        "arm 'a': tune = { \"optim.weight_decay\" =",
+    ),
+    "tuned how": (
+        {"arm": [{"name": "a", "tune": {"optim.learning_rate": "brackets"}}, {"name": "b"}]},
+        "'brackets'",
+    ),
+    "ladder": ({"ladder": {"flops": [2e9, 1e9]}}, "study.toml: ladder.flops"),
     "hypothesis": ({"arm": [{"name": "a"}, {"name": "b", "hypothesis": 3}]}, "hypothesis"),
     "base text": ({"base": "llama"}, "base"),
     "study text": ({"study": "x"}, "study"),
@@ -161,6 +178,7 @@ LADDERS = {
     "updates": {"min_updates": 0},
     "holdout": {"holdout": 2},
     "negative holdout": {"holdout": -1},
+    "negative extra rungs": {"extra_seed_rungs": -1},
 }
 
 

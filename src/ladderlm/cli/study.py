@@ -1,5 +1,6 @@
 """`ladderlm study`: plan, run, status, fit, report, merge."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Collection
@@ -125,7 +126,9 @@ def run(argv: list[str]) -> int:
         print_status(status, options.json)
         return 0
     failed: list[Outcome] = []
-    store_study(folder, options.study, spec)
+    # A second runner is refused before it lays its file over that of the first.
+    with FolderLock(folder) if verb == "run" else contextlib.nullcontext():
+        store_study(folder, options.study, spec)
     if verb == "run":
         print_plan(plan, pool)
         executor = make_executor(options.executor, folder / "executor", options.threads)

@@ -20,9 +20,15 @@ def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None
         n_threads: cores to fill, where that is ours to say; None: all.
 
     Raises:
-        ConfigError: cores are named and the executor's cluster decides on them.
+        ConfigError: cores are named and the executor's cluster decides on them, or fewer than one.
         ExecutorError: its package is not installed, or its cluster cannot be reached.
     """
+    if n_threads is not None and n_threads < 1:
+        raise ConfigError(
+            f"--threads {n_threads}",
+            "a run needs a core",
+            "name 1 or more, or leave it out to fill all",
+        )
     if name == "ray":
         from ladderlm.executors.ray import RayExecutor
 

@@ -52,6 +52,9 @@ def analyse(
     times = {} if pool is None else incomparable_times(rows, pool)
     result: dict[str, Any] = {"study": spec.name, "loss": "bits_per_byte", "excluded": excluded}
     result["incomparable_times"] = times
+    if not any(row["status"] == "finished" for row in rows):
+        problem = "no run of this study has finished; start them: ladderlm study run"
+        return result | {"problem": problem, "variants": []}
     try:
         law = fit_law(points, baseline)
     except DataError as error:

@@ -51,13 +51,18 @@ class LadderOptions:
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
         if not self.flops or self.flops[0] <= 0 or not rising:
-            raise ConfigError(f"ladder.flops = {list(self.flops)}", "budgets are positive and rise")
+            raise ConfigError(
+                f"ladder.flops = {list(self.flops)}",
+                "budgets are positive and rise",
+                "write for example flops = [1e13, 3e13, 1e14]",
+            )
         if not self.seeds or len(set(self.seeds + self.extra_seeds)) != len(
             self.seeds + self.extra_seeds
         ):
             raise ConfigError(
                 f"ladder.seeds = {list(self.seeds)}, extra_seeds = {list(self.extra_seeds)}",
                 "seeds are distinct: a repeated run is no replicate",
+                "write for example seeds = [1, 2]",
             )
         for name in ("tokens_per_param", "aspect_ratio", "min_updates"):
             if getattr(self, name) <= 0:
@@ -71,12 +76,16 @@ class LadderOptions:
                 "a parabola needs four points, and sizes far off say nothing of its vertex",
                 "choose 4 to 9, or 0 for none",
             )
-        if self.noise_seeds < 0:
-            raise ConfigError(f"ladder.noise_seeds = {self.noise_seeds}", "it is not negative")
+        for name in ("noise_seeds", "extra_seed_rungs"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"ladder.{name} = {getattr(self, name)}", "it is not negative", "0 is for none"
+                )
         if not 0 <= self.holdout < len(self.flops):
             raise ConfigError(
                 f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
                 "rungs must be left to fit",
+                f"choose 0 to {len(self.flops) - 1}",
             )
 
     def _check_branches(self) -> None:

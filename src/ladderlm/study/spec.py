@@ -3,9 +3,11 @@
 Owns `StudySpec` and its reading from TOML. What runs it means is in `plan.py`.
 """
 
+import contextlib
 import difflib
 import logging
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
 
 STUDY_FILE, BASE_FILE = "study.toml", "base.json"
 USE_SCALE = "use_scale"
+TUNE = ("optim.learning_rate", "bracket")
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +63,22 @@ class StudySpec:
     search: SearchOptions | None = None
 
     def arm_config(self, arm: Arm) -> RunConfig:
-        """Give the base with an arm's options set."""
-        return replace_all(self.base, arm.set)
+        """Give the base with an arm's options set.
+
+        Raises:
+            ConfigError: no such option, or a value that is refused; names the arm.
+        """
+        with _naming(f"arm {arm.name!r}"):
+            return replace_all(self.base, arm.set)
+
+
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Say at which place of the study file an option is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.what}", error.why, error.fix) from error
 
 
 def store_study(folder: Path, file: Path | str, spec: StudySpec) -> None:
@@ -161,12 +178,14 @@ def read_study(
         )
     own = values.get("study", {})
     _check_keys(own, _STUDY, f"{path}: [study]")
+    with _naming(str(path)):
+        ladder = from_dict(LadderOptions, values["ladder"], "ladder")
     spec = StudySpec(
         name=name,
         question=values.get("question", ""),
         rationale=values.get("rationale", ""),
         base=base or _read_base(dict(values["base"]), path),
-        ladder=from_dict(LadderOptions, values["ladder"], f"{path}: ladder"),
+        ladder=ladder,
         arms=arms,
         pool=own.get("pool"),
         demonstration=own.get("demonstration", False),
@@ -198,7 +217,11 @@ def _apply_scale(values: dict[str, Any], scale: str, path: Path) -> None:
     scales = values.get("scale", {})
     if scale not in scales:
         known = ", ".join(scales) or "none"
-        raise ConfigError(f"{path}: there is no [scale.{scale}]", f"scales of this file: {known}")
+        raise ConfigError(
+            f"{path}: there is no [scale.{scale}]",
+            f"scales of this file: {known}",
+            "name one of them, or leave --scale and use_scale out",
+        )
     _check_keys(scales[scale], _SCALE, f"{path}: [scale.{scale}]")
     for part in ("base", "ladder"):
         values[part] = _flatten(values[part]) | _flatten(scales[scale].get(part, {}))
@@ -216,6 +239,14 @@ def _read_arm(values: Any, path: Path) -> Arm:
     _check_keys(values, _ARM, f"{path}: [[arm]]")
     if "name" not in values:
         raise ConfigError(f"{path}: an [[arm]] has no name")
+    for option, how in values.get("tune", {}).items():
+        if (option, how) != TUNE:
+            raise ConfigError(
+                f'{path}: arm {values["name"]!r}: tune = {{ "{option}" = {how!r} }}',
+                "a bracket of learning rates is the only search of an arm",
+                'write tune = { "optim.learning_rate" = "bracket" }, or try other options with '
+                "[search]",
+            )
     return Arm(**values)
 
 
@@ -233,7 +264,8 @@ def _read_search(values: dict[str, Any], path: Path) -> SearchOptions:
         )
     rest = {key: value for key, value in values.items() if key != "options"}
     pairs = tuple((name, tuple(tried)) for name, tried in options.items())
-    return replace(from_dict(SearchOptions, rest, f"{path}: search"), options=pairs)
+    with _naming(str(path)):
+        return replace(from_dict(SearchOptions, rest, "search"), options=pairs)
 
 
 def _read_base(values: dict[str, Any], path: Path) -> RunConfig:
@@ -246,7 +278,8 @@ def _read_base(values: dict[str, Any], path: Path) -> RunConfig:
         config = from_dict(RunConfig, read_config_file(file), str(file))
     if "data" in values and isinstance(values["data"], str):
         values["data.path"] = values.pop("data")
-    return replace_all(config, _flatten(values))
+    with _naming(f"{path}: [base]"):
+        return replace_all(config, _flatten(values))
 
 
 def _flatten(values: dict[str, Any], place: str = "") -> dict[str, Any]:
@@ -273,7 +306,8 @@ def _check_arms(spec: StudySpec, path: Path) -> None:
                 "the ladder sets it at every rung",
                 "change the ladder, or leave it out",
             )
-        config = spec.arm_config(arm)
+        with _naming(str(path)):
+            config = spec.arm_config(arm)
         if config.train.first_batch_tokens is not None:
             raise ConfigError(
                 f"{path}: arm {arm.name!r} has train.first_batch_tokens",
@@ -317,4 +351,5 @@ def _check_search(spec: StudySpec, search: SearchOptions, path: Path) -> None:
         )
     baseline = spec.arms[0]
     for combination in search.combinations():
-        spec.arm_config(replace(baseline, set=baseline.set | combination))
+        with _naming(f"{path}: [search]"):
+            spec.arm_config(replace(baseline, set=baseline.set | combination))
