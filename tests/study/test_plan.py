@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders import TINY_LADDER, tiny_study, write_study
+from builders import TINY_LADDER, make_records, tiny_study, write_jsonl, write_study
 from ladderlm.config import meaning_of
+from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError, DataError
@@ -146,6 +147,19 @@ def test_arms_that_come_to_one_run_are_refused(plan_of, tmp_path, tiny_data):
     sdpa = [{"name": "auto"}, {"name": "sdpa", "set": {"model.attention": "sdpa"}}]
     with pytest.raises(ConfigError, match=r"mean the same|come to the same run"):
         plan_of(arm=sdpa)
+
+
+def test_an_arm_that_names_other_data_has_said_what_follows(
+    plan_of, tmp_path, tiny_data, tiny_tokenizer_folder
+):
+    """Hashes of the data and the vocabulary differ without being options of an arm."""
+    shutil.copytree(tiny_data.parent / "corpus", tmp_path / "corpus")
+    write_jsonl(tmp_path / "corpus/train.jsonl", make_records(50, seed=3))
+    sources, out = (str(tmp_path / "corpus"),), str(tmp_path / "other")
+    prepare(PrepareConfig(sources=sources, tokenizer=str(tiny_tokenizer_folder), out=out))
+    plan = plan_of(arm=[{"name": "here"}, {"name": "there", "set": {"data.path": out}}])
+    assert any(line.startswith("data.fingerprint") for line in plan.differences("there"))
+    assert not any("more than it says" in warning for warning in plan.warnings)
 
 
 def test_the_plan_says_what_an_arm_changes_and_warns_of_what_it_does_not_say(plan_of):

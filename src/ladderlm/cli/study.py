@@ -48,6 +48,7 @@ from ladderlm.units import format_flops
 
 __all__ = ["describe_fits", "evaluate_study", "open_study", "run"]
 
+BUSY_LOAD = 0.5  # processes that ran or waited over the last minute
 _VERBS = ("plan", "run", "status", "fit", "report")
 _USAGE = f"""\
 usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
@@ -154,6 +155,13 @@ def _plan(plan: StudyPlan, pool: Path, options: StudyOptions) -> None:
     n_at_once = n_side_by_side(plan.settled, machine.room())
     shapes = len(probed_runs(plan))
     print(f"trying {shapes} shapes, {n_at_once} at once, for a minute at most", file=sys.stderr)
+    load = os.getloadavg()[0]
+    if load > BUSY_LOAD:
+        print(
+            f"other work keeps about {load:.1f} cores of this machine busy: the times come out too "
+            "long; plan again when it is idle",
+            file=sys.stderr,
+        )
     costs = predict_all(plan, probe(plan, n_at_once))
 
     def seconds_to_go(run: PlannedRun) -> float:

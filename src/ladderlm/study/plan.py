@@ -25,6 +25,9 @@ _FOLLOWS = {
     *("train.n_steps", "eval.head_tokens", "eval.n_evals", "checkpoint.every_steps"),
     "optim.warmup_steps",  # of branches, by the shortest one's length
 }
+# What follows from another data.path, which itself is no part of what a run means.
+_FOLLOWS_DATA = {"data.fingerprint", "data.tokenizer_fingerprint", "eval.fingerprint"}
+_FOLLOWS_DATA |= {"model.vocab_size"}
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,9 @@ def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
     said_of_baseline = {*spec.arms[0].set, *spec.arms[0].tune}
     for arm in spec.arms[1:]:
         changed = {line.split(":", 1)[0] for line in plan.differences(arm.name)}
-        unsaid = sorted(changed - said_of_baseline - set(arm.set) - set(arm.tune) - _FOLLOWS)
+        said = said_of_baseline | set(arm.set) | set(arm.tune)
+        follows = _FOLLOWS | (_FOLLOWS_DATA if "data.path" in said else set())
+        unsaid = sorted(changed - said - follows)
         if unsaid:
             found.append(f"arm {arm.name} differs in more than it says: {', '.join(unsaid)}")
     if not all(arm.tune for arm in spec.arms):
