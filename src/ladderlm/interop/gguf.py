@@ -95,7 +95,6 @@ def write_gguf(source: Source, out: Path, dtype: str | None = None) -> list[Path
     Raises:
         CheckpointError: the model has no tokenizer, or one that llama.cpp does not know.
     """
-    gguf = _package()
     config = source.config
     require_llama(config, "gguf")
     if source.tokenizer is None:
@@ -104,6 +103,7 @@ def write_gguf(source: Source, out: Path, dtype: str | None = None) -> list[Path
             "llama.cpp answers text with text, so a GGUF file holds one",
             "name a folder with one: --tokenizer DIR",
         )
+    gguf = _package()
     wanted = torch.int8 if dtype == "q8_0" else getattr(torch, dtype) if dtype else source.dtype
     if wanted not in _TYPES:
         wanted = torch.float32  # float64 has no kernel in llama.cpp
