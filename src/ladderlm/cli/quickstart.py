@@ -27,15 +27,15 @@ from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import store_study
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["Budget", "plan_budget", "run"]
+__all__ = ["Budget", "final_shape", "plan_budget", "plan_final", "run"]
 
 VOCAB_SIZE = 2048
 TOKENIZER_BYTES = 16_000_000
 N_RUNGS, SPAN, ASPECT_RATIO = 4, 10.5, 32.0
 TOKENS_PER_PARAM = 8.0  # of the ladder, as far as the time allows; about the best at 5e11 FLOPs
 FINAL_TOKENS_PER_PARAM = 12.0
-# Shares of --minutes; the rest goes to data, start-up of runs and the report.
-LADDER_SHARE, FINAL_SHARE = 0.42, 0.36
+LADDER_SHARE = 0.36  # of --minutes; what is left after it goes to the final run and the report
+REPORT_SECONDS = 15.0  # the final evaluation and the page
 RUN_OVERHEAD_SECONDS = 5.0  # start of a process and the final evaluation
 PROMPTS = ("def ", "import numpy as np\n", "class ", "# ")
 ARM_RUNS = (2, 2, 1, 1)  # seeds of each rung
@@ -95,12 +95,10 @@ class Budget:
     Args:
         flops: rungs of the ladder.
         tokens_per_param: of the ladder.
-        final_flops: of the single larger run.
     """
 
     flops: tuple[float, ...]
     tokens_per_param: float
-    final_flops: float
 
 
 def run(argv: list[str]) -> int:
@@ -115,7 +113,8 @@ def run(argv: list[str]) -> int:
     data = _make_data(out)
     budget = _find_budget(out, data, options.minutes)
     study_folder = _run_study(out, data, budget)
-    best = _run_final(out, data, budget)
+    seconds_left = 60 * options.minutes - (time.monotonic() - began)
+    best = _run_final(out, data, _find_final(out, data, budget, seconds_left))
     _say(6, "writing the report")
     from ladderlm.report.render import write_report
 
@@ -168,16 +167,33 @@ def _find_budget(out: Path, data: Path, minutes: float) -> Budget:
     if file.is_file():
         known = read_json(file)
         if known.get("minutes") == minutes:
-            return Budget(tuple(known["flops"]), known["tokens_per_param"], known["final_flops"])
+            return Budget(tuple(known["flops"]), known["tokens_per_param"])
     base = _base(data)
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    n_cores = min(n_cores or 1, 64)
     one = measure_speed(replace(base.model, dim=32, n_layers=1, n_heads=4), base, 1)
-    all_cores = measure_speed(base.model, base, n_cores)
-    budget = plan_budget(base, minutes, n_cores, one, all_cores)
-    speed = {"one_thread_flops_per_second": one, "all_cores_flops_per_second": all_cores}
-    publish_json(file, {"minutes": minutes, **vars(budget), "timing": speed})
+    budget = plan_budget(base, minutes, _count_cores(), one)
+    timing = {"one_thread_flops_per_second": one}
+    publish_json(file, {"minutes": minutes, **vars(budget), "timing": timing})
     return budget
+
+
+def _find_final(out: Path, data: Path, budget: Budget, seconds_left: float) -> float:
+    """Give the FLOPs of the final run: what the machine does now, for the time that is left."""
+    file = out / "budget.json"
+    known = read_json(file)
+    if "final_flops" not in known:
+        base = _base(data)
+        began = time.monotonic()
+        all_cores = measure_speed(base.model, base, _count_cores())
+        seconds_left -= time.monotonic() - began
+        known["final_flops"] = plan_final(budget, seconds_left, all_cores)
+        known["timing"]["all_cores_flops_per_second"] = all_cores
+        publish_json(file, known)
+    return float(known["final_flops"])
+
+
+def _count_cores() -> int:
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(n_cores or 1, 64)
 
 
 def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
@@ -222,13 +238,11 @@ def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
     return per_token * base.train.global_batch_tokens / middle
 
 
-def plan_budget(
-    base: RunConfig, minutes: float, n_cores: int, one_thread: float, all_cores: float
-) -> Budget:
-    """Share out the time.
+def plan_budget(base: RunConfig, minutes: float, n_cores: int, one_thread: float) -> Budget:
+    """Plan the ladder for its share of the time.
 
     Args:
-        one_thread, all_cores: measured training FLOPs per second.
+        one_thread: measured training FLOPs per second.
     """
     n_runs = 2 * sum(ARM_RUNS)
     n_at_once = min(n_cores, n_runs)
@@ -254,11 +268,26 @@ def plan_budget(
         base.data.seq_len,
         ASPECT_RATIO,
     )
-    wanted = max(60 * minutes * FINAL_SHARE * all_cores, 1.5 * flops[-1])
+    return Budget(flops, tokens_per_param)
+
+
+def plan_final(budget: Budget, seconds_left: float, all_cores: float) -> float:
+    """Give the FLOPs of the final run, one and a half times the top rung or more.
+
+    Args:
+        seconds_left: for it and the report.
+        all_cores: measured training FLOPs per second.
+    """
+    return max((seconds_left - REPORT_SECONDS) * all_cores, 1.5 * budget.flops[-1])
+
+
+def final_shape(base: RunConfig, flops: float) -> ModelConfig:
+    """Give the shape of the final run."""
     seq_len = base.data.seq_len
-    # a budget between two shapes of the grid would be refused
-    final = snap_budgets(wanted, 1, 1.0, FINAL_TOKENS_PER_PARAM, base.model, seq_len, ASPECT_RATIO)
-    return Budget(flops, tokens_per_param, final[0])
+    tokens_per_param = FINAL_TOKENS_PER_PARAM
+    # the grid of shapes is coarse: the nearest one, for more or fewer tokens
+    (near,) = snap_budgets(flops, 1, 1.0, tokens_per_param, base.model, seq_len, ASPECT_RATIO)
+    return choose_shape(near, Target(tokens_per_param), base.model, seq_len, ASPECT_RATIO)
 
 
 def _run_study(out: Path, data: Path, budget: Budget) -> Path:
@@ -286,27 +315,26 @@ def _run_study(out: Path, data: Path, budget: Budget) -> Path:
     return folder
 
 
-def _run_final(out: Path, data: Path, budget: Budget) -> Path:
+def _run_final(out: Path, data: Path, flops: float) -> Path:
     """Train the larger model with the baseline's recipe."""
     from ladderlm.run.execute import execute
     from ladderlm.run.resolve import resolve
 
     base = _base(data)
-    target = Target(FINAL_TOKENS_PER_PARAM)
-    shape = choose_shape(budget.final_flops, target, base.model, base.data.seq_len, ASPECT_RATIO)
+    shape = final_shape(base, flops)
     per_step = train_flops_per_token(shape, base.data.seq_len) * base.train.global_batch_tokens
     config = replace(
         base,
         model=shape,
-        train=replace(base.train, n_steps=max(round(budget.final_flops / per_step), 20)),
+        train=replace(base.train, n_steps=max(round(flops / per_step), 20)),
         eval=replace(base.eval, n_samples=3, sample_tokens=128, sample_prompts=PROMPTS),
         execution=replace(base.execution, device="cpu"),
         out=str(out / "best"),
     )
     resolved = resolve(config)
     size = f"dim {shape.dim}, {shape.n_layers} layers"
-    n_steps, flops = config.train.n_steps, format_flops(budget.final_flops)
-    _say(5, f"best model: {size}, {n_steps:,} steps, {flops}")
+    n_steps = config.train.n_steps
+    _say(5, f"best model: {size}, {n_steps:,} steps, {format_flops(flops)}")
     old = RunDirectory(out / "best")
     same = old.config_file.is_file() and old.config().run_id == resolved.run_id
     with progress_bar("steps", config.train.n_steps) as bar:
