@@ -101,6 +101,7 @@ METHOD = (
     "and trend by weighted regression of the rungs' mean differences on that slope, t with rungs "
     "less parameters, the slope's own error added by the delta method"
 )
+LUCK = 0.3  # by simulation: with all of the seeds' scatter as the least, intervals are too wide
 RATES_METHOD = "; what mistuned learning rates cost is added to every error"
 
 
@@ -127,9 +128,10 @@ class _Ladder:
         return mean_weight(np.array([len(d) for d in self.differences]))
 
     def variance(self, residuals: Array, freedom: int) -> float:
-        """Give the unit variance of the means: from their scatter, or what seeds alone make of it.
+        """Give the unit variance of the rungs' means, from their scatter.
 
-        Means cannot truly scatter less than the pairs inside of rungs say; the larger one counts.
+        Means may by luck scatter much less than the seeds inside of rungs say they must. The
+        least that is believed is what seeds alone would undercut in `LUCK` of all ladders.
         """
         between = float(self.weights @ residuals**2) / freedom
         n_more = sum(len(d) - 1 for d in self.differences)
@@ -137,7 +139,8 @@ class _Ladder:
             return between
         inside = sum(float(((d - d.mean()) ** 2).sum()) for d in self.differences) / n_more
         n = np.array([len(d) for d in self.differences])
-        return max(between, float((self.weights * inside / n).mean()))
+        least = float((self.weights * inside / n).mean() * stats.f.ppf(LUCK, freedom, n_more))
+        return max(between, least)
 
 
 def compare_arms(
@@ -151,8 +154,9 @@ def compare_arms(
     origin on s: rungs where compute is worth more say more. Pairs share rung and seed, so the
     noise of a shared data order cancels. Rung means, not runs, are the replicates, since a mistuned
     rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2); but
-    means are never taken to scatter less than their seeds do. Branches of one size and seed share
-    their trunk's noise: their differences and slopes are averaged to one pair first.
+    less scatter than seeds alone would give but for luck is not believed (`LUCK`). Branches of one
+    size and seed share their trunk's noise: their differences and slopes are averaged to one pair
+    first.
 
     Every estimate is a sum a . d over the mean differences d of the rungs, so shifts of d with
     second moment M add a M a to its variance, on top of the scatter, which shows only the part of
