@@ -46,12 +46,21 @@ def test_the_status_of_a_study_that_has_not_begun(ladderlm, study, tmp_path):
     assert f"0 of {len(runs)} runs are finished" in text
 
 
-def test_without_runs_the_fit_says_that_there_is_nothing_to_fit(ladderlm, study, tmp_path):
-    """S02, P03: a reason, not a line through nothing."""
-    said = ladderlm("study", "fit", study, "--out", tmp_path / "out")
-    assert said.code in (0, 1, 2)
-    assert (said.out + said.err).strip()
-    assert "this is a bug" not in said.err
+@pytest.mark.parametrize("verb", ["fit", "report"])
+def test_without_runs_there_is_nothing_to_judge(verb, ladderlm, study, tmp_path):
+    """S02, P03: a reason, not a line through nothing, and no folder that looks like a study."""
+    said = ladderlm("study", verb, study, "--out", tmp_path / "out")
+    assert said.code == 2
+    assert "no run of" in said.err
+    assert f"there is nothing to {verb}" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_than_one_core_is_refused_by_every_verb(ladderlm, study):
+    for verb in ("plan", "run"):
+        said = ladderlm("study", verb, study, "--threads", "0")
+        assert said.code == 2
+        assert "--threads 0" in said.err
 
 
 def test_verbs_and_files_that_do_not_exist_are_named(ladderlm, tmp_path):

@@ -19,9 +19,9 @@ from ladderlm.cli.study_tables import (
     print_plan,
     print_status,
 )
-from ladderlm.errors import ConfigError
+from ladderlm.errors import ConfigError, DataError
 from ladderlm.executors.base import Outcome
-from ladderlm.executors.choice import ExecutorName, make_executor
+from ladderlm.executors.choice import ExecutorName, make_executor, require_threads
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, publish_text, read_json
 from ladderlm.report.sections import AXES, Axis
@@ -108,6 +108,7 @@ def run(argv: list[str]) -> int:
     if verb not in _VERBS:
         raise ConfigError(f"unknown verb {verb!r}", "", f"use one of {', '.join(_VERBS)}, merge")
     options = parse(StudyOptions, argv[1:], f"study {verb}", f"{verb} a study.")
+    require_threads(options.threads)
     spec, folder, pool = open_study(options.study, options.out, options.pool, options.scale)
     part = None if options.part is None else parse_part(options.part)
 
@@ -126,6 +127,12 @@ def run(argv: list[str]) -> int:
             status = study_status(plan, pool)
         print_status(status, options.json)
         return 0
+    if verb != "run" and not any(RunDirectory(pool / r.run_id).finished for r in plan.runs):
+        raise DataError(
+            f"no run of {options.study} has finished in {pool}",
+            f"there is nothing to {verb}",
+            f"ladderlm study run {options.study}, with the same --out and --pool",
+        )
     failed: list[Outcome] = []
     # A second runner is refused before it lays its file over that of the first.
     with FolderLock(folder) if verb == "run" else contextlib.nullcontext():

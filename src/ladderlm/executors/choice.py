@@ -7,7 +7,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Executor
 from ladderlm.executors.local import LocalExecutor
 
-__all__ = ["ExecutorName", "make_executor"]
+__all__ = ["ExecutorName", "make_executor", "require_threads"]
 
 ExecutorName = Literal["local", "ray", "slurm"]
 
@@ -23,12 +23,7 @@ def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None
         ConfigError: cores are named and the executor's cluster decides on them, or fewer than one.
         ExecutorError: its package is not installed, or its cluster cannot be reached.
     """
-    if n_threads is not None and n_threads < 1:
-        raise ConfigError(
-            f"--threads {n_threads}",
-            "a run needs a core",
-            "name 1 or more, or leave it out to fill all",
-        )
+    require_threads(n_threads)
     if name == "ray":
         from ladderlm.executors.ray import RayExecutor
 
@@ -44,3 +39,17 @@ def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None
 
         return SlurmExecutor(folder / "slurm")
     return LocalExecutor(n_threads)
+
+
+def require_threads(n_threads: int | None) -> None:
+    """Refuse to fill fewer cores than one.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if n_threads is not None and n_threads < 1:
+        raise ConfigError(
+            f"--threads {n_threads}",
+            "a run needs a core",
+            "name 1 or more, or leave it out to fill all",
+        )
