@@ -179,3 +179,24 @@ def test_sources_limits_and_duplicates_are_printed(prepare, tmp_path):
     assert "near duplicates of an earlier document: " in said
     for words in (("--part", "0/2"), ("--part", "x"), ("--max-tokens", "0"), ("--dedup", "fuzzy")):
         assert prepare(file, *words).code == 2
+
+
+@pytest.mark.parametrize("out", ["plain", "plain/data"])
+def test_a_file_in_the_place_of_the_folder_is_named_and_kept(
+    out, ladderlm, tiny_tokenizer_folder, tmp_path
+):
+    source, plain = tmp_path / "a.jsonl", tmp_path / "plain"
+    source.write_text('{"text": "a"}\n')
+    plain.write_text("mine")
+    own = ("--tokenizer", tiny_tokenizer_folder, "--out", tmp_path / out)
+    said = ladderlm("prepare", source, *own)
+    assert said.code != 0
+    assert f"{plain} is a file, and a folder is needed" in said.err
+    assert plain.read_text() == "mine"
+
+
+def test_text_under_another_name_than_txt_says_what_is_read_as_text(prepare, tmp_path):
+    (tmp_path / "notes.md").write_text("# Notes\n")
+    said = prepare(tmp_path / "notes.md")
+    assert said.code == 2
+    assert "as plain text only names in .txt are read" in said.err

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ladderlm.errors import LadderError, Stopped
 
@@ -69,6 +70,11 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, MemoryError):
         _say("error: out of memory\n  fix: a smaller model, or a lower execution.micro_batch_seqs")
+        return 1
+    if isinstance(error, NotADirectoryError) and error.filename:
+        place = Path(os.fsdecode(error.filename))
+        file = next((p for p in (place, *place.parents) if p.exists() and not p.is_dir()), place)
+        _say(f"error: {file} is a file, and a folder is needed\n  fix: name another folder")
         return 1
     if isinstance(error, OSError):
         _say(f"error: {error}\n  fix: check the path, its permissions and the free space")

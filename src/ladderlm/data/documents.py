@@ -262,6 +262,8 @@ class RecordParser:
         except (ValueError, RecursionError) as error:
             # The parser's own line is always 1, so only its column and its words are shown.
             column, words = getattr(error, "colno", 1), getattr(error, "msg", error)
+            if number == 1 and not {".jsonl", ".json"} & set(Path(name).suffixes):
+                words = f"{words}; as plain text only names in .txt are read"
             return self._bad("not JSON", f"{place}:{column}: not valid JSON ({words})", parsed)
         text = _dig(record, self.text_key)
         if not isinstance(text, str):
