@@ -1,6 +1,7 @@
 """Equal keys among many, and keys that near duplicates share."""
 
 import random
+import weakref
 from itertools import chain, pairwise
 
 import numpy as np
@@ -31,6 +32,17 @@ def test_repeats_and_order_are_those_of_the_naive_twin(tmp_path_factory, keys, r
     assert list(chain(*arrays)) == sorted(keys)
     borders = [array for array in arrays if array]
     assert all(a[-1] != b[0] for a, b in pairwise(borders))
+
+
+def test_keys_that_wait_do_not_hold_what_they_were_cut_from(tmp_path):
+    """They are a piece's, which has megabytes of tokens besides."""
+    piece = np.arange(1000, dtype=np.uint64)
+    gone = weakref.ref(piece)
+    table = KeyTable(tmp_path, run_entries=1 << 20)
+    table.add(piece[10:20])
+    del piece
+    assert gone() is None
+    assert not table.repeated().any()
 
 
 def signature_inputs(documents):

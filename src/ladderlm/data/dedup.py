@@ -36,7 +36,7 @@ class KeyTable:
 
     def add(self, keys: NDArray[np.uint64]) -> None:
         """Append the keys of the next documents."""
-        self._pending.append(keys)
+        self._pending.append(keys.copy())  # a view would hold the tokens that it came with
         self._n_pending += len(keys)
         self.n_entries += len(keys)
         if self._n_pending >= self.run_entries:
