@@ -4,7 +4,8 @@
 
 A model of random weights (384 wide, 6 layers, vocabulary 8192) continues prompts of 64 tokens by
 200, greedily. The same weights are given to `transformers`, whose dynamic and static caches are
-both measured. Contenders take turns, so that all see the same machine; the best round of each
+both measured. With `--llama-cpp TOKENIZER` and `llama-cpp-python`, llama.cpp reads them from a GGUF file,
+one text at a time, since the binding's texts are single. Contenders take turns, so that all see the same machine; the best round of each
 counts. Processor time stands beside wall time: other programs disturb it less. In float32, 20 texts
 are compared with the likeliest tokens of whole forward passes.
 """
@@ -12,8 +13,11 @@ are compared with the likeliest tokens of whole forward passes.
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +26,8 @@ from ladderlm.generate.decoder import Decoder
 from ladderlm.generate.engine import generate
 from ladderlm.generate.kernel import CompiledDecoder
 from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.interop.gguf import write_gguf
+from ladderlm.interop.weights import Source
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
@@ -111,6 +117,31 @@ def ask_transformers(other: Any, prompts: Sequence[Sequence[int]], cache: str) -
     return rows
 
 
+def to_llama_cpp(model: Transformer, dtype: str, tokenizer: Path, n_threads: int) -> Any:
+    """Give the same weights as a `Llama` of llama-cpp-python, which keeps its cache in float16."""
+    from llama_cpp import Llama
+
+    weights = model.state_dict()
+    dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+    with tempfile.TemporaryDirectory() as folder:
+        read, out = weights.__getitem__, Path(folder)
+        source = Source("native", out, SHAPE, dtypes, read, (), tokenizer, read)
+        (path,) = write_gguf(source, out, dtype)
+        return Llama(
+            str(path), n_ctx=SHAPE.max_seq_len, n_threads=n_threads, n_threads_batch=n_threads,
+            verbose=False,
+        )  # fmt: skip
+
+
+def ask_llama_cpp(llama: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Continue prompts with llama.cpp, one after the other."""
+    rows = []
+    for prompt in prompts:
+        llama.reset()
+        rows.append(list(islice(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), N_NEW)))
+    return rows
+
+
 def ask_own(stepper: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Continue prompts with ladderlm."""
     return [c.tokens for c in generate(stepper, prompts, N_NEW, GREEDY, frozenset())]
@@ -148,6 +179,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--llama-cpp", type=Path, metavar="TOKENIZER", help="measure llama.cpp too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = make_model()
@@ -171,6 +203,11 @@ def main() -> None:
                 "ladderlm": lambda d=decoder, p=prompts: ask_own(d, p),
                 "ladderlm --compile": lambda d=compiled, p=prompts: ask_own(d, p),
             }
+            if options.llama_cpp and batch == 1:
+                ways = [dtype, "q8_0"] if dtype == options.dtype[-1] else [dtype]
+                for way in ways:
+                    llama = to_llama_cpp(model, way, options.llama_cpp, options.threads)
+                    contenders[f"llama.cpp {way}"] = lambda m=llama, p=prompts: ask_llama_cpp(m, p)
             if other is not None:
                 for cache in ("dynamic", "static"):
                     contenders[f"transformers {cache}"] = lambda o=other, p=prompts, c=cache: (
