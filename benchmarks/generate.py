@@ -4,10 +4,11 @@
 
 A model of random weights (384 wide, 6 layers, vocabulary 8192) continues prompts of 64 tokens by
 200, greedily. The same weights are given to `transformers`, whose dynamic and static caches are
-both measured. With `--llama-cpp TOKENIZER` and `llama-cpp-python`, llama.cpp reads them from a GGUF file,
-one text at a time, since the binding's texts are single. Contenders take turns, so that all see the same machine; the best round of each
-counts. Processor time stands beside wall time: other programs disturb it less. In float32, 20 texts
-are compared with the likeliest tokens of whole forward passes.
+both measured. With `--llama-cpp TOKENIZER` and `llama-cpp-python`, llama.cpp reads them from a GGUF
+file, one text at a time, since the binding's texts are single. Contenders take turns, so that all see
+the same machine; the best round of each counts. Processor time stands beside wall time: other
+programs disturb it less. In float32, 20 texts are compared with the likeliest tokens of whole forward
+passes.
 """
 # ruff: noqa: T201
 
@@ -128,7 +129,7 @@ def to_llama_cpp(model: Transformer, dtype: str, tokenizer: Path, n_threads: int
         source = Source("native", out, SHAPE, dtypes, read, (), tokenizer, read)
         (path,) = write_gguf(source, out, dtype)
         return Llama(
-            str(path), n_ctx=SHAPE.max_seq_len, n_threads=n_threads, n_threads_batch=n_threads,
+            str(path), n_ctx=N_PROMPT + N_NEW, n_threads=n_threads, n_threads_batch=n_threads,
             verbose=False,
         )  # fmt: skip
 
