@@ -5,10 +5,10 @@
 A model of random weights (384 wide, 6 layers, vocabulary 8192) continues prompts of 64 tokens by
 200, greedily. The same weights are given to `transformers`, whose dynamic and static caches are
 both measured. With `--llama-cpp TOKENIZER` and `llama-cpp-python`, llama.cpp reads them from a GGUF
-file, one text at a time, since the binding's texts are single. Contenders take turns, so that all see
-the same machine; the best round of each counts. Processor time stands beside wall time: other
-programs disturb it less. In float32, 20 texts are compared with the likeliest tokens of whole forward
-passes.
+file, one text at a time, since the binding's texts are single. Contenders take turns, so that all
+see the same machine; the best round of each counts. Processor time stands beside wall time: other
+programs disturb it less. In float32, 20 texts are compared with the likeliest tokens of whole
+forward passes.
 """
 # ruff: noqa: T201
 
