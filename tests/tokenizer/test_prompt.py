@@ -127,3 +127,11 @@ def test_a_vocabulary_of_bytes_alone_has_nothing_to_heal():
     prompt = encode_prompt(plain, "def é")
     assert prompt.tokens == (plain.bos_id, *"def é".encode())
     assert prompt.first_ids is None
+
+
+@pytest.mark.parametrize("text", ["", "def ", "def name", "é"])
+def test_without_healing_the_tokens_are_those_of_the_text(text):
+    """So that other programs can be asked for the same continuation."""
+    assert encode_prompt(WORDS, text, heal=False) == EncodedPrompt(
+        text, tuple(WORDS.encode(text, bos=True)), b"", None
+    )

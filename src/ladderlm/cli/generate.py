@@ -86,6 +86,9 @@ class GenerateOptions(DrawingOptions):
     """How many texts for each prompt; the prompt is read once."""
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """End the text before this string. May be given several times."""
+    no_heal: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep the last token of a prompt, as Meta's code, transformers and llama.cpp do. Else it may
+    grow: after "def " the space becomes part of the name's token, as in training."""
     echo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the prompt before its continuation; with --logprobs score its tokens too."""
     logprobs: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -191,6 +194,7 @@ def _write(
         show=show,
         dtype=options.precision(),
         compiled=options.compile,
+        heal=not options.no_heal,
     )
 
 

@@ -115,11 +115,11 @@ def complete(
     show: Callable[[int, str], None] | None = None,
     dtype: torch.dtype | None = None,
     compiled: bool = False,
+    heal: bool = True,
 ) -> list[Written]:
     """Continue texts; an empty text is the unconditional prompt, BOS alone.
 
-    A prompt longer than the context keeps its end. The last token of a prompt is healed, see
-    `encode_prompt`.
+    A prompt longer than the context keeps its end.
 
     Args:
         prompts: equal ones, and equal beginnings, are read once.
@@ -129,12 +129,13 @@ def complete(
         show: told (index of the prompt, text) of every piece as soon as it is sure.
         dtype: of weights and cache while decoding; None: the model's own.
         compiled: read tokens after the prompts by code compiled for this machine.
+        heal: the last token of a prompt, see `encode_prompt`.
 
     Returns:
         For each prompt the new text and its `Completion`.
     """
     room = run.config.model.max_seq_len - 1
-    encoded = [encode_prompt(run.tokenizer, prompt, room) for prompt in prompts]
+    encoded = [encode_prompt(run.tokenizer, prompt, room, heal=heal) for prompt in prompts]
     texts = [TextStream(run.tokenizer, stop, p.healed, bool(p.text)) for p in encoded]
 
     def watch(index: int, token: int) -> bool:

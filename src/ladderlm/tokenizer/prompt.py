@@ -34,7 +34,9 @@ class EncodedPrompt:
         return added[len(self.healed) :].decode("utf-8", "replace")
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str, n_longest: int | None = None) -> EncodedPrompt:
+def encode_prompt(
+    tokenizer: Tokenizer, text: str, n_longest: int | None = None, *, heal: bool = True
+) -> EncodedPrompt:
     """Encode a prompt and heal its end.
 
     A text that ends within a word ends in a token that the model never saw there: after "def " a
@@ -43,11 +45,12 @@ def encode_prompt(tokenizer: Tokenizer, text: str, n_longest: int | None = None)
 
     Args:
         n_longest: keep BOS and the end of a longer prompt; None: keep all.
+        heal: False keeps the last token, as Meta's code, transformers and llama.cpp do.
     """
     ids = tokenizer.encode(text, bos=True)
     if n_longest is not None and len(ids) > n_longest:
         ids = [ids[0], *ids[len(ids) - (n_longest - 1) :]]
-    if len(ids) < 2:
+    if len(ids) < 2 or not heal:
         return EncodedPrompt(text, tuple(ids))
     spelt = functools.partial(tokenizer.decode_bytes, continued=True)
     last = spelt(ids[-1:])
