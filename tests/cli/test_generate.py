@@ -241,3 +241,18 @@ def test_compiled_code_writes_the_same_text(write):
     said = write(*words, "--compile", "--dtype", "float16")
     assert said.code == 2
     assert "float32 and bfloat16" in said.err
+
+
+def test_a_model_of_transformers_is_told_apart_from_a_broken_run(ladderlm, tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    said = ladderlm("generate", tmp_path)
+    assert said.code == 2
+    assert "is a folder of transformers, not a run" in said.err
+    assert "convert" in said.err
+
+
+def test_a_prompt_is_kept_whole_without_healing(ladderlm, shared_run):
+    words = ("--prompt", "def ", "--max-new-tokens", "4", "--temperature", "0", "--no-heal")
+    said = ladderlm("generate", shared_run, *words, "--json", "--logprobs", "--echo")
+    assert said.code == 0, said.err
+    assert "".join(said.json[0]["tokens"]).removeprefix("<|bos|>").startswith("def ")

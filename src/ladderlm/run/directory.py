@@ -44,10 +44,17 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.path} is not a run folder (no config.json)",
                 "",
-                "name a folder that `ladderlm train` has written; Meta's becomes one by "
-                "`ladderlm convert DIR --to native`",
+                "name a folder that `ladderlm train` has written; Meta's, or a GGUF file's, becomes "
+                "one by `ladderlm convert DIR --to native`",
             )
-        return from_dict(RunConfig, read_json(self.config_file), str(self.config_file))
+        found = read_json(self.config_file)
+        if isinstance(found, dict) and {"architectures", "model_type"} & set(found):
+            raise CheckpointError(
+                f"{self.path} is a folder of transformers, not a run",
+                "its config.json names an architecture",
+                f"ladderlm convert {self.path} --to native --out DIR, if it is a LLaMA",
+            )
+        return from_dict(RunConfig, found, str(self.config_file))
 
     def summary(self) -> dict[str, Any] | None:
         """Read the summary; None before the run has begun to write one."""
