@@ -44,8 +44,8 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.path} is not a run folder (no config.json)",
                 "",
-                "name a folder that `ladderlm train` has written; Meta's, or a GGUF file's, becomes "
-                "one by `ladderlm convert DIR --to native`",
+                "name a folder that `ladderlm train` has written; Meta's, or a GGUF file's, "
+                "becomes one by `ladderlm convert DIR --to native`",
             )
         found = read_json(self.config_file)
         if isinstance(found, dict) and {"architectures", "model_type"} & set(found):
