@@ -14,6 +14,7 @@ from ladderlm.data import local
 from ladderlm.data.documents import Reader
 from ladderlm.data.local import (
     collect_package,
+    cut_file,
     expected_packages,
     fetch_local,
     package_digest,
@@ -161,6 +162,77 @@ def read_corpus(out):
         name: [(d.subset, d.text) for d in Reader([out / f"{name}.jsonl.zst"])]
         for name in ("train", "val")
     }
+
+
+BLOCK = '''def part_{n}(first, second):
+    """Say something long enough about part {n}: {filler}."""
+
+    return first * {n} + second
+
+
+'''
+
+
+def blocks(*numbers, filler="x" * 500):
+    return "".join(BLOCK.format(n=n, filler=filler) for n in numbers)
+
+
+def as_file(text, name="pkg/long.py"):
+    return local.LocalFile("pkg", "1.0", name, "Tool code", text, local.hash_text(text))
+
+
+def test_a_long_source_file_is_cut_between_definitions_into_parts_that_make_the_file_again():
+    text = blocks(*range(9))
+    parts = cut_file(as_file(text))
+    assert len(parts) == 4  # two blocks of 0.6 kB each; the last of the nine stays with its like
+    assert "".join(part.text for part in parts) == text
+    assert all(part.text.startswith("def part_") for part in parts)
+    assert all(len(part.text) >= local.MIN_DOCUMENT_CHARS for part in parts)
+    assert len({part.digest for part in parts}) == 4
+    assert {(part.name, part.subset) for part in parts} == {("pkg/long.py", "Tool code")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pkg/short.py", blocks(1)),
+        ("pkg/prose.md", blocks(*range(9))),
+        ("pkg/indented.py", "class A:\n" + blocks(*range(9)).replace("def", "    def")),
+        ("pkg/dense.py", re.sub("\n+", "\n", blocks(*range(9)))),
+    ],
+)
+def test_short_files_prose_and_indented_definitions_stay_whole(name, text):
+    file = as_file(text, name)
+    assert cut_file(file) == [file]
+
+
+@given(st.lists(st.sampled_from(["def f():\n", "\n", "    x = 1\n", "# c\n", "é" * 300 + "\n"])))
+def test_the_parts_of_any_file_are_the_file(lines):
+    text = "".join(lines)
+    parts = cut_file(as_file(text))
+    assert "".join(part.text for part in parts) == text
+    assert len(parts) == 1 or min(len(part.text) for part in parts) >= local.MIN_DOCUMENT_CHARS
+
+
+def test_parts_of_a_file_share_its_split_and_no_part_stands_in_both(site, tmp_path):
+    """All files end in the same functions: a part that val holds is left out of train."""
+    same = blocks(100, 101, filler="the same in all files " * 30)
+    files = {f"pkg/m{i}.py": blocks(*range(10 * i, 10 * i + 4)) + same for i in range(400)}
+    found, _ = collect(install(site, "pkg", "1.0", files))
+    pins = {"pkg": {"group": "Tool code", "version": "1.0", "digests": [package_digest(found)]}}
+    corpus = fetch_local(tmp_path / "out", pins, [str(site)])
+    records = read_corpus(tmp_path / "out")
+    texts = {name: [text for _, text in split] for name, split in records.items()}
+    of_val = {f.name for f in found if int(f.digest[:8], 16) % local.VAL_ONE_IN_OTHERS == 0}
+    assert of_val
+    expected = {part.text for f in found if f.name in of_val for part in cut_file(f)}
+    assert {text for text in texts["val"] if text.startswith("def")} == expected
+    assert not set(texts["val"]) & set(texts["train"])
+    everything = [text for split in texts.values() for text in split]
+    assert len(everything) == len(set(everything))
+    assert set(everything) == {part.text for f in found for part in cut_file(f)}
+    n_parts = sum(len(cut_file(f)) for f in found)
+    assert corpus["skipped"]["a copy of another document"] == n_parts - len(everything) > 0
 
 
 def test_a_corpus_holds_each_file_once_in_the_split_of_its_hash(site, packages, tmp_path):

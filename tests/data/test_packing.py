@@ -137,9 +137,28 @@ def test_lanes_visit_each_place_once_and_keep_their_order(n_rows, n_lanes):
     firsts = sorted(places[:lanes])
     borders = [b - a for a, b in zip(firsts, [*firsts[1:], n_rows], strict=True)]
     assert max(borders) - min(borders) <= 1  # equal runs, give or take one row
+    whole = places[: n_rows // lanes * lanes]
     for lane in range(lanes):
-        own = places[lane::lanes]
+        own = whole[lane::lanes]
         assert own == list(range(own[0], own[0] + len(own)))
+    assert (
+        set(places[len(whole) :])
+        == {  # the longer lanes' last rows
+            end - 1
+            for begin, end in zip(firsts, [*firsts[1:], n_rows], strict=True)
+            if end - begin > n_rows // lanes
+        }
+    )
+
+
+@pytest.mark.parametrize(("n_lanes", "least"), [(40, 24), (1000, 40), (4096, 40)])
+def test_rows_that_are_read_together_lie_far_apart_for_any_number_of_lanes(n_lanes, least):
+    """Of ten rows of an epoch of 1,000 that are read in turn no two are near."""
+    epoch = plan([2001], 2, "concat", n_lanes)
+    for first in range(0, 900, 45):
+        places = sorted(epoch.place(first + i) for i in range(10))
+        apart = [b - a for a, b in zip(places, [*places[1:], places[0] + 1000], strict=True)]
+        assert min(apart) >= least
 
 
 def test_with_lanes_the_rows_of_a_batch_come_from_different_documents():

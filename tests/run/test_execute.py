@@ -39,6 +39,7 @@ def run(made, tiny_config):
             train__log_every_steps=4,
             eval={"n_documents": 10, "sample_tokens": 8, "sample_prompts": ["def "]},
             optim__learning_rate=0.1,
+            optim__weight_decay=3.0,
             optim__warmup_fraction=1.0,
             checkpoint__every_steps=10,
             out=str(made["folder"]),

@@ -1,5 +1,6 @@
 """`ladderlm quickstart`: everything once, on the text that is already on this machine."""
 
+import math
 import os
 import sys
 import time
@@ -22,7 +23,13 @@ from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
-from ladderlm.study.ladder import Target, choose_shape, natural_budget, snap_budgets
+from ladderlm.study.ladder import (
+    MAX_MISS,
+    Target,
+    natural_budget,
+    nearest_shape,
+    snap_budgets,
+)
 from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import store_study
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -33,7 +40,9 @@ VOCAB_SIZE = 2048
 TOKENIZER_BYTES = 16_000_000
 N_RUNGS, SPAN, ASPECT_RATIO = 4, 10.5, 32.0
 TOKENS_PER_PARAM = 8.0  # of the ladder, as far as the time allows; about the best at 5e11 FLOPs
-FINAL_TOKENS_PER_PARAM = 12.0
+# Of the final run, whose cost is time: wide layers and heads make better use of a core than those
+# of the ladder, so fewer tokens for more parameters; about the best at 8e12 FLOPs on two cores.
+FINAL_TOKENS_PER_PARAM, FINAL_HEAD_DIMS, FINAL_PROBE_DIM = 5.0, (32, 16, 8), 96
 LADDER_SHARE = 0.36  # of --minutes; what is left after it goes to the final run and the report
 REPORT_SECONDS = 15.0  # the final evaluation and the page
 RUN_OVERHEAD_SECONDS = 5.0  # start of a process and the final evaluation
@@ -183,7 +192,10 @@ def _find_final(out: Path, data: Path, budget: Budget, seconds_left: float) -> f
     if "final_flops" not in known:
         base = _base(data)
         began = time.monotonic()
-        all_cores = measure_speed(base.model, base, _count_cores())
+        probe = replace(
+            base.model, dim=FINAL_PROBE_DIM, n_heads=FINAL_PROBE_DIM // FINAL_HEAD_DIMS[0]
+        )
+        all_cores = measure_speed(probe, base, _count_cores())
         seconds_left -= time.monotonic() - began
         known["final_flops"] = plan_final(budget, seconds_left, all_cores)
         known["timing"]["all_cores_flops_per_second"] = all_cores
@@ -282,12 +294,16 @@ def plan_final(budget: Budget, seconds_left: float, all_cores: float) -> float:
 
 
 def final_shape(base: RunConfig, flops: float) -> ModelConfig:
-    """Give the shape of the final run."""
-    seq_len = base.data.seq_len
-    tokens_per_param = FINAL_TOKENS_PER_PARAM
-    # the grid of shapes is coarse: the nearest one, for more or fewer tokens
-    (near,) = snap_budgets(flops, 1, 1.0, tokens_per_param, base.model, seq_len, ASPECT_RATIO)
-    return choose_shape(near, Target(tokens_per_param), base.model, seq_len, ASPECT_RATIO)
+    """Give the shape of the final run: the widest heads that leave a shape of the right size."""
+    seq_len, target = base.data.seq_len, Target(FINAL_TOKENS_PER_PARAM)
+    tried = []
+    for head_dim in FINAL_HEAD_DIMS:
+        model = replace(base.model, n_heads=base.model.dim // head_dim)
+        shape, miss = nearest_shape(flops, target, model, seq_len, ASPECT_RATIO)
+        if miss <= math.log(MAX_MISS):
+            return shape
+        tried.append((miss, shape))
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
 def _run_study(out: Path, data: Path, budget: Budget) -> Path:

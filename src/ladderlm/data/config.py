@@ -27,7 +27,7 @@ class DataConfig:
     seq_len: int = 256  # tokens of a row
     packing: Packing = "concat"  # padded, best-fit: only documents longer than a row are cut
     mask_documents: bool = True  # a token attends only within its own document
-    n_lanes: int = 256  # places of the epoch read in turn, so that a batch mixes documents
+    n_lanes: int = 4096  # places of the epoch read in turn, so that a batch mixes documents
     order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing
     subset_weights: tuple[tuple[str, float], ...] = added_later(())  # (name, weight of its rows)
     fingerprint: str | None = None  # of the training split's tokens; None: taken from the data

@@ -14,7 +14,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "MIN_CORPUS_BYTES",
     "LocalFile",
     "collect_package",
+    "cut_file",
     "expected_packages",
     "fetch_local",
     "subset_of",
@@ -36,8 +37,12 @@ MIN_CORPUS_BYTES = 60_000_000
 # A document goes to val if its hash falls into one class of this many; small subsets give more.
 VAL_ONE_IN = {"Documentation": 8, "Licences": 12, "Type stubs": 40}
 VAL_ONE_IN_OTHERS = 200
+MIN_DOCUMENT_CHARS = 1024  # of each part of a source file that is cut
 _ZSTD_LEVEL = 3
 _KINDS = (".py", ".pyi", ".pxd", ".pyx", ".rst", ".md", ".txt")
+_CODE_KINDS = (".py", ".pyi", ".pxd", ".pyx")
+# Where a source file may be cut: before a statement or a comment at the margin, after a blank line.
+_CUT = re.compile(r"\n\n(?=(?:async def |def |class |@|#))")
 # Files that installers or builds write, whose content differs between machines.
 _MADE_HERE = re.compile(r"(^|/)(__config__|_?version|version_info|_build_config|top_level)\.\w+$")
 _TESTS = re.compile(r"(^|/)(tests?|testing|_test\w*)/|(^|/)(test_\w+|\w+_test|conftest)\.pyi?$")
@@ -46,7 +51,7 @@ _LICENCE = re.compile(r"(^|/)(licen[cs]es?|copying|notice|authors)([^/]*$|/)", r
 
 @dataclass(frozen=True)
 class LocalFile:
-    """One chosen text file of a package."""
+    """One chosen text file of a package, or a part of one: a document."""
 
     package: str
     version: str
@@ -175,14 +180,14 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _without_copies(files: list[LocalFile], skipped: Counter[str]) -> list[LocalFile]:
+def _without_copies(files: list[LocalFile], skipped: Counter[str], what: str) -> list[LocalFile]:
     """Keep the first of texts that are equal but for case and white space."""
     seen: set[bytes] = set()
     kept = []
     for file in files:
         key = hashlib.sha256(" ".join(file.text.lower().split()).encode()).digest()
         if key in seen:
-            skipped["a copy of another file"] += 1
+            skipped[what] += 1
         else:
             seen.add(key)
             kept.append(file)
@@ -196,9 +201,10 @@ def fetch_local(
 ) -> dict[str, Any]:
     """Write the corpus of this machine's packages; give what `corpus.json` says.
 
-    Documents are ordered by their hash, so the first N are a fair sample and the split does not
-    depend on anything but the texts. A package that is missing or differs is named under
-    `packages`, not refused; the fingerprint tells corpora apart.
+    Documents are files, or parts of them (`cut_file`). The hash of a file decides on its split, so
+    parts of one file stay together and the split does not depend on anything but the texts; those
+    of a split are ordered by their own hash, so the first N are a fair sample. A package that is
+    missing or differs is named under `packages`, not refused; the fingerprint tells corpora apart.
 
     Args:
         out: folder to write to.
@@ -211,21 +217,25 @@ def fetch_local(
     with FolderLock(out):
         listed = expected_packages() if expected is None else expected
         files, packages, skipped = _collect_all(listed, search_path or sys.path)
-        files = sorted(_without_copies(files, skipped), key=lambda file: file.digest)
+        files = _without_copies(files, skipped, "a copy of another file")
         if not files:
             raise DataError(
                 "none of the packages that make up the local corpus is installed",
                 f"looked for {', '.join(listed)}",
                 "install ladderlm with its dependencies (make setup), or name a corpus of your own",
             )
-        listed_files = [[file.package, file.name, file.digest, _split_of(file)] for file in files]
-        fingerprint = content_hash(listed_files)
+        splits = _split(files, skipped)
+        listed_documents = [
+            [document.package, document.name, document.digest, name]
+            for name, documents in splits.items()
+            for document in documents
+        ]
+        fingerprint = content_hash(listed_documents)
         known = out / "corpus.json"
         if known.exists():
             corpus: dict[str, Any] = read_json(known)
             if corpus.get("fingerprint") == fingerprint and _files_are_good(out, corpus):
                 return corpus
-        splits = {name: [f for f in files if _split_of(f) == name] for name in ("train", "val")}
         written = {name: _write_split(out / f"{name}.jsonl.zst", splits[name]) for name in splits}
         corpus = {
             "kind": "ladderlm-corpus",
@@ -240,6 +250,33 @@ def fetch_local(
     return corpus
 
 
+def hash_text(text: str) -> str:
+    """Give the SHA-256 of a text's UTF-8, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cut_file(file: LocalFile) -> list[LocalFile]:
+    """Give the documents of a file: source code is cut between definitions at the margin.
+
+    A model of short context meets few beginnings of files, and prompts are beginnings: what is
+    asked of it, `def ` or `class `, has to be where its documents begin. Each part has at least
+    `MIN_DOCUMENT_CHARS` characters; put together again they are the file. Other kinds of file stay
+    whole.
+    """
+    if not file.name.endswith(_CODE_KINDS):
+        return [file]
+    parts, start = [], 0
+    for cut in _CUT.finditer(file.text):
+        at = cut.end()
+        if min(at - start, len(file.text) - at) >= MIN_DOCUMENT_CHARS:
+            parts.append(file.text[start:at])
+            start = at
+    parts.append(file.text[start:])
+    if len(parts) == 1:
+        return [file]
+    return [replace(file, text=part, digest=hash_text(part)) for part in parts]
+
+
 def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
     return all(
         (out / entry["file"]).is_file() and sha256_file(out / entry["file"]) == entry["sha256"]
@@ -247,12 +284,24 @@ def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
     )
 
 
-def _split_of(file: LocalFile) -> str:
+def _is_val(file: LocalFile) -> bool:
     one_in = VAL_ONE_IN.get(file.subset, VAL_ONE_IN_OTHERS)
-    return "val" if int(file.digest[:8], 16) % one_in == 0 else "train"
+    return int(file.digest[:8], 16) % one_in == 0
 
 
-def _write_split(path: Path, files: list[LocalFile]) -> dict[str, Any]:
+def _split(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:
+    """Give the documents of each split; one that stands in both is left out of train."""
+    val = [document for file in files if _is_val(file) for document in cut_file(file)]
+    train = [document for file in files if not _is_val(file) for document in cut_file(file)]
+    kept = _without_copies([*val, *train], skipped, "a copy of another document")
+    of_val = set(map(id, val))
+    splits: dict[str, list[LocalFile]] = {"train": [], "val": []}
+    for document in sorted(kept, key=lambda document: document.digest):
+        splits["val" if id(document) in of_val else "train"].append(document)
+    return splits
+
+
+def _write_split(path: Path, documents: list[LocalFile]) -> dict[str, Any]:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -260,7 +309,7 @@ def _write_split(path: Path, files: list[LocalFile]) -> dict[str, Any]:
 
     subsets: dict[str, dict[str, int]] = {}
     with publish_stream(path) as raw, zstd.open(raw, "wb", level=_ZSTD_LEVEL) as stream:
-        for file in files:
+        for file in documents:
             meta = {"pile_set_name": file.subset, "package": file.package, "file": file.name}
             record = {"text": file.text, "meta": meta | {"version": file.version}}
             stream.write((to_json(record, indent=None) + "\n").encode())
@@ -270,7 +319,7 @@ def _write_split(path: Path, files: list[LocalFile]) -> dict[str, Any]:
     return {
         "file": path.name,
         "sha256": sha256_file(path),
-        "n_documents": len(files),
+        "n_documents": len(documents),
         "n_bytes": sum(counts["n_bytes"] for counts in subsets.values()),
         "subsets": dict(sorted(subsets.items())),
     }

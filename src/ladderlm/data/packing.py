@@ -5,6 +5,8 @@ of (document lengths, order seed, epoch, row length, policy); it holds no positi
 no files. How tails of documents share rows is worked out in `best_fit.py`.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -145,12 +147,15 @@ class EpochPlan:
         """Give the place, in the order of packing, of the row that is read as number `index`.
 
         The epoch is cut into `n_lanes` runs of equal length (give or take one row), and one row
-        of each is read in turn. So the rows of a batch come from different documents, although a
-        document may fill many rows. A bijection of 0 .. n_rows - 1.
+        of each is read in turn, far lanes after one another. So the rows of a batch come from
+        different documents, although a document may fill many rows. A bijection of
+        0 .. n_rows - 1.
         """
         n_lanes = min(self.n_lanes, self.n_rows)
         length, rest = divmod(self.n_rows, n_lanes)
-        depth, lane = divmod(index, n_lanes)
+        depth, turn = divmod(index, n_lanes)
+        # The last round holds the rows that the division left over, of the first lanes alone.
+        lane = turn if depth == length else turn * _lane_stride(n_lanes) % n_lanes
         return lane * length + min(lane, rest) + depth
 
     def row(self, index: int) -> list[Piece]:
@@ -210,6 +215,22 @@ class EpochPlan:
             n_pieces = (self.ends - 1) // self.seq_len - begins // self.seq_len + 1
             n_pieces = np.where(self.n_pairs > 0, n_pieces, 0)
         return n_pieces
+
+
+@functools.lru_cache(maxsize=16)
+def _lane_stride(n_lanes: int) -> int:
+    """Give the step nearest to the golden section of `n_lanes` without a common divisor with it.
+
+    Its multiples fill the circle of lanes evenly (Weyl's sequence), so any few lanes that are
+    read after one another lie far apart.
+    """
+    middle = max(round(n_lanes * (math.sqrt(5) - 1) / 2), 1)
+    return next(
+        stride
+        for away in range(n_lanes)
+        for stride in (middle + away, middle - away)
+        if stride > 0 and math.gcd(stride, n_lanes) == 1
+    )
 
 
 def plan_epoch(

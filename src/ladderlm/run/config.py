@@ -17,7 +17,7 @@ from ladderlm.train.config import BatchGrowth, CheckpointConfig, ExecutionConfig
 
 __all__ = ["NUMERICS_VERSION", "RunConfig"]
 
-NUMERICS_VERSION = 1  # raised by hand whenever the golden run's losses move
+NUMERICS_VERSION = 2  # raised by hand whenever the golden run's losses move
 
 
 @dataclass(frozen=True, kw_only=True)

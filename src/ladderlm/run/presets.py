@@ -17,6 +17,7 @@ _SMALL_OPTIM: dict[str, object] = {
     "learning_rate": 0.03,
     "embedding_lr_scale": 10.0,
     "beta1": 0.8,
+    "final_lr_fraction": 0.0,
 }
 
 # Batch of 4M tokens, 2,000 updates of warm-up, weight decay 0.1 and a last rate of a tenth: Touvron
