@@ -12,6 +12,7 @@ from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 
 __all__ = [
+    "MAX_MISS",
     "Rung",
     "Target",
     "choose_shape",
