@@ -48,7 +48,7 @@ from ladderlm.units import format_flops
 
 __all__ = ["describe_fits", "evaluate_study", "open_study", "run"]
 
-BUSY_LOAD = 0.5  # processes that ran or waited over the last minute
+SLACK_CORES = 0.3  # that other work may take before a probe of speed comes out too slow
 _VERBS = ("plan", "run", "status", "fit", "report")
 _USAGE = f"""\
 usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
@@ -158,14 +158,17 @@ def _plan(plan: StudyPlan, pool: Path, options: StudyOptions) -> None:
     if options.no_probe:
         print_plan(plan, pool, options.json)
         return
+    import psutil
+
     machine = LocalExecutor(options.threads)
     n_at_once = n_side_by_side(plan.settled, machine.room())
     shapes = len(probed_runs(plan))
     print(f"trying {shapes} shapes, {n_at_once} at once, for a minute at most", file=sys.stderr)
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD:
+    n_cores = psutil.cpu_count() or machine.n_threads
+    busy = psutil.cpu_percent(interval=1.0) / 100 * n_cores  # over this second, not the last minute
+    if n_cores - busy < machine.n_threads - SLACK_CORES:
         print(
-            f"other work keeps about {load:.1f} cores of this machine busy: the times come out too "
+            f"other work keeps about {busy:.1f} of {n_cores} cores busy: the times come out too "
             "long; plan again when it is idle",
             file=sys.stderr,
         )
