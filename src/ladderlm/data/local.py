@@ -185,7 +185,7 @@ def _without_copies(files: list[LocalFile], skipped: Counter[str], what: str) ->
     seen: set[bytes] = set()
     kept = []
     for file in files:
-        key = hashlib.sha256(" ".join(file.text.lower().split()).encode()).digest()
+        key = hashlib.sha256("".join(file.text.lower().split()).encode()).digest()
         if key in seen:
             skipped[what] += 1
         else:
