@@ -184,6 +184,26 @@ def test_a_grid_grows_until_its_best_point_is_inside(spec, tmp_path):
         assert len(tuning.brackets[0].rates) == 8
 
 
+def test_a_grid_grows_downwards_while_the_rate_below_its_best_is_as_good(spec, tmp_path):
+    """A cliff above a plain: three rates within 0.3 % of loss, then 3 % a step down from 0.015."""
+
+    def loss(flops, config):
+        rate = config.optim.learning_rate
+        tilt = 0.999 if rate <= 0.06 else 1.3
+        return (
+            3
+            * flops**-0.02
+            * tilt ** round(math.log2(rate / 0.0075))
+            * 1.03 ** max(math.log2(0.015 / rate), 0)
+        )
+
+    plan = carry_out(spec, tmp_path / "pool", Planted(loss))[-1]
+    for tuning in plan.tunings:
+        check = tuning.brackets[2]
+        assert len(check.rates) > 3
+        assert check.losses[0] > 1.005 * min(check.losses)  # the plain was walked to its end
+
+
 def test_an_optimum_beyond_the_longest_grid_gives_no_verdict(spec, tmp_path):
     """Rule 0: the best rate of one arm was not found."""
     executor = planted(lambda flops, config: 1e3 if config.model.mlp == "gelu" else 0.03)
@@ -198,12 +218,14 @@ def test_an_optimum_beyond_the_longest_grid_gives_no_verdict(spec, tmp_path):
 
 
 def test_a_power_law_that_does_not_hold_fails_its_check(spec, tmp_path):
-    """Rates that fall between the first two rungs and rise a hundredfold at the third."""
-    best = lambda flops, config: 3.0 if flops > 6e8 else 0.03  # noqa: E731
+    """Rates that fall between the first two rungs and rise thirtyfold at the third."""
+    best = lambda flops, config: 0.9 if flops > 6e8 else 0.03  # noqa: E731
     plan = carry_out(spec, tmp_path / "pool", planted(best))[-1]
     assert all("failed its check" in tuning.problem for tuning in plan.tunings)
     used = [run.config.optim.learning_rate for run in plan.ladder if run.rung.index == 3]
     assert min(used) > 0.06  # what the check has shown is not thrown away
+    for tuning in plan.tunings:
+        assert tuning.brackets[2].best_rate == pytest.approx(0.9, rel=0.1)  # the grid has grown
 
 
 def test_the_regret_of_every_rung_is_written_and_counts_in_every_comparison(spec, tmp_path):

@@ -1,8 +1,8 @@
 """Which runs find the learning rate of an arm, stage by stage.
 
-Owns the stages: a bracket on the two lowest rungs, then a check of the power law on the third. Each
-stage is planned from the finished runs of the one before, so that a study that was cut short goes
-on where it was.
+Owns the stages: a bracket on the two lowest rungs, then one on the third, around what their power
+law gives, which checks the law. Each stage is planned from the finished runs of the one before, so
+that a study that was cut short goes on where it was.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ __all__ = ["tune_arm"]
 
 BRACKET_RUNGS, BRACKET_POINTS, CHECK_POINTS = 2, 5, 3
 MAX_POINTS = 9  # a grid whose best point is its last grows on that side up to here
+# High rates are noisy, and a cliff lies above them: where the rate below the best is no worse than
+# by this much in loss, the best may lie further down.
+TIE = 0.005
 
 
 def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
@@ -41,15 +44,13 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
     if checked:
         predicted = law.rate(flops[BRACKET_RUNGS])
         rates = grid(predicted, CHECK_POINTS)
-        tried = _runs(planner, arm, BRACKET_RUNGS, rates)
+        tried, check = _bracket(planner, arm, BRACKET_RUNGS, rates)
         runs += tried
-        losses = planner.losses_of(tried)
-        if losses is None:
+        if check is None:
             return runs, Tuning(arm.name, tuple(brackets), law, False, None)
-        check = fit_bracket(BRACKET_RUNGS, flops[BRACKET_RUNGS], rates, losses)
         brackets.append(check)
         law = fit_rate_law(brackets)
-        if check.edge:
+        if check.rates[check.losses.index(min(check.losses))] != predicted:
             problem = (
                 f"the power law of the rates failed its check: at rung {BRACKET_RUNGS + 1} it "
                 f"gave {predicted:g}, and {check.best_rate:.3g} was better"
@@ -66,16 +67,17 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
 def _bracket(
     planner: Planner, arm: Arm, index: int, rates: list[float]
 ) -> tuple[list[PlannedRun], Bracket | None]:
-    """Plan a grid, made longer while its best point is its last; None while runs are missing."""
+    """Plan a grid, longer while its best point may lie outside; None while runs are missing."""
     while True:
         tried = _runs(planner, arm, index, rates)
         losses = planner.losses_of(tried)
         if losses is None:
             return tried, None
         bracket = fit_bracket(index, planner.spec.ladder.flops[index], rates, losses)
-        if not bracket.edge or len(rates) == MAX_POINTS:
+        best = losses.index(min(losses))
+        low = best == 0 or (best == 1 and losses[0] <= losses[1] * (1 + TIE))
+        if not (low or bracket.edge) or len(rates) == MAX_POINTS:
             return tried, bracket
-        low = bracket.best_rate == rates[0]
         rates = [rates[0] / FACTOR, *rates] if low else [*rates, rates[-1] * FACTOR]
 
 
