@@ -23,13 +23,7 @@ from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
-from ladderlm.study.ladder import (
-    MAX_MISS,
-    Target,
-    natural_budget,
-    nearest_shape,
-    snap_budgets,
-)
+from ladderlm.study.ladder import MAX_MISS, Target, natural_budget, nearest_shape, snap_budgets
 from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import store_study
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds

@@ -34,13 +34,13 @@ __all__ = [
 
 MAX_FILE_BYTES = 64 << 10
 MIN_CORPUS_BYTES = 60_000_000
-# A document goes to val if its hash falls into one class of this many; small subsets give more.
+# A file goes to val if its hash falls into one class of this many; small subsets give more.
 VAL_ONE_IN = {"Documentation": 8, "Licences": 12, "Type stubs": 40}
 VAL_ONE_IN_OTHERS = 200
 MIN_DOCUMENT_CHARS = 1024  # of each part of a source file that is cut
 _ZSTD_LEVEL = 3
-_KINDS = (".py", ".pyi", ".pxd", ".pyx", ".rst", ".md", ".txt")
 _CODE_KINDS = (".py", ".pyi", ".pxd", ".pyx")
+_KINDS = (*_CODE_KINDS, ".rst", ".md", ".txt")
 # Where a source file may be cut: before a statement or a comment at the margin, after a blank line.
 _CUT = re.compile(r"\n\n(?=(?:async def |def |class |@|#))")
 # Files that installers or builds write, whose content differs between machines.
@@ -180,11 +180,17 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _without_copies(files: list[LocalFile], skipped: Counter[str], what: str) -> list[LocalFile]:
-    """Keep the first of texts that are equal but for case and white space."""
-    seen: set[bytes] = set()
+def _without_copies(
+    texts: list[LocalFile], seen: set[bytes], skipped: Counter[str], what: str
+) -> list[LocalFile]:
+    """Keep the first of texts that are equal but for case and white space.
+
+    Args:
+        seen: keys of the texts that were kept before; the new ones are added.
+        what: the others are counted as, in `skipped`.
+    """
     kept = []
-    for file in files:
+    for file in texts:
         key = hashlib.sha256("".join(file.text.lower().split()).encode()).digest()
         if key in seen:
             skipped[what] += 1
@@ -217,7 +223,7 @@ def fetch_local(
     with FolderLock(out):
         listed = expected_packages() if expected is None else expected
         files, packages, skipped = _collect_all(listed, search_path or sys.path)
-        files = _without_copies(files, skipped, "a copy of another file")
+        files = _without_copies(files, set(), skipped, "a copy of another file")
         if not files:
             raise DataError(
                 "none of the packages that make up the local corpus is installed",
@@ -291,14 +297,14 @@ def _is_val(file: LocalFile) -> bool:
 
 def _split(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:
     """Give the documents of each split; one that stands in both is left out of train."""
-    val = [document for file in files if _is_val(file) for document in cut_file(file)]
-    train = [document for file in files if not _is_val(file) for document in cut_file(file)]
-    kept = _without_copies([*val, *train], skipped, "a copy of another document")
-    of_val = set(map(id, val))
-    splits: dict[str, list[LocalFile]] = {"train": [], "val": []}
-    for document in sorted(kept, key=lambda document: document.digest):
-        splits["val" if id(document) in of_val else "train"].append(document)
-    return splits
+    seen: set[bytes] = set()
+    splits: dict[str, list[LocalFile]] = {}
+    for name in ("val", "train"):
+        own = [file for file in files if _is_val(file) == (name == "val")]
+        documents = [document for file in own for document in cut_file(file)]
+        kept = _without_copies(documents, seen, skipped, "a copy of another document")
+        splits[name] = sorted(kept, key=lambda document: document.digest)
+    return {"train": splits["train"], "val": splits["val"]}
 
 
 def _write_split(path: Path, documents: list[LocalFile]) -> dict[str, Any]:
