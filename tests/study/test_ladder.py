@@ -49,17 +49,18 @@ def tokens_per_param(shape, budget):
     return budget / train_flops_per_token(shape, SEQ_LEN) / count_params(shape).n_matmul
 
 
-@given(base=bases(), aspect=ASPECTS)
+@given(base=bases(), aspect=ASPECTS, min_layers=st.integers(1, 4))
 @settings(max_examples=15)
-def test_every_shape_keeps_the_head_size_and_the_proportions(base, aspect):
-    for shape in shapes(base, aspect):
+def test_every_shape_keeps_the_head_size_and_the_proportions(base, aspect, min_layers):
+    for shape in shapes(base, aspect, min_layers=min_layers):
+        assert shape.n_layers >= min_layers
         assert shape.head_dim == base.head_dim
         assert shape.n_heads // shape.kv_heads == base.n_heads // base.kv_heads
         assert shape.mlp == base.mlp
         assert shape.vocab_size == base.vocab_size
         slender = shape.dim / shape.n_layers / aspect
         assert slender <= 2 or shape.n_layers == math.ceil(shape.dim / aspect / 2)
-        assert slender >= 0.5 or shape.n_layers == 1
+        assert slender >= 0.5 or shape.n_layers == min_layers
 
 
 @given(base=bases(), aspect=ASPECTS, ratio=RATIOS, exponent=st.floats(8, 19))

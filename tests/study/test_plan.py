@@ -138,6 +138,20 @@ def test_the_plan_warns_of_what_weakens_its_result(plan_of):
     assert any("batch and size are confounded" in warning for warning in batches)
 
 
+def test_rates_that_one_layer_gives_to_several_are_warned_of_and_can_be_avoided(plan_of):
+    tune = {"optim.learning_rate": "bracket"}
+    arms = [{"name": "swiglu", "tune": tune}, {"name": "gelu", "tune": tune}]
+    arms[1]["set"] = {"model.mlp": "gelu"}
+    ladder = {"flops": [2.27e8, 1.49e9, 6e10], "min_updates": 10}
+    plan = plan_of(ladder, arm=arms)
+    layers = [run.rung.model.n_layers for run in plan.ladder]
+    assert (min(layers), max(layers)) == (1, 3)
+    assert any("have one layer and the highest 3: rates" in said for said in plan.warnings)
+    plan = plan_of(ladder | {"min_layers": 2, "flops": [4.53e8, 2.62e9, 6e10]}, arm=arms)
+    assert min(run.rung.model.n_layers for run in plan.runs) == 2
+    assert not any("one layer" in said for said in plan.warnings)
+
+
 def test_arms_that_come_to_one_run_are_refused(plan_of, tmp_path, tiny_data):
     """Two arms that differ in words and not in meaning, such as a copy of the same data."""
     shutil.copytree(tiny_data, tmp_path / "copy")

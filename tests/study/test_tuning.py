@@ -228,6 +228,30 @@ def test_a_power_law_that_does_not_hold_fails_its_check(spec, tmp_path):
         assert tuning.brackets[2].best_rate == pytest.approx(0.9, rel=0.1)  # the grid has grown
 
 
+@pytest.mark.parametrize(("curvature", "said"), [(0.02, None), (0.05, "a run lost 0.9% by it")])
+def test_a_rate_that_ties_with_the_best_of_its_check_has_passed_it(spec, tmp_path, curvature, said):
+    """The best of the third rung is 1.6 times the prediction: 0.3 or 0.9 % of its loss."""
+
+    def loss(flops, config):
+        off = math.log(config.optim.learning_rate / (0.048 if flops > 6e8 else 0.03))
+        return 3 * flops**-0.02 * math.exp(curvature * off**2)
+
+    for tuning in carry_out(spec, tmp_path / "pool", Planted(loss))[-1].tunings:
+        check = tuning.brackets[2]
+        assert check.losses[2] < check.losses[1]
+        assert tuning.problem is None if said is None else said in tuning.problem
+
+
+def test_a_predicted_rate_that_diverges_fails_its_check(spec, tmp_path):
+    def loss(flops, config):
+        rate = config.optim.learning_rate
+        diverged = flops > 6e8 and rate > 0.02
+        return math.inf if diverged else loss_at(rate, 0.03, 3 * flops**-0.02)
+
+    for tuning in carry_out(spec, tmp_path / "pool", Planted(loss))[-1].tunings:
+        assert tuning.problem.endswith("is best, and it diverged")
+
+
 def test_the_regret_of_every_rung_is_written_and_counts_in_every_comparison(spec, tmp_path):
     plan = carry_out(spec, tmp_path / "pool", planted(shrinking))[-1]
     found = json.loads(json.dumps(plan.tunings[0].to_json(FLOPS)))

@@ -5,6 +5,7 @@ law gives, which checks the law. Each stage is planned from the finished runs of
 that a study that was cut short goes on where it was.
 """
 
+import math
 from collections.abc import Sequence
 
 from ladderlm.study.planned import PlannedRun, Planner
@@ -15,8 +16,9 @@ __all__ = ["tune_arm"]
 
 BRACKET_RUNGS, BRACKET_POINTS, CHECK_POINTS = 2, 5, 3
 MAX_POINTS = 9  # a grid whose best point is its last grows on that side up to here
-# High rates are noisy, and a cliff lies above them: where the rate below the best is no worse than
-# by this much in loss, the best may lie further down.
+# Losses that differ by less are a tie. High rates are noisy, and a cliff lies above them: where the
+# rate below the best ties with it, the best may lie further down. A law whose rate ties with the
+# best of its check has passed it; what is left to lose is in the regret.
 TIE = 0.005
 
 
@@ -50,10 +52,12 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
             return runs, Tuning(arm.name, tuple(brackets), law, False, None)
         brackets.append(check)
         law = fit_rate_law(brackets)
-        if check.rates[check.losses.index(min(check.losses))] != predicted:
+        behind = check.losses[check.rates.index(predicted)] / min(check.losses) - 1
+        if not behind <= TIE:
+            lost = f"and a run lost {behind:.1%} by it" if behind < math.inf else "and it diverged"
             problem = (
                 f"the power law of the rates failed its check: at rung {BRACKET_RUNGS + 1} it "
-                f"gave {predicted:g}, and {check.best_rate:.3g} was better"
+                f"gave {predicted:g} where {check.best_rate:.3g} is best, {lost}"
             )
     for bracket in brackets[:BRACKET_RUNGS]:
         if bracket.edge:

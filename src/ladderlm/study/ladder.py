@@ -65,7 +65,7 @@ def name_rung(index: int, branch: float) -> str:
 
 @functools.lru_cache(maxsize=8)  # thousands of shapes, asked for at every rung of every plan
 def shapes(
-    base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1
+    base: ModelConfig, aspect_ratio: float, heads_multiple_of: int = 1, min_layers: int = 1
 ) -> tuple[ModelConfig, ...]:
     """List shapes with the base's head size and dim / n_layers within a factor 2 of the aspect.
 
@@ -73,13 +73,14 @@ def shapes(
 
     Args:
         heads_multiple_of: so that arms with grouped key/value heads keep their groups.
+        min_layers: fewest layers, where the aspect would give fewer.
     """
     head_dim = base.head_dim
     group = base.n_heads // base.kv_heads
     found = []
     for n_heads in [*range(1, 33), *range(34, 65, 2), *range(68, 257, 4)]:
         dim = n_heads * head_dim
-        low = max(1, math.ceil(dim / aspect_ratio / 2))
+        low = max(min_layers, math.ceil(dim / aspect_ratio / 2))
         high = max(low, math.floor(dim / aspect_ratio * 2))
         if n_heads % math.lcm(group, heads_multiple_of):
             continue
@@ -115,6 +116,7 @@ def nearest_shape(
     seq_len: int,
     aspect_ratio: float,
     heads_multiple_of: int = 1,
+    min_layers: int = 1,
 ) -> tuple[ModelConfig, float]:
     """Choose the shape whose tokens at this budget come nearest to the target.
 
@@ -132,7 +134,7 @@ def nearest_shape(
         aspect = abs(math.log(shape.dim / shape.n_layers / aspect_ratio))
         return max(miss(shape), math.log(1.1)) + 0.1 * aspect
 
-    best = min(shapes(base, aspect_ratio, heads_multiple_of), key=cost)
+    best = min(shapes(base, aspect_ratio, heads_multiple_of, min_layers), key=cost)
     return best, miss(best)
 
 
@@ -143,18 +145,21 @@ def choose_shape(
     seq_len: int,
     aspect_ratio: float,
     heads_multiple_of: int = 1,
+    min_layers: int = 1,
 ) -> ModelConfig:
     """Give the nearest shape, if it is near enough. Arguments as in `nearest_shape`.
 
     Raises:
         ConfigError: the best one misses by more than 20 %; names the smallest budget that works.
     """
-    best, miss = nearest_shape(budget, target, base, seq_len, aspect_ratio, heads_multiple_of)
+    best, miss = nearest_shape(
+        budget, target, base, seq_len, aspect_ratio, heads_multiple_of, min_layers
+    )
     if miss <= math.log(MAX_MISS):
         return best
     budgets = sorted(
         target.of(shape) * train_flops_per_token(shape, seq_len)
-        for shape in shapes(base, aspect_ratio, heads_multiple_of)
+        for shape in shapes(base, aspect_ratio, heads_multiple_of, min_layers)
     )
     above = [b for b in budgets if b >= budget / MAX_MISS]
     n_tokens = budget / train_flops_per_token(best, seq_len)

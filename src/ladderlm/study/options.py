@@ -31,6 +31,8 @@ class LadderOptions:
         isoflop_rungs: the lowest rungs that get them.
         holdout: top rungs kept out of the fit that makes the forecast.
         aspect_ratio: dim / n_layers that shapes keep close to.
+        min_layers: fewest layers of a rung. One layer cannot do what two can (Olsson et al. 2022,
+            arXiv:2209.11895), and rates found at it may not carry to two.
         min_updates: the batch shrinks until a rung has this many updates.
     """
 
@@ -46,6 +48,7 @@ class LadderOptions:
     isoflop_rungs: int = 3
     holdout: int = 1
     aspect_ratio: float = 32.0
+    min_layers: int = 1
     min_updates: int = 500
 
     def __post_init__(self) -> None:
@@ -64,7 +67,7 @@ class LadderOptions:
                 "seeds are distinct: a repeated run is no replicate",
                 "write for example seeds = [1, 2]",
             )
-        for name in ("tokens_per_param", "aspect_ratio", "min_updates"):
+        for name in ("tokens_per_param", "aspect_ratio", "min_layers", "min_updates"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
         if self.tokens is not None and self.tokens <= 0:

@@ -188,6 +188,12 @@ def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
             f"the batch changes with the rung ({min(batches):,} to {max(batches):,} tokens): batch "
             "and size are confounded to that extent"
         )
+    layers = sorted({run.rung.model.n_layers for run in runs})
+    if layers[0] == 1 < layers[-1] and any(arm.tune for arm in spec.arms):
+        found.append(
+            f"the lowest rungs have one layer and the highest {layers[-1]}: rates found at one "
+            "layer may not carry; ladder.min_layers = 2 avoids it"
+        )
     said_of_baseline = {*spec.arms[0].set, *spec.arms[0].tune}
     for arm in spec.arms[1:]:
         changed = {line.split(":", 1)[0] for line in plan.differences(arm.name)}

@@ -92,12 +92,13 @@ class Planner:
         target = Target(ladder.tokens_per_param, ladder.tokens)
         return choose_shape(ladder.flops[index], target, *self._grid())
 
-    def _grid(self) -> tuple[ModelConfig, int, float, int]:
+    def _grid(self) -> tuple[ModelConfig, int, float, int, int]:
         return (
             self._base,
             self.spec.base.data.seq_len,
             self.spec.ladder.aspect_ratio,
             self._group,
+            self.spec.ladder.min_layers,
         )
 
     def isoflop_shapes(self, index: int) -> list[ModelConfig]:
