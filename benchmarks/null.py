@@ -66,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--flops", type=float, nargs="+", default=[1.2e11, 2.4e11, 4.8e11, 1.2e12])
+    parser.add_argument(
+        "--flops", type=float, nargs="+", default=[1.08e11, 2.4e11, 4.6e11, 1.24e12]
+    )
     parser.add_argument("--tokens-per-param", type=float, default=10.5)
     parser.add_argument("--seeds", type=int, default=24)
     parser.add_argument("--cuts", type=int, default=200)
@@ -80,6 +82,7 @@ def main() -> None:
         ladder=LadderOptions(
             flops=tuple(args.flops),
             tokens_per_param=args.tokens_per_param,
+            min_layers=2,  # shapes on one line, 24 to 56 wide
             seeds=tuple(range(1, args.seeds + 1)),
             noise_seeds=0,
         ),

@@ -48,6 +48,49 @@ def test_a_known_law_comes_back_from_noiseless_points(m, trend, floor, n_rungs):
     assert law.slope(beyond) == pytest.approx(-0.16 * reach / (floor + reach), rel=1e-3)
 
 
+def bending(m=1.1, own_sd=0.0, seed=0, n_rungs=5):
+    """Two arms on ln L = ln 6 - 0.06 u - 0.0075 u^2 / 2, u = ln(m C / 1e13)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for rung in range(n_rungs):
+        x = 1e13 * 10 ** (rung / 2)
+        for s in range(2):
+            for arm, gain in (("base", 0.0), ("new", math.log(m))):
+                u = math.log(x / 1e13) + gain
+                log_loss = math.log(6) - 0.06 * u - 0.0075 * u**2 / 2 + rng.normal(0, own_sd)
+                rows.append((arm, rung, s, x, math.exp(log_loss)))
+    return points_from(rows)
+
+
+@pytest.mark.parametrize("n_rungs", [3, 4, 5])
+@pytest.mark.parametrize("m", [0.8, 1.3])
+def test_a_loss_that_falls_faster_and_faster_has_its_law_too(m, n_rungs):
+    law = fit_law(bending(m, n_rungs=n_rungs), "base")
+    said = law.to_json()
+    middle = math.log(10) * (n_rungs - 1) / 4
+    assert law.bend
+    assert said["E"] == 0
+    assert said["b"] == pytest.approx(0.0075, rel=1e-3)
+    assert said["c"] == pytest.approx(0.06 + 0.0075 * middle, rel=1e-3)
+    assert said["multipliers"]["new"]["k0"] == pytest.approx(math.log(m), abs=1e-3)
+    u = math.log(1e3)
+    assert law.slope(np.array([1e16])) == pytest.approx(-0.06 - 0.0075 * u, rel=1e-3)
+    assert law.predict("base", np.array([1e16])) == pytest.approx(
+        6 * math.exp(-0.06 * u - 0.0075 * u**2 / 2), rel=1e-3
+    )
+    assert law.slope_error < 1e-2
+    assert "b free" in law.shape
+    assert "faster and faster" in fit_card(law, bending(m, n_rungs=n_rungs), {})["floor"]
+
+
+def test_a_floor_that_is_there_leaves_no_room_for_a_bend():
+    """No noisy ladder with a floor of 1.7 is taken for one that bends down, and few are lines."""
+    assert not any(fit_law(bent(own_sd=0.003, seed=seed), "base").bend for seed in range(20))
+    found = [fit_law(bending(own_sd=0.003, seed=seed), "base") for seed in range(20)]
+    assert all(law.bend for law in found)
+    assert np.mean([law.to_json()["b"] for law in found]) == pytest.approx(0.0075, rel=0.1)
+
+
 def test_below_three_rungs_the_law_is_a_line_in_logarithms():
     law = fit_law(make_ladder(1.1, budgets=BUDGETS[:2]), "base")
     assert not law.floor
@@ -128,8 +171,9 @@ def test_units_of_compute_and_order_of_runs_do_not_matter():
 def test_a_law_comes_back_from_its_json():
     import json
 
-    law = fit_law(bent(1.1, own_sd=0.01), "base")
-    assert LadderLaw.from_json(json.loads(json.dumps(law.to_json()))) == law
+    for points in (bent(1.1, own_sd=0.01), bending(own_sd=0.001)):
+        law = fit_law(points, "base")
+        assert LadderLaw.from_json(json.loads(json.dumps(law.to_json()))) == law
 
 
 FLAT = {"same x": [1e13, 1e13, 1e13, 1e13], "two": [1e13, 1e14]}

@@ -15,7 +15,7 @@ from ladderlm.study.simulate import CASES, Planted, draw_study, simulate
 N_STUDIES = 100
 
 
-@pytest.fixture(scope="module", params=["m = 1.00", "m = 1.05", "m = 1.20"])
+@pytest.fixture(scope="module", params=[case for case in CASES if "falling" not in case])
 def simulated(request):
     return CASES[request.param], simulate(CASES[request.param], N_STUDIES, seed=1)
 

@@ -96,7 +96,7 @@ def _caption(study: Facts, rows: list[Row], used: Points, law: LadderLaw | None)
         lines.append(f"every size trained {told} times as long as its rung")
     if law is not None:
         card = fit_card(law, used, {})
-        lines.append(f"{card['form']}; {'E free' if law.floor else 'E = 0'}")
+        lines.append(f"{card['form']}; {law.shape}")
         lines.append(f"{card['loss']}, weights {card['weights']}")
         lines.append(
             f"{card['n_used']} runs fitted, in {card['n_cells']} means; "

@@ -27,6 +27,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 EXPONENTS = (0.01, 1.5)  # bounds of every exponent
+BEND = (0.0, 0.1)  # bounds of what an exponent may grow by when compute grows e-fold
 
 
 @dataclass(frozen=True)
@@ -259,21 +260,39 @@ class Joint(Form):
         variants: how many.
         trend: k1 is free; if not, it is 0.
         branches: how many further lengths.
+        bend: the power steepens with compute: L = E + L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)
+            and b >= 0. Made for E = 0: then ln L is quadratic in ln C, and concave, which no sum of
+            powers is.
     """
 
     variants: int = 1
     trend: bool = True
     branches: int = 0
+    bend: bool = False
 
     name = "joint"
-    formula = "L = E + (m C / C0)^-c, ln m = k0 + k1 ln(C / C_ref), m = 1 for the baseline"
     columns = ("flops",)
     n_terms = 2
 
     @property
+    def formula(self) -> str:  # type: ignore[override]
+        """What is fitted, in symbols."""
+        law = "E + (m C / C0)^-c"
+        if self.bend:
+            law = "L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)"
+        return f"L = {law}, ln m = k0 + k1 ln(C / C_ref), m = 1 for the baseline"
+
+    @property
+    def _ends(self) -> tuple[int, int, int]:
+        """Where the exponents of k0, k1 and r end; they begin behind c, and b is the last."""
+        k0 = 1 + self.variants
+        k1 = k0 + self.variants * self.trend
+        return k0, k1, k1 + self.branches
+
+    @property
     def n_exponents(self) -> int:
-        """One, one or two for each variant, and one for each further length."""
-        return 1 + self.variants * (2 if self.trend else 1) + self.branches
+        """One or two, one or two for each variant, and one for each further length."""
+        return self._ends[2] + self.bend
 
     @property
     def n_needed(self) -> int:
@@ -293,32 +312,38 @@ class Joint(Form):
 
     def log_reach(self, eta: Array, sample: Sample) -> Array:
         """Give ln(m r) at every place: (..., n)."""
-        chosen, trend_end = self._is_variant(sample), self.n_exponents - self.branches
-        k0 = eta[..., 1 : 1 + self.variants]
-        total: Array = k0 @ chosen
+        chosen, (k0, k1, r) = self._is_variant(sample), self._ends
+        total: Array = eta[..., 1:k0] @ chosen
         if self.trend:
-            k1 = eta[..., 1 + self.variants : trend_end]
-            total = total + (k1 @ chosen) * sample.logs["flops"]
+            total = total + (eta[..., k0:k1] @ chosen) * sample.logs["flops"]
         if self.branches:
-            total = total + eta[..., trend_end:] @ self._is_branch(sample)
+            total = total + eta[..., k1:r] @ self._is_branch(sample)
         return total
 
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0 and -c ln(m r C)."""
-        moved = -eta[..., :1] * (sample.logs["flops"] + self.log_reach(eta, sample))
+        """Give 0 and -c u - b u^2 / 2 with u = ln(m r C)."""
+        u = sample.logs["flops"] + self.log_reach(eta, sample)
+        moved = -eta[..., :1] * u
+        if self.bend:
+            moved = moved - eta[..., -1:] * u**2 / 2
         return np.stack([np.zeros_like(moved), moved], axis=-1)
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
         """Give the gradient of the terms."""
-        x, chosen = sample.logs["flops"], self._is_variant(sample)
+        x, (k0, k1, _) = sample.logs["flops"], self._ends
         out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, self.n_exponents))
-        out[..., 1, 0] = -(x + self.log_reach(eta, sample))
-        for v in range(self.variants):
-            out[..., 1, 1 + v] = -eta[..., :1] * chosen[v]
+        u = x + self.log_reach(eta, sample)
+        out[..., 1, 0] = -u
+        steepness = eta[..., :1]
+        if self.bend:
+            out[..., 1, -1] = -(u**2) / 2
+            steepness = steepness + eta[..., -1:] * u
+        for v, own in enumerate(self._is_variant(sample)):
+            out[..., 1, 1 + v] = -steepness * own
             if self.trend:
-                out[..., 1, 1 + self.variants + v] = -eta[..., :1] * chosen[v] * x
+                out[..., 1, k0 + v] = -steepness * own * x
         for b, own in enumerate(self._is_branch(sample)):
-            out[..., 1, self.n_exponents - self.branches + b] = -eta[..., :1] * own
+            out[..., 1, k1 + b] = -steepness * own
         return out
 
     def grid(self) -> Array:
@@ -328,26 +353,25 @@ class Joint(Form):
 
     def bounds(self) -> Array:
         """Let m and r lie between e^-3 and e^3, the trend between -1 and 1."""
+        k0, k1, r = self._ends
         out = np.empty((self.n_exponents, 2))
-        out[0] = EXPONENTS
-        out[1:] = (-3, 3)
-        out[1 + self.variants : self.n_exponents - self.branches] = (-1, 1)
+        out[0], out[r:] = EXPONENTS, BEND
+        out[1:k0] = out[k1:r] = (-3, 3)
+        out[k0:k1] = (-1, 1)
         return out
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, C0, c, k0 and k1 of each variant and ln_r of each length.
+        """Give E, C0 and c (bent: L0, c and b), k0 and k1 of each variant and ln_r of each length.
 
         Variants and lengths are numbered from the second on.
         """
+        eta, (k0, k1, r) = theta[..., self.n_terms :], self._ends
         found = PowerLaw().public(theta[..., :3], sample)
-        for v in range(self.variants):
-            suffix = f"_{v + 1}" if v else ""
-            found[f"k0{suffix}"] = theta[..., 3 + v]
-            if self.trend:
-                found[f"k1{suffix}"] = theta[..., 3 + self.variants + v]
-        for b in range(self.branches):
-            suffix = f"_{b + 1}" if b else ""
-            found[f"ln_r{suffix}"] = theta[..., self.n_params - self.branches + b]
+        if self.bend:
+            found = {"L0": np.exp(theta[..., 1]), "c": eta[..., 0], "b": eta[..., -1]}
+        for name, begin, end in (("k0", 1, k0), ("k1", k0, k1), ("ln_r", k1, r)):
+            for i in range(begin, end):
+                found[f"{name}_{i - begin + 1}" if i > begin else name] = eta[..., i]
         return found
 
 

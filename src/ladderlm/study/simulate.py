@@ -21,6 +21,8 @@ __all__ = ["CASES", "Planted", "draw_study", "simulate"]
 
 # Loss of the baseline: 5.7 nats at 1e13 FLOPs, 3.6 at 1e15; compute is worth 0.11 to 0.085 in ln L.
 FLOOR, REACH, EXPONENT, LOWEST = 1.7, 4.0, 0.16, 1e13
+# Small models: it begins at the same loss, and is worth 0.06 and more (docs/studies).
+BENT_SLOPE, BEND = 0.06, 0.0075
 SHARED = 0.5  # of a seed's variance lies in the order of data, which the arms of a pair share
 
 
@@ -33,6 +35,7 @@ class Planted:
         n_rungs: half-decade steps.
         n_seeds: pairs at every rung.
         noise: sd of ln L.
+        bent: the loss falls faster and faster, and has no floor.
     """
 
     low: float = 1.0
@@ -40,6 +43,7 @@ class Planted:
     n_rungs: int = 5
     n_seeds: int = 2
     noise: Noise = PLANNING_NOISE
+    bent: bool = False
 
     @property
     def budgets(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -54,8 +58,17 @@ class Planted:
     @property
     def slopes(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
         """-d ln L / d ln C of the truth at every rung."""
-        reach = REACH * (self.budgets / LOWEST) ** -EXPONENT
+        u = np.log(self.budgets / LOWEST)
+        if self.bent:
+            return np.asarray(BENT_SLOPE + BEND * u)
+        reach = REACH * np.exp(-EXPONENT * u)
         return np.asarray(EXPONENT * reach / (FLOOR + reach))
+
+    def log_loss(self, u: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Give ln L of the truth for u = ln(C / LOWEST) of the baseline."""
+        if self.bent:
+            return np.asarray(np.log(FLOOR + REACH) - BENT_SLOPE * u - BEND * u**2 / 2)
+        return np.asarray(np.log(FLOOR + REACH * np.exp(-EXPONENT * u)))
 
 
 CASES = {
@@ -63,6 +76,7 @@ CASES = {
     "m = 1.05": Planted(1.05, 1.05),
     "m = 1.20": Planted(1.20, 1.20),
     "m = 1.40 falling to 1.05": Planted(1.40, 1.05),
+    "m = 1.20, loss bends down": Planted(1.20, 1.20, bent=True),
 }
 
 
@@ -72,8 +86,8 @@ def draw_study(planted: Planted, rng: np.random.Generator) -> Points:
     budgets = planted.budgets
     steps = np.linspace(0, 1, n)
     log_m = np.log(planted.low) + steps * (np.log(planted.top) - np.log(planted.low))
-    reach = np.stack([budgets, budgets * np.exp(log_m)]) / LOWEST  # (arm, rung)
-    log_loss = np.log(FLOOR + REACH * reach**-EXPONENT)[:, :, None]
+    u = np.log(budgets / LOWEST) + np.stack([np.zeros(n), log_m])  # (arm, rung)
+    log_loss = planted.log_loss(u)[:, :, None]
     own = rng.normal(0, planted.unshared.seed_sd, (2, n, k))
     shared = rng.normal(0, planted.noise.seed_sd * math.sqrt(SHARED), (1, n, k))
     mistuned = rng.normal(0, planted.noise.rung_sd, (2, n, 1))

@@ -41,7 +41,7 @@ _DISPUTED = {
 
 
 def _rows(flat: Any, offsets: Any) -> list[NDArray[np.uint32]]:
-    ids, ends = np.array(flat, np.uint32), np.asarray(offsets).tolist()
+    ids, ends = np.asarray(flat, np.uint32), np.asarray(offsets).tolist()
     return [ids[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
