@@ -1,13 +1,15 @@
 """Compute multipliers: by hand on few points, and by simulation of studies with known truth."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.compare import compare_arms
-from reference.ladders import BUDGETS, make_ladder, points_from
+from reference.ladders import BUDGETS, SLOPE, make_ladder, points_from
 
 NOISE = {"shared_sd": 0.004, "own_sd": 0.002, "rung_sd": 0.001}
 
@@ -87,6 +89,37 @@ def test_seed_noise_is_measured_and_pairing_takes_it_out_of_the_multiplier():
     for study in shared:
         for rung in study.rungs:
             assert rung.log_m == pytest.approx([rung.log_m[0]] * len(rung.log_m), rel=1e-6)
+
+
+@pytest.mark.parametrize("lucky", [0.0, 0.006])
+def test_seeds_that_are_lucky_on_all_rungs_widen_the_interval(lucky):
+    """Coverage of 95 % intervals, 200 draws of 8 seeds: a binomial sd of 1.5 %."""
+    rng = np.random.default_rng(4)
+    inside = []
+    for _ in range(200):
+        points = make_ladder(1.1, n_seeds=8, own_sd=0.003, rung_sd=0.001, rng=rng)
+        luck = rng.normal(0, lucky, (2, 8))[(points.arm == "new").astype(int), points.seed]
+        found = compare_arms(replace(points, loss=points.loss * np.exp(luck)), "base", "new")
+        inside.append(found.pooled.low_95 <= 1.1 <= found.pooled.high_95)
+    assert 0.9 <= np.mean(inside) <= 0.99  # 0.68 without `luck` at 0.006
+
+
+def test_the_luck_of_seeds_is_the_one_by_hand():
+    """Two seeds on five rungs, d = s ln m +- 0.01 on all of them, and rungs without any scatter."""
+    points = make_ladder(1.1)
+    luck = np.where(points.arm == "new", np.where(points.seed == 0, 0.01, -0.01), 0.0)
+    found = compare_arms(replace(points, loss=points.loss * np.exp(luck)), "base", "new")
+    still = compare_arms(replace(points, loss=points.loss), "base", "new")
+    assert math.log(found.pooled.value) == pytest.approx(math.log(1.1), rel=1e-3)
+    # Each rung's share of ln m is 1 / (5 s); a mean of two has the variance 2 * 0.01^2 / 2 as its
+    # only known part, and half of what five of them add together over what they add apart counts.
+    alone = 5 * (0.01 / 5 / SLOPE) ** 2
+    luck_of_seeds = (25 - 5) * (0.01 / 5 / SLOPE) ** 2 / 2
+    t = float(stats.t.ppf(0.975, 4))
+    half = (math.log(found.pooled.high_95) - math.log(found.pooled.low_95)) / 2
+    least = alone * float(stats.f.ppf(0.3, 4, 5))
+    assert half == pytest.approx(t * math.sqrt(least + luck_of_seeds), rel=1e-2)
+    assert still.pooled.high_95 < 1.101
 
 
 def test_one_seed_has_no_seed_noise():

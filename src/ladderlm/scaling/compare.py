@@ -99,7 +99,8 @@ class Comparison:
 METHOD = (
     "joint form; a pair's difference in ln L over the baseline's local slope is its ln m; pooled "
     "and trend by weighted regression of the rungs' mean differences on that slope, t with rungs "
-    "less parameters, the slope's own error added by the delta method"
+    "less parameters; what seeds add that are lucky on all rungs, and the slope's own error by the "
+    "delta method"
 )
 LUCK = 0.3  # by simulation: with all of the seeds' scatter as the least, intervals are too wide
 RATES_METHOD = "; what mistuned learning rates cost is added to every error"
@@ -115,6 +116,7 @@ class _Ladder:
     ids: tuple[int, ...]
     log_x: Array
     differences: tuple[Array, ...]
+    seeds: tuple[tuple[int, ...], ...]
     slopes: Array
     slope_error: float
     shift: Array
@@ -142,6 +144,26 @@ class _Ladder:
         least = float((self.weights * inside / n).mean() * stats.f.ppf(LUCK, freedom, n_more))
         return max(between, least)
 
+    def luck(self, shares: Array) -> float:
+        """Give the variance of sum(shares * means) that seeds add which are lucky on all rungs.
+
+        The scatter of rungs does not show it. Clustered by rungs and by seeds (Cameron, Gelbach
+        and Miller 2011, equation 2.11), a variance is that by rungs, plus that by seeds, less that
+        of single pairs; this is what the last two come to, and never less than nothing. Few seeds
+        say little of it, so of n seeds (n - 1) / n is believed.
+        """
+        by_seed: dict[int, float] = {}
+        alone = 0.0
+        for share, own, seeds in zip(shares, self.differences, self.seeds, strict=True):
+            n = len(own)
+            if n > 1:
+                apart = share * (own - own.mean()) / n * math.sqrt(n / (n - 1))
+                alone += float(apart @ apart)
+                for seed, value in zip(seeds, apart.tolist(), strict=True):
+                    by_seed[seed] = by_seed.get(seed, 0.0) + value
+        more = sum(value**2 for value in by_seed.values()) - alone
+        return max(more, 0.0) * (1 - 1 / max(len(by_seed), 1))
+
 
 def compare_arms(
     points: Points, baseline: str, variant: str, shift: Array | None = None
@@ -154,9 +176,9 @@ def compare_arms(
     origin on s: rungs where compute is worth more say more. Pairs share rung and seed, so the
     noise of a shared data order cancels. Rung means, not runs, are the replicates, since a mistuned
     rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2); but
-    less scatter than seeds alone would give but for luck is not believed (`LUCK`). Branches of one
-    size and seed share their trunk's noise: their differences and slopes are averaged to one pair
-    first.
+    less scatter than seeds alone would give but for luck is not believed (`LUCK`), and seeds may be
+    lucky on all rungs, which that scatter does not show (`_Ladder.luck`). Branches of one size and
+    seed share their trunk's noise: their differences and slopes are averaged to one pair first.
 
     Every estimate is a sum a . d over the mean differences d of the rungs, so shifts of d with
     second moment M add a M a to its variance, on top of the scatter, which shows only the part of
@@ -241,22 +263,24 @@ def _check_falling(points: Points) -> None:
 
 def _arrange(pairs: list[_Pair], law: LadderLaw, shift: Array | None) -> _Ladder:
     ids = tuple(sorted({pair.rung for pair in pairs}))
-    found, log_x, slopes = [], [], []
+    found, seeds, log_x, slopes = [], [], [], []
     for rung in ids:
-        differences, where, slope = _average([p for p in pairs if p.rung == rung], law)
+        differences, own, where, slope = _average([p for p in pairs if p.rung == rung], law)
         found.append(differences)
+        seeds.append(own)
         log_x.append(where)
         slopes.append(slope)
     moved = np.zeros((len(ids), len(ids))) if shift is None else shift[np.ix_(ids, ids)]
-    return _Ladder(ids, np.array(log_x), tuple(found), np.array(slopes), law.slope_error, moved)
+    arrays = np.array(log_x), tuple(found), tuple(seeds), np.array(slopes)
+    return _Ladder(ids, *arrays, law.slope_error, moved)
 
 
-def _average(pairs: list[_Pair], law: LadderLaw) -> tuple[Array, float, float]:
+def _average(pairs: list[_Pair], law: LadderLaw) -> tuple[Array, tuple[int, ...], float, float]:
     """Average the lengths of every seed of a rung.
 
     Returns:
-        One difference in ln L a seed, ln of the variant's compute and the slope. A seed that lacks
-        a length has its difference brought to the slope of all.
+        One difference in ln L a seed, the seeds, ln of the variant's compute and the slope. A seed
+        that lacks a length has its difference brought to the slope of all.
     """
     gains: dict[int, list[float]] = {}
     slopes: dict[int, list[float]] = {}
@@ -275,8 +299,9 @@ def _average(pairs: list[_Pair], law: LadderLaw) -> tuple[Array, float, float]:
         log_x.append(float(x_variant.mean()))
         all_slopes.append(slope)
     mean = float(np.mean(all_slopes))
-    differences = [np.mean(gains[s]) * (mean / np.mean(slopes[s])) for s in sorted(gains)]
-    return np.array(differences), float(np.mean(log_x)), mean
+    seeds = tuple(sorted(gains))
+    differences = [np.mean(gains[s]) * (mean / np.mean(slopes[s])) for s in seeds]
+    return np.array(differences), seeds, float(np.mean(log_x)), mean
 
 
 def estimate(
@@ -318,7 +343,8 @@ def _pool(ladder: _Ladder) -> tuple[Estimate, float | None, float]:
     rate_error = math.sqrt(float(share @ ladder.shift @ share))
     if n < 2:
         return estimate(centre, math.inf, 0), None, rate_error
-    scatter = math.sqrt(ladder.variance(d - centre * s, n - 1) / information)
+    variance = ladder.variance(d - centre * s, n - 1) / information
+    scatter = math.sqrt(variance + ladder.luck(share))
     error = math.hypot(scatter, centre * ladder.slope_error)
     rung_sd = math.hypot(scatter, rate_error) * math.sqrt(n)
     return estimate(centre, error, n - 1, rates=rate_error), rung_sd, rate_error
@@ -343,15 +369,12 @@ def _trend(ladder: _Ladder) -> tuple[Estimate, Estimate, Array]:
     rates = shares @ ladder.shift @ shares.T
     at = np.array([1.0, float(log_x.max()) - middle + math.log(10.0)])
     ahead = float(at @ line)
-    ahead_error = math.hypot(math.sqrt(variance * at @ inverse @ at), ahead * ladder.slope_error)
+    errors = variance * np.array([inverse[1, 1], at @ inverse @ at])
+    errors += [ladder.luck(shares[1]), ladder.luck(at @ shares)]
+    error, ahead_error = np.sqrt(errors).tolist()
+    ahead_error = math.hypot(ahead_error, ahead * ladder.slope_error)
     return (
-        estimate(
-            float(line[1]),
-            math.sqrt(variance * inverse[1, 1]),
-            n - 2,
-            False,
-            math.sqrt(rates[1, 1]),
-        ),
+        estimate(float(line[1]), error, n - 2, False, math.sqrt(rates[1, 1])),
         estimate(ahead, ahead_error, n - 2, rates=math.sqrt(at @ rates @ at)),
         line[0] + line[1] * (log_x - middle),
     )
