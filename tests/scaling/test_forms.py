@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladderlm.scaling.bootstrap import bootstrap, draw_weights, profile_floor
-from ladderlm.scaling.forms import Chinchilla, Joint, OverTraining, PowerLaw, Sample
+from ladderlm.scaling.forms import Chinchilla, OverTraining, PowerLaw, Sample
+from ladderlm.scaling.joint_form import Joint, Quadratic
 from ladderlm.scaling.solve import OBJECTIVES, Problem, minimise, objective, refit
 
 N = np.array([1e7, 1e7, 3e7, 3e7, 1e8, 1e8, 3e8, 3e8, 1e9, 1e9])
@@ -50,9 +51,15 @@ def plain_bend(p, n, d, arm):
     return p["L0"] * math.exp(-p["c"] * u - p["b"] * u**2 / 2)
 
 
+def plain_quadratic(p, n, d, arm):
+    u = math.log(6 * n * d / p["C_ref"])
+    return p["L0"] * math.exp(-p["c"] * u - p["b"] * u**2 / 2)
+
+
 ABSENT = -14.0  # ln E where there is none to speak of
 CASES = {
     "power": (PowerLaw(), plain_power, [0.6, 0.3, 0.12]),
+    "quadratic": (Quadratic(), plain_quadratic, [ABSENT, 0.9, 0.08, -0.006]),
     "chinchilla": (Chinchilla(), plain_chinchilla, [0.6, -0.4, -0.3, 0.34, 0.28]),
     "overtraining": (OverTraining(), plain_overtraining, [0.5, -0.2, -0.4, 0.12]),
     "joint": (Joint(), plain_joint, [0.6, 0.3, 0.12, 0.18, -0.03]),

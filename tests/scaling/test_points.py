@@ -129,6 +129,23 @@ def test_six_n_d_is_never_put_in_silently():
     assert any("6 N D stands in" in warning for warning in found.warnings)
 
 
+def test_a_slope_that_grows_is_found_by_the_quadratic_form_alone():
+    """The top rung of ln L = ln 3 - 0.06 u - 0.008 u^2 / 2, from those below it, by both forms."""
+    flops = 1e12 * 10 ** (np.repeat(np.arange(6), 2) / 2)
+    u = np.log(flops / 1e12)
+    noise = 1 + 1e-4 * np.sin(np.arange(12) * 7)
+    table = {"flops": flops, "loss": 3 * np.exp(-0.06 * u - 0.004 * u**2) * noise}
+    bent, power = fit(table, "quadratic", draws=100), fit(table, "power", draws=100)
+    assert bent.parameters["b"] == pytest.approx(0.008, rel=0.02)
+    assert bent.parameters["C_ref"] == pytest.approx(np.exp(np.log(flops).mean()))
+    low, high = bent.intervals["b"]
+    assert 0 < low < high < 0.01
+    assert bent.identified == {}
+    assert bent.holdout[0]["held"] == power.holdout[0]["held"] == "top rung"
+    assert abs(bent.holdout[0]["worst_error"]) < 0.002
+    assert power.holdout[0]["worst_error"] > 0.02
+
+
 def test_the_library_is_one_name_away():
     import ladderlm as ll
 

@@ -24,7 +24,7 @@ def fit(
     Args:
         points: a CSV file, or columns of equal length; `params`, `tokens`, `flops`, `loss` and,
             if there are any, `arm`, `rung`, `seed`, `cluster`, `weight`.
-        form: power, chinchilla, overtraining, isoflop, powerlaw-nd or joint.
+        form: power, quadratic, chinchilla, overtraining, isoflop, powerlaw-nd or joint.
         options: of `FitOptions`.
 
     Raises:

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "FORMS",
+    "EXPONENTS",
     "Chinchilla",
     "Form",
-    "Joint",
     "OverTraining",
     "PowerLaw",
     "Sample",
@@ -27,7 +26,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 EXPONENTS = (0.01, 1.5)  # bounds of every exponent
-BEND = (0.0, 0.1)  # bounds of what an exponent may grow by when compute grows e-fold
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class Form(ABC):
     formula: str
     columns: tuple[str, ...]  # what it is in
     n_terms: int
+    has_floor = True  # if not, E is held at nothing
 
     @property
     @abstractmethod
@@ -86,9 +85,14 @@ class Form(ABC):
         return self.n_terms + self.n_exponents
 
     @property
+    def n_free(self) -> int:
+        """Parameters that are fitted."""
+        return self.n_params - (not self.has_floor)
+
+    @property
     def n_needed(self) -> int:
         """Clusters of runs that a fit needs: one for each parameter."""
-        return self.n_params
+        return self.n_free
 
     @abstractmethod
     def terms(self, eta: Array, sample: Sample) -> Array:
@@ -129,10 +133,6 @@ class Form(ABC):
         return top + np.log(total), np.concatenate([share, moved], axis=-1)
 
 
-def _log_grid(low: float, high: float, n: int) -> Array:
-    return np.geomspace(low, high, n)
-
-
 def _product(*axes: Array) -> Array:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
@@ -153,12 +153,13 @@ class PowerLaw(Form):
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
         """Give the gradient of the terms."""
-        x = np.broadcast_to(-sample.logs["flops"], (*eta.shape[:-1], len(sample.arm)))
-        return np.stack([np.zeros_like(x), x], axis=-1)[..., None]
+        out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, 1))
+        out[..., 1, 0] = -sample.logs["flops"]
+        return out
 
     def grid(self) -> Array:
         """Give exponents from nearly flat to steep."""
-        return _log_grid(0.015, 0.8, 24)[:, None]
+        return np.geomspace(0.015, 0.8, 24)[:, None]
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
         """Give E, C0 and c."""
@@ -191,7 +192,7 @@ class Chinchilla(Form):
 
     def grid(self) -> Array:
         """Give pairs of exponents."""
-        axis = _log_grid(0.05, 1.0, 12)
+        axis = np.geomspace(0.05, 1.0, 12)
         return _product(axis, axis)
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
@@ -232,7 +233,7 @@ class OverTraining(Form):
 
     def grid(self) -> Array:
         """Give exponents."""
-        return _log_grid(0.02, 0.6, 30)[:, None]
+        return np.geomspace(0.02, 0.6, 30)[:, None]
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
         """Give E, a, b and h."""
@@ -244,137 +245,3 @@ class OverTraining(Form):
             "b": np.exp(theta[..., 2] + h * (log_m + centres["flops"])),
             "h": h,
         }
-
-
-@dataclass(frozen=True)
-class Joint(Form):
-    """Every variant is the baseline at compute m C: L = E + (m C / C0)^-c, m = 1 for the baseline.
-
-    ln m = k0 + k1 ln(C / C_ref), C_ref the geometric mean of the C fitted; E, C0 and c are shared.
-    Sizes that were trained for other lengths are ladders of their own, with r_b C in the place of
-    C: r_b is one number for each further length, for all arms. The shape is that of Gadre et al.
-    2024 (2403.08540), equation 4, where the exponent does not depend on tokens per parameter,
-    with a free factor in the place of their a M^h + b M^-h.
-
-    Args:
-        variants: how many.
-        trend: k1 is free; if not, it is 0.
-        branches: how many further lengths.
-        bend: the power steepens with compute: L = E + L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)
-            and b >= 0. Made for E = 0: then ln L is quadratic in ln C, and concave, which no sum of
-            powers is.
-    """
-
-    variants: int = 1
-    trend: bool = True
-    branches: int = 0
-    bend: bool = False
-
-    name = "joint"
-    columns = ("flops",)
-    n_terms = 2
-
-    @property
-    def formula(self) -> str:  # type: ignore[override]
-        """What is fitted, in symbols."""
-        law = "E + (m C / C0)^-c"
-        if self.bend:
-            law = "L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)"
-        return f"L = {law}, ln m = k0 + k1 ln(C / C_ref), m = 1 for the baseline"
-
-    @property
-    def _ends(self) -> tuple[int, int, int]:
-        """Where the exponents of k0, k1 and r end; they begin behind c, and b is the last."""
-        k0 = 1 + self.variants
-        k1 = k0 + self.variants * self.trend
-        return k0, k1, k1 + self.branches
-
-    @property
-    def n_exponents(self) -> int:
-        """One or two, one or two for each variant, and one for each further length."""
-        return self._ends[2] + self.bend
-
-    @property
-    def n_needed(self) -> int:
-        """Clusters of runs that a fit needs: every trunk has all lengths, so r needs none more."""
-        return self.n_params - self.branches
-
-    def _is_variant(self, sample: Sample) -> Array:
-        """Give one indicator per variant: (variants, n)."""
-        numbers = np.arange(1, self.variants + 1)[:, None]
-        return np.asarray(sample.arm == numbers, dtype=np.float64)
-
-    def _is_branch(self, sample: Sample) -> Array:
-        """Give one indicator per further length: (branches, n)."""
-        numbers = np.arange(1, self.branches + 1)[:, None]
-        own = np.zeros(len(sample.arm)) if sample.branch is None else sample.branch
-        return np.asarray(own == numbers, dtype=np.float64)
-
-    def log_reach(self, eta: Array, sample: Sample) -> Array:
-        """Give ln(m r) at every place: (..., n)."""
-        chosen, (k0, k1, r) = self._is_variant(sample), self._ends
-        total: Array = eta[..., 1:k0] @ chosen
-        if self.trend:
-            total = total + (eta[..., k0:k1] @ chosen) * sample.logs["flops"]
-        if self.branches:
-            total = total + eta[..., k1:r] @ self._is_branch(sample)
-        return total
-
-    def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0 and -c u - b u^2 / 2 with u = ln(m r C)."""
-        u = sample.logs["flops"] + self.log_reach(eta, sample)
-        moved = -eta[..., :1] * u
-        if self.bend:
-            moved = moved - eta[..., -1:] * u**2 / 2
-        return np.stack([np.zeros_like(moved), moved], axis=-1)
-
-    def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Give the gradient of the terms."""
-        x, (k0, k1, _) = sample.logs["flops"], self._ends
-        out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, self.n_exponents))
-        u = x + self.log_reach(eta, sample)
-        out[..., 1, 0] = -u
-        steepness = eta[..., :1]
-        if self.bend:
-            out[..., 1, -1] = -(u**2) / 2
-            steepness = steepness + eta[..., -1:] * u
-        for v, own in enumerate(self._is_variant(sample)):
-            out[..., 1, 1 + v] = -steepness * own
-            if self.trend:
-                out[..., 1, k0 + v] = -steepness * own * x
-        for b, own in enumerate(self._is_branch(sample)):
-            out[..., 1, k1 + b] = -steepness * own
-        return out
-
-    def grid(self) -> Array:
-        """Give exponents; variants and other lengths begin as good as the baseline."""
-        axis = _log_grid(0.015, 0.8, 16)
-        return np.hstack([axis[:, None], np.zeros((len(axis), self.n_exponents - 1))])
-
-    def bounds(self) -> Array:
-        """Let m and r lie between e^-3 and e^3, the trend between -1 and 1."""
-        k0, k1, r = self._ends
-        out = np.empty((self.n_exponents, 2))
-        out[0], out[r:] = EXPONENTS, BEND
-        out[1:k0] = out[k1:r] = (-3, 3)
-        out[k0:k1] = (-1, 1)
-        return out
-
-    def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, C0 and c (bent: L0, c and b), k0 and k1 of each variant and ln_r of each length.
-
-        Variants and lengths are numbered from the second on.
-        """
-        eta, (k0, k1, r) = theta[..., self.n_terms :], self._ends
-        found = PowerLaw().public(theta[..., :3], sample)
-        if self.bend:
-            found = {"L0": np.exp(theta[..., 1]), "c": eta[..., 0], "b": eta[..., -1]}
-        for name, begin, end in (("k0", 1, k0), ("k1", k0, k1), ("ln_r", k1, r)):
-            for i in range(begin, end):
-                found[f"{name}_{i - begin + 1}" if i > begin else name] = eta[..., i]
-        return found
-
-
-FORMS: dict[str, type[Form]] = {
-    form.name: form for form in (PowerLaw, Chinchilla, OverTraining, Joint)
-}

@@ -13,7 +13,8 @@ from scipy import stats
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.cells import RUNG_SHARE, Cells, Points, cells_of
-from ladderlm.scaling.forms import Joint, Sample
+from ladderlm.scaling.forms import Sample
+from ladderlm.scaling.joint_form import Joint
 from ladderlm.scaling.solve import Problem, minimise
 
 __all__ = [
@@ -42,7 +43,7 @@ class LadderLaw:
     Args:
         arms: names, the baseline first.
         theta: ln E, ln of the rest at C_ref, c, k0 of each variant, k1 of each, ln r of each
-            further length, b if there is a bend (see `forms.Joint`).
+            further length, b if there is a bend (see `joint_form.Joint`).
         trend: k1 was free.
         floor: E was free; if not, it is nothing and the law is a line in logarithms.
         c_ref: geometric mean of the cells' C.

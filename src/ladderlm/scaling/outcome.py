@@ -33,11 +33,11 @@ VERSION = 1  # of the procedure, written into every card
 class FitOptions:
     """Fit a scaling law to a table of results."""
 
-    form: Literal["power", "chinchilla", "overtraining", "isoflop", "powerlaw-nd", "joint"] = (
-        "power"
-    )
-    """L in C; in N and D; with over-training; optima at equal compute; a power law of any column;
-    variants as the baseline with more compute."""
+    form: Literal[
+        "power", "quadratic", "chinchilla", "overtraining", "isoflop", "powerlaw-nd", "joint"
+    ] = "power"
+    """L in C; ln L in ln C; in N and D; with over-training; optima at equal compute; a power law of
+    any column; variants as the baseline with more compute."""
     loss: str = "loss"
     """Column to be explained."""
     x_column: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Fit the forms that are sums of terms: power, chinchilla, overtraining, joint.
+"""Fit the forms that are sums of terms: power, quadratic, chinchilla, overtraining, joint.
 
 Owns the way from chosen rows to a `Fit`: both objectives, intervals, profile of E, hold-outs.
 """
@@ -13,8 +13,9 @@ from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
 from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import compare_arms
-from ladderlm.scaling.forms import FORMS, Form, Joint, Sample
+from ladderlm.scaling.forms import Chinchilla, Form, OverTraining, PowerLaw, Sample
 from ladderlm.scaling.joint import TOLERANCE
+from ladderlm.scaling.joint_form import Joint, Quadratic
 from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
 from ladderlm.scaling.outcome import label_rows as label
 from ladderlm.scaling.points import Table, group_close
@@ -33,6 +34,9 @@ __all__ = ["fit_sum"]
 
 Array = NDArray[np.float64]
 HOLDOUT_DRAWS = 200
+FORMS: dict[str, type[Form]] = {
+    form.name: form for form in (PowerLaw, Quadratic, Chinchilla, OverTraining, Joint)
+}
 
 
 def fit_sum(rows: Rows, options: FitOptions) -> Fit:
@@ -50,7 +54,8 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     columns, said = columns_of(table, form.columns)
     weight = table.numbers("weight") if "weight" in table else np.ones(len(table))
     sample = Sample.of(columns, codes, length)
-    problem = Problem.of(form, sample, table.numbers("loss"), options.objective, weight)
+    loss = table.numbers("loss")
+    problem = Problem.of(form, sample, loss, options.objective, weight, form.has_floor)
     fitted = problem.where(rows.fitted)
     _check(form, columns, rows.fitted, codes)
     solution = minimise(fitted)
@@ -69,7 +74,9 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     intervals = {names[k]: interval(v) for k, v in spread.items()}
     parameters = {names[k]: float(v) for k, v in form.public(solution.theta, sample).items()}
     other_parameters = {names[k]: float(v) for k, v in form.public(beside.theta, sample).items()}
-    profile = profile_floor(fitted, solution, float(np.exp(beside.theta[0])))
+    profile = None
+    if form.has_floor:
+        profile = profile_floor(fitted, solution, float(np.exp(beside.theta[0])))
     rungs = _rungs(table, columns)
     holdout = _holdouts(problem, rows.fitted, solution, rungs, label(table), columns)
     own_rungs = rungs[rows.fitted]
@@ -80,7 +87,9 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
         compared = {"comparisons": _compare(table.take(rows.fitted), arms, flops, own_rungs)}
     warnings = said + find_confounds(table, rows.fitted)
     warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
-    warnings += _warn(fitted, solution, profile.identified, profile.reason, holdout)
+    if profile is not None and not profile.identified:
+        warnings.append(f"E is not identified by these points: {profile.reason}")
+    warnings += _warn(fitted, solution, holdout)
     return Fit(
         form=form.name,
         parameters=parameters,
@@ -90,13 +99,15 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
             "value": solution.value,
             "beside": {"name": other, "value": beside.value, "parameters": other_parameters},
         },
-        identified={"E": profile.identified, "reason": profile.reason},
+        identified={"E": profile.identified, "reason": profile.reason} if profile else {},
         n_used=int(rows.fitted.sum()),
         excluded=rows.excluded,
         holdout=holdout,
         warnings=warnings,
         card=_card(form, options, solution, fitted, rows, columns, arms),
-        details={"profile": profile.to_json(), "leave_one_out": left_out} | compared,
+        details=({"profile": profile.to_json()} if profile else {})
+        | {"leave_one_out": left_out}
+        | compared,
         rows=_predict(fitted, solution, label(table.take(rows.fitted))),
     )
 
@@ -148,9 +159,9 @@ def _check(
 ) -> None:
     """Refuse what cannot be fitted."""
     n = int(fitted.sum())
-    if n <= form.n_params:
+    if n <= form.n_free:
         raise DataError(
-            f"{n} rows for the {form.n_params} parameters of {form.formula}",
+            f"{n} rows for the {form.n_free} parameters of {form.formula}",
             "a fit without a row to spare says nothing about its errors",
             "add runs, or take a form of fewer parameters",
         )
@@ -198,7 +209,7 @@ def _predict(
 def _sigma(problem: Problem, solution: Solution) -> float:
     """Give the residual sd of ln L."""
     residual = problem.form.log_loss(solution.theta, problem.sample) - problem.log_loss
-    freedom = max(len(residual) - problem.form.n_params, 1)
+    freedom = max(len(residual) - problem.form.n_free, 1)
     return float(np.sqrt((residual**2).sum() / freedom))
 
 
@@ -218,7 +229,7 @@ def _holdouts(
     for n in (1, 2):
         held = fitted & np.isin(rungs, present[-n:])
         kept = fitted & ~held
-        if not held.any() or kept.sum() <= problem.form.n_params or len(present) < n + 2:
+        if not held.any() or kept.sum() <= problem.form.n_free or len(present) < n + 2:
             continue
         if any(len(np.unique(v[kept])) < 2 for v in columns.values()):
             continue
@@ -307,20 +318,12 @@ def _leave_one_out(
     return found
 
 
-def _warn(
-    problem: Problem,
-    solution: Solution,
-    identified: bool,
-    reason: str,
-    holdout: list[dict[str, Any]],
-) -> list[str]:
+def _warn(problem: Problem, solution: Solution, holdout: list[dict[str, Any]]) -> list[str]:
     found = []
-    if not identified:
-        found.append(f"E is not identified by these points: {reason}")
-    freedom = len(problem.log_loss) - problem.form.n_params
+    freedom = len(problem.log_loss) - problem.form.n_free
     if freedom < 3:
         found.append(
-            f"{len(problem.log_loss)} rows for {problem.form.n_params} parameters: the bootstrap "
+            f"{len(problem.log_loss)} rows for {problem.form.n_free} parameters: the bootstrap "
             "knows little of the error of so few"
         )
     theta, n_terms = solution.theta, problem.form.n_terms
@@ -356,7 +359,7 @@ def _card(
         "starts": solution.n_starts,
         "starts_that_agree": solution.n_agreeing,
         "n_used": int(rows.fitted.sum()),
-        "n_parameters": form.n_params,
+        "n_parameters": form.n_free,
         "excluded": rows.excluded,
         "weights": "column weight" if "weight" in rows.table else "all rows alike",
         "bootstrap": f"{options.draws} draws of "
