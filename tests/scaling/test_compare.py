@@ -49,18 +49,17 @@ def test_a_pair_of_unequal_compute_is_corrected_along_the_line(x_new):
 def test_swapping_the_arms_inverts_the_multiplier():
     points = make_ladder(1.15, **NOISE, rng=np.random.default_rng(2))
     there, back = compare_arms(points, "base", "new"), compare_arms(points, "new", "base")
-    assert there.pooled.value * back.pooled.value == pytest.approx(1.0, rel=1e-3)
-    assert there.pooled.low_95 * back.pooled.high_95 == pytest.approx(1.0, rel=1e-3)
+    assert there.pooled.value * back.pooled.value == pytest.approx(1.0, rel=2e-3)
+    assert there.pooled.low_95 * back.pooled.high_95 == pytest.approx(1.0, rel=2e-3)
     assert there.trend.value == pytest.approx(-back.trend.value, rel=1e-2, abs=1e-4)
 
 
 @pytest.mark.parametrize("trend", [-0.05, 0.0, 0.03])
 @pytest.mark.parametrize("m", [0.9, 1.0, 1.3])
 def test_planted_multiplier_and_trend_come_back_without_noise(m, trend):
-    """The law of equal multipliers bends a little to follow a trend: within 6 % of ln m."""
     found = compare_arms(make_ladder(m, trend=trend), "base", "new")
     assert math.log(found.pooled.value) == pytest.approx(math.log(m), rel=0.04, abs=1e-3)
-    assert found.trend.value == pytest.approx(trend, rel=0.06, abs=1e-3)
+    assert found.trend.value == pytest.approx(trend, rel=1e-3, abs=1e-4)
     at = math.log(BUDGETS[-1] * 10 / BUDGETS[2])
     assert math.log(found.m_at_10x.value) == pytest.approx(
         math.log(m) + trend * at, rel=0.04, abs=1e-2

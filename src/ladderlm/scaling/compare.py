@@ -67,7 +67,7 @@ class Comparison:
     """What a variant is worth against the baseline.
 
     Args:
-        law: joint fit of both arms with one multiplier.
+        law: joint fit of both arms.
         rungs: multiplier at each rung.
         pooled: over rungs.
         trend: d ln m / d ln C.
@@ -134,7 +134,7 @@ def compare_arms(
     """
     both = points.where(np.isin(points.arm, [baseline, variant]))
     pairs = pair_runs(both, baseline, variant)
-    law = fit_law(both, baseline, trend=False)
+    law = fit_law(both, baseline)
     _check_falling(both)
     ladder = arrange_pairs(pairs, law, shift)
     base_x = both.x[both.arm == baseline]

@@ -97,6 +97,11 @@ class LadderLaw:
         end = len(self.theta) - self.bend
         return self.theta[end - len(self.branches) + place] if place else 0.0
 
+    def log_m(self, log_x: float) -> float:
+        """Give ln m of the first variant at ln C."""
+        trend = self.theta[3 + len(self.arms) - 1] if self.trend else 0.0
+        return self.theta[3] + trend * (log_x - float(np.log(self.c_ref)))
+
     def predict(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
         """Give the fitted loss of an arm at some FLOPs, for runs of a length."""
         return np.exp(self.form.log_loss(np.array(self.theta), self._sample(arm, flops, branch)))

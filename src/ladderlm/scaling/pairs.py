@@ -123,7 +123,7 @@ def arrange_pairs(pairs: list[Pair], law: LadderLaw, shift: Array | None) -> Pai
     """Put pairs in order of rungs, with the baseline's slope at each.
 
     Args:
-        law: of both arms, with one multiplier.
+        law: of both arms.
         shift: see `PairedLadder`, for all rungs of the study by number; None: nothing is known.
     """
     ids = tuple(sorted({pair.rung for pair in pairs}))
@@ -153,7 +153,7 @@ def _average(pairs: list[Pair], law: LadderLaw) -> tuple[Array, tuple[int, ...],
         of_length = [pair for pair in pairs if pair.branch == branch]
         own = np.array([pair[3:] for pair in of_length])
         x_base, x_variant = np.log(own[:, 0]), np.log(own[:, 1])
-        needed = x_variant.mean() + law.theta[3]
+        needed = x_variant.mean() + law.log_m(float(x_variant.mean()))
         middle = math.exp((x_base.mean() + needed) / 2)
         slope = -float(law.slope(np.array([middle]), branch)[0])
         gain = np.log(own[:, 2] / own[:, 3]) + slope * (x_base - x_variant)
