@@ -171,23 +171,23 @@ def _check_falling(points: Points) -> None:
 
 
 def estimate(
-    log_value: float, error: float, freedom: float, exponentiate: bool = True, rates: float = 0.0
+    log_value: float, error: float, freedom: float, exponentiate: bool = True, beside: float = 0.0
 ) -> Estimate:
     """Turn ln m and its standard error into an estimate with t intervals.
 
     Args:
-        rates: error by mistuned rates, which is not estimated from the scatter: its normal half
-            width is added in quadrature to that by t, so no interval gets narrower by it. The p
-            value uses both with `freedom`, and is the larger for it.
+        beside: error that the scatter does not show, of mistuned rates and of seeds that are lucky
+            on all rungs: its normal half width is added in quadrature to that by t, so no interval
+            gets narrower by it. The p value uses both with `freedom`, and is the larger for it.
     """
     ends = [log_value]
     for level in (0.95, 0.90):
         quantile = 0.5 + level / 2
         half = float(stats.t.ppf(quantile, freedom)) * error if freedom > 0 else math.inf
-        half = math.hypot(half, float(stats.norm.ppf(quantile)) * rates)
+        half = math.hypot(half, float(stats.norm.ppf(quantile)) * beside)
         ends += [log_value - half, log_value + half]
     p_value = math.nan
-    both = math.hypot(error, rates)
+    both = math.hypot(error, beside)
     if freedom > 0 and 0 < both < math.inf:
         p_value = float(2 * stats.t.sf(abs(log_value) / both, freedom))
     if exponentiate:
@@ -209,11 +209,11 @@ def _pool(ladder: PairedLadder) -> tuple[Estimate, float | None, float]:
     rate_error = math.sqrt(float(share @ ladder.shift @ share))
     if n < 2:
         return estimate(centre, math.inf, 0), None, rate_error
-    variance = ladder.variance(d - centre * s, n - 1) / information
-    scatter = math.sqrt(variance + ladder.luck(share))
+    scatter = math.sqrt(ladder.variance(d - centre * s, n - 1) / information)
     error = math.hypot(scatter, centre * ladder.slope_error)
-    rung_sd = math.hypot(scatter, rate_error) * math.sqrt(n)
-    return estimate(centre, error, n - 1, rates=rate_error), rung_sd, rate_error
+    beside = math.hypot(rate_error, math.sqrt(ladder.luck(share)))
+    rung_sd = math.hypot(scatter, beside) * math.sqrt(n)
+    return estimate(centre, error, n - 1, beside=beside), rung_sd, rate_error
 
 
 def _trend(ladder: PairedLadder) -> tuple[Estimate, Estimate, Array]:
@@ -235,13 +235,13 @@ def _trend(ladder: PairedLadder) -> tuple[Estimate, Estimate, Array]:
     rates = shares @ ladder.shift @ shares.T
     at = np.array([1.0, float(log_x.max()) - middle + math.log(10.0)])
     ahead = float(at @ line)
-    errors = variance * np.array([inverse[1, 1], at @ inverse @ at])
-    errors += [ladder.luck(shares[1]), ladder.luck(at @ shares)]
-    error, ahead_error = np.sqrt(errors).tolist()
-    ahead_error = math.hypot(ahead_error, ahead * ladder.slope_error)
+    error = math.sqrt(variance * inverse[1, 1])
+    ahead_error = math.hypot(math.sqrt(variance * at @ inverse @ at), ahead * ladder.slope_error)
+    beside = math.sqrt(rates[1, 1] + ladder.luck(shares[1]))
+    ahead_beside = math.sqrt(at @ rates @ at + ladder.luck(at @ shares))
     return (
-        estimate(float(line[1]), error, n - 2, False, math.sqrt(rates[1, 1])),
-        estimate(ahead, ahead_error, n - 2, rates=math.sqrt(at @ rates @ at)),
+        estimate(float(line[1]), error, n - 2, False, beside),
+        estimate(ahead, ahead_error, n - 2, beside=ahead_beside),
         line[0] + line[1] * (log_x - middle),
     )
 
@@ -269,7 +269,7 @@ def _per_rung(
                 rung=rung,
                 x=math.exp(ladder.log_x[i]),
                 log_m=tuple(float(v) / slope for v in own),
-                estimate=estimate(centre, error, freedom, rates=rates),
+                estimate=estimate(centre, error, freedom, beside=rates),
                 extrapolated=not base_range[0] * 0.999 <= needed <= base_range[1] * 1.001,
                 censored=_censor(ladder.log_x[i], needed, base_range),
                 slope=slope,

@@ -19,7 +19,7 @@ from ladderlm.scaling.joint import LadderLaw
 __all__ = ["Pair", "PairedLadder", "arrange_pairs", "pair_runs"]
 
 Array = NDArray[np.float64]
-LUCK = 0.3  # by simulation: with all of the seeds' scatter as the least, intervals are too wide
+LUCK = 0.2  # by simulation: with all of the seeds' scatter as the least, intervals are too wide
 
 
 class Pair(NamedTuple):
@@ -80,7 +80,8 @@ class PairedLadder:
         The scatter of rungs does not show it. Clustered by rungs and by seeds (Cameron, Gelbach
         and Miller 2011, equation 2.11), a variance is that by rungs, plus that by seeds, less that
         of single pairs; this is what the last two come to, and never less than nothing. Few seeds
-        say little of it, so of n seeds (n - 1) / n is believed.
+        say little of it, so of n seeds (n - 1) / (n + 1) is believed, as the variance of normal
+        values is estimated with the least mean square error by a sum of squares over n + 1.
         """
         by_seed: dict[int, float] = {}
         alone = 0.0
@@ -92,7 +93,8 @@ class PairedLadder:
                 for seed, value in zip(seeds, apart.tolist(), strict=True):
                     by_seed[seed] = by_seed.get(seed, 0.0) + value
         more = sum(value**2 for value in by_seed.values()) - alone
-        return max(more, 0.0) * (1 - 1 / max(len(by_seed), 1))
+        n_seeds = len(by_seed)
+        return max(more, 0.0) * max(n_seeds - 1, 0) / (n_seeds + 1)
 
 
 def pair_runs(points: Points, baseline: str, variant: str) -> list[Pair]:
