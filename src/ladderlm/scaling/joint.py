@@ -40,6 +40,8 @@ TOLERANCE = 0.005  # a forecast within this share of the loss passes whatever it
 class LadderLaw:
     """L = E + (m C / C0)^-c, ln m = k0 + k1 ln(C / C_ref) for each variant, m = 1 for the baseline.
 
+    With a bend ln L is quadratic in ln(m C) instead; see `joint_form.Joint`.
+
     Args:
         arms: names, the baseline first.
         theta: ln E, ln of the rest at C_ref, c, k0 of each variant, k1 of each, ln r of each
