@@ -173,6 +173,7 @@ def installed(project: Path, name: str = "torch") -> str | None:
     return found.stdout.strip() or None
 
 
+@pytest.mark.long
 def test_without_a_driver_the_cpu_index_replaces_a_cuda_build(
     bootstrap: Any, project: Path, empty_venv: Path, index: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +188,7 @@ def test_without_a_driver_the_cpu_index_replaces_a_cuda_build(
     assert said.index("to download") < said.index("installing")
 
 
+@pytest.mark.long
 def test_with_a_driver_the_plain_index_is_used(
     bootstrap: Any,
     project: Path,
@@ -204,6 +206,7 @@ def test_with_a_driver_the_plain_index_is_used(
     assert "install: 3; to download: 3" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_build_without_cuda_is_left_alone(
     bootstrap: Any,
     project: Path,
@@ -222,6 +225,7 @@ def test_a_build_without_cuda_is_left_alone(
     assert "cannot be reached" not in said
 
 
+@pytest.mark.long
 def test_an_unreachable_cpu_index_falls_back_to_the_plain_one_and_says_so(
     bootstrap: Any,
     project: Path,
@@ -239,6 +243,7 @@ def test_an_unreachable_cpu_index_falls_back_to_the_plain_one_and_says_so(
     assert "with its CUDA libraries" in said
 
 
+@pytest.mark.long
 def test_setup_makes_the_environment_once_and_repairs_what_breaks(
     bootstrap: Any, project: Path, empty_venv: Path, monkeypatch: pytest.MonkeyPatch, index: str
 ) -> None:
@@ -294,6 +299,7 @@ def test_setup_makes_the_environment_once_and_repairs_what_breaks(
     assert len(seen) == 4
 
 
+@pytest.mark.long
 def test_a_torch_of_the_base_interpreter_is_used_as_it_is(
     bootstrap: Any,
     project: Path,
@@ -333,6 +339,7 @@ def test_the_driver_is_found_by_its_file_or_by_its_tool(
     assert bootstrap.find_driver()
 
 
+@pytest.mark.long
 def test_a_failing_pip_ends_with_its_last_lines_and_what_to_do(
     bootstrap: Any, project: Path, empty_venv: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,7 @@ for words in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.long
 def test_every_command_works_in_the_poorest_environment(
     python, shared_run, tiny_data, corpus, config_file, run, tmp_path
 ):

@@ -415,6 +415,7 @@ for number in range(1, 1000):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_crash_at_every_single_file_operation_can_be_recovered_from(
     config, corpus, tmp_path, child_environment, monkeypatch
 ):

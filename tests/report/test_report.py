@@ -191,11 +191,11 @@ def files_of(folder):
     }
 
 
-def test_writing_twice_gives_the_same_bytes(hostile, hostile_report):
-    before = files_of(hostile_report)
+def test_writing_twice_gives_the_same_bytes(sources, report):
+    before = files_of(report)
     assert {"index.html", "report.md", "facts.json", "manifest.json"} < set(before)
-    write_report(hostile_report, [], [hostile.study])
-    assert files_of(hostile_report) == before
+    write_report(report, [], [sources.study])
+    assert files_of(report) == before
 
 
 def test_pages_are_rendered_from_the_facts_alone(report, sources):

@@ -47,6 +47,7 @@ def wait_for_line(path, number, child):
         time.sleep(0.0005)
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(start, tiny_config, tmp_path):
     """C01: kill -9, then the same command again; every row of the log once. C19."""
     fields = {
@@ -73,7 +74,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(start, tiny_con
     assert json.loads((folder / "summary.json").read_text())["restarts"] >= 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)],
+)
 def test_a_stopped_run_exits_with_its_code_and_goes_on(number, code, start, tiny_config, tmp_path):
     """C05: as a scheduler or Ctrl-C stops it; an uninterrupted run gives the same bytes."""
     fields = {"train__n_steps": 40, "checkpoint__every_steps": 50, "eval__n_evals": 8}

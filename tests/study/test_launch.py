@@ -115,6 +115,7 @@ def test_a_study_runs_from_its_file_to_its_fits(first):
         assert (out / f"figures/scaling-{axis}.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_a_second_start_makes_again_what_was_deleted_and_nothing_else(first, ladderlm):
     """S01, S06: finished runs keep their very files, and the table is the same but for times."""
     file, out, _ = first

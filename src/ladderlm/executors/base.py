@@ -160,7 +160,8 @@ def run_all(
             if len(outcomes) > n_ended:
                 added = more(list(outcomes.values()))
                 every, held = [*every, *added], [*held, *added]
-            time.sleep(poll_seconds)
+            if len(outcomes) == n_ended:  # else there is room for the next one at once
+                time.sleep(poll_seconds)
     except BaseException:
         executor.cancel(*active)
         raise

@@ -4,6 +4,7 @@ Owns the assembly of the parts and `NUMERICS_VERSION`. Resolution against data a
 business of `resolve.py`.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -87,7 +88,7 @@ class RunConfig:
         """Window of validation, with the default filled in."""
         return self.eval.context or self.data.seq_len
 
-    @property
+    @functools.cached_property  # plans ask for it thousands of times
     def meaning_hash(self) -> str:
         """SHA-256 over the half of the config that can change a number."""
         return content_hash(meaning_of(self))

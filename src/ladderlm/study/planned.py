@@ -4,6 +4,7 @@ Owns the shapes of a study's rungs and the making of resolved `RunConfig`s. Whic
 is in `plan.py`. Builds no model.
 """
 
+import functools
 import math
 import os
 from collections.abc import Collection, Sequence
@@ -167,7 +168,7 @@ class Planner:
             execution=replace(config.execution, n_threads=config.execution.n_threads or 1),
             out=None,
         )
-        config = resolve(config)
+        config = _resolved(config, _data_state(config))
         out = os.path.relpath(self.pool / config.run_id)
         return PlannedRun(arm.name, rung, seed, replace(config, out=out), role, provisional)
 
@@ -241,3 +242,15 @@ def _vocabularies(spec: StudySpec) -> dict[str, int]:
                 "prepare both from the same validation file",
             )
     return found
+
+
+def _data_state(config: RunConfig) -> tuple[tuple[int, ...], ...]:
+    """Give what changes when the data of a config is prepared again."""
+    folders = [Path(folder) for folder in (config.data.path, config.eval.path) if folder]
+    states = [(folder / "manifest.json").stat() for folder in folders]
+    return tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in states)
+
+
+@functools.lru_cache(maxsize=4096)  # a plan is made again whenever a run ends, of nearly equal runs
+def _resolved(config: RunConfig, _state: tuple[tuple[int, ...], ...]) -> RunConfig:
+    return resolve(config)
