@@ -191,6 +191,7 @@ def files_of(folder):
     }
 
 
+@pytest.mark.long
 def test_writing_twice_gives_the_same_bytes(sources, report):
     before = files_of(report)
     assert {"index.html", "report.md", "facts.json", "manifest.json"} < set(before)

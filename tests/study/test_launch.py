@@ -97,6 +97,7 @@ def table(out):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.long
 def test_a_study_runs_from_its_file_to_its_fits(first):
     file, out, said = first
     assert "study tiny: 4 runs" in said.stderr
@@ -136,6 +137,7 @@ def test_a_second_start_makes_again_what_was_deleted_and_nothing_else(first, lad
         }
 
 
+@pytest.mark.long
 def test_plan_and_status_print_json_and_run_nothing(first, ladderlm):
     file, out, _ = first
     before = state_of(out)

@@ -15,7 +15,17 @@ from ladderlm.study.simulate import CASES, Planted, draw_study, simulate
 N_STUDIES = 100
 
 
-@pytest.fixture(scope="module", params=[case for case in CASES if "falling" not in case])
+def some_cases():
+    """Give all cases that do not fall; two of them are drawn each time."""
+    quick = ("m = 1.00", "m = 1.20")
+    return [
+        pytest.param(case, marks=() if case in quick else pytest.mark.long)
+        for case in CASES
+        if "falling" not in case
+    ]
+
+
+@pytest.fixture(scope="module", params=some_cases())
 def simulated(request):
     return CASES[request.param], simulate(CASES[request.param], N_STUDIES, seed=1)
 
