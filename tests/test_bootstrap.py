@@ -377,6 +377,18 @@ def test_advice_fits_the_failure(bootstrap: Any, output: str, advice: str) -> No
     assert advice in bootstrap.advise(output)
 
 
+def test_what_is_run_keeps_its_compiled_modules(
+    bootstrap: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    words = ["python", "-c", "import sys; print(sys.dont_write_bytecode)"]
+    monkeypatch.setitem(bootstrap.COMMANDS, "lint", [words])
+    assert bootstrap.Environment(tmp_path, sys.executable).run("lint", []) == 0
+    assert capfd.readouterr().out == "False\n"
+
+
 def test_an_old_python_is_told_what_to_do(bootstrap: Any) -> None:
     with pytest.raises(bootstrap.SetupError, match=r"Python 3\.9 is too old(.|\n)*PYTHON="):
         bootstrap.check_python((3, 9, 1))
