@@ -28,8 +28,9 @@ class ByteModel:
     """
 
     def __init__(self) -> None:
-        self.counts = [np.zeros((256**k, 256), dtype=np.int64) for k in range(ORDER + 1)]
-        self._probabilities: list[NDArray[np.float64]] | None = None
+        # Flat, at context * 256 + byte. The zeros of contexts that never come take no memory.
+        self.counts = [np.zeros(256 ** (k + 1), np.int64) for k in range(ORDER + 1)]
+        self._sums: list[tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None
 
     def learn(self, texts: Iterable[bytes]) -> None:
         """Count the bytes of texts, each from its own beginning."""
@@ -42,33 +43,39 @@ class ByteModel:
                 self._count(pending)
                 pending, size = [], 0
         self._count(pending)
-        self._probabilities = None
+        self._sums = None
 
     def _count(self, texts: list[bytes]) -> None:
-        for k, places in enumerate(_places(texts)):
-            found = np.bincount(places, minlength=256 ** (k + 1))
-            self.counts[k] += found.reshape(self.counts[k].shape)
+        for counts, places in zip(self.counts, _places(texts), strict=True):
+            np.add.at(counts, places, 1)
 
-    def _tables(self) -> list[NDArray[np.float64]]:
-        if self._probabilities is None:
-            below = np.full((1, 256), 1 / 256)
-            tables = []
-            for k, counts in enumerate(self.counts):
-                n_types = np.count_nonzero(counts, axis=1)[:, None]
-                total = counts.sum(axis=1)[:, None]
-                # The context of order k - 1 is the last byte(s) of the context of order k.
-                prior = np.tile(below, (256, 1)) if k else below
-                seen = total > 0
-                mixed = (counts + n_types * prior) / np.where(seen, total + n_types, 1)
-                below = np.where(seen, mixed, prior)
-                tables.append(below)
-            self._probabilities = tables
-        return self._probabilities
+    def _contexts(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Give for each order what followed each context: how often, and how many kinds."""
+        if self._sums is None:
+            rows = [counts.reshape(-1, 256) for counts in self.counts]
+            self._sums = [(row.sum(axis=1), np.count_nonzero(row, axis=1)) for row in rows]
+        return self._sums
+
+    def probabilities(self, places: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        """Give p_k of some bytes, where places[0..k] are their indices into the counts."""
+        below = np.full(len(places[0]), 1 / 256)
+        for counts, (totals, kinds), place in zip(
+            self.counts, self._contexts(), places, strict=False
+        ):
+            total, n_types = totals[place >> 8], kinds[place >> 8]
+            mixed = (counts[place] + n_types * below) / np.maximum(total + n_types, 1)
+            below = np.where(total > 0, mixed, below)
+        return below
 
     def bits(self, texts: Iterable[bytes], order: int) -> float:
         """Give the code length of texts in bits with contexts of `order` bytes."""
-        table = self._tables()[order].ravel()
-        return float(sum(-np.log2(table[_places([text])[order]]).sum() for text in texts if text))
+        return float(
+            sum(
+                -np.log2(self.probabilities(_places([text])[: order + 1])).sum()
+                for text in texts
+                if text
+            )
+        )
 
 
 def _places(texts: Sequence[bytes]) -> list[NDArray[np.int64]]:
