@@ -90,6 +90,13 @@ def test_rates_are_bits_of_the_raw_bytes():
     assert rates["xz -9e, whole"] == pytest.approx(8 * len(whole) / n_bytes)
 
 
+@pytest.mark.parametrize("text", [b"", b"a", b"def f(x):\n" * 500, bytes(range(256)) * 70])
+def test_the_small_dictionary_of_xz_loses_nothing(text):
+    found = trivial_models([b"a"], [text, b"a"])["bits_per_byte"]["xz -9e, each document"]
+    sizes = [len(lzma.compress(t, preset=9 | lzma.PRESET_EXTREME)) for t in (text, b"a")]
+    assert found == pytest.approx(8 * sum(sizes) / (len(text) + 1))
+
+
 def test_no_text_gives_no_rate():
     assert math.isnan(trivial_models([b"a"], [])["bits_per_byte"]["gzip -9, whole"])
 
