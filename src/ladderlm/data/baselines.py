@@ -119,7 +119,7 @@ def trivial_models(train: Iterable[bytes], validation: Sequence[bytes]) -> dict[
         return len(gzip.compress(text, 9, mtime=0))
 
     def xz(text: bytes) -> int:
-        # A dictionary longer than the text finds nothing more, and 64 MiB of it take 50 ms to clear.
+        # A dictionary longer than the text finds no more, and clearing 64 MiB takes 50 ms.
         preset = 9 | lzma.PRESET_EXTREME
         size = min(max(len(text), 1 << 12), 1 << 26)
         filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": size}]
