@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
 
+from ladderlm.optim.adamw import AdamW
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.muon import MuonAdamW
 

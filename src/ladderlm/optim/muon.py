@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from ladderlm.dist import cut_like, whole
+from ladderlm.optim.adamw import AdamW
 
 __all__ = ["MuonAdamW", "orthogonalize"]
 
@@ -69,7 +69,7 @@ class MuonAdamW(AdamW):
                         by_shape.setdefault(parameter.shape, []).append(parameter)
                 for parameters in by_shape.values():
                     self._update_matrices(parameters, group)
-        return super().step(closure)  # type: ignore[no-any-return]
+        return super().step(closure)
 
     def _update_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Update matrices of one shape."""
