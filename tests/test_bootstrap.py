@@ -407,6 +407,7 @@ def test_an_environment_of_somebody_else_is_never_deleted(
     assert (project / ".venv/precious").exists()
 
 
+@pytest.mark.long
 def test_clean_removes_what_was_made_and_nothing_else(
     bootstrap: Any, project: Path, empty_venv: Path
 ) -> None:

@@ -116,7 +116,7 @@ PICKLES = (
 ).split()
 
 
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("alone", [pytest.param(True, marks=pytest.mark.long), False])
 def test_no_pickle_of_any_name_is_run(alone, ladderlm, folder, tiny_data, tmp_path):
     """I01: instead of the weights, and beside good ones, for every command that reads a model."""
     canary = tmp_path / "canary"

@@ -26,7 +26,7 @@ def assert_same(source, model):
         assert torch.equal(source.read(name), weights[name]), name
 
 
-@pytest.mark.parametrize(("n_shards", "axis"), [(2, 1), (4, 0)])
+@pytest.mark.parametrize(("n_shards", "axis"), [pytest.param(2, 1, marks=pytest.mark.long), (4, 0)])
 def test_shards_are_merged_to_the_bit(n_shards, axis, tmp_path):
     """LLaMA 2 splits the embedding by columns, LLaMA 3 by rows; `rope.freqs` is passed over."""
     model = make_model(vocab_size=320, n_heads=8, n_kv_heads=4, dim=32)

@@ -194,6 +194,7 @@ def test_the_bare_runner_needs_nothing_but_torch_numpy_and_safetensors(
     assert to_dict(config)["out"] == str(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_two_processes_give_the_losses_of_one(python, child_environment, tiny_config, tmp_path):
     """T04: a whole small run over gloo; ragged rows, so the shares of tokens differ."""
     fields = {"data__packing": "padded", "train__n_steps": 8, "eval__n_evals": 2}

@@ -50,7 +50,7 @@ def tokens_per_param(shape, budget):
 
 
 @given(base=bases(), aspect=ASPECTS, min_layers=st.integers(1, 4))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_every_shape_keeps_the_head_size_and_the_proportions(base, aspect, min_layers):
     for shape in shapes(base, aspect, min_layers=min_layers):
         assert shape.n_layers >= min_layers
@@ -64,7 +64,7 @@ def test_every_shape_keeps_the_head_size_and_the_proportions(base, aspect, min_l
 
 
 @given(base=bases(), aspect=ASPECTS, ratio=RATIOS, exponent=st.floats(8, 19))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_a_chosen_shape_meets_its_ratio_or_the_refusal_names_a_budget_that_works(
     base, aspect, ratio, exponent
 ):
@@ -82,7 +82,7 @@ def test_a_chosen_shape_meets_its_ratio_or_the_refusal_names_a_budget_that_works
 
 
 @given(base=bases(), aspect=ASPECTS, ratio=RATIOS, place=st.integers(0, 10_000))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_the_natural_budget_of_a_shape_is_never_refused(base, aspect, ratio, place):
     grid = shapes(base, aspect)
     shape = grid[place % len(grid)]
