@@ -8,8 +8,9 @@ take turns in processes of their own, with the same vocabulary and the same numb
 - `ladderlm prepare` with everything that it does by default;
 - `datasets` with tiktoken, the way of nanoGPT's OpenWebText script: a table of the records, `map`
   over it, the ids written end to end to one file (it hashes, counts and checks nothing);
-- litgpt's own script for SlimPajama, where litgpt and litdata are installed. It wants the name of
-  a subset under another key, so it is given a copy with that key, made before the clock starts.
+- litgpt's own script for SlimPajama, where litgpt, litdata and zstandard are installed. It wants
+  the name of a subset under another key, so it is given a copy with that key, made before the
+  clock starts.
 
 Seconds are of the whole command, from its start.
 """
@@ -132,9 +133,11 @@ def main() -> None:
         way(options.source, options.tokenizer, options.out, options.workers)
         return
     ways = ["ladderlm"]
-    for name, needed in (("datasets", "datasets"), ("litgpt", "litdata")):
-        if importlib.util.find_spec(needed) is None:
-            print(f"{name} is left out: {needed} is not installed")
+    peers = {"datasets": ("datasets",), "litgpt": ("litgpt", "litdata", "zstandard")}
+    for name, needed in peers.items():
+        missing = [package for package in needed if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"{name} is left out: {', '.join(missing)} not installed")
         else:
             ways.append(name)
     n_bytes = n_text_bytes(options.source)

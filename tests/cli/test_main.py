@@ -198,7 +198,14 @@ def test_ctrl_c_while_waiting_ends_with_130_and_one_line(python, child_environme
     line = [python, "-m", "ladderlm.cli.main", "generate", str(shared_run), "--prompt", "-"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        line, env=child_environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        line,
+        env=child_environment,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as child:
         time.sleep(1.0)  # it waits for a prompt that does not come
         end = time.monotonic() + SECONDS
