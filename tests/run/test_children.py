@@ -74,10 +74,8 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(start, tiny_con
     assert json.loads((folder / "summary.json").read_text())["restarts"] >= 1
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_exits_with_its_code_and_goes_on(number, code, start, tiny_config, tmp_path):
     """C05: as a scheduler or Ctrl-C stops it; an uninterrupted run gives the same bytes."""
     fields = {"train__n_steps": 40, "checkpoint__every_steps": 50, "eval__n_evals": 8}
