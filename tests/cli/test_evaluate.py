@@ -339,7 +339,13 @@ def start_torchrun(python, environment, run):
     return done.stdout
 
 
-@pytest.mark.parametrize("start", [start_two, pytest.param(start_torchrun, marks=pytest.mark.slow)])
+STARTS = [
+    pytest.param(start_two, marks=pytest.mark.long),
+    pytest.param(start_torchrun, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("start", STARTS)
 def test_two_processes_give_the_numbers_of_one(start, ladderlm, run, python, child_environment):
     """T04: windows are shared out; one process writes and speaks."""
     alone = ladderlm("eval", run, "--fresh", "--json").json

@@ -90,7 +90,7 @@ def test_seed_noise_is_measured_and_pairing_takes_it_out_of_the_multiplier():
             assert rung.log_m == pytest.approx([rung.log_m[0]] * len(rung.log_m), rel=1e-6)
 
 
-@pytest.mark.parametrize("lucky", [0.0, 0.006])
+@pytest.mark.parametrize("lucky", [pytest.param(0.0, marks=pytest.mark.long), 0.006])
 def test_seeds_that_are_lucky_on_all_rungs_widen_the_interval(lucky):
     """Coverage of 95 % intervals, 100 draws of 8 seeds: a binomial sd of 2 to 3 %."""
     rng = np.random.default_rng(4)
