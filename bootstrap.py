@@ -394,7 +394,7 @@ class Environment:
         """Run the commands of a verb; give the first exit code that is not 0."""
         codes = []
         # Many containers set it: then every process compiles every module again, half a second for
-        # each training run and 20 for the tests. `clean` removes what is written.
+        # each training run. `clean` removes what is written.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         for name, *words in COMMANDS[verb]:
             command = [str(self.bin / name), *words, *arguments]
