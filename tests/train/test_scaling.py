@@ -110,7 +110,7 @@ def test_an_fp16_run_that_was_stopped_ends_with_the_same_bytes(
 def test_auto_follows_the_instructions_of_the_cpu_and_is_resolved_before_the_name(
     flags, chosen, tiny_config, monkeypatch
 ):
-    monkeypatch.setattr(resolve_module, "_cpu_has_bf16", lambda: flags)
+    monkeypatch.setattr(resolve_module, "has_bfloat16", lambda device: flags)
     resolved = resolve(tiny_config(train__precision="auto"))
     assert resolved.train.precision == chosen
     assert resolved.run_id == resolve(tiny_config(train__precision=chosen)).run_id

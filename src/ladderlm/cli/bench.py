@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.generate import check_device
 from ladderlm.cli.options import check_counts, parse, print_json
+from ladderlm.machine import describe_hardware, find_device
 from ladderlm.units import format_count, format_flops
 
 __all__ = ["run"]
@@ -46,10 +46,9 @@ def run(argv: list[str]) -> int:
     from ladderlm.model.accounting import count_params
     from ladderlm.optim.config import OptimConfig
     from ladderlm.run.bench import SHAPES, compare_ways, describe
-    from ladderlm.run.environment import describe_hardware
     from ladderlm.run.resolve import resolve_precision
 
-    check_device(options.device)
+    find_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     work = replace(

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from ladderlm.cli.generate import DrawingOptions, check_device, say
+from ladderlm.cli.generate import DrawingOptions, say
 from ladderlm.cli.options import parse
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.machine import find_device
 
 if TYPE_CHECKING:
     from ladderlm.generate.chat import Message
@@ -37,12 +38,12 @@ def run(argv: list[str]) -> int:
     if options.max_new_tokens < 1:
         raise ConfigError("--max-new-tokens is at least 1")
     options.sampling()
-    check_device(options.device)
+    device = find_device(options.device)
 
     from ladderlm.generate.chat import pick_format
     from ladderlm.run.open import load
 
-    loaded = load(options.run, options.step, options.device)
+    loaded = load(options.run, options.step, device)
     if options.format == "auto":
         options = replace(options, format=pick_format(loaded.tokenizer))  # type: ignore[arg-type]
     _note(f"format {options.format}; {_COMMANDS}")

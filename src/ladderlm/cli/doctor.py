@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from ladderlm.cli.options import parse, print_json
+from ladderlm.machine import find_device
 
 __all__ = ["run"]
 
@@ -39,7 +40,7 @@ def run(argv: list[str]) -> int:
 
     from ladderlm.run.environment import describe_environment
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device()
     found: dict[str, Any] = describe_environment(torch.get_num_threads(), device)
     found["free_disk_bytes"] = shutil.disk_usage(Path.cwd()).free
     found["optional_parts"] = {

@@ -10,6 +10,7 @@ import tyro
 from ladderlm.cli.evaluations import describe_comparison, describe_evaluation, describe_table
 from ladderlm.cli.options import Progress, parse, print_json, progress_bar
 from ladderlm.errors import ConfigError
+from ladderlm.machine import find_device
 
 if TYPE_CHECKING:
     from ladderlm.dist import Processes
@@ -79,7 +80,7 @@ def run(argv: list[str]) -> int:
     from ladderlm.dist import Processes
     from ladderlm.run.evaluate import EvaluationRequest
 
-    device = _device(options.device)
+    device = find_device(options.device)
     processes = Processes(device)
     try:
         if device == "cuda":
@@ -126,26 +127,10 @@ def _run_tasks(options: EvalOptions, names: list[str]) -> None:
         options.task_folder,
         options.max_documents,
         options.checkpoint,
-        _device(options.device),
+        find_device(options.device),
         options.batch_tokens,
         options.json,
     )
-
-
-def _device(wanted: str) -> str:
-    if wanted == "cpu":
-        return wanted
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise ConfigError(
-            "--device cuda, and this PyTorch sees no CUDA device",
-            "an option that cannot be honoured is never replaced in silence",
-            "use --device cpu, or install a CUDA build of torch and a driver",
-        )
-    return "cpu"
 
 
 class _Evaluator:

@@ -10,13 +10,14 @@ import tyro
 
 from ladderlm.cli.options import parse, print_json
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.machine import find_device
 from ladderlm.text import visible
 
 if TYPE_CHECKING:
     from ladderlm.generate.sampling import SamplingConfig
     from ladderlm.run.open import LoadedRun, Written
 
-__all__ = ["DrawingOptions", "check_device", "run", "say"]
+__all__ = ["DrawingOptions", "run", "say"]
 
 _BATCH = 16  # prompts of a file that are continued together
 
@@ -107,11 +108,11 @@ def run(argv: list[str]) -> int:
     sampling = options.sampling()
     if "" in options.stop:
         raise ConfigError("--stop ''", "it ends every text before it begins", "leave it out")
-    check_device(options.device)
+    device = find_device(options.device)
 
     from ladderlm.run.open import load
 
-    loaded = load(options.run, options.step, options.device, options.average)
+    loaded = load(options.run, options.step, device, options.average)
     if options.stream:
         say(prompts[0] if options.echo else "")
         _write(options, loaded, prompts, sampling, lambda _index, piece: say(piece))
@@ -138,27 +139,6 @@ def run(argv: list[str]) -> int:
 def say(text: str) -> None:
     """Print a piece of foreign text at once; a terminal obeys nothing in it."""
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here.
-
-    Raises:
-        ConfigError: not cpu or cuda, or this machine has no such CUDA device.
-    """
-    kind, _, number = device.partition(":")
-    if device != "cpu" and not (kind == "cuda" and (number.isdecimal() or device == "cuda")):
-        raise ConfigError(f"--device {device!r}", "it is cpu, cuda or cuda:1")
-    if kind == "cuda":
-        import torch
-
-        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= n_devices:
-            raise ConfigError(
-                f"--device {device}",
-                f"torch {torch.__version__} sees {n_devices} CUDA devices here",
-                "leave --device out, or see `ladderlm doctor`",
-            )
 
 
 def _check(options: GenerateOptions) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.generate import check_device
 from ladderlm.cli.options import check_counts, parse, print_json
+from ladderlm.machine import find_device
 from ladderlm.text import visible
 from ladderlm.units import format_seconds
 
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     """Record and print the table."""
     options = parse(ProfileOptions, argv, "profile", "Where a training step spends its time.")
     check_counts(steps=options.steps, threads=options.threads)
-    check_device(options.device)
+    find_device(options.device)
     import torch
 
     from ladderlm.run.bench import build

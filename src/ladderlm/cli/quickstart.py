@@ -18,6 +18,7 @@ from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError, ExecutorError
 from ladderlm.files import publish_json, publish_text, read_json
+from ladderlm.machine import count_cores
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.run.config import RunConfig
@@ -198,8 +199,7 @@ def _find_final(out: Path, data: Path, budget: Budget, seconds_left: float) -> f
 
 
 def _count_cores() -> int:
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(n_cores or 1, 64)
+    return min(count_cores(), 64)
 
 
 def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:

@@ -24,6 +24,7 @@ from ladderlm.executors.base import Outcome
 from ladderlm.executors.choice import ExecutorName, make_executor, require_threads
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import FolderLock, publish_json, publish_text, read_json
+from ladderlm.machine import count_busy_cores
 from ladderlm.report.sections import AXES, Axis
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.analysis import analyse
@@ -158,14 +159,11 @@ def _plan(plan: StudyPlan, pool: Path, options: StudyOptions) -> None:
     if options.no_probe:
         print_plan(plan, pool, options.json)
         return
-    import psutil
-
     machine = LocalExecutor(options.threads)
     n_at_once = n_side_by_side(plan.settled, machine.room())
     shapes = len(probed_runs(plan))
     print(f"trying {shapes} shapes, {n_at_once} at once, for a minute at most", file=sys.stderr)
-    n_cores = psutil.cpu_count() or machine.n_threads
-    busy = psutil.cpu_percent(interval=1.0) / 100 * n_cores  # over this second, not the last minute
+    busy, n_cores = count_busy_cores(seconds=1.0)  # over this second, not the last minute
     if n_cores - busy < machine.n_threads - SLACK_CORES:
         print(
             f"other work keeps about {busy:.1f} of {n_cores} cores busy: the times come out too "

@@ -7,27 +7,16 @@ import logging
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
-
-import psutil
 
 from ladderlm.errors import ExecutorError
 from ladderlm.executors.base import Handle, Job, State
 from ladderlm.executors.packing import Packing
 from ladderlm.executors.process import start_process, stop_processes
+from ladderlm.machine import count_cores, count_free_bytes, list_gpus
 
-__all__ = ["LocalExecutor", "list_devices"]
+__all__ = ["LocalExecutor"]
 
 _log = logging.getLogger(__name__)
-
-
-def list_devices() -> tuple[str, ...]:
-    """Name the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        return tuple(name for name in allowed.split(",") if name and name != "-1")
-    known = Path("/proc/driver/nvidia/gpus")
-    return tuple(map(str, range(len(list(known.iterdir()))))) if known.is_dir() else ()
 
 
 class LocalExecutor:
@@ -47,10 +36,9 @@ class LocalExecutor:
         memory_bytes: int | None = None,
         devices: Sequence[str] | None = None,
     ) -> None:
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        self.n_threads = n_threads or available or os.cpu_count() or 1
-        self.memory_bytes = memory_bytes or int(psutil.virtual_memory().available)
-        self.devices = list_devices() if devices is None else tuple(devices)
+        self.n_threads = n_threads or count_cores()
+        self.memory_bytes = memory_bytes or count_free_bytes()
+        self.devices = list_gpus() if devices is None else tuple(devices)
         self._room = self.room()
         self._waiting: dict[Handle, Job] = {}
         self._running: dict[Handle, tuple[Job, subprocess.Popen[bytes], tuple[str, ...]]] = {}

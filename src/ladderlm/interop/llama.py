@@ -27,6 +27,7 @@ from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.interop.convert import open_source
 from ladderlm.interop.llama_model import ModelArgs, Transformer, load_model
+from ladderlm.machine import find_device, has_bfloat16
 from ladderlm.tokenizer.base import Tokenizer as AnyTokenizer
 from ladderlm.tokenizer.base import load_tokenizer
 
@@ -134,9 +135,9 @@ class Llama:
             if number < 1:
                 raise ConfigError(f"{name} = {number}", "it is at least 1")
         SamplingConfig(seed=seed)  # refuses one out of range
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = find_device(device or "auto", "device")
         if dtype is None:
-            half = torch.bfloat16 if where == "cpu" or _has_bfloat16() else torch.float16
+            half = torch.bfloat16 if has_bfloat16(where) else torch.float16
             dtype = torch.float32 if where == "cpu" else half
         tokenizer = Tokenizer(tokenizer_path)
         source = open_source(Path(ckpt_dir), max_seq_len=max_seq_len)
@@ -306,7 +307,3 @@ def sample_top_p(probs: Tensor, p: float) -> Tensor:
     before = torch.cumsum(ordered, dim=-1) - ordered
     kept = ordered.masked_fill(before > p, 0.0)
     return ids.gather(-1, torch.multinomial(kept / kept.sum(-1, keepdim=True), num_samples=1))
-
-
-def _has_bfloat16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

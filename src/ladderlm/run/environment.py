@@ -12,7 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_environment", "describe_hardware"]
+from ladderlm.machine import describe_hardware
+
+__all__ = ["describe_environment"]
 
 _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "scipy", "matplotlib")
 
@@ -37,24 +39,6 @@ def describe_environment(n_threads: int, device: str) -> dict[str, Any]:
         "commit": _commit(),
         "command": [_without_home(word) for word in sys.argv],
     }
-
-
-def describe_hardware(device: str) -> str:
-    """Give one line: the GPU's name, or the CPU's with its cores and memory."""
-    if device == "cuda":
-        import torch
-
-        return str(torch.cuda.get_device_name())
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
 
 def _own_version() -> str | None:

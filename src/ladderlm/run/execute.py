@@ -27,6 +27,7 @@ from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError, Stopped
 from ladderlm.files import AppendLog, FolderLock, publish_json, remove_tree
+from ladderlm.machine import describe_hardware, find_device
 from ladderlm.model.init import init_weights
 from ladderlm.model.precision import float32_matmul
 from ladderlm.model.transformer import Transformer
@@ -34,7 +35,7 @@ from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.branch import check_trunk, take_over
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.environment import describe_environment, describe_hardware
+from ladderlm.run.environment import describe_environment
 from ladderlm.run.finish import finish, note_end, policy_of, write_summary
 from ladderlm.run.machine import (
     check_half_precision,
@@ -85,9 +86,7 @@ def execute(
         Stopped: a signal came and the state was saved.
     """
     began = time.monotonic()
-    device = config.execution.device
-    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    processes = Processes("cuda" if gpu else "cpu")
+    processes = Processes(find_device(config.execution.device, "execution.device"))
     try:
         resolved = resolve(config, processes.world_size)
         folder = Path(resolved.out) if resolved.out else Path("runs") / resolved.run_id

@@ -5,12 +5,11 @@ validation head, checkpoints, device, threads, micro-batch. After this nothing i
 downgraded or ignored. No clock and no cache has a say in it.
 """
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.machine import count_cores, find_device, has_bfloat16
 from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.optim.schedule import count_stable_steps
 from ladderlm.run.config import RunConfig
@@ -130,24 +129,13 @@ def _head_tokens(config: RunConfig, n_evals: int) -> int:
 
 def _resolve_execution(config: RunConfig, world_size: int) -> ExecutionConfig:
     execution = config.execution
-    device = execution.device
-    if device != "cpu":
-        import torch
-
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "execution.device = 'cuda', and this PyTorch sees no CUDA device",
-                "an option that cannot be honoured is never replaced in silence",
-                "use --execution.device cpu, or install a CUDA build of torch and a driver",
-            )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = find_device(execution.device, "execution.device")
     own_rows = -(-config.global_batch_seqs // world_size)
     rows = execution.micro_batch_seqs or max(1, MICRO_BATCH_TOKENS // config.data.seq_len)
     return replace(
         execution,
-        device=device,
-        n_threads=execution.n_threads or max((n_cores or 1) // world_size, 1),
+        device="cpu" if device == "cpu" else "cuda",
+        n_threads=execution.n_threads or max(count_cores() // world_size, 1),
         micro_batch_seqs=min(rows, own_rows),
     )
 
@@ -163,7 +151,7 @@ def resolve_precision(asked: Precision, device: str) -> Precision:
     if device == "cuda":
         import torch
 
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = has_bfloat16(device)
         if asked in ("bf16", "bf16-autocast") and not has_bf16:
             raise ConfigError(
                 f"train.precision = {asked!r}, and {torch.cuda.get_device_name()} has no bfloat16",
@@ -171,16 +159,7 @@ def resolve_precision(asked: Precision, device: str) -> Precision:
                 "set train.precision to 'fp16' (its loss is scaled) or 'float32'",
             )
         return asked if asked != "auto" else "bf16" if has_bf16 else "fp16"
-    return asked if asked != "auto" else "bf16" if _cpu_has_bf16() else "float32"
-
-
-def _cpu_has_bf16() -> bool:
-    """Say whether this CPU multiplies bfloat16 matrices by instructions of its own."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+    return asked if asked != "auto" else "bf16" if has_bfloat16(device) else "float32"
 
 
 def resolve_attention(model: ModelConfig, seq_len: int, device: str) -> AttentionBackend:
