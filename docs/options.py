@@ -4,15 +4,14 @@ python docs/options.py [--check]      --check writes nothing and fails if the pa
 """
 # ruff: noqa: T201
 
-import ast
 import dataclasses
 import inspect
 import sys
-import textwrap
 import typing
 from pathlib import Path
 from typing import Any
 
+from ladderlm.config import field_docs
 from ladderlm.files import publish_text
 from ladderlm.run.config import RunConfig
 from ladderlm.study.options import LadderOptions, SearchOptions
@@ -24,38 +23,15 @@ HEAD = """\
 Made by `docs/options.py` from the dataclasses; do not edit.
 
 Every option is a flag of `ladderlm train` (`--model.dim 384`), a key of a config file (`[model]`
-`dim = 384`) and a dotted name in a study file (`"model.dim" = 384`). Options marked * say how a run
-is carried out; they are recorded but do not change its name.
+`dim = 384`) and a dotted name in a study file (`"model.dim" = 384`). Options marked * set how a run
+is carried out; they are recorded but do not change its name. Leave an option out for its default;
+on the command line `None` sets an optional one back to it.
 """
 
 
-def comments_of(cls: type) -> dict[str, str]:
-    """Give the comment that stands behind each field."""
-    source = textwrap.dedent(inspect.getsource(cls))
-    lines = source.splitlines()
-    found = {}
-    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
-    for node in body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            line = lines[(node.end_lineno or node.lineno) - 1]
-            comment = line.partition("  # ")[2].replace("type: ignore[assignment]", "")
-            found[node.target.id] = comment.strip(" #")
-    return found
-
-
-def described(cls: type) -> dict[str, str]:
-    """Give what the Args section of a docstring says of each field."""
-    found = {}
-    for line in inspect.getdoc(cls).splitlines():  # type: ignore[union-attr]
-        name, colon, text = line.strip().partition(": ")
-        if colon and name.replace("_", "").isalnum():
-            found[name] = text
-    return found
-
-
 def rows(cls: type, place: str = "") -> list[str]:
-    """Give a table row for every option below a dataclass."""
-    hints, comments, words = typing.get_type_hints(cls), comments_of(cls), described(cls)
+    """Return a table row for every option below a dataclass."""
+    hints, docs = typing.get_type_hints(cls), field_docs(cls)
     made = []
     for field in dataclasses.fields(cls):
         kind, name = hints[field.name], place + field.name
@@ -66,26 +42,26 @@ def rows(cls: type, place: str = "") -> list[str]:
             made += rows(section, f"{name}.")
             continue
         star = " *" if field.metadata.get("ladderlm.half") == "execution" else ""
-        text = (comments[field.name] or words.get(field.name, "")).strip(" ;")
         shown = "required" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
-        cells = [f"`{name}`{star}", f"`{spell(kind)}`", shown, text]
+        shown = "" if field.default in (None, ()) else shown
+        cells = [f"`{name}`{star}", f"`{spell(kind)}`", shown, docs[field.name]]
         made.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return made
 
 
 def spell(kind: Any) -> str:
-    """Spell a type as it is written."""
+    """Return a type as it is written."""
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
 def page() -> str:
-    """Give the whole page."""
+    """Return the whole page."""
     sections = rows(RunConfig)
     top = [row for row in sections if row.startswith(("| `out`", "| `numerics_version`"))]
     rest = [row for row in sections if row not in top]
     table = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    ladder = ["", "## ladder (of a study file)", "", *table, *rows(LadderOptions)]
-    search = ["", "## search (of a study file)", "", *table, *rows(SearchOptions)]
+    ladder = ["", "## ladder (of a study file)", "", *table, *rows(LadderOptions, "ladder.")]
+    search = ["", "## search (of a study file)", "", *table, *rows(SearchOptions, "search.")]
     run = ["", "## the run", "", *table, *top]
     return HEAD + "\n".join([*rest, *run, *ladder, *search]).rstrip() + "\n"
 

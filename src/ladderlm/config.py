@@ -1,15 +1,20 @@
 """Dataclass configs: read, check, override, hash.
 
-Owns the way from a dict (TOML, JSON) to nested frozen dataclasses and back, and the hash of the
-half of a config that carries meaning. Does not own any field: each part declares its own in its
-`config.py`. Command-line flags are made from the same dataclasses in `cli/`.
+Owns the way from a dict (TOML, JSON) to nested frozen dataclasses and back, the docstrings of
+fields, and the hash of the half of a config that carries meaning. Does not own any field: each room
+declares its own in its `config.py`. Command-line flags are made from the same dataclasses in
+`cli/`.
 """
 
+import ast
 import dataclasses
 import difflib
 import hashlib
+import inspect
+import itertools
 import json
 import math
+import textwrap
 import tomllib
 import types
 import typing
@@ -23,6 +28,7 @@ __all__ = [
     "content_hash",
     "differences",
     "execution_field",
+    "field_docs",
     "from_dict",
     "meaning_of",
     "nearest",
@@ -38,7 +44,7 @@ _NEUTRAL = "ladderlm.neutral"
 
 
 def execution_field(default: Any) -> Any:
-    """Declare a field that says how a run is carried out; it is recorded, never hashed."""
+    """Declare a field of how a run is carried out, which is recorded but never hashed."""
     return dataclasses.field(default=default, metadata={_HALF: "execution"})
 
 
@@ -47,8 +53,24 @@ def added_later(neutral: Any) -> Any:
     return dataclasses.field(default=neutral, metadata={_NEUTRAL: neutral})
 
 
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the docstring that stands below each field of a dataclass, inherited ones included."""
+    found = {}
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, below in itertools.pairwise(node.body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return found
+
+
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:
-    """Give the known word closest in spelling, or None when nothing is close."""
+    """Return the known word closest in spelling, or None when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return close[0] if close else None
 
@@ -220,7 +242,7 @@ def _refuse_option(dotted: str, word: str, known: dict[str, Any]) -> None:
 
 
 def meaning_of(config: Any) -> Any:
-    """Give the half of a config that can change a number, as plain dicts.
+    """Return the half of a config that can change a number, as plain dicts.
 
     Leaves out fields declared by `execution_field`, and later additions that stand at their neutral
     value, so that a run keeps its name when ladderlm gains an option.
@@ -239,7 +261,7 @@ def meaning_of(config: Any) -> Any:
 
 
 def content_hash(value: Any) -> str:
-    """Give the hex SHA-256 of a value's canonical JSON (sorted keys, no white space)."""
+    """Return the hex SHA-256 of a value's canonical JSON (sorted keys, no white space)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

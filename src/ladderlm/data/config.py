@@ -22,16 +22,30 @@ class DataConfig:
     before the run starts, are part of its name, and are checked at every resume.
     """
 
-    path: str | None = execution_field(None)  # folder written by `ladderlm prepare`
-    split: str = "train"  # which split is trained on
-    seq_len: int = 256  # tokens of a row
-    packing: Packing = "concat"  # padded, best-fit: only documents longer than a row are cut
-    mask_documents: bool = True  # a token attends only within its own document
-    n_lanes: int = 4096  # places of the epoch read in turn, so that a batch mixes documents
-    order_seed: int = 1  # permutation of documents; the same for any tokenizer and packing
-    subset_weights: tuple[tuple[str, float], ...] = added_later(())  # (name, weight of its rows)
-    fingerprint: str | None = None  # of the training split's tokens; None: taken from the data
-    tokenizer_fingerprint: str | None = None  # None: taken from the data
+    path: str | None = execution_field(None)
+    """Folder that `ladderlm prepare` wrote."""
+    split: str = "train"
+    """Name of the split to train on."""
+    seq_len: int = 256
+    """Length of a row, in tokens."""
+    packing: Packing = "concat"
+    """How documents are put into rows. concat: documents are laid end to end and cut into rows.
+    padded: each document begins a row of its own. best-fit: short documents share rows, and only
+    documents longer than a row are cut (Ding et al. 2024)."""
+    mask_documents: bool = True
+    """Let a token attend only to tokens of its own document."""
+    n_lanes: int = 4096
+    """Number of places of an epoch that are read in turn, so that a batch mixes documents. 1: no
+    mixing."""
+    order_seed: int = 1
+    """Seed of the order of documents. The order does not depend on tokenizer and packing."""
+    subset_weights: tuple[tuple[str, float], ...] = added_later(())
+    """Pairs of a subset's name and its weight: rows are drawn from the subsets in proportion to the
+    weights. Default: no weights, each document once per epoch."""
+    fingerprint: str | None = None
+    """Hash of the training split's tokens. Default: taken from the data."""
+    tokenizer_fingerprint: str | None = None
+    """Hash of the tokenizer. Default: taken from the data."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.seq_len < 2**24:

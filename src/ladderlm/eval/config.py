@@ -57,18 +57,32 @@ class Policy:
 class EvalConfig:
     """Validation during a run and at its end."""
 
-    path: str | None = execution_field(None)  # prepared data; None: the training data's folder
-    split: str = "val"  # which split is scored
-    fingerprint: str | None = None  # of the split's tokens; None: taken from the data
-    n_documents: int = 10_000  # the first this many are scored at the end of the run
-    n_evals: int = 20  # validations during the run, beside the one at step 0
-    head_tokens: int | None = None  # size of the part validated during the run; None: by time_share
-    time_share: float = 0.04  # of the run's FLOPs that validation may take, by prediction
-    context: int | None = None  # tokens of a window; None: data.seq_len
-    stride: int | None = None  # tokens scored per further window; None: the context
-    n_samples: int = execution_field(2)  # texts written at each checkpoint; 0: none
-    sample_tokens: int = execution_field(64)  # longest text
-    sample_prompts: tuple[str, ...] = execution_field(())  # beside the unconditional ones
+    path: str | None = execution_field(None)
+    """Folder of the prepared data to validate on. Default: the training data's folder."""
+    split: str = "val"
+    """Name of the split to score."""
+    fingerprint: str | None = None
+    """Hash of the split's tokens. Default: taken from the data."""
+    n_documents: int = 10_000
+    """Number of documents scored at the end of the run, from the first."""
+    n_evals: int = 20
+    """Number of validations during the run, evenly spaced, after the one before the first
+    update."""
+    head_tokens: int | None = None
+    """Tokens of the first documents that are scored during the run. Default: by `time_share`."""
+    time_share: float = 0.04
+    """Fraction of the run's FLOPs that validation may take, by estimate."""
+    context: int | None = None
+    """Tokens that a window may hold. Default: `data.seq_len`."""
+    stride: int | None = None
+    """Tokens scored by each window after the first. Default: the context, so windows do not
+    overlap."""
+    n_samples: int = execution_field(2)
+    """Number of texts generated at each checkpoint without a prompt. 0: none."""
+    sample_tokens: int = execution_field(64)
+    """Length of a generated text at most, in tokens."""
+    sample_prompts: tuple[str, ...] = execution_field(())
+    """Prompts that are continued at each checkpoint, in addition to the texts without a prompt."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_documents < 2**40:

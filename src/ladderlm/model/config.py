@@ -41,31 +41,65 @@ class ModelConfig:
     Names are Meta's. `None` means "derived" for a width and "off" for a feature.
     """
 
-    dim: int = 128  # width of the residual stream
-    n_layers: int = 4  # transformer blocks
-    n_heads: int = 4  # query heads
-    n_kv_heads: int | None = None  # key/value heads; None: as many as n_heads
-    vocab_size: int | None = None  # None: taken from the data's tokenizer before the run starts
-    max_seq_len: int = 256  # tokens; the longest context the model is built for
-    mlp: Literal["swiglu", "gelu", "relu2"] = (
-        "swiglu"  # swiglu: LLaMA's three matrices; the others: two, 4x wide
-    )
-    ffn_dim: int | None = None  # hidden width of the MLP; None: Meta's rule, see ffn_width
-    multiple_of: int = 32  # Meta's rule rounds the SwiGLU width up to a multiple of this
-    ffn_dim_multiplier: float | None = None  # Meta's rule, as in LLaMA 2 70B
-    norm_eps: float = 1e-5  # inside the root of RMSNorm
-    rope_theta: float = 10000.0  # base of the rotary angles
-    rope_scaling_factor: float | None = added_later(None)  # LLaMA 3.1: 8, 3.2: 32; None: off
-    rope_low_freq_factor: float = added_later(1.0)  # waves longer than original / this: all scaled
-    rope_high_freq_factor: float = added_later(4.0)  # waves shorter than original / this: untouched
-    rope_original_seq_len: int = added_later(8192)  # tokens; context before the angles were scaled
-    tied_head: bool = added_later(False)  # the head is the embedding table, as in LLaMA 3.2
-    logit_softcap: float | None = added_later(None)  # logits are cap * tanh(x / cap); None: off
-    qk_norm: bool = added_later(False)  # RMSNorm of every query and key, before they are turned
-    value_embeddings: int = added_later(0)  # tables by token that layers, in turn, add to values
-    dropout: float = 0.0  # on each residual branch; LLaMA has none
-    init_std: float | None = None  # of input matrices; None: 1 / sqrt(dim)
-    attention: AttentionBackend = execution_field("auto")  # auto: blocked or sdpa; flex: GPU only
+    dim: int = 128
+    """Width of the residual stream, in channels."""
+    n_layers: int = 4
+    """Number of transformer blocks."""
+    n_heads: int = 4
+    """Number of query heads. Each head has dim / n_heads channels."""
+    n_kv_heads: int | None = None
+    """Number of key/value heads; several query heads share one (grouped-query attention: Ainslie et
+    al. 2023, 2305.13245). Default: as many as `n_heads`."""
+    vocab_size: int | None = None
+    """Number of tokens in the vocabulary. Default: taken from the data's tokenizer."""
+    max_seq_len: int = 256
+    """Longest context the model is built for, in tokens."""
+    mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
+    """Kind of MLP. swiglu: LLaMA's gated MLP with three matrices (Shazeer 2020, equation 6). gelu:
+    two matrices with GELU between them. relu2: two matrices with squared ReLU (So et al. 2021,
+    section 4.2). The width of the last two is 4 dim."""
+    ffn_dim: int | None = None
+    """Hidden width of the MLP, in channels. Default: by Meta's rule for swiglu, 4 dim for the
+    others."""
+    multiple_of: int = 32
+    """Meta's rule rounds the hidden width of swiglu up to a multiple of this."""
+    ffn_dim_multiplier: float | None = None
+    """Factor on the hidden width in Meta's rule, before rounding. LLaMA 2 70B uses 1.3. Default: no
+    factor."""
+    norm_eps: float = 1e-5
+    """Number added to the mean square under the root of RMSNorm."""
+    rope_theta: float = 10000.0
+    """Base of the angles of rotary position embeddings (Su et al. 2021). LLaMA 3 uses 500000."""
+    rope_scaling_factor: float | None = added_later(None)
+    """Factor by which LLaMA 3.1 stretches the context: slow pairs of channels rotate this many
+    times slower. LLaMA 3.1 uses 8, LLaMA 3.2 uses 32. Default: no scaling."""
+    rope_low_freq_factor: float = added_later(1.0)
+    """Waves longer than rope_original_seq_len / this are slowed by the whole factor."""
+    rope_high_freq_factor: float = added_later(4.0)
+    """Waves shorter than rope_original_seq_len / this stay unchanged."""
+    rope_original_seq_len: int = added_later(8192)
+    """Context of the model before it was stretched, in tokens."""
+    tied_head: bool = added_later(False)
+    """Use the embedding table as the output head too, as LLaMA 3.2 does."""
+    logit_softcap: float | None = added_later(None)
+    """Limit logits to cap * tanh(logit / cap) (Gemma Team 2024, 2408.00118, section 2). Default: no
+    limit."""
+    qk_norm: bool = added_later(False)
+    """Apply RMSNorm to each query and key head before the rotary embedding (Henry et al. 2020;
+    Dehghani et al. 2023, section 2)."""
+    value_embeddings: int = added_later(0)
+    """Number of per-token embedding tables that are added to the attention values. The layers use
+    the tables in turn. 0: none."""
+    dropout: float = 0.0
+    """Probability of dropout on each residual branch. LLaMA uses none."""
+    init_std: float | None = None
+    """Standard deviation of the initial weights of matrices that read the residual stream. Default:
+    1 / sqrt(dim)."""
+    attention: AttentionBackend = execution_field("auto")
+    """Implementation of attention; all compute the same function. auto: blocked on a CPU for long
+    rows and wide heads, sdpa otherwise. sdpa: PyTorch's fused kernel. blocked: blocks of queries
+    that skip masked keys, for CPUs. flex: PyTorch's FlexAttention, on a GPU only. reference: Meta's
+    explicit order of operations, slow."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):

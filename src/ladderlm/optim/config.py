@@ -16,20 +16,40 @@ __all__ = ["OptimConfig"]
 class OptimConfig:
     """Update rule, its constants and the schedule of the learning rate."""
 
-    name: Literal["adamw", "muon"] = "adamw"  # muon: on layer matrices; the rest stays with adamw
-    learning_rate: float = 3e-3  # peak, reached at the end of the warm-up
-    embedding_lr_scale: float = 1.0  # factor on the rate of the embedding table
-    momentum: float = 0.95  # of muon
-    beta1: float = 0.9  # of adamw, decay of the mean gradient
-    beta2: float = 0.95  # of adamw, decay of the mean square
-    eps: float = 1e-8  # of adamw, added to the root
-    weight_decay: float = 0.1  # decoupled; on matrices only, never on norms or embeddings
-    grad_clip: float | None = 1.0  # largest global gradient norm; None: no clipping
-    schedule: Literal["cosine", "wsd", "linear"] = "cosine"  # wsd: stable, then linear decay
-    warmup_fraction: float = 0.05  # of all steps
-    warmup_steps: int | None = added_later(None)  # stands in for warmup_fraction if given
-    decay_fraction: float = 0.3  # of all steps; the cooldown of wsd
-    final_lr_fraction: float = 0.1  # of the peak, at the last step
+    name: Literal["adamw", "muon"] = "adamw"
+    """Update rule. adamw: Loshchilov and Hutter 2019 for all weights. muon: Jordan et al. 2024 for
+    the matrices inside the layers, and adamw for all other weights."""
+    learning_rate: float = 3e-3
+    """Peak of the learning rate, reached at the end of the warm-up."""
+    embedding_lr_scale: float = 1.0
+    """Factor on the learning rate of the embedding tables."""
+    momentum: float = 0.95
+    """Decay of muon's running sum of gradients, per update."""
+    beta1: float = 0.9
+    """Decay of adamw's running mean of gradients, per update."""
+    beta2: float = 0.95
+    """Decay of adamw's running mean of squared gradients, per update."""
+    eps: float = 1e-8
+    """Number added to the root in adamw's denominator."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of the matrices of the layers and of the head. Norms and embeddings do
+    not decay."""
+    grad_clip: float | None = 1.0
+    """Largest global norm of the gradient. A larger gradient is scaled down to it. None: no
+    clipping."""
+    schedule: Literal["cosine", "wsd", "linear"] = "cosine"
+    """Learning rate after the warm-up. cosine: half a cosine period (Loshchilov and Hutter 2016,
+    equation 5). wsd: constant, then a linear cooldown (Hägele et al. 2024, 2405.18392). linear: a
+    straight line (Bergsma et al. 2025, 2502.15938)."""
+    warmup_fraction: float = 0.05
+    """Length of the warm-up, as a fraction of all updates. The rate rises linearly."""
+    warmup_steps: int | None = added_later(None)
+    """Length of the warm-up in updates, which replaces `warmup_fraction`. Default: use
+    `warmup_fraction`."""
+    decay_fraction: float = 0.3
+    """Length of the cooldown of the schedule wsd, as a fraction of all updates."""
+    final_lr_fraction: float = 0.1
+    """Learning rate at the last update, as a fraction of the peak."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "embedding_lr_scale"):

@@ -36,8 +36,11 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
-    out: str | None = execution_field(None)  # run folder; None: runs/<run id>
-    numerics_version: int = NUMERICS_VERSION  # a config of another version is refused
+    out: str | None = execution_field(None)
+    """Folder of the run. Default: runs/ and the run's id."""
+    numerics_version: int = NUMERICS_VERSION
+    """Version of the numerics that the config was written for. A config of another version is
+    refused."""
 
     def __post_init__(self) -> None:
         if self.numerics_version != NUMERICS_VERSION:

@@ -15,41 +15,41 @@ __all__ = ["LadderOptions", "SearchOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class LadderOptions:
-    """Budgets of the ladder and what happens at each.
-
-    Args:
-        flops: budget of each rung, rising.
-        tokens_per_param: tokens per parameter in matrix products.
-        tokens: train every rung on this many tokens instead, so that size alone grows with compute.
-        branches: lengths of the runs of each size, in multiples of tokens_per_param. The longest is
-            the trunk, at whose checkpoints the others begin; it needs the schedule wsd.
-        seeds: set both the initial weights and the order of the data, in every arm.
-        extra_seeds: further seeds for the lowest `extra_seed_rungs` rungs.
-        extra_seed_rungs: how many rungs get them.
-        noise_seeds: further seeds of the smallest baseline, run first: the spread of seeds alone.
-        isoflop_sizes: sizes of the baseline at equal compute, in steps of sqrt(2); 0: none.
-        isoflop_rungs: the lowest rungs that get them.
-        holdout: top rungs kept out of the fit that makes the forecast.
-        aspect_ratio: dim / n_layers that shapes keep close to.
-        min_layers: fewest layers of a rung. One layer cannot do what two can (Olsson et al. 2022,
-            arXiv:2209.11895), and rates found at it may not carry to two.
-        min_updates: the batch shrinks until a rung has this many updates.
-    """
+    """Budgets of the ladder and what happens at each."""
 
     flops: tuple[float, ...]
+    """Budget of each rung in FLOPs, in rising order."""
     tokens_per_param: float = 20.0
+    """Training tokens per parameter, counting the parameters in matrix multiplications."""
     tokens: float | None = None
+    """Train every rung on this many tokens, so that only the model grows with compute. Default: by
+    `tokens_per_param`."""
     branches: tuple[float, ...] = (1.0,)
+    """Training lengths for each size, in multiples of `tokens_per_param`. The longest run is the
+    trunk and the others start from its checkpoints. More than one length needs the schedule wsd."""
     seeds: tuple[int, ...] = (1, 2)
+    """Seeds of every arm at every rung. A seed sets both the initial weights and the order of
+    data."""
     extra_seeds: tuple[int, ...] = ()
+    """Further seeds at the lowest `extra_seed_rungs` rungs."""
     extra_seed_rungs: int = 0
+    """Number of lowest rungs that get `extra_seeds`."""
     noise_seeds: int = 3
+    """Number of further seeds of the baseline at the smallest rung. They run first and measure the
+    spread between seeds."""
     isoflop_sizes: int = 0
+    """Number of sizes of the baseline at equal compute, in steps of sqrt(2). 0: none."""
     isoflop_rungs: int = 3
+    """Number of lowest rungs that get `isoflop_sizes`."""
     holdout: int = 1
+    """Number of top rungs that the fit of the forecast leaves out."""
     aspect_ratio: float = 32.0
+    """Ratio dim / n_layers that the shapes keep close to."""
     min_layers: int = 1
+    """Fewest layers of a rung. One layer cannot do what two can (Olsson et al. 2022, 2209.11895),
+    so rates found with one may not transfer to two."""
     min_updates: int = 500
+    """Fewest updates of a rung; the batch shrinks until it has that many."""
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
@@ -123,23 +123,21 @@ class LadderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """A search over options of the baseline at one rung.
-
-    Args:
-        flops: what all its runs together may take.
-        rung: at which rung of the ladder, from 1.
-        method: every combination, `n_samples` of them, or the better half of them rung by rung.
-        n_samples: how many combinations are drawn; None: all.
-        seed: of the draw.
-        options: the values to try of each option, from the table `[search.options]`.
-    """
+    """A search over options of the baseline at one rung."""
 
     flops: float
+    """Budget of all runs of the search together, in FLOPs."""
     rung: int = 1
+    """Rung of the ladder at which options are tried, from 1."""
     method: Literal["grid", "random", "halving"] = "grid"
+    """Which combinations are run. grid: all of them. random: `n_samples` of them. halving: the
+    better half goes on to the next rung."""
     n_samples: int | None = None
+    """Number of combinations to draw. Default: all."""
     seed: int = 1
+    """Seed of the draw of combinations."""
     options: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    """Values to try for each option, from the table `[search.options]`."""
 
     def __post_init__(self) -> None:
         if (self.method == "random") != (self.n_samples is not None) and self.method != "halving":

@@ -45,15 +45,30 @@ class BatchGrowth:
 class TrainConfig:
     """Length, batch and seed of a run."""
 
-    n_steps: int = 1000  # optimizer updates
-    global_batch_tokens: int = 4096  # row positions of one update, over all processes
-    first_batch_tokens: int | None = added_later(None)  # the batch grows from here; None: constant
-    batch_warmup_fraction: float = added_later(0.1)  # of all steps; over which the batch grows
-    seed: int = 1  # initial weights and dropout; the order of data has its own
-    precision: Precision = "float32"  # of products; weights stay float32; auto: by the device
-    z_loss: float | None = added_later(None)  # factor on (log Z)^2; PaLM has 1e-4; None: off
-    ema_decay: float | None = added_later(None)  # of an average of the weights; None: no average
-    log_every_steps: int = 10  # the first and the last step are always logged
+    n_steps: int = 1000
+    """Number of optimizer updates."""
+    global_batch_tokens: int = 4096
+    """Tokens of one update over all processes. It is a multiple of `data.seq_len`."""
+    first_batch_tokens: int | None = added_later(None)
+    """Tokens of the first update; the batch grows linearly to `global_batch_tokens` (Brown et al.
+    2020, appendix B). Default: a constant batch."""
+    batch_warmup_fraction: float = added_later(0.1)
+    """Fraction of all updates over which the batch grows."""
+    seed: int = 1
+    """Seed of initial weights and dropout. The order of data has its own seed."""
+    precision: Precision = "float32"
+    """Precision of matrix multiplications; weights are always stored in float32. float32: full
+    precision. bf16: bfloat16 copies of the weights. bf16-autocast: bfloat16 by torch.autocast.
+    fp16: float16 with a scaled loss. auto: bf16 or fp16 on a GPU; bf16 on a CPU that has the
+    instructions, else float32."""
+    z_loss: float | None = added_later(None)
+    """Factor on (log Z)^2 in the loss, which keeps logits small. PaLM uses 1e-4 (Chowdhery et al.
+    2022, section 5). Default: not added."""
+    ema_decay: float | None = added_later(None)
+    """Decay per update of an exponential moving average of the weights, which is saved with the
+    run. Default: no average."""
+    log_every_steps: int = 10
+    """Number of updates between logged ones. The first and the last are always logged."""
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "global_batch_tokens", "log_every_steps"):
@@ -82,11 +97,13 @@ class TrainConfig:
 class CheckpointConfig:
     """When the state is saved and how many states are kept. Neither changes a number."""
 
-    every_steps: int | None = execution_field(None)  # None: ten times a run, at validations
-    keep: int = execution_field(1)  # newest checkpoints kept beside the best one
-    keep_steps: tuple[int, ...] = execution_field(
-        ()
-    )  # saved after these updates too, and never deleted: where shorter runs begin
+    every_steps: int | None = execution_field(None)
+    """Number of updates between checkpoints. Default: ten checkpoints per run."""
+    keep: int = execution_field(1)
+    """Number of newest checkpoints to keep. The best one is kept too."""
+    keep_steps: tuple[int, ...] = execution_field(())
+    """Updates after which a checkpoint is saved and never deleted. Shorter runs can start from
+    these."""
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
@@ -105,31 +122,31 @@ class CheckpointConfig:
 class ExecutionConfig:
     """Where and how a run is carried out. Recorded, never part of the run's name."""
 
-    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")  # auto: cuda if any
-    n_threads: int | None = execution_field(
-        None
-    )  # CPU threads; None: all cores this process may use
-    micro_batch_seqs: int | None = execution_field(
-        None
-    )  # rows per forward pass; None: 8192 tokens' worth
-    fit_micro_batch: bool = execution_field(
-        False
-    )  # on a GPU: find the largest micro_batch_seqs that fits, before the first step
-    float32_matmul: Literal["auto", "highest", "medium"] = execution_field(
-        "auto"
-    )  # auto: medium (oneDNN) on a CPU where a probe finds it exact, else highest
-    compile: Literal["auto", "on", "off"] = execution_field(
-        "auto"
-    )  # torch.compile of the layers; auto: long half-precision runs of one shape, no dropout
-    recompute: Literal["none", "layers"] = execution_field(
-        "none"
-    )  # layers: activations inside layers are made again backwards, for less memory
-    shard: Literal["none", "optimizer", "weights"] = execution_field(
-        "none"
-    )  # over processes: optimizer state by whole tensors; weights: FSDP2, rows of everything
-    start_from: str | None = execution_field(
-        None
-    )  # folder of a longer wsd run whose kept steps stand in for the first part of this one
+    device: Literal["auto", "cpu", "cuda"] = execution_field("auto")
+    """Where the run is carried out. auto: cuda if there is a GPU, otherwise cpu."""
+    n_threads: int | None = execution_field(None)
+    """Number of CPU threads. Default: all cores that this process may use."""
+    micro_batch_seqs: int | None = execution_field(None)
+    """Number of rows per forward pass. Default: as many as hold 8192 tokens."""
+    fit_micro_batch: bool = execution_field(False)
+    """Find the largest `micro_batch_seqs` that fits into the GPU's memory before the first
+    update."""
+    float32_matmul: Literal["auto", "highest", "medium"] = execution_field("auto")
+    """Precision of float32 matrix multiplications in PyTorch. highest: exact float32. medium:
+    faster kernels (oneDNN on a CPU). auto: medium on a CPU where a test finds it exact, otherwise
+    highest."""
+    compile: Literal["auto", "on", "off"] = execution_field("auto")
+    """Compile the layers with torch.compile. on: compile. off: do not. auto: compile long
+    half-precision runs with one row shape and no dropout."""
+    recompute: Literal["none", "layers"] = execution_field("none")
+    """Recompute activations in the backward pass to save memory. none: store all of them. layers:
+    recompute those inside each layer."""
+    shard: Literal["none", "optimizer", "weights"] = execution_field("none")
+    """What is split over processes. none: nothing. optimizer: the optimizer's state, whole tensors
+    to each process. weights: rows of weights, gradients and state (FSDP2)."""
+    start_from: str | None = execution_field(None)
+    """Folder of a longer run with the schedule wsd. This run starts from the newest checkpoint of
+    it that both have in common. Default: start from initial weights."""
 
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):
