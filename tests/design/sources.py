@@ -1,15 +1,40 @@
 """The package as syntax trees, for the tests of its structure."""
 
 import ast
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ladderlm
 
-__all__ = ["PACKAGE", "TREES", "Import", "imports_of", "package_of", "public_names"]
+__all__ = [
+    "PACKAGE",
+    "ROOT",
+    "TREES",
+    "Import",
+    "find_circles",
+    "imports_of",
+    "load_page",
+    "package_of",
+    "public_names",
+]
 
 PACKAGE = Path(ladderlm.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load_page(name: str) -> Any:
+    """Load docs/`name`.py, which makes pages of the documents."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -85,3 +110,36 @@ def public_names(tree: ast.Module) -> list[str]:
             names: list[str] = ast.literal_eval(node.value)
             return names
     return []
+
+
+def find_circles() -> list[set[str]]:
+    """Return every set of modules that import each other in a circle, deferred imports included."""
+    graph = {path: imported_modules(path) for path in TREES}
+    reached = {path: reachable(path, graph) for path in graph}
+    circles: list[set[str]] = []
+    for path in graph:
+        circle = {other for other in reached[path] if path in reached[other]}
+        if circle and circle not in circles:
+            circles.append(circle)
+    return circles
+
+
+def imported_modules(path: str) -> set[str]:
+    """Return the paths of the modules that a module imports from the package."""
+    found = set()
+    for item in imports_of(TREES[path]):
+        for name in (item.module, *(f"{item.module}.{name}" for name in item.names)):
+            place = name.removeprefix("ladderlm.").replace(".", "/") + ".py"
+            if name.startswith("ladderlm.") and place in TREES:
+                found.add(place)
+    return found
+
+
+def reachable(path: str, graph: Mapping[str, set[str]]) -> set[str]:
+    """Return every module that is imported by a module or by what it imports."""
+    found: set[str] = set()
+    new = set(graph[path])
+    while new:
+        found |= new
+        new = {other for one in new for other in graph[one]} - found
+    return found

@@ -1,23 +1,17 @@
 """The documents: every link in them leads somewhere, and the builder notices when one does not."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from design.sources import ROOT, load_page
 
 
 @pytest.fixture
 def build() -> Any:
     """Load docs/build.py."""
-    specification = importlib.util.spec_from_file_location("build", ROOT / "docs/build.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_page("build")
 
 
 def test_every_link_of_the_documents_leads_somewhere(build: Any) -> None:
@@ -54,12 +48,7 @@ def test_a_link_to_nowhere_is_found_and_a_good_one_is_rendered(
 
 
 def test_the_page_of_options_is_made_from_the_dataclasses() -> None:
-    place = ROOT / "docs/options.py"
-    specification = importlib.util.spec_from_file_location("options", place)
-    assert specification is not None
-    assert specification.loader is not None
-    options = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(options)
+    options = load_page("options")
     shown = (ROOT / "docs/options.md").read_text(encoding="utf-8")
     assert shown == options.page(), "run python docs/options.py"
     assert "`optim.learning_rate`" in shown
