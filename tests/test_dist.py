@@ -33,7 +33,7 @@ from ladderlm.train.step import train_step
 from reference.checks import ragged_batch
 from reference.hand_made import make_batch, make_model
 
-processes = Processes()
+processes = Processes.join()
 rank = processes.rank
 found = {"first": processes.first, "first by environment": is_first_process()}
 tensors = [torch.tensor([1.0 + rank, 2.0]), torch.full((2, 2), float(10 ** rank))]
@@ -230,7 +230,7 @@ def test_owners_share_the_numbers_evenly_and_every_parameter_has_one():
 
 
 def test_a_process_alone_sums_to_itself():
-    processes = Processes()
+    processes = Processes.join()
     tensor, array = torch.tensor([1.5]), np.array([2.5])
     processes.sum_tensors([tensor])
     assert tensor.tolist() == [1.5]

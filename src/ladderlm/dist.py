@@ -15,39 +15,49 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Processes", "cut_like", "is_first_process", "local_part", "whole"]
+__all__ = ["ALONE", "Processes", "cut_like", "is_first_process", "local_part", "whole"]
 
 
 _BUCKET = 1 << 25  # numbers of one message: 128 MiB in float32, so that no second model is built
 
 
 def is_first_process() -> bool:
-    """Say whether this process is rank 0 (or alone), by torchrun's environment alone."""
+    """Return whether torchrun's environment makes this process rank 0; so it is without one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 class Processes:
-    """This process's place among those of the run.
+    """This process's place among those of the run; by default it is alone.
 
     Args:
-        device_type: cpu joins by gloo, cuda by nccl.
+        rank, local_rank: among all processes, and among those of this machine.
+        world_size: how many there are; 1: every sum is the value itself.
     """
 
-    def __init__(self, device_type: str = "cpu") -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        if self.world_size > 1:
+    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0) -> None:
+        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+
+    @classmethod
+    def join(cls, device_type: str = "cpu") -> "Processes":
+        """Join the group that torchrun's environment describes; alone without one.
+
+        Args:
+            device_type: cpu joins by gloo, cuda by nccl.
+        """
+        names = ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")
+        joined = cls(*(int(os.environ.get(name, default)) for name, default in names))
+        if joined.world_size > 1:
             import torch
             import torch.distributed as group
 
             device = None
             if device_type == "cuda":  # each process its own, or all would use the first one
-                device = torch.device("cuda", self.local_rank)
+                device = torch.device("cuda", joined.local_rank)
                 torch.cuda.set_device(device)
             if not group.is_initialized():
                 backend = "nccl" if device_type == "cuda" else "gloo"
                 group.init_process_group(backend, device_id=device)
+        return joined
 
     @property
     def first(self) -> bool:
@@ -79,7 +89,7 @@ class Processes:
             _unflatten(flat, bucket)
 
     def sum_array(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the sum of a float64 array over processes."""
+        """Return the sum of a float64 array over processes."""
         if self.world_size == 1:
             return array
         import torch
@@ -91,7 +101,7 @@ class Processes:
         return np.asarray(tensor.cpu().numpy(), dtype=np.float64)
 
     def agree(self, flag: int) -> int:
-        """Give the largest flag of any process, so that all act on a signal that one has got."""
+        """Return the largest flag of any process, so that all act on a signal that one has got."""
         if self.world_size == 1:
             return flag
         import torch
@@ -103,7 +113,7 @@ class Processes:
         return int(tensor.item())
 
     def share(self, value: Any) -> Any:
-        """Give every process what the first one passes."""
+        """Return on every process what the first one passes."""
         if self.world_size == 1:
             return value
         import torch.distributed as group
@@ -113,7 +123,7 @@ class Processes:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Give every process what each of them passes, by rank."""
+        """Return on every process what each of them passes, by rank."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as group
@@ -123,7 +133,7 @@ class Processes:
         return box
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Block until all processes have come here."""
         if self.world_size > 1:
             import torch.distributed as group
 
@@ -136,6 +146,9 @@ class Processes:
 
             if group.is_initialized():
                 group.destroy_process_group()
+
+
+ALONE = Processes()
 
 
 def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
@@ -161,7 +174,7 @@ def _unflatten(flat: "Tensor", tensors: "list[Tensor]") -> None:
 
 
 def _is_cut(tensor: "Tensor") -> bool:
-    """Say whether it is a DTensor, without importing half a second of code to ask."""
+    """Return whether it is a DTensor, without half a second of imports."""
     return hasattr(tensor, "device_mesh")
 
 
@@ -172,7 +185,7 @@ def whole(tensor: "Tensor") -> "Tensor":
 
 
 def cut_like(tensor: "Tensor", like: "Tensor") -> "Tensor":
-    """Give a whole tensor as `like` lies: on its device, and cut over processes as it is."""
+    """Return a whole tensor laid out as `like`: on its device, and cut over processes as it is."""
     tensor = tensor.to(like.device)
     if not _is_cut(like):
         return tensor
@@ -183,7 +196,7 @@ def cut_like(tensor: "Tensor", like: "Tensor") -> "Tensor":
 
 
 def local_part(tensor: "Tensor") -> "tuple[Tensor, int | None]":
-    """Give what this process has of a tensor, and its first row; None: it is the whole."""
+    """Return this process's part of a tensor and its first row; None: it is the whole."""
     if not _is_cut(tensor):
         return tensor, None
     mesh = tensor.device_mesh  # type: ignore[attr-defined]

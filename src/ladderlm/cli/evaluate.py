@@ -81,7 +81,7 @@ def run(argv: list[str]) -> int:
     from ladderlm.run.evaluate import EvaluationRequest
 
     device = find_device(options.device)
-    processes = Processes(device)
+    processes = Processes.join(device)
     try:
         if device == "cuda":
             device = f"cuda:{processes.local_rank}"

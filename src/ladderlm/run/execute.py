@@ -86,7 +86,7 @@ def execute(
         Stopped: a signal came and the state was saved.
     """
     began = time.monotonic()
-    processes = Processes(find_device(config.execution.device, "execution.device"))
+    processes = Processes.join(find_device(config.execution.device, "execution.device"))
     try:
         resolved = resolve(config, processes.world_size)
         folder = Path(resolved.out) if resolved.out else Path("runs") / resolved.run_id

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ladderlm.dist import Processes
+from ladderlm.dist import ALONE
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.config import Precision
@@ -52,7 +52,7 @@ class Compute:
         backend: str = "inductor",
         sharding: Sharding | None = None,
     ) -> None:
-        self.sharding = sharding or Sharding(Processes())
+        self.sharding = sharding or Sharding(ALONE)
         self.master = self.model = master
         self.masters: list[Tensor] = []
         self.copies: list[Tensor] = []
