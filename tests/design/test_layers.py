@@ -34,10 +34,7 @@ KNOWN_CIRCLES = [
     },
 ]
 # Packages of the extras: the rest of the package must run without them.
-OPTIONAL = (
-    "fastokens gguf gigatoken liger_kernel lm_eval pyarrow ray submitit tensorboard torchao "
-    "trackio transformers typst wandb"
-).split()
+OPTIONAL = "fastokens gguf lm_eval pyarrow ray submitit transformers".split()
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in TREES]
 TORCH_FREE = {
     "configs": [m for m in MODULES if m.split(".")[-1] == "config"],

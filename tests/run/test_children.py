@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ladderlm.config import to_dict
+from ladderlm.run.environment import BARE_PACKAGES
 from ladderlm.run.execute import execute
 from reference.runs import outcome, write_config
 
@@ -96,7 +97,7 @@ BARE = '''
 import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
-ALLOWED = set(sys.stdlib_module_names) | {"torch", "numpy", "safetensors", "ladderlm"}
+ALLOWED = {*sys.stdlib_module_names, "ladderlm", *BARE_PACKAGES}
 OF_TORCH = {  # what torch itself imports
     "functorch", "torchgen", "typing_extensions", "filelock", "sympy", "mpmath", "networkx",
     "jinja2", "markupsafe", "fsspec", "setuptools", "triton", "nvidia", "packaging",
@@ -131,6 +132,7 @@ else:
 from ladderlm.config import from_dict, read_config_file
 from ladderlm.run.__main__ import main
 from ladderlm.run.config import RunConfig
+from ladderlm.run.environment import BARE_PACKAGES
 from ladderlm.run.execute import execute
 
 
@@ -173,7 +175,7 @@ def test_the_bare_runner_needs_nothing_but_torch_numpy_and_safetensors(
     config = tiny_config(eval__sample_prompts=["def "])
     config_file = write_config(tmp_path / "config.json", config)
     script = tmp_path / "bare.py"
-    script.write_text(BARE)
+    script.write_text(f"BARE_PACKAGES = {BARE_PACKAGES}\n{BARE}")
     done = subprocess.run(
         [python, str(script), str(config_file), str(tmp_path / "run")],
         env=child_environment,

@@ -11,23 +11,20 @@ import tyro
 from ladderlm.cli.options import parse, print_json
 from ladderlm.machine import find_device
 
-__all__ = ["run"]
+__all__ = ["PARTS", "run"]
 
-_PARTS = {
+PARTS = {  # the extras of pyproject.toml
     "interop": ("transformers", "gguf"),
     "evals": ("lm_eval",),
     "ray": ("ray",),
     "slurm": ("submitit",),
-    "track": ("tensorboard", "wandb", "trackio"),
-    "pdf": ("typst",),
-    "gpu": ("liger_kernel", "torchao"),
-    "fast": ("gigatoken", "fastokens"),
+    "fast": ("fastokens",),
 }
 
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Say what this machine has and what is missing."""
+    """Show what this machine has and what is missing."""
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print as JSON."""
@@ -45,7 +42,7 @@ def run(argv: list[str]) -> int:
     found["free_disk_bytes"] = shutil.disk_usage(Path.cwd()).free
     found["optional_parts"] = {
         part: all(importlib.util.find_spec(name) is not None for name in names)
-        for part, names in _PARTS.items()
+        for part, names in PARTS.items()
     }
     if options.json:
         print_json(found)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from ladderlm.data.decompress import open_plain
 from ladderlm.errors import DataError
 
@@ -200,10 +202,6 @@ class RecordParser:
 
     def _parse_fast(self, block: Block, lines: list[bytes]) -> Parsed | None:
         """Parse a block without any bad, blank or odd line; None: there may be one."""
-        try:
-            import orjson
-        except ImportError:
-            return None
         if not lines[-1]:
             lines.pop()
         try:
@@ -333,11 +331,6 @@ class Reader:
 
 
 def _loads(raw: bytes) -> Any:
-    """Parse one line by orjson where it is installed, else by the standard library."""
-    try:
-        import orjson
-    except ImportError:
-        return _loads_slowly(raw)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+import orjson
+
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.units import format_bytes
 
@@ -265,12 +267,7 @@ class Head:
 
 
 def _loads(raw: bytes) -> Any:
-    """Parse one line by orjson where it is installed, else by the standard library."""
     try:
-        import orjson
-
         return orjson.loads(raw)
-    except ImportError:
-        return json.loads(raw)
     except ValueError:  # lone surrogates, which orjson refuses
         return json.loads(raw)

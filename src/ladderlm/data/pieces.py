@@ -84,7 +84,7 @@ def encode_documents(
         DataError: the tokenizer gave an id outside its vocabulary.
     """
     raws = [text.encode("utf-8") for text in parsed.texts]
-    encoded = tokenizer.encode_batch(parsed.texts, raws)
+    encoded = tokenizer.encode_batch(parsed.texts)
     n_tokens = np.fromiter(map(len, encoded), np.int64, len(encoded)) + 2
     ends = np.cumsum(n_tokens)
     tokens = np.empty(int(n_tokens.sum()), np.result_type(np.uint32, *encoded[:1]))

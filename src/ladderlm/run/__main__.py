@@ -3,8 +3,8 @@
 With `--wait` it waits while another process holds the run's folder, such as one that a killed
 study has left saving its state.
 
-Imports only the standard library, torch, numpy and safetensors, so that it runs on a machine
-that has nothing else. Every executor uses it, alone or under torchrun.
+Imports only the standard library and `BARE_PACKAGES` of `environment.py`, so that it runs on a
+machine that has nothing else. Every executor uses it, alone or under torchrun.
 """
 
 import logging

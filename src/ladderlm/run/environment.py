@@ -14,8 +14,13 @@ from typing import Any
 
 from ladderlm.machine import describe_hardware
 
-__all__ = ["describe_environment"]
+__all__ = ["BARE_PACKAGES", "describe_environment"]
 
+# All that `python -m ladderlm.run` needs beyond the standard library, so that a run can go to a
+# machine that has nothing else. Every other dependency of `pyproject.toml` is imported plainly and
+# is missing there. A run whose tokenizer needs one of them says which, before its first sample;
+# a byte-level BPE needs none: without tiktoken it encodes by hand, slowly, to the same ids.
+BARE_PACKAGES = ("torch", "numpy", "safetensors")
 _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "scipy", "matplotlib")
 
 

@@ -71,14 +71,8 @@ class Tokenizer(Protocol):
         """Give the ids of a text, with BOS before and EOS after it if asked."""
         ...
 
-    def encode_batch(
-        self, texts: Sequence[str], raws: Sequence[bytes] | None = None
-    ) -> list[NDArray[np.uint32]]:
-        """Give the ids of each text alone, without BOS and EOS. Threads may call it together.
-
-        Args:
-            raws: UTF-8 of the texts, if it is at hand.
-        """
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Return the ids of each text alone, without BOS and EOS. Threads may call it together."""
         ...
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:

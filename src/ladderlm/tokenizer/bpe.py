@@ -146,21 +146,17 @@ class BytePairTokenizer:
             ids += coder._encode_single_piece(part) if whole else coder.encode_ordinary(part)
         return ids
 
-    def encode_batch(
-        self, texts: Sequence[str], raws: Sequence[bytes] | None = None
-    ) -> list[NDArray[np.uint32]]:
-        """Give the ids of each text alone, without BOS and EOS, by the fastest proven library.
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Return the ids of each text alone, without BOS and EOS, by the fastest proven library.
 
         Threads may call it at the same time; most of the work is done without Python's lock.
 
         Raises:
-            DataError: a lone surrogate; or a fast library was caught with other ids, see `fast.py`.
+            DataError: a lone surrogate; or fastokens was caught with other ids, see `fast.py`.
         """
-        if raws is None:
-            for text in texts:
-                check_encodable(text)
-            raws = [text.encode() for text in texts]
-        return self._batches.encode(texts, raws)
+        for text in texts:
+            check_encodable(text)
+        return self._batches.encode(texts)
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
         """Give the exact bytes of ids; control ids give none.

@@ -122,11 +122,8 @@ class SentencePieceTokenizer:
                 ids += self._model.encode(part.replace(" ", _SPACE))
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
-    def encode_batch(
-        self, texts: Sequence[str], raws: Sequence[bytes] | None = None
-    ) -> list[NDArray[np.uint32]]:
-        """Give the ids of each text alone, without BOS and EOS."""
-        del raws  # of no use here
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Return the ids of each text alone, without BOS and EOS."""
         return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
