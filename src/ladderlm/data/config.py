@@ -6,10 +6,11 @@ Owns `DataConfig`. Where the data lies is execution; what it holds is meaning.
 from dataclasses import dataclass
 from typing import Literal
 
+from ladderlm.changes import MetaChange
 from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["DataConfig", "Packing"]
+__all__ = ["DATA_CHANGES", "DataConfig", "Packing"]
 
 Packing = Literal["concat", "padded", "best-fit"]
 
@@ -61,3 +62,20 @@ class DataConfig:
                 "every subset is named once, with a weight above zero",
                 "leave out subsets that are not trained on",
             )
+
+
+DATA_CHANGES = (
+    MetaChange(
+        "Data",
+        "none",
+        "readers, verified shards, rows as a pure function of data, seed and step, inspection",
+        "data/",
+        {
+            "data.packing": {
+                "concat": "documents laid end to end",
+                "best-fit": "only documents longer than a row are cut",
+                "padded": "one document per row",
+            }
+        },
+    ),
+)

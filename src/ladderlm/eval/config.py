@@ -5,10 +5,11 @@ Owns `EvalConfig` (validation of a run) and `Policy` (how documents are cut into
 
 from dataclasses import dataclass
 
+from ladderlm.changes import MetaChange
 from ladderlm.config import execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["EvalConfig", "Policy"]
+__all__ = ["EVAL_CHANGES", "EvalConfig", "Policy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,3 +102,13 @@ class EvalConfig:
                 f"eval.n_samples = {self.n_samples}, eval.sample_tokens = {self.sample_tokens}",
                 "the first is not negative, the second at least 1",
             )
+
+
+EVAL_CHANGES = (
+    MetaChange(
+        "Evaluation",
+        "none",
+        "bits per byte over whole documents, every byte scored once, per subset, with intervals",
+        "eval/",
+    ),
+)

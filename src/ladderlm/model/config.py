@@ -7,10 +7,11 @@ Owns `ModelConfig` and everything derived from it. Does not count parameters or 
 from dataclasses import dataclass
 from typing import Literal
 
+from ladderlm.changes import MetaChange
 from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["AttentionBackend", "ModelConfig", "RopeScaling"]
+__all__ = ["MODEL_CHANGES", "AttentionBackend", "ModelConfig", "RopeScaling"]
 
 AttentionBackend = Literal["auto", "sdpa", "blocked", "flex", "reference"]
 
@@ -210,3 +211,87 @@ class ModelConfig:
 def _check_count(name: str, value: int) -> None:
     if not 1 <= value < _LARGEST:
         raise ConfigError(f"{name} = {value}", "it must be at least 1 and below 2^31")
+
+
+MODEL_CHANGES = (
+    MetaChange(
+        "Loss and backward pass",
+        "none: forward runs under inference_mode",
+        "token_nats gives nats per token; sums over micro-batches and processes are divided once "
+        "by the global count of targets",
+        "model/loss.py, train/step.py",
+        {"model.logit_softcap": "bounds the logits by a tanh"},
+    ),
+    MetaChange(
+        "Starting weights",
+        "none: layers are built to be loaded into",
+        "seeded normal weights; matrices that write to the residual stream are scaled by "
+        "1/sqrt(2 n_layers)",
+        "model/init.py",
+        {"model.init_std": "of matrices that read it"},
+    ),
+    MetaChange(
+        "Layers",
+        "fairscale column and row parallel layers, one GPU each",
+        "plain torch layers with the same parameter names",
+        "model/transformer.py",
+        {
+            "model.tied_head": "the embedding table is the head, as in LLaMA 3.2",
+            "model.dropout": "on each residual branch",
+        },
+    ),
+    MetaChange(
+        "Attention",
+        "explicit matrix products, causal over the whole row",
+        "causal within each document of a packed row, where positions restart",
+        "model/attention.py, model/blocked.py, model/flex.py",
+        {
+            "model.attention": {
+                "auto": "blocked or sdpa",
+                "sdpa": "PyTorch's fused kernel",
+                "blocked": "blocks of queries on a CPU",
+                "flex": "FlexAttention on a GPU, passes over closed blocks",
+                "reference": "Meta's order of operations, which tests compare with",
+            },
+            "model.qk_norm": "RMSNorm of queries and keys",
+            "model.value_embeddings": "tables by token, added to the values",
+        },
+    ),
+    MetaChange(
+        "MLP",
+        "SwiGLU",
+        "one of three",
+        "model/mlp.py",
+        {
+            "model.mlp": {
+                "swiglu": "with Meta's rounding of the width",
+                "gelu": "two matrices, 4 dim wide",
+                "relu2": "the same with the square of ReLU",
+            },
+            "model.ffn_dim": "sets the width",
+        },
+    ),
+    MetaChange(
+        "Norm",
+        "RMSNorm",
+        "the same numbers, with a backward pass that keeps less",
+        "model/norm.py",
+    ),
+    MetaChange(
+        "Rotary positions",
+        "complex numbers; base fixed at 10,000",
+        "pairs of real numbers, equal within rounding",
+        "model/rope.py",
+        {
+            "model.rope_theta": "the base",
+            "model.rope_scaling_factor": "LLaMA 3.1's longer context, with rope_low_freq_factor, "
+            "rope_high_freq_factor and rope_original_seq_len",
+        },
+    ),
+    MetaChange(
+        "Key/value cache",
+        "allocated on the GPU in every constructor",
+        "made when generating and handed in",
+        "model/attention.py, generate/engine.py",
+    ),
+)

@@ -6,10 +6,11 @@ Owns `OptimConfig`: rule, rates and schedule. Builds nothing.
 from dataclasses import dataclass
 from typing import Literal
 
+from ladderlm.changes import MetaChange
 from ladderlm.config import added_later
 from ladderlm.errors import ConfigError
 
-__all__ = ["OptimConfig"]
+__all__ = ["OPTIM_CHANGES", "OptimConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +77,21 @@ class OptimConfig:
                 "warm-up and cooldown together cannot be longer than the run",
                 "lower one of them",
             )
+
+
+OPTIM_CHANGES = (
+    MetaChange(
+        "Optimizer and schedule",
+        "none",
+        "after a linear warm-up, with clipped gradients and decoupled weight decay",
+        "optim/",
+        {
+            "optim.name": {"adamw": "for every weight", "muon": "for the matrices of the layers"},
+            "optim.schedule": {
+                "cosine": "half a period",
+                "wsd": "constant, then a linear cooldown",
+                "linear": "straight down",
+            },
+        },
+    ),
+)

@@ -1,7 +1,8 @@
 """The words of a report.
 
 Owns the sentences that are drawn from the facts by rule (headline, discussion, recommendation)
-and the fixed table of differences to Meta's code. Pure functions from facts to text.
+and the table of differences to Meta's code, to which each room adds its own rows. Pure functions
+from facts to text.
 """
 
 import math
@@ -9,6 +10,13 @@ from collections.abc import Collection
 from shlex import quote
 from typing import Any, Literal
 
+from ladderlm.changes import MetaChange
+from ladderlm.data.config import DATA_CHANGES
+from ladderlm.eval.config import EVAL_CHANGES
+from ladderlm.model.config import MODEL_CHANGES
+from ladderlm.optim.config import OPTIM_CHANGES
+from ladderlm.tokenizer.base import TOKENIZER_CHANGES
+from ladderlm.train.config import TRAIN_CHANGES
 from ladderlm.units import format_count, format_flops, format_seconds
 
 __all__ = [
@@ -46,78 +54,14 @@ RUBRIC = (
     ("software", "Software used"),
 )
 
-# (part, Meta's code, here, module)
 CHANGES = (
-    (
-        "Loss and backward pass",
-        "none: forward runs under inference_mode",
-        "token_nats gives nats per token; sums over micro-batches and processes are divided once "
-        "by the global count of real tokens",
-        "model/loss.py, train/step.py",
-    ),
-    (
-        "Starting weights",
-        "none: layers are built to be loaded into",
-        "seeded normal weights; writers to the residual stream scaled by 1/sqrt(2 n_layers)",
-        "model/init.py",
-    ),
-    (
-        "Parallel layers",
-        "fairscale column and row parallel layers, one GPU each",
-        "plain torch layers with the same parameter names; many processes by data parallelism",
-        "model/transformer.py, dist.py",
-    ),
-    (
-        "Attention mask",
-        "causal over the whole row",
-        "causal within each document of a packed row, positions restart with each document",
-        "model/attention.py, data/packing.py",
-    ),
-    (
-        "Attention kernel",
-        "explicit matrix products",
-        "PyTorch's scaled_dot_product_attention; Meta's order of operations kept as the reference "
-        "backend that tests compare with",
-        "model/attention.py",
-    ),
-    (
-        "Devices and precision",
-        "CUDA half precision set globally",
-        "CPU or CUDA, float32 weights, nothing global",
-        "model/precision.py, run/execute.py",
-    ),
-    (
-        "Key/value cache",
-        "allocated on the GPU in every constructor",
-        "made when generating and handed in",
-        "model/attention.py, generate/engine.py",
-    ),
-    (
-        "MLP",
-        "SwiGLU",
-        "SwiGLU with Meta's rounding, or GELU of width 4 dim as an alternative",
-        "model/mlp.py",
-    ),
-    (
-        "Data, tokenizer training",
-        "none",
-        "readers, byte-level BPE, verified shards, packing, inspection",
-        "data/, tokenizer/",
-    ),
-    (
-        "Training",
-        "none",
-        "AdamW and Muon, cosine and WSD schedules, clipping, accumulation, validation, exact "
-        "resume, checkpoints without pickle",
-        "train/, optim/, checkpoint/",
-    ),
-    (
-        "Evaluation",
-        "none",
-        "bits per byte over whole documents, every byte scored once, per subset, with intervals",
-        "eval/",
-    ),
-    (
+    *MODEL_CHANGES,
+    *TOKENIZER_CHANGES,
+    *DATA_CHANGES,
+    *OPTIM_CHANGES,
+    *TRAIN_CHANGES,
+    *EVAL_CHANGES,
+    MetaChange(
         "Studies",
         "none",
         "ladders of runs, scaling-law fits, compute multipliers, verdicts by rule, this report",

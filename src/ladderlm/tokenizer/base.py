@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ladderlm.changes import MetaChange
 from ladderlm.errors import DataError
 from ladderlm.files import publish, read_json, sha256_file
 
@@ -21,6 +22,7 @@ __all__ = [
     "RECORD",
     "SENTENCEPIECE",
     "TIKTOKEN",
+    "TOKENIZER_CHANGES",
     "Tokenizer",
     "check_encodable",
     "check_ids",
@@ -199,3 +201,13 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> None:
                 f"token id {token} is outside a vocabulary of {vocab_size}",
                 "the ids come from another tokenizer",
             )
+
+
+TOKENIZER_CHANGES = (
+    MetaChange(
+        "Tokenizer",
+        "SentencePiece or tiktoken files are read",
+        "byte-level BPE is trained as well; those files and Hugging Face's tokenizer.json are read",
+        "tokenizer/",
+    ),
+)

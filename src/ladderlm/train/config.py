@@ -6,10 +6,18 @@ Owns `TrainConfig` (length, batch, seed), `CheckpointConfig` and `ExecutionConfi
 from dataclasses import dataclass
 from typing import Literal
 
+from ladderlm.changes import MetaChange
 from ladderlm.config import added_later, execution_field
 from ladderlm.errors import ConfigError
 
-__all__ = ["BatchGrowth", "CheckpointConfig", "ExecutionConfig", "Precision", "TrainConfig"]
+__all__ = [
+    "TRAIN_CHANGES",
+    "BatchGrowth",
+    "CheckpointConfig",
+    "ExecutionConfig",
+    "Precision",
+    "TrainConfig",
+]
 
 Precision = Literal["auto", "float32", "bf16", "bf16-autocast", "fp16"]
 
@@ -153,3 +161,56 @@ class ExecutionConfig:
             value = getattr(self, name)
             if value is not None and not 1 <= value < 2**31:
                 raise ConfigError(f"execution.{name} = {value}", "it is at least 1")
+
+
+TRAIN_CHANGES = (
+    MetaChange(
+        "Training",
+        "none",
+        "gradient accumulation, validation, exact resume, checkpoints without pickle",
+        "train/, run/, checkpoint/",
+        {
+            "train.z_loss": "a penalty on the normaliser of the logits",
+            "train.ema_decay": "an average of the weights",
+            "execution.recompute": {
+                "none": "activations are kept",
+                "layers": "they are computed again in the backward pass",
+            },
+        },
+    ),
+    MetaChange(
+        "Devices and precision",
+        "CUDA, half precision set globally",
+        "weights, optimizer state and sums stay float32",
+        "train/compute.py, model/precision.py, run/execute.py",
+        {
+            "execution.device": {"auto": "cuda if there is one", "cpu": "", "cuda": ""},
+            "train.precision": {
+                "auto": "by the device",
+                "float32": "",
+                "bf16": "copies of the weights",
+                "bf16-autocast": "float32 residual stream",
+                "fp16": "with a scaled loss",
+            },
+            "execution.float32_matmul": {
+                "auto": "medium where a probe finds it exact",
+                "highest": "",
+                "medium": "oneDNN on a CPU",
+            },
+            "execution.compile": {"auto": "where it pays", "on": "", "off": ""},
+        },
+    ),
+    MetaChange(
+        "Many processes",
+        "model parallel, one process per shard of the weights",
+        "data parallel, with the same rows in the same order for any number of processes",
+        "dist.py, train/sharding.py",
+        {
+            "execution.shard": {
+                "none": "every process holds everything",
+                "optimizer": "state by whole tensors",
+                "weights": "FSDP2",
+            }
+        },
+    ),
+)
