@@ -46,8 +46,8 @@ def by_datasets(source: Path, tokenizer: Path, out: Path, workers: int) -> None:
     import tiktoken
     from datasets import load_dataset
 
-    from ladderlm.tokenizer.base import load_tokenizer
     from ladderlm.tokenizer.bpe import BytePairTokenizer
+    from ladderlm.tokenizer.load import load_tokenizer
 
     own = load_tokenizer(tokenizer)
     assert isinstance(own, BytePairTokenizer)
@@ -80,7 +80,7 @@ def by_litgpt(source: Path, tokenizer: Path, out: Path, workers: int) -> None:
     """Run litgpt's recipe; it takes as many processes as there are cores."""
     from litgpt.data.prepare_slimpajama import prepare
 
-    from ladderlm.tokenizer.bpe import BOS, EOS
+    from ladderlm.tokenizer.base import BOS, EOS
 
     assert workers == os.cpu_count()
     named = out / "tokenizer"  # litgpt looks for the names of the control tokens beside it

@@ -23,8 +23,8 @@ from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import SplitWriter, open_data
 from ladderlm.errors import CheckpointError, ConfigError, DataError
 from ladderlm.files import FolderLock
-from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.tokenizer.bpe import BytePairTokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.train import save_tokenizer
 
 TRAIN, VAL = make_records(40, seed=1), make_records(8, seed=2)

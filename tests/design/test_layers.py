@@ -24,15 +24,6 @@ from ladderlm.cli.main import COMMANDS
 HOUSE = load_page("house")
 FLOORS = {room.name: room.floor for room in HOUSE.ROOMS}
 CALLERS = {room.name: room.callers for room in HOUSE.ROOMS if room.callers}
-# Files of one room that still import each other in a circle: this list must shrink to nothing.
-KNOWN_CIRCLES = [
-    {
-        f"tokenizer/{name}.py"
-        for name in (
-            "base bpe bpe_file fast foreign hugging_face sentencepiece tiktoken_file".split()
-        )
-    },
-]
 # Packages of the extras: the rest of the package must run without them.
 OPTIONAL = "fastokens gguf lm_eval pyarrow ray submitit transformers".split()
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in TREES]
@@ -87,10 +78,7 @@ def test_the_map_names_the_file_in_which(question: str, file: str, word: str) ->
 
 def test_files_of_a_room_do_not_import_each_other_in_a_circle() -> None:
     found = [circle for circle in find_circles() if len({package_of(path) for path in circle}) == 1]
-    new = [circle for circle in found if not any(circle <= known for known in KNOWN_CIRCLES)]
-    assert not new, "\n".join(" ".join(sorted(circle)) for circle in new)
-    open_now = [known for known in KNOWN_CIRCLES if not any(c <= known for c in found)]
-    assert not open_now, f"no circle any more, delete it from KNOWN_CIRCLES: {open_now}"
+    assert not found, "\n".join(" ".join(sorted(circle)) for circle in found)
 
 
 def test_a_module_imports_lower_floors_only() -> None:

@@ -94,7 +94,6 @@ STILL_LONG: tuple[str, ...] = (
     "Planner.run",
     "_Loop.__init__",
     "_draw_arm",
-    "_merge",
     "_piece",
     "assemble",
     "complete",

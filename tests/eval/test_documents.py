@@ -11,7 +11,7 @@ from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.errors import DataError
 from ladderlm.eval.documents import check_counts, hash_texts, known_texts
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 TEXTS = ["plain", "</s> <|end_of_text|>", "caf\u00e9 \U0001f389", " ", "x" * 500, "\x00\r\n"]
 

@@ -11,7 +11,7 @@ from ladderlm.errors import CheckpointError
 from ladderlm.interop.gguf import read_gguf, write_gguf
 from ladderlm.interop.hf import read_hf
 from ladderlm.model.rope import rope_frequencies
-from ladderlm.tokenizer.bpe import BOS, EOS
+from ladderlm.tokenizer.base import BOS, EOS
 from reference.foreign import write_hf_folder
 from reference.hand_made import make_model
 
@@ -55,7 +55,7 @@ def test_the_file_says_shape_and_tokenizer_in_llama_cpps_words(
 ):
     from gguf import GGUFReader
 
-    from ladderlm.tokenizer.base import load_tokenizer
+    from ladderlm.tokenizer.load import load_tokenizer
 
     write_gguf(source, tmp_path / "out", "float16")
     fields = GGUFReader(tmp_path / "out/model.gguf").fields

@@ -111,7 +111,7 @@ def relative(found, expected):
 def test_their_tokenizer_encodes_as_ours_with_bos_first(tiny_tokenizer_folder, tmp_path):
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    from ladderlm.tokenizer.base import load_tokenizer
+    from ladderlm.tokenizer.load import load_tokenizer
 
     source = read_hf(write_hf_folder(tmp_path / "hf", build("MHA")))
     write_hf(replace(source, tokenizer=tiny_tokenizer_folder), tmp_path / "out", torch.bfloat16)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ladderlm.errors import DataError
 from ladderlm.interop.hf import read_hf, write_hf
 from ladderlm.interop.sentencepiece_json import sentencepiece_json
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 from reference.foreign import write_hf_folder
 from reference.hand_made import make_model

@@ -18,7 +18,7 @@ from ladderlm.model.attention import document_mask
 from ladderlm.report.figures.xray import attention_svg, histogram_svg, strip_svg
 from ladderlm.report.xray import HEAT_STEPS, Xray, heat_levels, render_xray
 from ladderlm.text import visible
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from reference.hostile import ALL, HOSTILE
 
 HARMLESS_TAGS = set(

@@ -13,9 +13,10 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
 from ladderlm.files import sha256_file
-from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
-from ladderlm.tokenizer.bpe import BOS, EOS, BytePairTokenizer, encode_reference
+from ladderlm.tokenizer.base import BOS, EOS, NASTY_TEXTS
+from ladderlm.tokenizer.bpe import BytePairTokenizer, encode_reference
 from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.split import split_reference
 from ladderlm.tokenizer.train import save_tokenizer
 
@@ -317,7 +318,8 @@ def test_without_tiktoken_the_ids_are_the_same(tiny_tokenizer_folder, child_envi
 import json, sys
 for name in ("tiktoken", "tokenizers", "regex"):
     sys.modules[name] = None
-from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
+from ladderlm.tokenizer.base import NASTY_TEXTS
+from ladderlm.tokenizer.load import load_tokenizer
 tokenizer = load_tokenizer(sys.argv[1])
 assert tokenizer._tiktoken is None
 print(json.dumps([tokenizer.encode(text) for text in json.load(sys.stdin)]))

@@ -11,11 +11,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from builders import make_records
 from ladderlm.errors import DataError
 from ladderlm.files import sha256_file
-from ladderlm.tokenizer.base import NASTY_TEXTS, copy_tokenizer, load_tokenizer, tokenizer_files
+from ladderlm.tokenizer.base import NASTY_TEXTS
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import tokenizer_json
 from ladderlm.tokenizer.foreign import import_tokenizer
 from ladderlm.tokenizer.hugging_face import HuggingFaceTokenizer
+from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer, tokenizer_files
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 
 LINES = [line for r in make_records(60, seed=5) for line in r["text"].splitlines() if line]

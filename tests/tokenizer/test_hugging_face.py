@@ -18,9 +18,10 @@ from tokenizers import (
 
 from builders import make_records
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
+from ladderlm.tokenizer.base import NASTY_TEXTS
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.hugging_face import HuggingFaceTokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 LINES = [record["text"] for record in make_records(100, seed=5)]
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()

@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
+from ladderlm.tokenizer.base import NASTY_TEXTS
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 from reference.pieces import train_pieces

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import NASTY_TEXTS, load_tokenizer
+from ladderlm.tokenizer.base import NASTY_TEXTS
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.split import SPLIT_PATTERN
 from ladderlm.tokenizer.tiktoken_file import load_tiktoken, looks_like_tiktoken
 

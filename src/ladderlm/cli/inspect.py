@@ -29,7 +29,8 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import publish_text
 from ladderlm.run.directory import RunDirectory
 from ladderlm.text import visible
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.config import BatchGrowth
 
 if TYPE_CHECKING:

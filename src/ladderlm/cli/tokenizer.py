@@ -12,8 +12,9 @@ from ladderlm.data.documents import Reader
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
 from ladderlm.text import visible
-from ladderlm.tokenizer.base import RECORD, load_tokenizer
+from ladderlm.tokenizer.base import RECORD
 from ladderlm.tokenizer.foreign import import_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.train import HeldOut, prove_identical, save_tokenizer, train_bpe
 from ladderlm.units import format_bytes, parse_bytes
 

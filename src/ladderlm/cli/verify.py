@@ -11,7 +11,7 @@ from ladderlm.cli.options import parse
 from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.run.directory import RunDirectory
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 __all__ = ["run"]
 

@@ -42,7 +42,8 @@ from ladderlm.files import (
     read_json,
     remove_tree,
 )
-from ladderlm.tokenizer.base import Tokenizer, copy_tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
 
 __all__ = ["PrepareConfig", "estimate", "merge_parts", "prepare", "prepare_part"]
 

@@ -20,7 +20,8 @@ from ladderlm.config import from_dict, to_dict
 from ladderlm.data.estimate import SampleJob, Sums, take_samples
 from ladderlm.data.parts import PartJob, encode_part
 from ladderlm.errors import DataError, ExecutorError, LadderError
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 __all__ = ["Process", "encode_here", "encode_parts", "sample_elsewhere", "started_workers"]
 

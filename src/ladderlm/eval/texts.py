@@ -17,7 +17,7 @@ from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import DataError
 from ladderlm.eval.documents import check_counts, hash_text, known_texts, raw_texts, require_known
 from ladderlm.files import sha256_file
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 __all__ = ["Encoded", "Texts", "describe_source", "encode_texts", "read_texts"]
 

@@ -17,7 +17,7 @@ from ladderlm.interop.native import is_native, read_native, write_native
 from ladderlm.interop.vocabulary import find_tokenizer
 from ladderlm.interop.weights import Source, parameter_shapes
 from ladderlm.model.accounting import count_params
-from ladderlm.tokenizer.base import copy_tokenizer
+from ladderlm.tokenizer.load import copy_tokenizer
 
 __all__ = ["DTYPES", "FORMATS", "convert", "describe", "open_source"]
 

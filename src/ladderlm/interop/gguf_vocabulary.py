@@ -11,9 +11,9 @@ from typing import Any
 
 from ladderlm.errors import CheckpointError
 from ladderlm.interop.weights import Source
-from ladderlm.tokenizer.base import load_tokenizer
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 from ladderlm.tokenizer.split import SPLIT_PATTERN
 

@@ -29,7 +29,7 @@ from ladderlm.interop.convert import open_source
 from ladderlm.interop.llama_model import ModelArgs, Transformer, load_model
 from ladderlm.machine import find_device, has_bfloat16
 from ladderlm.tokenizer.base import Tokenizer as AnyTokenizer
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 __all__ = [
     "ChatPrediction",

@@ -20,7 +20,7 @@ from ladderlm.interop.tensors import read_safetensors
 from ladderlm.interop.weights import FLOATS, Source, check_shapes, parameter_shapes
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
-from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
+from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
 from ladderlm.train.config import TrainConfig
 
 __all__ = ["is_native", "read_native", "write_native"]

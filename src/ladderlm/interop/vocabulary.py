@@ -15,9 +15,10 @@ from ladderlm.files import publish, publish_json, publish_text, read_json
 from ladderlm.interop.sentencepiece_json import sentencepiece_json
 from ladderlm.interop.tensors import inside
 from ladderlm.interop.weights import Source
-from ladderlm.tokenizer.base import HUGGING_FACE, OWN, RECORD, copy_tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import HUGGING_FACE, OWN, RECORD
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import tokenizer_json
+from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
 
 __all__ = ["find_tokenizer", "special_ids", "write_hf_tokenizer"]

@@ -27,7 +27,8 @@ from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.ladder import name_rung
-from ladderlm.tokenizer.base import RECORD, Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import RECORD, Tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 
 __all__ = ["FACTS_VERSION", "data_facts", "gather"]
 

@@ -37,7 +37,8 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.run.machine import settle_matmul
 from ladderlm.run.open import load
 from ladderlm.run.summary import describe_run
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.config import ExecutionConfig
 
 __all__ = [

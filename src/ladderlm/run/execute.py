@@ -46,7 +46,7 @@ from ladderlm.run.machine import (
 from ladderlm.run.micro_batch import fit_micro_batch
 from ladderlm.run.peak import measured_peak
 from ladderlm.run.resolve import eval_steps, open_splits, resolve
-from ladderlm.tokenizer.base import copy_tokenizer, load_tokenizer
+from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import HALF_COPIES, Compute

@@ -24,7 +24,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.run.evaluate import precision_of, weights_hash
 from ladderlm.run.resolve import open_splits
 from ladderlm.run.summary import describe_run
-from ladderlm.tokenizer.base import load_tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.state import TrainState
 

@@ -22,7 +22,8 @@ from ladderlm.generate.text import TextStream
 from ladderlm.model.transformer import Transformer
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
-from ladderlm.tokenizer.base import Tokenizer, load_tokenizer
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 
 __all__ = ["LoadedRun", "Written", "answer", "complete", "load"]

@@ -1,21 +1,21 @@
-"""What every tokenizer offers, and how its folder is read and copied.
+"""What every tokenizer offers.
 
-Owns the `Tokenizer` protocol, `load_tokenizer`, which tells the kinds apart by their files, and
-the record `ladderlm.json` beside a tokenizer's one file.
+Owns the `Tokenizer` protocol, the names of the kinds and of the control tokens, and the checks
+that all kinds share. Opening a tokenizer is in `load.py`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.changes import MetaChange
 from ladderlm.errors import DataError
-from ladderlm.files import publish, read_json, sha256_file
 
 __all__ = [
+    "BOS",
+    "EOS",
     "HUGGING_FACE",
     "NASTY_TEXTS",
     "OWN",
@@ -26,9 +26,6 @@ __all__ = [
     "Tokenizer",
     "check_encodable",
     "check_ids",
-    "copy_tokenizer",
-    "load_tokenizer",
-    "tokenizer_files",
 ]
 
 RECORD = "ladderlm.json"
@@ -38,12 +35,7 @@ OWN, SENTENCEPIECE, TIKTOKEN, HUGGING_FACE = (
     "llama3-tiktoken",
     "hugging-face",
 )
-_FILES = {
-    OWN: "tokenizer.json",
-    HUGGING_FACE: "tokenizer.json",
-    SENTENCEPIECE: "tokenizer.model",
-    TIKTOKEN: "tokenizer.model",
-}
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"  # of our own vocabularies and LLaMA 3's
 # Where encoders disagree, or lose something, if they ever do.
 NASTY_TEXTS = (
     "",
@@ -57,7 +49,6 @@ NASTY_TEXTS = (
     "    def f(x):\n\treturn  12345678 # …\n",
     "\ufeff▁a▁ ▁\u2581<0x0A>  ▁ \U0010ffff\ufffd",
 )
-_RESTORE = "restore the folder, or make it again with `ladderlm tokenizer train` or `import`"
 
 
 class Tokenizer(Protocol):
@@ -89,86 +80,6 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
         """Give the text; bytes that are not UTF-8 become U+FFFD."""
         ...
-
-
-def load_tokenizer(place: Path | str) -> Tokenizer:
-    """Open a tokenizer: a folder of ours, or a foreign file or folder as it is.
-
-    Raises:
-        DataError: missing, damaged, changed since it was recorded, or of a kind that is not known.
-    """
-    place = Path(place)
-    if not (place / RECORD).is_file():
-        from ladderlm.tokenizer.foreign import open_foreign
-
-        return open_foreign(place)
-    record = _read_record(place)
-    path = place / _FILES[record["model"]]
-    tokenizer: Tokenizer
-    if record["model"] == OWN:
-        from ladderlm.tokenizer.bpe_file import load_own
-
-        tokenizer = load_own(path)
-    else:
-        from ladderlm.tokenizer.foreign import open_recorded
-
-        tokenizer = open_recorded(path, record)
-    if record["fingerprint"] != tokenizer.fingerprint:
-        raise DataError(
-            f"{path} does not match the fingerprint in {place / RECORD}",
-            "ids would not mean what they meant when the data was prepared",
-            _RESTORE,
-        )
-    return tokenizer
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    """Read `ladderlm.json` and compare the tokenizer's file with it, byte for byte."""
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or not {"fingerprint", "sha256"} <= record.keys():
-        raise DataError(
-            f"{folder / RECORD} records no fingerprint and sha256 of a tokenizer",
-            "nothing would show a changed byte",
-            _RESTORE,
-        )
-    record.setdefault("model", OWN)
-    if record["model"] not in list(_FILES):  # it may be of any type
-        raise DataError(
-            f"{folder / RECORD} names a model {record['model']!r} that is not known",
-            f"known are {', '.join(_FILES)}",
-            "it may come from a newer ladderlm: update, or " + _RESTORE,
-        )
-    path = folder / _FILES[record["model"]]
-    if not path.is_file():
-        raise DataError(f"{folder} holds no {path.name}", f"{RECORD} speaks of it", _RESTORE)
-    if record["sha256"] != sha256_file(path):
-        raise DataError(
-            f"{path} does not match the sha256 in {folder / RECORD}",
-            "a byte of it was changed",
-            _RESTORE,
-        )
-    return record
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """List the files of a tokenizer folder of ours; the record, last, vouches for the other."""
-    return [folder / _FILES[_read_record(folder)["model"]], folder / RECORD]
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Put a tokenizer into a folder that others can load; a foreign one is imported.
-
-    Raises:
-        DataError: as `load_tokenizer`.
-    """
-    if not (source / RECORD).is_file():
-        from ladderlm.tokenizer.foreign import import_tokenizer
-
-        import_tokenizer(source, folder)
-        return
-    for path in tokenizer_files(source):
-        data = path.read_bytes()
-        publish(folder / path.name, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
 
 
 def check_encodable(text: str) -> None:

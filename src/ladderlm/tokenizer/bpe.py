@@ -8,14 +8,16 @@ fall-back of the bare runner. The file format is in `bpe_file.py`, training in `
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import check_encodable, check_ids
+from ladderlm.tokenizer.base import BOS, EOS, check_encodable, check_ids
+from ladderlm.tokenizer.bpe_file import tokenizer_json
+from ladderlm.tokenizer.fast import BatchEncoder
 from ladderlm.tokenizer.split import (
     SPLIT_PATTERN,
     cut_long_spaces,
@@ -23,12 +25,7 @@ from ladderlm.tokenizer.split import (
     split_reference,
 )
 
-if TYPE_CHECKING:
-    from ladderlm.tokenizer.fast import BatchEncoder
-
-__all__ = ["BOS", "EOS", "BytePairTokenizer", "encode_reference"]
-
-BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+__all__ = ["BytePairTokenizer", "encode_reference"]
 
 
 def encode_reference(text: str, ranks: Mapping[bytes, int]) -> list[int]:
@@ -113,10 +110,7 @@ class BytePairTokenizer:
         )
 
     @functools.cached_property
-    def _batches(self) -> "BatchEncoder":
-        from ladderlm.tokenizer.bpe_file import tokenizer_json
-        from ladderlm.tokenizer.fast import BatchEncoder
-
+    def _batches(self) -> BatchEncoder:
         classes = set(re.findall(r"\\[pP]\{(.*?)\}", self.pattern))
         return BatchEncoder(
             self._encode_text,

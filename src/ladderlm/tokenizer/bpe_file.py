@@ -7,14 +7,13 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ladderlm.errors import DataError
 from ladderlm.files import read_json
-from ladderlm.tokenizer.bpe import BOS, EOS, BytePairTokenizer
+from ladderlm.tokenizer.base import BOS, EOS
 from ladderlm.tokenizer.split import SPLIT_PATTERN
 
-__all__ = ["byte_alphabet", "load_own", "tokenizer_json"]
+__all__ = ["byte_alphabet", "read_ranks", "tokenizer_json"]
 
 _FIX = "make it with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`"
 
@@ -31,17 +30,13 @@ def byte_alphabet() -> dict[int, str]:
     return table | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
-def load_own(path: Path) -> BytePairTokenizer:
-    """Read a `tokenizer.json` that `ladderlm tokenizer train` wrote.
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Read the bytes and ids of the tokens in a file that `ladderlm tokenizer train` wrote.
 
     Raises:
         DataError: damaged, or not a tokenizer of ours.
     """
-    return BytePairTokenizer(_read_ranks(read_json(path), path))
-
-
-def _read_ranks(value: Any, path: Path) -> dict[bytes, int]:
-    """Turn the vocabulary back into bytes and ranks."""
+    value = read_json(path)
     try:
         model, added = value["model"], {t["content"]: t["id"] for t in value["added_tokens"]}
         vocab: dict[str, int] = model["vocab"]

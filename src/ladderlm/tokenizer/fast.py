@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.tokenizer.base import NASTY_TEXTS
+from ladderlm.tokenizer.bpe_file import tokenizer_json
+from ladderlm.tokenizer.split import SPLIT_PATTERN
 
 __all__ = ["BatchEncoder", "disputed_characters", "load_fastokens"]
 
@@ -67,22 +69,24 @@ def disputed_characters(load: Callable[[str], Encode]) -> list[str]:
     All characters of planes 0 to 3 that are newer than Unicode 3.2 are tried behind a letter, a
     digit and a mark, with a vocabulary that shows in its ids where a text was cut.
     """
-    from ladderlm.tokenizer.bpe import BytePairTokenizer
-    from ladderlm.tokenizer.bpe_file import tokenizer_json
+    import tiktoken
 
     tokens = [bytes([byte]) for byte in range(256)]
     tokens += [first + bytes([byte]) for first in (b"a", b"1", b"!") for byte in range(0xC2, 0xF5)]
-    probe = BytePairTokenizer({token: rank for rank, token in enumerate(tokens)})
-    encode = load(tokenizer_json(probe.ranks, controls={}))
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    trusted = tiktoken.Encoding(
+        "disputed", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={}
+    )
+    encode = load(tokenizer_json(ranks, controls={}))
     codes = (*range(0x80, 0xD800), *range(0xE000, 0x40000))
     newer = [chr(c) for c in codes if unicodedata.ucd_3_2_0.category(chr(c)) == "Cn"]
     found = []
     for chars in (newer[i : i + 256] for i in range(0, len(newer), 256)):
         texts = ["".join(f"a{c}\n1{c}\n!{c}\n" for c in chars)]
-        if encode(texts)[0].tolist() != probe.encode(texts[0]):
+        if encode(texts)[0].tolist() != trusted.encode_ordinary(texts[0]):
             texts = [f"a{c}\n1{c}\n!{c}\n" for c in chars]
             rows = zip(chars, texts, encode(texts), strict=True)
-            found += [c for c, text, row in rows if row.tolist() != probe.encode(text)]
+            found += [c for c, text, row in rows if row.tolist() != trusted.encode_ordinary(text)]
     return found
 
 

@@ -12,6 +12,8 @@ from ladderlm.config import content_hash
 from ladderlm.errors import DataError
 from ladderlm.files import publish, publish_json, read_json, sha256_file
 from ladderlm.tokenizer.base import (
+    BOS,
+    EOS,
     HUGGING_FACE,
     NASTY_TEXTS,
     OWN,
@@ -20,7 +22,14 @@ from ladderlm.tokenizer.base import (
     TIKTOKEN,
     Tokenizer,
 )
-from ladderlm.tokenizer.bpe import BOS, EOS
+from ladderlm.tokenizer.hugging_face import (
+    HuggingFaceTokenizer,
+    convert_byte_level,
+    find_controls,
+    open_library,
+)
+from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
+from ladderlm.tokenizer.tiktoken_file import looks_like_tiktoken
 
 __all__ = ["find_file", "import_tokenizer", "open_foreign", "open_recorded"]
 
@@ -124,8 +133,6 @@ def _identify(
     path: Path, bos: str | None, eos: str | None, allow_lossy: bool
 ) -> tuple[str, dict[str, Any]]:
     """Tell which model a file is, and decide what a record must say about its use."""
-    from ladderlm.tokenizer.tiktoken_file import looks_like_tiktoken
-
     head = path.read_bytes()[:4096]
     if head.lstrip()[:1] in (b"{", b"[") or path.suffix == ".json":
         return HUGGING_FACE, _decide_use(path, bos, eos, allow_lossy)
@@ -142,8 +149,6 @@ def _identify(
 
 def _decide_use(path: Path, bos: str | None, eos: str | None, allow_lossy: bool) -> dict[str, Any]:
     """Choose control tokens and engine for a `tokenizer.json`, and try whether it loses texts."""
-    from ladderlm.tokenizer.hugging_face import HuggingFaceTokenizer, find_controls
-
     value = _read_hugging_face(path)
     found = find_controls(value, path)
     added = {token["content"] for token in value["added_tokens"]}
@@ -216,18 +221,10 @@ def _open(path: Path, model: str, facts: dict[str, Any]) -> Tokenizer:
         from ladderlm.tokenizer.tiktoken_file import load_tiktoken
 
         return load_tiktoken(path.read_bytes(), str(path))
-    from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
-
     return SentencePieceTokenizer(path.read_bytes(), str(path))
 
 
 def _open_hugging_face(path: Path, facts: dict[str, Any], *, prove: bool) -> Tokenizer:
-    from ladderlm.tokenizer.hugging_face import (
-        HuggingFaceTokenizer,
-        convert_byte_level,
-        open_library,
-    )
-
     value = _read_hugging_face(path)
     bos, eos = facts["bos"], facts["eos"]
     controls = {t["content"]: t["id"] for t in value["added_tokens"]}

@@ -9,6 +9,7 @@ import itertools
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ladderlm.tokenizer.bpe_file import byte_alphabet
 from ladderlm.tokenizer.split import SPLIT_PATTERN
@@ -71,6 +72,7 @@ def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
             pair = left << _BITS | right
             totals[pair] += n_times[i]
             places[pair].append(i)
+    counted = _PairCounts(n_times, totals, places)
     heap = [(-n, pair) for pair, n in totals.items()]
     heapq.heapify(heap)
     while heap and len(tokens) < n_tokens:
@@ -86,46 +88,52 @@ def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
             tokens.append(token)
         grown: set[int] = set()
         for i in places.pop(pair, ()):
-            words[i] = _merge(
-                words[i], left, right, ids[token], n_times[i], totals, grown, places, i
-            )
+            words[i] = counted.replace(i, words[i], (left, right), ids[token], grown)
         for other in grown:
             if totals[other] > 0:
                 heapq.heappush(heap, (-totals[other], other))
     return tokens
 
 
-def _merge(
-    word: list[int],
-    left: int,
-    right: int,
-    new: int,
-    n_times: int,
-    totals: dict[int, int],
-    grown: set[int],
-    places: dict[int, "array[int]"],
-    place: int,
-) -> list[int]:
-    """Replace a pair in one word, and bring the counts of the pairs beside it up to date."""
-    merged: list[int] = []
-    at, end = 0, len(word)
-    while at < end:
-        if word[at] != left or at + 1 == end or word[at + 1] != right:
-            merged.append(word[at])
-            at += 1
-            continue
-        if merged:
-            pair = merged[-1] << _BITS | new
-            totals[merged[-1] << _BITS | left] -= n_times
-            totals[pair] += n_times
-            grown.add(pair)
-            places[pair].append(place)
-        if at + 2 < end:
-            pair = new << _BITS | word[at + 2]
-            totals[right << _BITS | word[at + 2]] -= n_times
-            totals[pair] += n_times
-            grown.add(pair)
-            places[pair].append(place)
-        merged.append(new)
-        at += 2
-    return merged
+@dataclass(frozen=True)
+class _PairCounts:
+    """How often each pair of neighbouring tokens occurs, and in which words.
+
+    Args:
+        n_times: how often each word occurs.
+        totals: pair -> how often it occurs, in all words together.
+        places: pair -> numbers of the words that hold it, or held it once.
+    """
+
+    n_times: list[int]
+    totals: defaultdict[int, int]
+    places: defaultdict[int, "array[int]"]
+
+    def replace(
+        self, place: int, word: list[int], pair: tuple[int, int], new: int, grown: set[int]
+    ) -> list[int]:
+        """Replace a pair in one word, and bring the counts of the pairs beside it up to date."""
+        (left, right), totals, places = pair, self.totals, self.places
+        n_times = self.n_times[place]
+        merged: list[int] = []
+        at, end = 0, len(word)
+        while at < end:
+            if word[at] != left or at + 1 == end or word[at + 1] != right:
+                merged.append(word[at])
+                at += 1
+                continue
+            if merged:
+                beside = merged[-1] << _BITS | new
+                totals[merged[-1] << _BITS | left] -= n_times
+                totals[beside] += n_times
+                grown.add(beside)
+                places[beside].append(place)
+            if at + 2 < end:
+                beside = new << _BITS | word[at + 2]
+                totals[right << _BITS | word[at + 2]] -= n_times
+                totals[beside] += n_times
+                grown.add(beside)
+                places[beside].append(place)
+            merged.append(new)
+            at += 2
+        return merged

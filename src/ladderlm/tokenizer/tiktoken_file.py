@@ -11,8 +11,8 @@ import hashlib
 
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import TIKTOKEN
-from ladderlm.tokenizer.bpe import BOS, EOS, BytePairTokenizer
+from ladderlm.tokenizer.base import BOS, EOS, TIKTOKEN
+from ladderlm.tokenizer.bpe import BytePairTokenizer
 
 __all__ = ["load_tiktoken", "looks_like_tiktoken"]
 
