@@ -95,6 +95,9 @@ def test_a_closed_standard_input_ends_the_talk(ladderlm, shared_run, monkeypatch
         (["--max-new-tokens", "0"], "at least 1"),
         (["--format", "llama3"], "<|start_header_id|>"),
         (["--device", "gpu"], "cpu, cuda"),
+        (["--checkpoint", "average"], "holds no average"),
+        (["--checkpoint", "7"], "it has [4, 8]"),
+        (["--average"], "--average"),
     ],
 )
 def test_wrong_options_are_refused(words, says, talk):

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 
+from ladderlm.run.execute import execute
 from ladderlm.run.open import load
 from reference.foreign import write_hf_folder
 from reference.hand_made import make_model
@@ -154,3 +155,17 @@ def test_a_certificate_that_does_not_hold_gives_exit_code_1(
     said = ladderlm("convert", str(folder), *words)
     assert said.code == 1
     assert "DOES NOT HOLD" in said.out
+
+
+def test_the_average_of_a_run_is_what_generate_and_convert_take(ladderlm, tiny_config, tmp_path):
+    run = execute(tiny_config(train__n_steps=3, train__ema_decay=0.8))
+    words = ["--to", "native", "--out", tmp_path / "averaged", "--checkpoint", "average"]
+    assert ladderlm("convert", run, *words).code == 0
+    averaged, last = load(run, "average").model, load(run).model
+    found = load(tmp_path / "averaged").model
+    assert torch.equal(found.output.weight, averaged.output.weight)
+    assert not torch.equal(found.output.weight, last.output.weight)
+    drawn = ["--temperature", "0", "--max-new-tokens", "8"]
+    one = ladderlm("generate", run, "--checkpoint", "average", *drawn)
+    two = ladderlm("generate", tmp_path / "averaged", *drawn)
+    assert (one.code, one.out) == (0, two.out)

@@ -48,7 +48,7 @@ def test_documents_are_stored_one_by_one_and_add_up(ladderlm, run):
 
 
 def test_an_older_checkpoint_and_another_split_can_be_named(ladderlm, run):
-    last, older = (ladderlm("eval", run, *w, "--json").json for w in ([], ["--step", "4"]))
+    last, older = (ladderlm("eval", run, *w, "--json").json for w in ([], ["--checkpoint", "4"]))
     assert (last["step"], older["step"]) == (8, 4)
     assert older["bits_per_byte"] != last["bits_per_byte"]
     train = ladderlm("eval", run, "--split", "train", "--max-documents", "3", "--json").json
@@ -87,7 +87,7 @@ def test_a_corpus_file_gives_the_numbers_of_the_data_prepared_from_it(ladderlm, 
         (["--stride", "0"], "stride = 0"),
         (["--stride", "33"], "between 1 and the context 32"),
         (["--split", "vall"], "it has train, val"),
-        (["--step", "7"], "it has [4, 8]"),
+        (["--checkpoint", "7"], "it has [4, 8]"),
         (["--checkpoint", "first"], "has no checkpoint 'first'"),
         (["--batch-tokens", "0"], "--batch-tokens 0"),
         (["--against", "nowhere"], "nowhere is not a run folder"),
@@ -136,7 +136,7 @@ def test_damaged_data_and_checkpoints_are_named(ladderlm, run, data, damage):
     said = ladderlm("eval", run, "--data", data)
     assert (said.code, "val-00000.bin is damaged" in said.err) == (2, True)
     damage(run / "checkpoints/step-00000004/model.safetensors")
-    said = ladderlm("eval", run, "--step", "4")
+    said = ladderlm("eval", run, "--checkpoint", "4")
     assert said.code == 2
     assert "step-00000004/model.safetensors is damaged" in said.err
 

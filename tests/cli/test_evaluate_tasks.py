@@ -48,7 +48,7 @@ def test_tasks_are_run_and_their_metrics_printed(ladderlm, run, tmp_path, monkey
     assert (found["run"], found["step"]) == (str(run), 8)
     assert found["n-samples"]["own_choice"] == {"original": 3, "effective": 3}
     check_by_hand(found["results"], run)
-    said = ladderlm(*words, "--max-documents", "2", "--step", "4")
+    said = ladderlm(*words, "--max-documents", "2", "--checkpoint", "4")
     assert said.code == 0
     assert f"{run}, step 4" in said.out
     lines = {tuple(line.split()[:3]) for line in said.out.splitlines()}

@@ -111,8 +111,8 @@ def test_log_probabilities_belong_to_the_tokens(write):
 
 
 def test_checkpoints_can_be_chosen(write):
-    assert write("--step", "4").code == 0
-    said = write("--step", "5")
+    assert write("--checkpoint", "4").code == 0
+    said = write("--checkpoint", "5")
     assert said.code == 2
     assert "it has [4, 8]" in said.err
 

@@ -115,7 +115,7 @@ def test_a_run_with_an_average_that_was_stopped_ends_with_the_same_bytes(tiny_co
 
 def test_the_average_can_be_loaded_and_scored(tiny_config):
     folder = execute(tiny_config(**QUICK, train__ema_decay=0.8))
-    averaged = load(folder, averaged=True).model.output.weight
+    averaged = load(folder, "average").model.output.weight
     stored = load_file(last_of(folder) / "average.safetensors")["output.weight"]
     assert torch.equal(averaged, stored)
     assert not torch.equal(averaged, load(folder).model.output.weight)
@@ -130,4 +130,4 @@ def test_a_run_without_an_average_says_so(tiny_config):
     with pytest.raises(CheckpointError, match="holds no average"):
         evaluate_run(folder, EvaluationRequest(checkpoint="average"))
     with pytest.raises(CheckpointError, match="no average"):
-        load(folder, averaged=True)
+        load(folder, "average")

@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     from ladderlm.generate.chat import pick_format
     from ladderlm.run.open import load
 
-    loaded = load(options.run, options.step, device)
+    loaded = load(options.run, options.checkpoint, device)
     if options.format == "auto":
         options = replace(options, format=pick_format(loaded.tokenizer))  # type: ignore[arg-type]
     _note(f"format {options.format}; {_COMMANDS}")

@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse
+from ladderlm.cli.options import CheckpointOptions, parse
 from ladderlm.errors import ConfigError
 from ladderlm.text import visible
 
 __all__ = ["run"]
 
 
-@dataclass(frozen=True)
-class ConvertOptions:
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(CheckpointOptions):
     """Write a model in another format: a run, a folder of Meta's or of Hugging Face's."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
@@ -29,8 +29,6 @@ class ConvertOptions:
     """Files of Meta's format, one for each of its processes."""
     certificate: str | None = None
     """Compare logits of source and result, and write FILE (JSON) and a page beside it (.md)."""
-    step: int | None = None
-    """Which checkpoint of a run. Default: the newest."""
     max_seq_len: int | None = None
     """Context of the model, where SRC does not say it or it shall be another."""
     tokenizer: str | None = None
@@ -50,7 +48,7 @@ def run(argv: list[str]) -> int:
     tokenizer = None if options.tokenizer is None else Path(options.tokenizer)
     source = open_source(
         Path(options.source),
-        step=options.step,
+        checkpoint=options.checkpoint,
         max_seq_len=options.max_seq_len,
         tokenizer=tokenizer,
     )

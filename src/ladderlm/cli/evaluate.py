@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ladderlm.cli.evaluations import describe_comparison, describe_evaluation, describe_table
-from ladderlm.cli.options import Progress, parse, print_json, progress_bar
+from ladderlm.cli.options import CheckpointOptions, Progress, parse, print_json, progress_bar
 from ladderlm.errors import ConfigError
 from ladderlm.machine import find_device
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@dataclass(frozen=True)
-class EvalOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(CheckpointOptions):
     """Score documents: every byte of each once."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
@@ -37,9 +37,6 @@ class EvalOptions:
     they can hold, at most 2048."""
     stride: int | None = None
     """Tokens scored per further window. Default: the context, no overlap."""
-    checkpoint: Annotated[str | None, tyro.conf.arg(aliases=("--step",))] = None
-    """Which checkpoint: a step, last, best or average (of the weights over the run). Default: the
-    newest good one."""
     against: str | None = None
     """Another run or model: the difference to it on the same bytes, with intervals."""
     out: str = "evals"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ladderlm.cli.options import parse, print_json
+from ladderlm.cli.options import CheckpointOptions, parse, print_json
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.machine import find_device
 from ladderlm.text import visible
@@ -23,7 +23,7 @@ _BATCH = 16  # prompts of a file that are continued together
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingOptions:
+class DrawingOptions(CheckpointOptions):
     """How texts are drawn, and with what: the options that `generate` and `chat` share."""
 
     max_new_tokens: int = 256
@@ -40,10 +40,6 @@ class DrawingOptions:
     """Above 1: make tokens less likely that the text already holds."""
     seed: int = 1
     """Text i is drawn with seed + i."""
-    step: int | None = None
-    """Which checkpoint. Default: the newest."""
-    average: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take the average of the weights over the run, which train.ema_decay keeps."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and cache. bfloat16 is faster and differs in the third digit."""
     device: str = "cpu"
@@ -112,7 +108,7 @@ def run(argv: list[str]) -> int:
 
     from ladderlm.run.open import load
 
-    loaded = load(options.run, options.step, device, options.average)
+    loaded = load(options.run, options.checkpoint, device)
     if options.stream:
         say(prompts[0] if options.echo else "")
         _write(options, loaded, prompts, sampling, lambda _index, piece: say(piece))

@@ -15,6 +15,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import to_json
 
 __all__ = [
+    "CheckpointOptions",
     "Progress",
     "check_counts",
     "parse",
@@ -25,6 +26,16 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The option of every command that reads a model from a run."""
+
+    checkpoint: str | None = None
+    """Which checkpoint of a run: last, best (lowest validation loss), average (of the weights over
+    the run, kept where train.ema_decay is set) or a step. Default: the newest that is not
+    damaged."""
 
 
 class Progress(Protocol):

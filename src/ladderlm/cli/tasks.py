@@ -34,8 +34,6 @@ def run_tasks_of(
     """
     from ladderlm.interop.lm_eval import run_tasks
     from ladderlm.interop.native import is_native
-    from ladderlm.run.directory import RunDirectory
-    from ladderlm.run.evaluate import choose_checkpoint
     from ladderlm.run.open import load
 
     for name in runs:
@@ -47,15 +45,15 @@ def run_tasks_of(
             )
     found = []
     for name in runs:
-        step = choose_checkpoint(RunDirectory(name), checkpoint)[0].step
+        loaded = load(name, checkpoint, device)
         results = run_tasks(
-            load(name, step, device, checkpoint == "average"),
+            loaded,
             tasks,
             None if folder is None else Path(folder),
             n_documents,
             batch_tokens,
         )
-        found.append({"run": name, "step": step, **results})
+        found.append({"run": name, "step": loaded.step, **results})
     if json:
         kept = ("run", "step", "results", "n-samples", "versions", "configs")
         rows = [{key: one[key] for key in kept if key in one} for one in found]

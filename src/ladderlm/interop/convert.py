@@ -28,14 +28,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def open_source(
     folder: Path,
     *,
-    step: int | None = None,
+    checkpoint: str | None = None,
     max_seq_len: int | None = None,
     tokenizer: Path | None = None,
 ) -> Source:
     """Open a folder of any format by what lies in it.
 
     Args:
-        step: of a run; None: the newest checkpoint.
+        checkpoint: of a run, see `checkpoint.choose.choose`.
         max_seq_len: context of the model, where the format does not say it or it shall be another.
         tokenizer: folder with a tokenizer, if not its own.
 
@@ -43,7 +43,7 @@ def open_source(
         CheckpointError: of no known format, or damaged, or hostile.
     """
     if is_native(folder):
-        source = read_native(folder, step)
+        source = read_native(folder, checkpoint)
     elif is_meta(folder):
         source = read_meta(folder, max_seq_len)
     elif is_hf(folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ladderlm.checkpoint.layout import MODEL_FILE, list_checkpoints, verify_checkpoint
+from ladderlm.checkpoint.layout import MODEL_FILE
 from ladderlm.checkpoint.save import save_checkpoint
 from ladderlm.config import to_dict
 from ladderlm.data.config import DataConfig
@@ -34,26 +34,18 @@ def is_native(folder: Path) -> bool:
         return False
 
 
-def read_native(folder: Path, step: int | None = None) -> Source:
+def read_native(folder: Path, checkpoint: str | None = None) -> Source:
     """Open a checkpoint of a run.
 
     Args:
-        step: which one; None: the newest.
+        checkpoint: which one, see `checkpoint.choose.choose`.
 
     Raises:
         CheckpointError: no such checkpoint, or damaged.
     """
     directory = RunDirectory(folder)
     config = directory.config().model
-    found = [c for c in list_checkpoints(directory.checkpoints) if step in (None, c.step)]
-    if not found:
-        raise CheckpointError(
-            f"{folder} has no checkpoint" + (f" of step {step}" if step is not None else ""),
-            f"it has {[c.step for c in list_checkpoints(directory.checkpoints)]}",
-            "name one of those, or train on until there is one",
-        )
-    verify_checkpoint(found[-1])
-    path = found[-1].folder / MODEL_FILE
+    path = directory.choose(checkpoint).weights_file
     stored = read_safetensors(path)
     shapes = parameter_shapes(config)
     check_shapes({name: entry.shape for name, entry in stored.items()}, shapes, path)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ladderlm.checkpoint.choose import ChosenCheckpoint, choose
 from ladderlm.config import from_dict
 from ladderlm.errors import CheckpointError
 from ladderlm.files import read_json
@@ -79,6 +80,12 @@ class RunDirectory:
             return None
         found: dict[str, Any] = summary["evals"][split]
         return dict(found.get("average", found["last"]))
+
+    def choose(self, wanted: str | int | None = None) -> ChosenCheckpoint:
+        """Return a verified checkpoint; see `checkpoint.choose.choose`."""
+        self.config()  # refuses a folder that is no run
+        best = (self.summary() or {}).get("best_step") if wanted == "best" else None
+        return choose(self.checkpoints, wanted, best)
 
     def environment(self) -> dict[str, Any]:
         """Read versions and hardware; empty if there is no such file."""

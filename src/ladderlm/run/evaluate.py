@@ -4,7 +4,6 @@ Owns the choice of checkpoint and data, the proof that tokens and raw text agree
 evaluation that is stored already. The arithmetic is in `eval/`.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ladderlm.checkpoint.layout import (
-    AVERAGE_FILE,
-    MODEL_FILE,
-    Checkpoint,
-    list_checkpoints,
-    verify_checkpoint,
-)
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.dist import Processes
-from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.errors import ConfigError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.documents import check_counts, hash_texts, known_texts
 from ladderlm.eval.meter import Documents, Packing, score_documents
@@ -35,7 +27,7 @@ from ladderlm.model.precision import float32_matmul
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.machine import settle_matmul
-from ladderlm.run.open import load
+from ladderlm.run.open import open_chosen
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
@@ -44,15 +36,11 @@ from ladderlm.train.config import ExecutionConfig
 __all__ = [
     "Evaluation",
     "EvaluationRequest",
-    "choose_checkpoint",
     "data_of",
     "describe_losses",
     "evaluate_run",
     "precision_of",
-    "weights_hash",
 ]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +113,8 @@ def evaluate_run(
     """
     directory = RunDirectory(run)
     config = directory.config()
-    checkpoint, weights = choose_checkpoint(directory, request.checkpoint)
+    chosen = directory.choose(request.checkpoint)
+    weights = chosen.weights_hash
     material = _open_material(request, directory, check)
     policy = _policy(request, config, material.n_documents)
     key = evaluation_key(weights, material.what, policy)
@@ -137,8 +126,7 @@ def evaluate_run(
         losses, path, precision = stored.losses, stored.path, stored.extra["precision"]
     else:
         hashes = material.prove()
-        averaged = request.checkpoint == "average"
-        model = load(run, checkpoint.step, request.device, averaged).model
+        model = open_chosen(directory, chosen, request.device).model
         precision = precision_of(model)
         where = ExecutionConfig(device="cpu" if request.device == "cpu" else "cuda")
         _, matmul = settle_matmul(where)
@@ -159,13 +147,13 @@ def evaluate_run(
         name = f"{what.fingerprint[:8]}-{what.name}-{policy.name}-{weights[:8]}"
         path = directory.evals / f"{name}.json"
     noted = {
-        "step": checkpoint.step,
+        "step": chosen.step,
         "split": material.what.name,
         "split_documents": material.n_all,
         "precision": precision,
     }
     shown = {
-        "training": _training(directory, config, checkpoint.step),
+        "training": _training(directory, config, chosen.step),
         "source": material.source,
         "timing": {"seconds": time.monotonic() - began},
     }
@@ -193,22 +181,6 @@ def precision_of(model: nn.Module) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def weights_hash(manifest: dict[str, Any], averaged: bool = False) -> str:
-    """Give the SHA-256 of a checkpoint's weights, or of their average, from its manifest.
-
-    Raises:
-        CheckpointError: there is no average.
-    """
-    name = AVERAGE_FILE if averaged else MODEL_FILE
-    if name not in manifest["files"]:
-        raise CheckpointError(
-            f"the checkpoint of step {manifest['step']} holds no average of the weights",
-            "",
-            "runs with train.ema_decay keep one",
-        )
-    return str(manifest["files"][name]["sha256"])
-
-
 def _policy(request: EvaluationRequest, config: RunConfig, n_documents: int) -> Policy:
     context = config.eval_context if request.context is None else request.context
     if context > config.model.max_seq_len:
@@ -221,51 +193,6 @@ def _policy(request: EvaluationRequest, config: RunConfig, n_documents: int) -> 
         context=context,
         stride=context if request.stride is None else request.stride,
         n_documents=n_documents,
-    )
-
-
-def choose_checkpoint(directory: RunDirectory, wanted: str | None) -> tuple[Checkpoint, str]:
-    """Give a verified checkpoint and the hash of its weights.
-
-    Args:
-        wanted: a step, a folder's name, "last", "best" or "average"; None: the newest good one.
-
-    Raises:
-        CheckpointError: there is none, or no such one, or it is damaged.
-    """
-    found = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(directory.checkpoints)}
-    if not found:
-        raise CheckpointError(
-            f"{directory.path} holds no checkpoint yet", "", "let the run go on until its first one"
-        )
-    if wanted is None:
-        return _newest_good(list(found.values()))
-    if wanted == "best":
-        step = (directory.summary() or {}).get("best_step")
-    elif wanted in ("last", "average"):
-        step = max(found)
-    else:
-        digits = wanted.removeprefix("step-")
-        step = int(digits) if digits.isdecimal() else None
-    if step not in found:
-        raise CheckpointError(
-            f"{directory.path} has no checkpoint {wanted!r}",
-            f"it has {sorted(found)}",
-            "name the step of one of those, last, best or average, or none for the newest",
-        )
-    return found[step], weights_hash(verify_checkpoint(found[step]), wanted == "average")
-
-
-def _newest_good(found: list[Checkpoint]) -> tuple[Checkpoint, str]:
-    for checkpoint in reversed(found):
-        try:
-            return checkpoint, weights_hash(verify_checkpoint(checkpoint))
-        except CheckpointError as error:
-            _log.warning("passing over a damaged checkpoint: %s", error.what)
-    raise CheckpointError(
-        f"all {len(found)} checkpoints in {found[0].folder.parent} are damaged",
-        "there are no good weights to score",
-        "restore the folder from a copy",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ladderlm.checkpoint.choose import weights_hash
 from ladderlm.checkpoint.layout import list_checkpoints, verify_checkpoint
 from ladderlm.checkpoint.load import load_state, load_weights
 from ladderlm.dist import Processes
@@ -21,7 +22,7 @@ from ladderlm.eval.stored import evaluation_key, save_evaluation
 from ladderlm.files import AppendLog, publish_json, read_json
 from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.evaluate import precision_of, weights_hash
+from ladderlm.run.evaluate import precision_of
 from ladderlm.run.resolve import open_splits
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.load import load_tokenizer

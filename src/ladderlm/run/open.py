@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from ladderlm.checkpoint.layout import list_checkpoints
-from ladderlm.checkpoint.load import load_newest, load_state, load_weights
+from ladderlm.checkpoint.choose import ChosenCheckpoint
+from ladderlm.checkpoint.load import load_weights, read_tensors
 from ladderlm.errors import CheckpointError
 from ladderlm.generate.chat import ChatPrompt
 from ladderlm.generate.engine import Completion
@@ -26,7 +26,7 @@ from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 
-__all__ = ["LoadedRun", "Written", "answer", "complete", "load"]
+__all__ = ["LoadedRun", "Written", "answer", "complete", "load", "open_chosen"]
 
 
 class Written(NamedTuple):
@@ -60,38 +60,28 @@ class LoadedRun:
     step: int
 
 
-def load(
-    path: Path | str, step: int | None = None, device: str = "cpu", averaged: bool = False
-) -> LoadedRun:
+def load(path: Path | str, checkpoint: str | int | None = None, device: str = "cpu") -> LoadedRun:
     """Open a run's checkpoint.
 
     Args:
         path: run folder.
-        step: which checkpoint; None: the newest good one.
-        averaged: take the average of the weights over the run (`train.ema_decay`).
+        checkpoint: a step, "last", "best" or "average" (of the weights over the run, see
+            `train.ema_decay`); None: the newest that is not damaged.
 
     Raises:
-        CheckpointError: not a run, no checkpoint, no such step, no average, or damaged.
+        CheckpointError: not a run, no checkpoint, no such one, no average, or damaged.
     """
     directory = RunDirectory(path)
+    return open_chosen(directory, directory.choose(checkpoint), device)
+
+
+def open_chosen(
+    directory: RunDirectory, chosen: ChosenCheckpoint, device: str = "cpu"
+) -> LoadedRun:
+    """Open a verified checkpoint of a run; as `load`."""
     config = directory.config()
-    if step is None:
-        saved = load_newest(directory.checkpoints, lambda _message: None)
-    else:
-        steps = {c.step: c for c in list_checkpoints(directory.checkpoints)}
-        if step not in steps:
-            raise CheckpointError(
-                f"{path} has no checkpoint of step {step}",
-                f"it has {sorted(steps)}",
-                "name one of those, or leave --step out for the newest",
-            )
-        saved = load_state(steps[step], with_optimizer=False)
-    if saved is None:
-        raise CheckpointError(
-            f"{path} holds no checkpoint yet", "", "let the run go on until its first one"
-        )
     model = Transformer(config.model)
-    load_weights(model, saved.chosen(averaged), str(saved.checkpoint.folder))
+    load_weights(model, read_tensors(chosen.weights_file), str(chosen.checkpoint.folder))
     model.to(device).eval()
     own = directory.path / "tokenizer"
     tokenizer = load_tokenizer(own)
@@ -101,7 +91,7 @@ def load(
             "its ids would mean other texts",
             "restore the folder from the run's data",
         )
-    return LoadedRun(model, tokenizer, config, saved.checkpoint.step)
+    return LoadedRun(model, tokenizer, config, chosen.step)
 
 
 def complete(
