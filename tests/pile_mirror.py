@@ -68,6 +68,8 @@ def serve_pile(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Mirror]:
     monkeypatch.setenv("HF_HOME", str(home))
     for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setitem(PUBLISHED, "val.jsonl.zst", sha256(ORIGINAL))
     monkeypatch.setitem(PUBLISHED, "test.jsonl.zst", sha256(ORIGINAL))
     with serve() as running:

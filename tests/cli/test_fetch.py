@@ -26,8 +26,8 @@ VALIDATION = zstd.compress("".join(json.dumps(r) + "\n" for r in RECORDS).encode
 def hub(monkeypatch, tmp_path):
     """A hub on this machine that holds one validation file."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setitem(PUBLISHED, "val.jsonl.zst", hashlib.sha256(VALIDATION).hexdigest())
     with serve() as running:
         running.files[f"{REPOSITORY}/val.jsonl.zst"] = VALIDATION

@@ -336,7 +336,7 @@ def test_a_full_disk_is_no_reason_to_ask_the_next_source(hub, get, monkeypatch):
 
 def test_a_host_that_does_not_answer_is_given_up_once_for_all_its_files(get, monkeypatch, tmp_path):
     """N08: tries for each of four sources of one hub would add up."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
     with serve() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
     waits = []
