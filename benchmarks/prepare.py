@@ -98,7 +98,7 @@ def _files(source: Path) -> list[Path]:
 def relabel(source: Path, out: Path) -> None:
     """Copy the files with the key that litgpt looks at."""
     from ladderlm.data.documents import read_blocks
-    from ladderlm.data.heads import zstd
+    from ladderlm.data.head import zstd
 
     out.mkdir()
     for path in _files(source):

@@ -9,7 +9,7 @@ from builders import make_records
 from ladderlm.cli import fetch
 from ladderlm.data.documents import Reader
 from ladderlm.data.local import fetch_local
-from ladderlm.data.sources import PUBLISHED
+from ladderlm.data.pile_sources import PUBLISHED
 from mirror import Answer, serve
 
 try:

@@ -10,9 +10,9 @@ import pytest
 from builders import make_records
 from ladderlm.data import fetch, transfer
 from ladderlm.data.documents import Reader
-from ladderlm.data.heads import Limits
+from ladderlm.data.head import Limits
 from ladderlm.data.pile import fetch_pile
-from ladderlm.data.sources import SOURCES
+from ladderlm.data.pile_sources import SOURCES
 from ladderlm.data.transfer import MAX_FIRST_TRIES
 from ladderlm.errors import CheckpointError, ConfigError, DataError, LadderError
 from ladderlm.files import FolderLock

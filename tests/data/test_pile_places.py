@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladderlm.data.heads import Limits
+from ladderlm.data.head import Limits
 from ladderlm.errors import ConfigError, DataError
 from mirror import Answer
 from pile_mirror import (

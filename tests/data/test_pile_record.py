@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from ladderlm.data.fetch import Fetched
-from ladderlm.data.heads import Limits
+from ladderlm.data.head import Limits
 from ladderlm.data.pile_record import PileRecord
-from ladderlm.data.sources import Place
+from ladderlm.data.pile_sources import Place
 from ladderlm.errors import DataError
 
 PLACE = Place("owner/name", "", "the Pile", (".jsonl.zst",), "a note")

@@ -8,7 +8,7 @@ import tyro
 
 from ladderlm.cli.options import parse, print_json
 from ladderlm.cli.transfers import show_transfers
-from ladderlm.data.heads import Limits
+from ladderlm.data.head import Limits
 from ladderlm.data.local import MIN_CORPUS_BYTES, fetch_local
 from ladderlm.data.pile import fetch_pile
 from ladderlm.errors import ConfigError

@@ -10,7 +10,7 @@ from ladderlm.cli.options import parse, print_json
 from ladderlm.errors import ConfigError
 from ladderlm.files import publish, publish_text
 from ladderlm.scaling.fit import fit_points
-from ladderlm.scaling.outcome import Fit, FitOptions
+from ladderlm.scaling.rows import Fit, FitOptions
 
 __all__ = ["run"]
 

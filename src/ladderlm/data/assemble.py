@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.dedup import KeyTable
+from ladderlm.data.encoded_piece import N_EXAMPLES, Piece, piece_sizes, read_piece
+from ladderlm.data.encoding import Limits
 from ladderlm.data.minhash import N_BANDS, N_ROWS, SHINGLE_TOKENS
 from ladderlm.data.overlap import KINDS, write_hashes
-from ladderlm.data.parts import Limits
-from ladderlm.data.pieces import N_EXAMPLES, Piece, piece_sizes, read_piece
 from ladderlm.data.shard_writer import SplitWriter
 from ladderlm.errors import DataError
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from ladderlm.data.decompress import read_head
 from ladderlm.data.documents import Block, RecordParser
-from ladderlm.data.parts import SourceFile
-from ladderlm.data.pieces import encode_documents
+from ladderlm.data.encoded_piece import encode_documents
+from ladderlm.data.encoding import SourceFile
 from ladderlm.data.request import SplitRequest
 from ladderlm.data.shards import INDEX_DTYPE, token_dtype
 from ladderlm.errors import DataError

@@ -14,12 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ladderlm.data.fetch import Fetched
-from ladderlm.data.heads import Limits
+from ladderlm.data.head import Limits
 from ladderlm.data.hub import cached_file, is_offline
-from ladderlm.data.origins import Origin, Taking
+from ladderlm.data.pile_origin import Origin, Taking
 from ladderlm.data.pile_record import PileRecord
-from ladderlm.data.pool import run_all
-from ladderlm.data.sources import (
+from ladderlm.data.pile_sources import (
     PACKED,
     PLAIN,
     PUBLISHED,
@@ -29,6 +28,7 @@ from ladderlm.data.sources import (
     places_for,
     read_list,
 )
+from ladderlm.data.threads import run_all
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import FolderLock, check_free_space
 from ladderlm.units import format_bytes

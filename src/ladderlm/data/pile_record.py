@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.data.fetch import Fetched
-from ladderlm.data.heads import Limits
-from ladderlm.data.sources import PACKED, PLAIN, PUBLISHED, Place
+from ladderlm.data.head import Limits
+from ladderlm.data.pile_sources import PACKED, PLAIN, PUBLISHED, Place
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_json, read_json, remove_tree, sha256_file
 

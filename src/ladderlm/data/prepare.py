@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.data.assemble import assemble
+from ladderlm.data.cleanup import STAGING, free_prefix, remove_leftovers, remove_temporary
+from ladderlm.data.encoding import Limits, find_pieces
 from ladderlm.data.estimate import Estimate, estimate_splits, take_samples
-from ladderlm.data.leftovers import STAGING, free_prefix, remove_leftovers, remove_temporary
 from ladderlm.data.overlap import check_overlap, count_overlap
-from ladderlm.data.parts import Limits, find_pieces
 from ladderlm.data.request import PrepareConfig, SplitRequest, request_splits
 from ladderlm.data.shards import (
     FORMAT_VERSION,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ladderlm.config import content_hash
 from ladderlm.data.decompress import standard_input
 from ladderlm.data.documents import BLOCK_BYTES, expand_sources
-from ladderlm.data.parts import Limits, PartJob, SourceFile, Turn, share_files
+from ladderlm.data.encoding import Limits, PartJob, SourceFile, Turn, share_files
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
 

@@ -1,6 +1,6 @@
 """Processes that encode several parts at once.
 
-Owns their start, what they are told and what they answer. What a part is is in `parts.py`.
+Owns their start, what they are told and what they answer. What a part is is in `encoding.py`.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.config import from_dict, to_dict
+from ladderlm.data.encoding import PartJob, encode_part
 from ladderlm.data.estimate import SampleJob, Sums, take_samples
-from ladderlm.data.parts import PartJob, encode_part
 from ladderlm.errors import DataError, ExecutorError, LadderError
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer

@@ -20,9 +20,9 @@ from ladderlm.errors import CheckpointError, LadderError
 from ladderlm.files import publish_json, publish_text, sha256_file
 from ladderlm.interop.convert import open_source
 from ladderlm.interop.gguf import read_gguf, round_like
-from ladderlm.interop.recipes import META_NAMES, Witness, witness_of
 from ladderlm.interop.twin import greedy_tokens, run_twin
 from ladderlm.interop.weights import Source, parameter_shapes
+from ladderlm.interop.witness import META_NAMES, Witness, witness_of
 from ladderlm.model.accounting import count_params
 from ladderlm.model.transformer import Transformer
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ladderlm.scaling.fit_form import fit_sum
 from ladderlm.scaling.isoflop import fit_isoflop
-from ladderlm.scaling.outcome import Fit, FitOptions, choose_rows
-from ladderlm.scaling.points import read_table, table_of
 from ladderlm.scaling.powerlaw import fit_power_law
-from ladderlm.scaling.sums import fit_sum
+from ladderlm.scaling.rows import Fit, FitOptions, choose_rows
+from ladderlm.scaling.table import read_table, table_of
 
 __all__ = ["fit", "fit_points"]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval
 from ladderlm.scaling.forms import Chinchilla, Sample
-from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, columns_of
-from ladderlm.scaling.points import group_close
+from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, columns_of
 from ladderlm.scaling.solve import OBJECTIVES, Problem, minimise
+from ladderlm.scaling.table import group_close
 
 __all__ = ["fit_isoflop", "vertices"]
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import interval
-from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, label_rows
-from ladderlm.scaling.points import Table
+from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, label_rows
 from ladderlm.scaling.solve import other_objective
+from ladderlm.scaling.table import Table
 
 __all__ = ["fit_power_law"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.points import Table
+from ladderlm.scaling.table import Table
 
 __all__ = ["find_confounds", "warn_of_fit"]
 

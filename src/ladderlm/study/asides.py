@@ -17,7 +17,7 @@ from scipy.stats import chi2
 from ladderlm.errors import DataError
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.fit import fit_points
-from ladderlm.scaling.outcome import FitOptions
+from ladderlm.scaling.rows import FitOptions
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.results import Row
 

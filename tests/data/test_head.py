@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis.strategies import integers, lists, sampled_from, text
 
 from builders import make_records
-from ladderlm.data import heads
 from ladderlm.data.documents import Reader
-from ladderlm.data.heads import Head, Limits
+from ladderlm.data.head import Head, Limits
 from ladderlm.errors import ConfigError, DataError
 
 try:
@@ -85,12 +84,12 @@ def test_the_range_that_was_read_is_bounded_and_hashed():
     first, last = counts["source_byte_range"]
     assert first == 0
     assert last <= len(FRAMES)
-    assert last % heads.STEP_BYTES == 0 or last == len(FRAMES)
+    assert last % head_module.STEP_BYTES == 0 or last == len(FRAMES)
     assert counts["source_range_sha256"] == hashlib.sha256(FRAMES[:last]).hexdigest()
 
 
 def test_the_head_is_made_of_many_frames_with_checksums(monkeypatch):
-    monkeypatch.setattr(heads, "FRAME_BYTES", 50_000)
+    monkeypatch.setattr(head_module, "FRAME_BYTES", 50_000)
     counts, packed = cut(PLAIN, Limits(max_documents=2000))
     n_frames, rest = 0, packed
     while rest:
@@ -166,13 +165,13 @@ def test_a_document_larger_than_the_limit_says_so():
 
 def test_a_line_without_end_is_refused_in_bounded_memory(monkeypatch):
     """D04: a bomb of a few kilobytes."""
-    monkeypatch.setattr(heads, "MAX_LINE_BYTES", 4 << 20)
+    monkeypatch.setattr(head_module, "MAX_LINE_BYTES", 4 << 20)
     bomb = zstd.compress(bytes(1 << 28))
     assert len(bomb) < 100_000
     sink = io.BytesIO()
     head = Head(Limits(max_documents=1), sink, "bomb")
     with pytest.raises(DataError, match="bomb:1: a line of more than 4 MiB"):
-        head.feed(bomb + bytes(heads.STEP_BYTES))
+        head.feed(bomb + bytes(head_module.STEP_BYTES))
     assert head._line_size < 6 << 20
 
 
@@ -193,10 +192,10 @@ def test_limits_are_spelt_and_true_when_there_are_any():
 @pytest.mark.parametrize(
     ("limits", "first"),
     [
-        (Limits(max_bytes=10**9), heads.FIRST_WINDOW_BYTES),
-        (Limits(max_documents=10**6), heads.FIRST_WINDOW_BYTES),
+        (Limits(max_bytes=10**9), head_module.FIRST_WINDOW_BYTES),
+        (Limits(max_documents=10**6), head_module.FIRST_WINDOW_BYTES),
         (Limits(max_bytes=1_200_000), 400_000),
-        (Limits(max_bytes=10**9, max_documents=3), heads.MIN_WINDOW_BYTES),
+        (Limits(max_bytes=10**9, max_documents=3), head_module.MIN_WINDOW_BYTES),
     ],
 )
 def test_a_small_head_does_not_begin_with_a_large_window(limits, first):
@@ -208,7 +207,7 @@ def test_the_next_window_is_guessed_from_what_was_read():
     records = [{"text": rng.randbytes(3000).hex()} for _ in range(2000)]
     data = zstd.compress(b"".join(json.dumps(r).encode() + b"\n" for r in records))
     head = Head(Limits(max_documents=1000), io.BytesIO(), "source")
-    assert head.window(0) == heads.FIRST_WINDOW_BYTES
+    assert head.window(0) == head_module.FIRST_WINDOW_BYTES
     done, n_windows = 0, 0
     while not head.is_full:
         window = head.window(done)

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ladderlm.data.fetch import Fetched, accept, download, part_of
-from ladderlm.data.heads import Head, Limits
-from ladderlm.data.sources import Place
+from ladderlm.data.head import Head, Limits
+from ladderlm.data.pile_sources import Place
 from ladderlm.data.transfer import Transfer, keep_version, version_file
 from ladderlm.data.web import Remote, probe
 from ladderlm.errors import DataError, LadderError

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from builders import make_records
-from ladderlm.data import heads, transfer
+from ladderlm.data import transfer
 from ladderlm.data.documents import Reader
-from ladderlm.data.heads import Limits
+from ladderlm.data.head import Limits
 from ladderlm.data.pile import fetch_pile
 from ladderlm.errors import ConfigError, DataError, LadderError
 from mirror import Answer, serve
@@ -33,8 +33,8 @@ def mirror(monkeypatch):
     """A server with one training shard; windows and chunks are small."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(heads, "FIRST_WINDOW_BYTES", 1 << 17)
-    monkeypatch.setattr(heads, "MIN_WINDOW_BYTES", 1 << 15)
+    monkeypatch.setattr(head_module, "FIRST_WINDOW_BYTES", 1 << 17)
+    monkeypatch.setattr(head_module, "MIN_WINDOW_BYTES", 1 << 15)
     with serve() as running:
         running.files[SOURCE] = PACKED
         yield running

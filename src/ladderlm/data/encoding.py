@@ -13,7 +13,13 @@ from itertools import groupby
 from pathlib import Path
 
 from ladderlm.data.documents import Block, RecordParser, read_blocks
-from ladderlm.data.pieces import Piece, encode_documents, join_pieces, piece_sizes, write_piece
+from ladderlm.data.encoded_piece import (
+    Piece,
+    encode_documents,
+    join_pieces,
+    piece_sizes,
+    write_piece,
+)
 from ladderlm.data.shards import token_dtype
 from ladderlm.errors import DataError
 from ladderlm.files import publish_json, read_json

@@ -13,9 +13,9 @@ import pytest
 from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
+from ladderlm.data.encoded_piece import read_piece
+from ladderlm.data.encoding import find_pieces, share_files
 from ladderlm.data.estimate import SampleJob, take_samples
-from ladderlm.data.parts import find_pieces, share_files
-from ladderlm.data.pieces import read_piece
 from ladderlm.data.prepare import PrepareConfig, merge_parts, prepare, prepare_part
 from ladderlm.data.request import request_splits
 from ladderlm.data.workers import encode_parts, sample_elsewhere, started_workers

@@ -7,7 +7,7 @@ import pytest
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.fit import fit
-from ladderlm.scaling.points import group_close, table_of
+from ladderlm.scaling.table import group_close, table_of
 
 ROWS = {
     "arch": ["a=1", "b", "b", "c"],

@@ -16,9 +16,8 @@ from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.forms import Chinchilla, Form, OverTraining, PowerLaw, Sample
 from ladderlm.scaling.joint import TOLERANCE
 from ladderlm.scaling.joint_form import Joint, Quadratic
-from ladderlm.scaling.outcome import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
-from ladderlm.scaling.outcome import label_rows as label
-from ladderlm.scaling.points import Table, group_close
+from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
+from ladderlm.scaling.rows import label_rows as label
 from ladderlm.scaling.solve import (
     DELTA,
     OBJECTIVES,
@@ -28,6 +27,7 @@ from ladderlm.scaling.solve import (
     other_objective,
     refit,
 )
+from ladderlm.scaling.table import Table, group_close
 from ladderlm.scaling.warn import find_confounds, warn_of_fit
 
 __all__ = ["fit_sum"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ladderlm.data.pool import run_all
+from ladderlm.data.threads import run_all
 
 
 def test_every_item_is_done_once_by_at_most_so_many_at_a_time():
@@ -43,7 +43,7 @@ def test_the_first_error_stops_the_rest_and_is_raised():
 
 
 def test_an_interrupt_does_not_wait_for_a_thread_that_hangs(monkeypatch):
-    monkeypatch.setattr("ladderlm.data.pool.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("ladderlm.data.threads.GRACE_SECONDS", 0.1)
     hang, stop = threading.Event(), threading.Event()
     join, calls = threading.Thread.join, []
 

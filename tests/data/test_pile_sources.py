@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ladderlm.data.sources import PUBLISHED, SOURCES, file_stems, places_for, read_list
+from ladderlm.data.pile_sources import PUBLISHED, SOURCES, file_stems, places_for, read_list
 from ladderlm.errors import DataError
 from mirror import Answer, serve
 
