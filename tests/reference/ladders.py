@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, Estimate, RungMultiplier
 from ladderlm.scaling.joint import LadderLaw, fit_law
+from ladderlm.scaling.points import Points
 
 __all__ = ["BUDGETS", "SLOPE", "make_comparison", "make_estimate", "make_ladder", "points_from"]
 

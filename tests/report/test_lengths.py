@@ -7,8 +7,8 @@ from ladderlm.report.drawing import draw_study
 from ladderlm.report.figures.forecast import forecast_figure
 from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.style import colour_of, paler
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.joint import fit_law
+from ladderlm.scaling.points import Points
 from ladderlm.study.ladder import name_rung
 
 LENGTHS = (0.5, 1.0, 2.0)

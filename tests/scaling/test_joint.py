@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.cells import RUNG_SHARE
 from ladderlm.scaling.joint import LadderLaw, fit_card, fit_law, holdout_errors
+from ladderlm.scaling.points import RUNG_SHARE
 from reference.ladders import BUDGETS, SLOPE, make_ladder, points_from
 
 

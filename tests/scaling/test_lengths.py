@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.cells import Points, cells_of
 from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.fit import fit
 from ladderlm.scaling.joint import LadderLaw, fit_law, holdout_errors
+from ladderlm.scaling.points import Points, cells_of
 
 LENGTHS = np.array([0.5, 1.0, 2.0])
 WORTH = np.array([0.9, 1.0, 0.85])  # r of each

@@ -18,9 +18,9 @@ from ladderlm.report.figures.scaling import scaling_figure
 from ladderlm.report.figures.search import search_figure
 from ladderlm.report.figures.style import png_bytes, svg_text
 from ladderlm.report.sections import AXES
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.joint import LadderLaw, fit_card, fit_law
+from ladderlm.scaling.points import Points
 from ladderlm.study.forecast import score_forecast
 from ladderlm.study.results import Row, points_of
 from ladderlm.study.tuning import Tuning, rate_shift

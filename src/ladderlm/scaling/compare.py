@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.joint import LadderLaw, fit_law
 from ladderlm.scaling.pairs import PairedLadder, arrange_pairs, pair_runs
+from ladderlm.scaling.points import Points
 
 __all__ = ["Comparison", "Estimate", "RungMultiplier", "compare_arms", "estimate"]
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import compare_arms
 from ladderlm.scaling.forms import Chinchilla, Form, OverTraining, PowerLaw, Sample
 from ladderlm.scaling.joint import TOLERANCE
 from ladderlm.scaling.joint_form import Joint, Quadratic
+from ladderlm.scaling.points import Points
 from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
 from ladderlm.scaling.rows import label_rows as label
 from ladderlm.scaling.solve import (

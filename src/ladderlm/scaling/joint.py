@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.cells import RUNG_SHARE, Cells, Points, cells_of
 from ladderlm.scaling.forms import Sample
 from ladderlm.scaling.joint_form import Joint
+from ladderlm.scaling.points import RUNG_SHARE, Cells, Points, cells_of
 from ladderlm.scaling.solve import Problem, minimise
 
 __all__ = [

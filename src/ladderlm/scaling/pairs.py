@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ladderlm.errors import DataError
-from ladderlm.scaling.cells import Points, mean_weight
 from ladderlm.scaling.joint import LadderLaw
+from ladderlm.scaling.points import Points, mean_weight
 
 __all__ = ["Pair", "PairedLadder", "arrange_pairs", "pair_runs"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from ladderlm.scaling.cells import mean_weight
+from ladderlm.scaling.points import mean_weight
 
 __all__ = [
     "PLANNING_NOISE",

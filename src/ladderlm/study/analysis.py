@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.eval.bootstrap import holm
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.joint import fit_card, fit_law, holdout_errors
+from ladderlm.scaling.points import Points
 from ladderlm.study.asides import incomparable_times
 from ladderlm.study.documents import resample_documents
 from ladderlm.study.results import Row, points_of

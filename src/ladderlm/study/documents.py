@@ -15,8 +15,8 @@ from ladderlm.eval.compare import require_same_bytes
 from ladderlm.eval.stored import load_losses
 from ladderlm.eval.subsets import DocumentLosses, clusters_of
 from ladderlm.run.directory import RunDirectory
-from ladderlm.scaling.cells import mean_weight
 from ladderlm.scaling.compare import Comparison
+from ladderlm.scaling.points import mean_weight
 from ladderlm.study.results import Row
 
 __all__ = ["resample_documents"]

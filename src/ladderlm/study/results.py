@@ -13,7 +13,7 @@ import numpy as np
 from ladderlm.errors import DataError
 from ladderlm.files import publish_text
 from ladderlm.run.directory import RunDirectory
-from ladderlm.scaling.cells import Points
+from ladderlm.scaling.points import Points
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planned import PlannedRun
 

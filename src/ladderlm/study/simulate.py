@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.forecast import Forecast, forecast
 from ladderlm.scaling.joint import fit_law, prediction_errors
+from ladderlm.scaling.points import Points
 from ladderlm.scaling.power import PLANNING_NOISE, Noise, detection_power
 from ladderlm.study.verdict import decide
 

@@ -24,9 +24,9 @@ from ladderlm.report.figures.style import (
     spell_tick,
     styled,
 )
-from ladderlm.scaling.cells import Points
 from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.joint import LadderLaw
+from ladderlm.scaling.points import Points
 
 __all__ = ["scaling_figure"]
 
