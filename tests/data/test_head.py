@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis.strategies import integers, lists, sampled_from, text
 
 from builders import make_records
+from ladderlm.data import head as head_module
 from ladderlm.data.documents import Reader
 from ladderlm.data.head import Head, Limits
 from ladderlm.errors import ConfigError, DataError

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from builders import make_records
+from ladderlm.data import head as head_module
 from ladderlm.data import transfer
 from ladderlm.data.documents import Reader
 from ladderlm.data.head import Limits
