@@ -116,7 +116,7 @@ WAY = (
         "train",
         "train",
         {
-            "run/config.py": "names the run by a hash of its options",
+            "train/run_config.py": "names the run by a hash of its options",
             "run/execute.py": "opens or resumes the run folder and builds the model",
             "train/loop.py": "goes from step to step: update, log, validate, save",
             "train/step.py": "one update: forward, backward, clip, optimizer",

@@ -13,8 +13,8 @@ from typing import Any
 
 from ladderlm.config import field_docs
 from ladderlm.files import publish_text
-from ladderlm.run.config import RunConfig
 from ladderlm.study.options import LadderOptions, SearchOptions
+from ladderlm.train.run_config import RunConfig
 
 PAGE = Path(__file__).with_name("options.md")
 HEAD = """\

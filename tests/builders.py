@@ -13,7 +13,7 @@ from ladderlm.config import from_dict, read_config_file
 from ladderlm.data.shards import PreparedData, Split, SplitWriter
 from ladderlm.errors import LadderError
 from ladderlm.executors.base import Job, State
-from ladderlm.run.config import RunConfig
+from ladderlm.train.run_config import RunConfig
 
 __all__ = [
     "SPLIT_BOS",

@@ -24,7 +24,7 @@ from ladderlm.config import (
     to_dict,
 )
 from ladderlm.errors import ConfigError
-from ladderlm.run.config import RunConfig
+from ladderlm.train.run_config import RunConfig
 
 DEFAULT = RunConfig()
 

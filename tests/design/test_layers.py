@@ -28,7 +28,7 @@ CALLERS = {room.name: room.callers for room in HOUSE.ROOMS if room.callers}
 OPTIONAL = "fastokens gguf lm_eval pyarrow ray submitit transformers".split()
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in TREES]
 TORCH_FREE = {
-    "configs": [m for m in MODULES if m.split(".")[-1] == "config"],
+    "configs": [m for m in MODULES if m.endswith("config")],
     "data": [m for m in MODULES if m.startswith("data.")],
     "tokenizer": [m for m in MODULES if m.startswith("tokenizer.")],
     "accounting": ["model.accounting", "run.directory", "run.resolve", "dist"],

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from ladderlm.config import field_docs
-from ladderlm.run.config import RunConfig
 from ladderlm.study.options import LadderOptions, SearchOptions
+from ladderlm.train.run_config import RunConfig
 
 FEWEST_WORDS = 3
 

@@ -25,8 +25,8 @@ from reference.meta_generation import generate_as_meta
 def native(tiny_data, tmp_path_factory):
     """A run with a vocabulary of 320, wide heads shared by two queries each."""
     from ladderlm.config import from_dict
-    from ladderlm.run.config import RunConfig
     from ladderlm.run.execute import execute
+    from ladderlm.train.run_config import RunConfig
 
     model = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": 64}
     values = {

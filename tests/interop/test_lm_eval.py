@@ -13,9 +13,9 @@ from ladderlm.errors import ConfigError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import score_documents
 from ladderlm.interop.lm_eval import Answers, encode_pair
-from ladderlm.run.config import RunConfig
 from ladderlm.run.open import LoadedRun
 from ladderlm.train.config import TrainConfig
+from ladderlm.train.run_config import RunConfig
 from reference.hand_made import make_model, make_split
 
 

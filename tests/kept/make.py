@@ -154,8 +154,8 @@ def stop_midway() -> None:
     """Train a run until SIGTERM comes after its eighth step; it saves and can be resumed."""
     from ladderlm.config import from_dict, read_config_file
     from ladderlm.errors import Stopped
-    from ladderlm.run.config import RunConfig
     from ladderlm.run.execute import execute
+    from ladderlm.train.run_config import RunConfig
 
     values = read_config_file("run.toml") | {"out": "stopped"}
 

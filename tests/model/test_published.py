@@ -8,8 +8,8 @@ from ladderlm.model.config import ModelConfig
 from ladderlm.model.published import PUBLISHED_SHAPES
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.schedule import learning_rate_at
-from ladderlm.run.config import RunConfig
 from ladderlm.run.presets import PRESETS, preset
+from ladderlm.train.run_config import RunConfig
 
 # Parameters of the published files, and the published width of the MLP.
 PUBLISHED = {

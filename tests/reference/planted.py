@@ -8,10 +8,10 @@ from ladderlm.config import from_dict, read_config_file
 from ladderlm.executors.base import Job
 from ladderlm.files import publish_json
 from ladderlm.model.accounting import count_params, train_flops_6nd, train_flops_per_token
-from ladderlm.run.config import RunConfig
 from ladderlm.study.launch import launch
 from ladderlm.study.plan import StudyPlan, plan_study
 from ladderlm.study.spec import StudySpec
+from ladderlm.train.run_config import RunConfig
 
 __all__ = ["Planted", "carry_out"]
 

@@ -131,7 +131,7 @@ else:
 
 from ladderlm.config import from_dict, read_config_file
 from ladderlm.run.__main__ import main
-from ladderlm.run.config import RunConfig
+from ladderlm.train.run_config import RunConfig
 from ladderlm.run.environment import BARE_PACKAGES
 from ladderlm.run.execute import execute
 

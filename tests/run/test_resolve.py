@@ -18,10 +18,10 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.meter import head_documents
 from ladderlm.files import sha256_file
 from ladderlm.model.accounting import forward_flops_per_token, train_flops_per_token
-from ladderlm.run.config import NUMERICS_VERSION
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import eval_steps, resolve
 from ladderlm.tokenizer.train import save_tokenizer, train_bpe
+from ladderlm.train.run_config import NUMERICS_VERSION
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 from builders import TINY_LADDER, tiny_study, write_study
 from ladderlm.config import from_dict, meaning_of
 from ladderlm.errors import ConfigError
-from ladderlm.run.config import RunConfig
 from ladderlm.study.plan import plan_study
 from ladderlm.study.results import collect_results, points_of
 from ladderlm.study.search import to_toml
 from ladderlm.study.spec import read_study
+from ladderlm.train.run_config import RunConfig
 from reference.planted import Planted, carry_out
 
 DECAYS, RATES = [0.01, 0.03, 0.1, 0.3], [0.01, 0.02, 0.04]

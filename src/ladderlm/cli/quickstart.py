@@ -21,12 +21,12 @@ from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.machine import count_cores
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import ModelConfig
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
 from ladderlm.study.ladder import MAX_MISS, Target, natural_budget, nearest_shape, snap_budgets
 from ladderlm.study.plan import plan_study
 from ladderlm.study.spec import store_study
+from ladderlm.train.run_config import RunConfig
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = ["Budget", "final_shape", "plan_budget", "plan_final", "run"]

@@ -10,9 +10,9 @@ from ladderlm.cli.options import parse, print_json, progress_bar
 from ladderlm.config import from_dict, read_config_file, replace_at, to_dict
 from ladderlm.dist import is_first_process
 from ladderlm.errors import ConfigError
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import PRESETS, preset
+from ladderlm.train.run_config import RunConfig
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = ["read_base", "run"]

@@ -18,10 +18,10 @@ from ladderlm.errors import CheckpointError
 from ladderlm.files import publish_json
 from ladderlm.interop.tensors import read_safetensors
 from ladderlm.interop.weights import FLOATS, Source, check_shapes, parameter_shapes
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
 from ladderlm.train.config import TrainConfig
+from ladderlm.train.run_config import RunConfig
 
 __all__ = ["is_native", "read_native", "write_native"]
 

@@ -23,12 +23,12 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import read_json, to_json
 from ladderlm.model.accounting import count_params
 from ladderlm.report.studies import study_facts, without_home
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.ladder import name_rung
 from ladderlm.tokenizer.base import RECORD, Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
+from ladderlm.train.run_config import RunConfig
 
 __all__ = ["FACTS_VERSION", "data_facts", "gather"]
 

@@ -13,8 +13,8 @@ from typing import cast
 
 from ladderlm.config import from_dict, read_config_file
 from ladderlm.errors import ConfigError, LadderError, Stopped
-from ladderlm.run.config import RunConfig
 from ladderlm.run.execute import Resume, execute
+from ladderlm.train.run_config import RunConfig
 
 
 def main(argv: list[str]) -> int:

@@ -24,7 +24,6 @@ from ladderlm.eval.stored import evaluation_key, find_evaluation, save_evaluatio
 from ladderlm.eval.subsets import DocumentLosses, official_names, summarise
 from ladderlm.eval.texts import Texts, describe_source, encode_texts, read_texts
 from ladderlm.model.precision import float32_matmul
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.machine import settle_matmul
 from ladderlm.run.open import open_chosen
@@ -32,6 +31,7 @@ from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.config import ExecutionConfig
+from ladderlm.train.run_config import RunConfig
 
 __all__ = [
     "Evaluation",

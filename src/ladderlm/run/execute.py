@@ -33,7 +33,6 @@ from ladderlm.model.precision import float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.branch import check_trunk, take_over
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment
 from ladderlm.run.finish import finish, note_end, policy_of, write_summary
@@ -52,6 +51,7 @@ from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import HALF_COPIES, Compute
 from ladderlm.train.guards import SignalFlag, explain_memory
 from ladderlm.train.loop import LoopPlan, run_loop
+from ladderlm.train.run_config import RunConfig
 from ladderlm.train.sharding import Sharding
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import accumulate_gradients

@@ -20,13 +20,13 @@ from ladderlm.eval.documents import hash_texts
 from ladderlm.eval.meter import score_documents
 from ladderlm.eval.stored import evaluation_key, save_evaluation
 from ladderlm.files import AppendLog, publish_json, read_json
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.evaluate import precision_of
 from ladderlm.run.resolve import open_splits
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.guards import SignalFlag
+from ladderlm.train.run_config import RunConfig
 from ladderlm.train.state import TrainState
 
 __all__ = ["finish", "note_end", "policy_of", "write_summary"]

@@ -14,10 +14,10 @@ import torch
 from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.precision import FLOAT32_ERROR, Float32Matmul, float32_matmul_error
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.train.compute import find_cpp_compiler
 from ladderlm.train.config import ExecutionConfig
+from ladderlm.train.run_config import RunConfig
 
 __all__ = ["check_half_precision", "keep_execution", "settle_compile", "settle_matmul"]
 

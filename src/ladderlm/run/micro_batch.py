@@ -14,9 +14,9 @@ from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
-from ladderlm.run.config import RunConfig
 from ladderlm.train.compute import Compute
 from ladderlm.train.config import ExecutionConfig
+from ladderlm.train.run_config import RunConfig
 from ladderlm.train.step import accumulate_gradients
 
 __all__ = ["fit_micro_batch"]

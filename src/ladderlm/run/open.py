@@ -20,11 +20,11 @@ from ladderlm.generate.kernel import make_stepper
 from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.generate.text import TextStream
 from ladderlm.model.transformer import Transformer
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
+from ladderlm.train.run_config import RunConfig
 
 __all__ = ["LoadedRun", "Written", "answer", "complete", "load", "open_chosen"]
 

@@ -19,9 +19,9 @@ from ladderlm.config import from_dict
 from ladderlm.eval.meter import head_documents
 from ladderlm.files import publish_json, read_json
 from ladderlm.model.accounting import train_flops_per_token
-from ladderlm.run.config import RunConfig
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import open_splits
+from ladderlm.train.run_config import RunConfig
 from ladderlm.train.throughput import peak_memory_bytes
 
 __all__ = ["measure", "measure_all"]

@@ -17,11 +17,11 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.optim.schedule import count_stable_steps, count_warmup_steps
-from ladderlm.run.config import RunConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.resolve import open_splits, resolve
 from ladderlm.study.ladder import Rung, Target, choose_shape, nearest_shape, plan_rung
 from ladderlm.study.spec import Arm, StudySpec
+from ladderlm.train.run_config import RunConfig
 
 __all__ = ["PlannedRun", "Planner", "Role"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from ladderlm.config import to_dict
 from ladderlm.errors import ConfigError
-from ladderlm.run.config import RunConfig
 from ladderlm.study.options import SearchOptions
 from ladderlm.study.planned import PlannedRun, Planner
+from ladderlm.train.run_config import RunConfig
 from ladderlm.units import format_flops
 
 __all__ = ["Found", "plan_search", "to_toml"]

@@ -15,9 +15,9 @@ from typing import Any
 from ladderlm.config import from_dict, nearest, read_config_file, replace_all, to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.files import publish_json, publish_text, read_json
-from ladderlm.run.config import RunConfig
 from ladderlm.run.presets import preset
 from ladderlm.study.options import LadderOptions, SearchOptions
+from ladderlm.train.run_config import RunConfig
 
 __all__ = [
     "Arm",

@@ -19,7 +19,7 @@ from ladderlm.dist import ALONE
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.config import Precision
-from ladderlm.train.scaling import LossScale
+from ladderlm.train.loss_scale import LossScale
 from ladderlm.train.sharding import Sharding
 
 __all__ = ["HALF_COPIES", "Compute", "find_cpp_compiler"]

@@ -18,7 +18,7 @@ from ladderlm.files import remove_tree
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import Compute
-from ladderlm.train.scaling import LossScale
+from ladderlm.train.loss_scale import LossScale
 from ladderlm.train.sharding import Sharding
 
 __all__ = ["TrainState"]

@@ -13,9 +13,9 @@ from ladderlm.optim.groups import build_optimizer
 from ladderlm.run import resolve as resolve_module
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import resolve
-from ladderlm.train import scaling
+from ladderlm.train import loss_scale
 from ladderlm.train.compute import Compute
-from ladderlm.train.scaling import LossScale
+from ladderlm.train.loss_scale import LossScale
 from reference.checks import one_step, ragged_batch
 from reference.hand_made import make_model
 from reference.runs import BrokenError, break_at, lines_of, outcome
@@ -30,7 +30,7 @@ def fp16_step(model, optimizer, compute, step=1):
 
 def test_the_scale_moves_as_pytorchs_own_does(monkeypatch):
     """Over a row of overflows and good updates, beside torch.amp.GradScaler."""
-    monkeypatch.setattr(scaling, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 3)
     theirs = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
     ours = LossScale(2.0**10)
     weight = torch.zeros(1, requires_grad=True)
@@ -89,7 +89,7 @@ def test_an_fp16_run_that_was_stopped_ends_with_the_same_bytes(
     broken_at, tiny_config, tmp_path, monkeypatch
 ):
     """C16: while every update is still skipped, and after the scale has begun to rise."""
-    monkeypatch.setattr(scaling, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 3)
     monkeypatch.setattr(LossScale.__init__, "__defaults__", (2.0**23, 0, 0))
     fields = {**QUICK, "train__precision": "fp16", "checkpoint__every_steps": 2}
     whole = execute(tiny_config(**fields, out=str(tmp_path / "whole")))

@@ -1,7 +1,7 @@
 """`RunConfig`: everything one run needs, and the hash that names it.
 
 Owns the assembly of the parts and `NUMERICS_VERSION`. Resolution against data and machine is the
-business of `resolve.py`.
+business of `run/resolve.py`.
 """
 
 import functools
