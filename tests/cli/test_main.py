@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ladderlm.cli import main as command
-from ladderlm.cli.main import COMMANDS
+from ladderlm.cli.main import COMMANDS, GROUPS
 from ladderlm.errors import Stopped
 
 SECONDS = 60
@@ -38,7 +38,13 @@ def lines(python, child_environment):
 def test_the_help_names_every_command_and_without_one_it_is_wrong_use(ladderlm):
     said = ladderlm("--help")
     assert said.code == 0
-    assert set(COMMANDS) <= set(said.out.split())
+    lines = said.out.splitlines()
+    for group, commands in GROUPS.items():
+        at = lines.index(group)
+        assert [line.split()[0] for line in lines[at + 1 : at + 1 + len(commands)]] == [*commands]
+        for line, (_, _, verbs) in zip(lines[at + 1 :], commands.values(), strict=False):
+            assert set(verbs) <= set(re.findall(r"\w+", line))
+            assert len(line) < 100
     assert ladderlm("-h") == ladderlm("help") == said
     assert ladderlm().code == 2
     assert ladderlm("--version").out.startswith("ladderlm 0.")
@@ -48,18 +54,19 @@ def test_the_help_names_every_command_and_without_one_it_is_wrong_use(ladderlm):
     "words",
     [
         *([name] for name in COMMANDS),
-        ["tokenizer", "train"],
-        ["tokenizer", "show"],
-        ["report", "verify"],
-        ["study", "plan"],
-        ["study", "run"],
+        *(
+            [name, verb]
+            for group in GROUPS.values()
+            for name, (_, _, verbs) in group.items()
+            for verb in verbs
+        ),
     ],
 )
 def test_every_command_explains_itself_in_words_not_in_types(words, ladderlm):
     said = ladderlm(*words, "--help")
     assert (said.code, said.err) == (0, "")
-    assert f"ladderlm {' '.join(words)}" in said.out
-    for slip in ("type:", "noqa", "Annotated", "dataclass", "TODO", "<class"):
+    assert f"ladderlm {words[0]}" in said.out
+    for slip in ("type:", "noqa", "Annotated", "dataclass", "TODO", "<class", "{None", "STR"):
         assert slip not in said.out
     positional = said.out.partition("positional arguments")[2].partition("options")[0]
     if words[0] not in ("study", "quickstart"):
@@ -70,9 +77,12 @@ def test_help_loads_no_torch_and_is_quick(lines):
     done = lines(f"exec {sys.executable} -X importtime -m ladderlm.cli.main --help")
     assert done.returncode == 0
     assert not re.search(r"\| +(torch|numpy|tyro|matplotlib)\b", done.stderr)
-    began = time.perf_counter()
-    lines("ladderlm --help")
-    assert time.perf_counter() - began < 3  # 0.15 s on an idle machine
+    taken = []
+    for _ in range(3):
+        before = os.times().children_user
+        lines("ladderlm --help")
+        taken.append(os.times().children_user - before)
+    assert min(taken) < 0.3  # 0.06 s of CPU; a busy machine lengthens only the wall clock
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_a_word_that_is_like_no_command_points_to_the_list(ladderlm):
     ("error", "code", "says"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (Stopped(signal.SIGTERM), 143, "The same command goes on from there"),
+        (Stopped(signal.SIGTERM), 143, "The same command resumes it"),
         (Stopped(signal.SIGINT), 130, "saved"),
         (MemoryError(), 1, "out of memory"),
         (PermissionError(13, "Permission denied", "/x"), 1, "'/x'"),

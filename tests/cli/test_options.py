@@ -12,15 +12,27 @@ from ladderlm.cli.options import parse, print_json, progress_bar
 
 @dataclass(frozen=True)
 class Inner:
+    """Options of one part."""
+
     n_steps: int = 3
+    """How many steps are taken."""
     rate: float = 0.5
+    """How fast it is."""
+    exact: bool = True
+    """Whether it is exact."""
 
 
 @dataclass(frozen=True)
 class Outer:
+    """Options of a command."""
+
     inner: Inner = field(default_factory=Inner)
     name: str | None = None
+    """What it is called. Default: it has no name."""
+    max_bytes: int | None = None
+    """How much is read. Default: all."""
     loud: bool = False
+    """Whether it is loud."""
 
 
 @pytest.mark.parametrize(
@@ -43,12 +55,42 @@ def test_options_lie_over_the_base():
     assert found == Outer(inner=Inner(n_steps=9, rate=1e-3), name="base")
 
 
-def test_a_boolean_is_a_flag_or_takes_a_value_as_asked():
+def test_a_boolean_of_a_command_is_a_flag_and_one_of_a_section_takes_a_value():
     assert parse(Outer, ["--loud"], "x", "X.").loud
-    assert parse(Outer, ["--loud", "True"], "x", "X.", flags=False).loud
+    assert parse(Outer, ["--inner.exact", "False"], "x", "X.") == Outer(inner=Inner(exact=False))
     with pytest.raises(SystemExit) as stop:
-        parse(Outer, ["--loud"], "x", "X.", flags=False)
+        parse(Outer, ["--inner.exact"], "x", "X.")
     assert stop.value.code == 2
+
+
+def test_a_size_takes_a_unit():
+    assert parse(Outer, ["--max-bytes", "1.5MB"], "x", "X.").max_bytes == 1_500_000
+    assert parse(Outer, ["--max-bytes", "None"], "x", "X.").max_bytes is None
+    assert parse(Outer, [], "x", "X.").max_bytes is None
+
+
+def test_a_field_deep_in_a_section_may_have_a_short_flag():
+    short = {(Inner, "rate"): "--rate"}
+    assert parse(Outer, ["--rate", "2"], "x", "X.", aliases=short).inner.rate == 2.0
+
+
+def test_help_shows_meaning_placeholder_and_default_but_no_none(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(Outer, ["--help"], "x")
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in (
+        "usage: ladderlm x",
+        "Options of a command.",
+        "--name TEXT What it is called. Default: it has no name. --",
+        "--max-bytes SIZE How much is read. Default: all. --",
+        "--loud Whether it is loud. ",
+        "Options of one part.",
+        "--inner.n-steps N How many steps are taken. (default: 3)",
+        "--inner.exact True|False Whether it is exact. (default: True)",
+    ):
+        assert part in shown
+    assert "None" not in shown
 
 
 @pytest.mark.parametrize(

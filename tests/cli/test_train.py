@@ -77,6 +77,9 @@ def test_a_finished_run_is_left_as_it_is(ladderlm, run):
         (["--dat", "x"], "--data"),
         (["--model.dim", "wide"], "--model.dim: invalid literal"),
         (["--model.dim"], "Missing value for argument '--model.dim'"),
+        (["--data"], "Missing value for argument '--data/--data.path'"),
+        (["--device", "tpu"], "('auto', 'cpu', 'cuda')"),
+        (["--resume", "maybe"], "('auto', 'never', 'must')"),
         (["--model.mlp", "relu"], "'swiglu', 'gelu'"),
         (["--data.mask-documents", "maybe"], "--data.mask-documents"),
         (["stray"], "stray"),
@@ -103,10 +106,7 @@ def test_a_slip_in_an_option_names_the_option(words, says, train, tmp_path):
         (["--train.n-steps", "0"], "train.n_steps = 0"),
         (["--train.global-batch-tokens", "100"], "choose 128"),
         (["--data.seq-len", "128"], "set model.max_seq_len to 128"),
-        (["--device", "tpu"], "['auto', 'cpu', 'cuda']"),
-        (["--resume", "maybe"], "one of auto, never, must"),
         (["--resume", "must"], "holds no checkpoint"),
-        (["--data"], "--data needs a value"),
         (["--preset", "llama"], "--config and --preset are both given"),
         (["--model.vocab-size", "300"], "leave model.vocab_size out"),
         (["--numerics-version", "99"], "numerics_version = 99"),
@@ -222,7 +222,7 @@ def test_a_stopped_training_says_so_and_the_same_command_goes_on(
         child.terminate()
         _, err = child.communicate(timeout=SECONDS)
     assert child.returncode == 143, err.decode()
-    assert b"The same command goes on from there" in err
+    assert b"The same command resumes it" in err
     assert b"Traceback" not in err
     assert RunDirectory(out).summary()["status"] == "stopped"
     said = ladderlm(*words, "--resume=must", "--train.n-steps", "4000")

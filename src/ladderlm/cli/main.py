@@ -15,32 +15,48 @@ from ladderlm.errors import LadderError, Stopped
 
 __all__ = ["main"]
 
-COMMANDS = {
-    "quickstart": ("quickstart", "local corpus -> tokenizer -> shards -> ladder -> report"),
-    "fetch": ("fetch", "get a corpus: `fetch local` takes the packages on this machine"),
-    "tokenizer": ("tokenizer", "train a byte-level BPE, or show one"),
-    "prepare": ("prepare", "text -> verified token shards"),
-    "inspect": ("inspect", "look at batches as the model sees them"),
-    "train": ("train", "train one model, or go on with it"),
-    "eval": ("evaluate", "nats per token and bits per byte, per subset"),
-    "generate": ("generate", "continue a prompt, or write from nothing"),
-    "chat": ("chat", "talk to a model in the terminal"),
-    "convert": ("convert", "a model into Meta's, Hugging Face's or GGUF files, or into a run"),
-    "study": (
-        "study",
-        "an ablation over a ladder of compute: plan, run, status, fit, report, merge",
-    ),
-    "fit": ("fit", "scaling laws on anybody's points"),
-    "report": ("report", "runs and studies -> one self-contained page; verify one"),
-    "verify": ("verify", "check a run or prepared data against its hashes"),
-    "bench": ("bench", "speed of a training step beside what others do and the machine's ceiling"),
-    "profile": ("profile", "where a training step spends its time: a table and a trace"),
-    "doctor": ("doctor", "what this machine has: versions, hardware, optional parts"),
+_STUDY = ("plan", "run", "status", "fit", "report", "merge")
+GROUPS: dict[str, dict[str, tuple[str, str, tuple[str, ...]]]] = {
+    # command: module, what it does, verbs
+    "data": {
+        "fetch": (
+            "fetch",
+            "get a corpus: text of installed packages, or the Pile",
+            ("local", "pile"),
+        ),
+        "tokenizer": ("tokenizer", "make a tokenizer, or look at one", ("train", "import", "show")),
+        "prepare": ("prepare", "encode text into verified token shards", ()),
+    },
+    "train": {
+        "quickstart": ("quickstart", "do everything once on local text, from data to report", ()),
+        "train": ("train", "train a model, or resume one", ()),
+    },
+    "look": {
+        "inspect": ("inspect", "show batches as the model sees them, and prove them right", ()),
+        "eval": ("evaluate", "score text in bits per byte, by subset; compare models", ()),
+        "generate": ("generate", "continue a prompt, or write from nothing", ()),
+        "chat": ("chat", "chat with a model in the terminal", ()),
+    },
+    "decide": {
+        "study": ("study", "compare variants over a ladder of compute", _STUDY),
+        "fit": ("fit", "fit a scaling law to any table of results", ()),
+    },
+    "share": {
+        "report": ("report", "write one page about runs and studies, or check one", ("verify",)),
+        "convert": ("convert", "convert from and to Meta, Hugging Face and GGUF files", ()),
+    },
+    "check": {
+        "verify": ("verify", "check a run or prepared data against its hashes", ()),
+        "bench": ("bench", "compare the speed of a training step with other code", ()),
+        "profile": ("profile", "show where a training step spends its time", ()),
+        "doctor": ("doctor", "list versions, hardware and optional packages", ()),
+    },
 }
+COMMANDS = {name: entry[0] for group in GROUPS.values() for name, entry in group.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; give its exit code."""
+    """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin for long at barriers stand still as soon as another process wants a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -49,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except Stopped as stop:
-        _say(f"{stop}; what was done is saved. The same command goes on from there.")
+        _say(f"{stop}; what was done is saved. The same command resumes it.")
         return stop.exit_code
     except KeyboardInterrupt:
         _say("interrupted")
@@ -69,7 +85,9 @@ def _explain(error: Exception) -> int:
         _say(f"error: {error}")
         return error.exit_code
     if isinstance(error, MemoryError):
-        _say("error: out of memory\n  fix: a smaller model, or a lower execution.micro_batch_seqs")
+        _say(
+            "error: out of memory\n  fix: lower execution.micro_batch_seqs, or take a smaller model"
+        )
         return 1
     if isinstance(error, NotADirectoryError) and error.filename:
         place = Path(os.fsdecode(error.filename))
@@ -104,20 +122,20 @@ def _dispatch(words: list[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else "`ladderlm --help` lists them"
         _say(f"error: unknown command {words[0]!r}\n  fix: {hint}")
         return 2
-    module = importlib.import_module(f"ladderlm.cli.{COMMANDS[words[0]][0]}")
+    module = importlib.import_module(f"ladderlm.cli.{COMMANDS[words[0]]}")
     code: int = module.run(words[1:])
     sys.stdout.flush()
     return code
 
 
 def _print_help() -> None:
-    print("usage: ladderlm COMMAND [options]      ladderlm COMMAND --help\n")
+    print("usage: ladderlm COMMAND [options]      ladderlm COMMAND --help")
     width = max(map(len, COMMANDS))
-    for name, (_, line) in COMMANDS.items():
-        print(f"  {name:<{width}}  {line}")
-    print(
-        "\n  --debug with any command shows the traceback of an error; --version prints the version"
-    )
+    for group, commands in GROUPS.items():
+        print(f"\n{group}")
+        for name, (_, line, verbs) in commands.items():
+            print(f"  {name:<{width}}  {line}" + (f" ({', '.join(verbs)})" if verbs else ""))
+    print("\n--debug with any command shows the traceback of an error; --version the version.")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,34 @@
-"""Command-line options out of dataclasses, and how commands speak.
+"""Command-line options out of dataclasses, and how commands print.
 
-Owns the one way in which commands read their arguments (tyro), print JSON and show progress.
+Owns the one way in which commands read their arguments (tyro) and explain them, print JSON and show
+progress. What an option means and its default stand in the dataclass.
 """
 
 import contextlib
 import dataclasses
+import inspect
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
+
+from ladderlm.config import field_docs
 from ladderlm.errors import ConfigError
 from ladderlm.files import to_json
+from ladderlm.units import format_bytes, parse_bytes
 
 __all__ = [
     "CheckpointOptions",
+    "Option",
     "Progress",
     "check_counts",
+    "options_of",
     "parse",
     "parse_part",
     "print_json",
@@ -26,6 +37,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Aliases = Mapping[tuple[type, str], str]
+_NO_ALIASES: Aliases = {}
+_METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
+_FOLDERS = ("data", "out", "path", "pool", "start_from", "task_folder", "tokenizer")
+_FILES = ("certificate", "config", "figure", "html", "prompt_file")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,10 +55,10 @@ class CheckpointOptions:
 
 
 class Progress(Protocol):
-    """What a progress display is told."""
+    """A display of progress."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Say how much is done, with a short note."""
+        """Show how much is done, with a short note."""
 
 
 def check_counts(**options: int | None) -> None:
@@ -56,29 +72,144 @@ def check_counts(**options: int | None) -> None:
             raise ConfigError(f"--{name} {value}", "it is at least 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a command, as `--help` and docs/commands.md show it.
+
+    Args:
+        name: of the field.
+        kind: its type, with what the parser must know beside it.
+        value: its default, or `tyro.MISSING`.
+        metavar: what stands for a value; None: it takes none, or is a section of options.
+        text: its meaning.
+        default: in words; empty where the text explains what happens without the option.
+    """
+
+    name: str
+    kind: Any
+    value: Any
+    metavar: str | None
+    text: str
+    default: str
+
+    @property
+    def is_positional(self) -> bool:
+        """Whether it is given by its place and not by a flag."""
+        return tyro.conf.Positional in typing.get_args(self.kind)
+
+
+def options_of(
+    cls: type, base: Any = None, nested: bool = False, aliases: Aliases = _NO_ALIASES
+) -> Iterator[Option]:
+    """Yield the options that a dataclass asks for.
+
+    Args:
+        cls: it, or one of the sections of a command's dataclass.
+        base: an instance that holds the defaults; None: those of the class.
+        nested: a section: its booleans take True or False, those of a command are flags.
+        aliases: short flags of fields that are deep in sections.
+    """
+    docs, hints = field_docs(cls), typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        value = _default_of(field) if base is None else getattr(base, field.name)
+        extras: list[Any] = list(getattr(hints[field.name], "__metadata__", ()))
+        plain = typing.get_args(hints[field.name])[0] if extras else hints[field.name]
+        metavar, text = None, docs.get(field.name, "")
+        if dataclasses.is_dataclass(plain):
+            text = (inspect.getdoc(plain) or "").partition("\n")[0]
+        elif plain is bool and nested:
+            metavar = "True|False"
+            extras.append(tyro.conf.FlagConversionOff)
+        elif plain is bool:
+            extras += [] if value else [tyro.conf.FlagCreatePairsOff]
+        else:
+            named = [extra.metavar for extra in extras if getattr(extra, "metavar", None)]
+            metavar = named[0] if named else _metavar(field.name, plain)
+            extras += [_SIZE] if metavar == "SIZE" else []
+        is_off = value is tyro.MISSING or value in (None, (), "") or (value is False and not nested)
+        shown = "" if is_off or metavar is None else _show(value, metavar)
+        hint = f"(default: {shown})" if shown else ""
+        short = aliases.get((cls, field.name))
+        flags = None if short is None else (short,)
+        extras.insert(0, tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=flags))
+        kind = Annotated[(plain, *extras)]  # type: ignore[valid-type]
+        yield Option(field.name, kind, value, metavar, text, shown)
+
+
+def _default_of(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
+
+
+def _metavar(name: str, kind: Any) -> str:
+    """Return what stands for a value of a type in help texts."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, inside))
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_metavar(name, part) for part in inside if part is not type(None))
+    if origin is tuple:
+        parts = [_metavar(name, part) for part in inside if part is not Ellipsis]
+        return " ".join(parts) + ("..." if Ellipsis in inside else "")
+    if kind is str and name in _FOLDERS:
+        return "DIR"
+    if kind is str and name in _FILES:
+        return "FILE"
+    return "SIZE" if kind is int and name.endswith("_bytes") else _METAVARS.get(kind, "VALUE")
+
+
+_SIZE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="SIZE",
+    instance_from_str=lambda words: None if words == ["None"] else parse_bytes(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, int),
+    str_from_instance=lambda value: [str(value)],
+)
+
+
+def _show(value: Any, metavar: str | None) -> str:
+    if metavar == "SIZE":
+        return format_bytes(value).replace(" ", "")
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def parse(
     cls: type[T],
     argv: Sequence[str],
     command: str,
-    description: str,
-    default: T | None = None,
-    flags: bool = True,
+    description: str = "",
+    base: T | None = None,
+    aliases: Aliases = _NO_ALIASES,
 ) -> T:
     """Read options into a dataclass; `--a.b 1`, `--a.b=1`, `-` and `_` are all understood.
 
-    With `flags`, a boolean is set by `--name` alone; without, it takes True or False.
     Exits with code 2 and the nearest known option on a mistake, with 0 after `--help`.
-    """
-    import tyro
 
-    arguments: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(  # type: ignore[no-any-return]
+    Args:
+        description: of the command; empty: the docstring of the dataclass.
+        base: an instance whose values are the defaults.
+        aliases: short flags of fields that are deep in sections.
+    """
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def _(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | None:
+        if not dataclasses.is_dataclass(info.type):
+            return None
+        filled = info.default if isinstance(info.default, info.type) else None
+        options = options_of(info.type, filled, info.type is not cls, aliases)
+        fields = (StructFieldSpec(o.name, o.kind, o.value, o.text) for o in options)
+        return StructConstructorSpec(info.type, tuple(fields))
+
+    return tyro.cli(
         cls,
         prog=f"ladderlm {command}",
-        description=description,
+        description=description or inspect.getdoc(cls),
         args=list(argv),
-        config=(tyro.conf.AvoidSubcommands, *(() if flags else (tyro.conf.FlagConversionOff,))),
-        **arguments,
+        default=tyro.MISSING_NONPROP if base is None else base,
+        config=(tyro.conf.AvoidSubcommands,),
+        registry=registry,
     )
 
 

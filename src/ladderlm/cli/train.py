@@ -1,45 +1,60 @@
 """`ladderlm train`: one run, on one process or under torchrun."""
 
+import argparse
 import logging
 import os
 import sys
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from ladderlm.cli.options import parse, print_json, progress_bar
-from ladderlm.config import from_dict, read_config_file, replace_at, to_dict
+from ladderlm.config import from_dict, read_config_file, to_dict
+from ladderlm.data.config import DataConfig
 from ladderlm.dist import is_first_process
 from ladderlm.errors import ConfigError
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.presets import PRESETS, preset
+from ladderlm.run.presets import preset
+from ladderlm.train.config import ExecutionConfig
 from ladderlm.train.run_config import RunConfig
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["read_base", "run"]
+__all__ = ["run"]
 
-_OWN = ("--config", "--preset", "--data", "--out", "--resume", "--device")
+_SHORT = {(DataConfig, "path"): "--data", (ExecutionConfig, "device"): "--device"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunConfig):
+    """Train a model, or resume one.
+
+    --config or --preset sets all options at once, and every option below replaces one of them.
+    """
+
+    config: str | None = None
+    """Config file to start from: TOML, or the config.json of a run."""
+    preset: str | None = None
+    """Named config to start from: llama, llama-5m, llama-124m, llama-paper, or a published model
+    such as llama-2-7b."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """What to do with a run that is already in the folder. auto: resume it from its newest
+    checkpoint. never: delete it and start again. must: resume it, and fail if it has no
+    checkpoint."""
+    json: bool = False
+    """Print the summary as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Train as asked."""
-    own, rest, as_json = _split(argv)
-    base = read_base(own.get("--config"), own.get("--preset"))
-    if "--data" in own:
-        base = replace(base, data=replace(base.data, path=own["--data"]))
-    if "--out" in own:
-        base = replace(base, out=own["--out"])
-    if "--device" in own:
-        base = replace_at(base, "execution.device", own["--device"])
-    description = (
-        "Train one model. --config FILE (TOML, or a run's config.json) or --preset "
-        f"{'|'.join(PRESETS)} is the base; --data DIR, --out DIR, --device auto|cpu|cuda and "
-        "--resume auto|never|must come on top, and every option below."
-    )
-    config = parse(RunConfig, rest, "train", description, base, flags=False)
-    config = from_dict(RunConfig, to_dict(config))  # refuses nan and inf, which the parser takes
-    resume = own.get("--resume", "auto")
-    if resume not in ("auto", "never", "must"):
-        raise ConfigError(f"--resume {resume!r}", "it is one of auto, never, must")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--config", "--preset"):
+        first.add_argument(name, nargs="?")
+    named = vars(first.parse_known_args(argv)[0])
+    base = _base_config(named["config"], named["preset"])
+    sections = [field.name for field in fields(RunConfig)]
+    under = TrainOptions(**{name: getattr(base, name) for name in sections})
+    options = parse(TrainOptions, argv, "train", base=under, aliases=_SHORT)
+    # Read anew, which refuses NaN and infinity.
+    config = from_dict(RunConfig, {name: to_dict(getattr(options, name)) for name in sections})
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     from ladderlm.run.execute import execute
@@ -54,38 +69,14 @@ def run(argv: list[str]) -> int:
             bits = f" {row['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in row else ""
             bar(row["step"], f"{row['kind']} loss {row['loss']:.3f}{bits}")
 
-        folder = execute(config, resume, observe)  # type: ignore[arg-type]
+        folder = execute(config, options.resume, observe)
     if is_first_process():
-        _print_result(RunDirectory(folder), as_json)
+        _print_result(RunDirectory(folder), options.json)
     return 0
 
 
-def _split(argv: list[str]) -> tuple[dict[str, str], list[str], bool]:
-    """Take the command's own options out of the line; the rest belongs to the config."""
-    own: dict[str, str] = {}
-    rest: list[str] = []
-    words = [word for word in argv if word != "--json"]
-    at = 0
-    while at < len(words):
-        name, equals, value = words[at].partition("=")
-        if name in _OWN:
-            if not equals:
-                if at + 1 == len(words):
-                    raise ConfigError(f"{name} needs a value", "", "see `ladderlm train --help`")
-                at, value = at + 1, words[at + 1]
-            own[name] = value
-        else:
-            rest.append(words[at])
-        at += 1
-    return own, rest, "--json" in argv
-
-
-def read_base(config_file: str | None, preset_name: str | None) -> RunConfig:
-    """Give the config that options are laid over.
-
-    Raises:
-        ConfigError: both are given, or one of them is unknown or broken.
-    """
+def _base_config(config_file: str | None, preset_name: str | None) -> RunConfig:
+    """Return the config whose values options replace."""
     if config_file and preset_name:
         raise ConfigError("--config and --preset are both given", "", "keep one of them")
     if preset_name:
