@@ -26,7 +26,7 @@ _USAGE = """usage: ladderlm tokenizer train SOURCE... --vocab-size N --out DIR
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TokenizerTrainOptions:
     """Train a byte-level BPE on the first part of a corpus."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
@@ -48,7 +48,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class TokenizerImportOptions:
     """Import Meta's tokenizer.model (LLaMA 1 to 3) or any tokenizer.json."""
 
     place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR")]
@@ -64,7 +64,7 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
-class ShowOptions:
+class TokenizerShowOptions:
     """Show a tokenizer of any kind."""
 
     place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR")]
@@ -79,7 +79,9 @@ def run(argv: list[str]) -> int:
     """Train, import or show."""
     verb = argv[0] if argv else "--help"
     if verb == "train":
-        options = parse(TrainOptions, argv[1:], "tokenizer train", "Train a byte-level BPE.")
+        options = parse(
+            TokenizerTrainOptions, argv[1:], "tokenizer train", "Train a byte-level BPE."
+        )
         report = train_tokenizer(
             options.sources,
             options.vocab_size,
@@ -95,10 +97,10 @@ def run(argv: list[str]) -> int:
             _describe(report, options.out)
         return 0
     if verb == "import":
-        words = parse(ImportOptions, argv[1:], "tokenizer import", "Import a tokenizer.")
+        words = parse(TokenizerImportOptions, argv[1:], "tokenizer import", "Import a tokenizer.")
         return _import(words)
     if verb == "show":
-        show = parse(ShowOptions, argv[1:], "tokenizer show", "Show a tokenizer.")
+        show = parse(TokenizerShowOptions, argv[1:], "tokenizer show", "Show a tokenizer.")
         return _show(show)
     if verb in ("-h", "--help"):
         print(_USAGE)
@@ -178,7 +180,7 @@ def _print_compression(table: dict[str, Any]) -> None:
     print(f"  {rate:8.3f}  all")
 
 
-def _import(options: ImportOptions) -> int:
+def _import(options: TokenizerImportOptions) -> int:
     place, out = Path(options.place), Path(options.out)
     if (place / RECORD).is_file():
         raise ConfigError(
@@ -188,10 +190,10 @@ def _import(options: ImportOptions) -> int:
         place, out, options.bos, options.eos, allow_lossy=options.allow_lossy
     )
     print(f"{out}: {tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint[:12]}")
-    return _show(ShowOptions(str(out)))
+    return _show(TokenizerShowOptions(str(out)))
 
 
-def _show(options: ShowOptions) -> int:
+def _show(options: TokenizerShowOptions) -> int:
     tokenizer = load_tokenizer(options.place)
     if options.text is not None:
         rows = [
