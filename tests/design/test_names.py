@@ -72,7 +72,6 @@ STILL_SHARED: tuple[str, ...] = (
     "_show",
     "_shown",
     "_spell",
-    "_split",
     "_texts",
     "_wait",
     "_write_header",
