@@ -19,7 +19,6 @@ from ladderlm.errors import CheckpointError, DataError, LadderError
 from ladderlm.files import (
     AppendLog,
     FolderLock,
-    append_lines,
     check_free_space,
     copy_folder,
     make_folder,
@@ -328,12 +327,11 @@ def test_the_manifest_is_the_first_to_go(tmp_path, monkeypatch):
     assert gone == ["manifest.json", "a.bin"]
 
 
-def test_lines_are_appended_to_what_is_there(tmp_path):
-    append_lines(tmp_path / "log", ["a", "é"])
-    append_lines(tmp_path / "log", ["b"])
+def test_a_log_is_appended_to_what_is_there(tmp_path):
+    (tmp_path / "log").write_bytes(b"a\nb\n")
     with open_log(tmp_path / "log") as stream:
         stream.write(b"c\n")
-    assert (tmp_path / "log").read_text(encoding="utf-8") == "a\né\nb\nc\n"
+    assert (tmp_path / "log").read_bytes() == b"a\nb\nc\n"
 
 
 ROWS = [{"step": step, "loss": step / 2} for step in range(6)]

@@ -24,7 +24,6 @@ __all__ = [
     "AppendLog",
     "FolderLock",
     "append_bytes",
-    "append_lines",
     "check_free_space",
     "copy_folder",
     "make_folder",
@@ -230,17 +229,6 @@ def copy_folder(source: Path, target: Path) -> None:
                 shutil.copyfileobj(stream, copy)
     temporary.replace(target)
     sync_folder(target.parent)
-
-
-def append_lines(path: Path, lines: list[str]) -> None:
-    """Append whole lines with one write each call, synced; creates the file."""
-    new = not path.exists()
-    with open(path, "ab") as stream:
-        stream.write("".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
-        stream.flush()
-        os.fsync(stream.fileno())
-    if new:
-        sync_folder(path.parent)
 
 
 def append_bytes(path: Path, data: bytes) -> None:

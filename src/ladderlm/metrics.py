@@ -1,35 +1,10 @@
-"""Sums that travel, means that are taken once at the end.
-
-Owns `LossSum`, the one way in which losses are added over micro-batches, ranks and documents.
-"""
+"""Owns `bits_per_byte`, the unit in which models of different tokenizers are compared."""
 
 import math
-from dataclasses import dataclass
 
-__all__ = ["LN_2", "LossSum", "bits_per_byte"]
+__all__ = ["LN_2", "bits_per_byte"]
 
 LN_2 = math.log(2.0)
-
-
-@dataclass(frozen=True)
-class LossSum:
-    """Nats of a number of scored tokens; adds exactly, divides late.
-
-    Args:
-        nats: sum of negative log-likelihoods, float64.
-        n_tokens: how many tokens were scored.
-    """
-
-    nats: float = 0.0
-    n_tokens: int = 0
-
-    def __add__(self, other: "LossSum") -> "LossSum":
-        return LossSum(self.nats + other.nats, self.n_tokens + other.n_tokens)
-
-    @property
-    def mean(self) -> float:
-        """Nats per token; NaN when nothing was scored."""
-        return self.nats / self.n_tokens if self.n_tokens else math.nan
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:

@@ -111,9 +111,10 @@ def test_one_table_is_printed(ladderlm):
     text = ladderlm(*words).out
     for part in ("2,048 tokens", "llama", "ours", "of ceiling", "CPU/wall"):
         assert part in text
-    found = ladderlm(*words, "--json").json
+    found = ladderlm(*words, "--optimizer", "muon", "--json").json
     assert [row["way"] for row in found["ways"]] == ["llama", "ours"]
     assert found["mask_documents"]
+    assert found["optimizer"] == "muon"
 
 
 @pytest.mark.parametrize(

@@ -16,21 +16,7 @@ from ladderlm.eval.subsets import (
     official_names,
     summarise,
 )
-from ladderlm.metrics import LossSum, bits_per_byte
 from reference.losses import NAMES, make_losses
-
-
-def test_bits_per_byte_by_hand():
-    assert bits_per_byte(8 * math.log(2), 4) == 2.0
-    assert math.isnan(bits_per_byte(1.0, 0))
-
-
-def test_loss_sums_add_and_divide_late():
-    """T02: the mean of sums, never of means."""
-    total = LossSum(10.0, 5) + LossSum(1.0, 1) + LossSum()
-    assert (total.nats, total.n_tokens) == (11.0, 6)
-    assert total.mean == pytest.approx(11 / 6)
-    assert math.isnan(LossSum().mean)
 
 
 @settings(max_examples=25)

@@ -208,8 +208,8 @@ def test_a_stored_evaluation_of_a_foreign_model_is_found(ladderlm, kept):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_plans_the_runs_that_it_has_made(study, ladderlm, kept):
-    words = ("study", "plan", f"{study}.toml", "--no-probe", "--json", "--out", study)
-    runs = json.loads(ladderlm(*words))["runs"]
+    words = ("study", "plan", f"{study}.toml", "--no-probe", "--json")
+    runs = json.loads(ladderlm(*words, "--pool", f"{study}/runs"))["runs"]
     with open(kept / study / "results.csv", encoding="utf-8", newline="") as table:
         ids = [row["run_id"] for row in csv.DictReader(table)]
     assert [row["run_id"] for row in runs] == ids
@@ -228,8 +228,8 @@ def test_a_study_gives_the_same_table_fits_and_forecast(study, ladderlm, kept):
 
 def test_a_study_merges_to_the_same_table_fits_and_forecast(ladderlm, kept):
     """Here the forecast, which is kept once it is written, is made anew."""
-    ladderlm("study", "merge", "lengths", "--out", "merged")
-    assert content_of(kept / "merged/runs").keys() == content_of(kept / "lengths/runs").keys()
+    ladderlm("study", "merge", "lengths", "--out", "merged", "--pool", "merged/pool")
+    assert content_of(kept / "merged/pool").keys() == content_of(kept / "lengths/runs").keys()
     compare_files(kept / "merged/results.csv", MADE / "lengths/results.csv")
     merged, old = (
         json.loads((folder / "fits.json").read_text(encoding="utf-8"))

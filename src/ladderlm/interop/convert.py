@@ -19,9 +19,8 @@ from ladderlm.interop.weights import Source, parameter_shapes
 from ladderlm.model.accounting import count_params
 from ladderlm.tokenizer.load import copy_tokenizer
 
-__all__ = ["DTYPES", "FORMATS", "convert", "describe", "open_source"]
+__all__ = ["DTYPES", "convert", "describe", "open_source"]
 
-FORMATS = ("meta", "hf", "gguf", "native")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -71,7 +70,7 @@ def convert(
     """Write a model in another format; give the files its numbers depend on.
 
     Args:
-        to: one of `FORMATS`.
+        to: "meta", "hf", "gguf" or "native".
         out: a folder that does not exist or is empty.
         dtype: of the tensors; None: as stored (native: always float32). GGUF also has q8_0.
         n_shards: files of Meta's format, one for each process.

@@ -12,7 +12,6 @@ __all__ = [
     "ParamCount",
     "count_params",
     "forward_flops_per_token",
-    "kv_cache_bytes",
     "recomputed_flops_per_token",
     "train_flops_6nd",
     "train_flops_per_token",
@@ -92,9 +91,3 @@ def recomputed_flops_per_token(model: ModelConfig, seq_len: int) -> float:
 def train_flops_6nd(model: ModelConfig, n_tokens: int) -> float:
     """Give the 6ND estimate with N = `n_matmul`, to stand beside the exact count."""
     return 6.0 * count_params(model).n_matmul * n_tokens
-
-
-def kv_cache_bytes(model: ModelConfig, batch: int, seq_len: int, bytes_per_number: int) -> int:
-    """Give the bytes of keys and values kept while generating."""
-    per_position = 2 * model.kv_heads * model.head_dim * model.n_layers
-    return batch * seq_len * per_position * bytes_per_number

@@ -1,7 +1,7 @@
 """Next-token loss.
 
-Owns `token_nats`, the reference of every fused or chunked version, its masked sum, and
-`sum_head_nats`, which gives that sum and its gradient without ever holding all logits. Knows the
+Owns `token_nats`, the reference of every fused or chunked version, and `sum_head_nats`, its sum
+over the positions that count, with the gradient and without ever holding all logits. Knows the
 soft cap of logits and the penalty on their normaliser.
 """
 
@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ladderlm.errors import LadderError
 from ladderlm.model.precision import widen
 
-__all__ = ["cap_logits", "sum_head_nats", "sum_token_loss", "token_nats"]
+__all__ = ["cap_logits", "sum_head_nats", "token_nats"]
 
 # Logits of one chunk: on a CPU 4 MiB in float32, which stay in its cache; but so many rows that
 # the gradient of the head is not added up too often.
@@ -52,25 +51,6 @@ def token_nats(
     )
 
 
-def sum_token_loss(nats: Tensor, loss_mask: Tensor) -> Tensor:
-    """Add up the nats of the positions that count.
-
-    Args:
-        nats: (B, T), float32.
-        loss_mask: (B, T), bool; False on padding and where the target is BOS.
-
-    Returns:
-        float32 scalar. Masked positions are selected away rather than multiplied by zero, so
-        that not even an infinite loss on padding can leak.
-
-    Raises:
-        LadderError: shapes differ.
-    """
-    if nats.shape != loss_mask.shape:
-        raise LadderError(f"loss of shape {tuple(nats.shape)} with a mask {tuple(loss_mask.shape)}")
-    return nats.masked_fill(~loss_mask, 0.0).sum()
-
-
 def sum_head_nats(
     hidden: Tensor,
     head: Tensor,
@@ -79,7 +59,7 @@ def sum_head_nats(
     softcap: float | None = None,
     z_loss: float | None = None,
 ) -> Tensor:
-    """Give `sum_token_loss(token_nats(hidden, head, targets), loss_mask)`, fit for training.
+    """Return the sum of `token_nats(hidden, head, targets)[loss_mask]`, for training.
 
     With `z_loss` the *gradient* is that of nats + z_loss * (log Z)^2, Z the sum of exponentials of
     a position's logits, while the value stays the nats alone, so that losses of runs with and
