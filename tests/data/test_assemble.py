@@ -12,7 +12,7 @@ from builders import make_records, write_jsonl
 from ladderlm.data import dedup, overlap
 from ladderlm.data import request as request_module
 from ladderlm.data.overlap import count_common, write_hashes
-from ladderlm.data.prepare import PrepareConfig, estimate, prepare
+from ladderlm.data.prepare import PrepareConfig, estimate_prepare, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError, DataError
 
@@ -179,7 +179,7 @@ def test_the_estimate_is_near_what_comes_out(config, tmp_path, monkeypatch):
     monkeypatch.setattr(request_module, "BLOCK_BYTES", 1 << 20)
     records = make_records(3000, seed=4)
     source = write_jsonl(tmp_path / "large.jsonl", records)
-    expected = estimate(config(sources=(str(source),)))
+    expected = estimate_prepare(config(sources=(str(source),)))
     entry = prepare(config(sources=(str(source),)))["splits"]["train"]
     for found, true in (
         (expected.n_documents, entry["n_documents"]),
@@ -190,11 +190,11 @@ def test_the_estimate_is_near_what_comes_out(config, tmp_path, monkeypatch):
         assert 0.8 * true < found < 1.25 * true
     assert expected.disk_bytes > expected.data_bytes
     assert expected.seconds > 0
-    few = estimate(config(sources=(str(source),), max_documents=30))
+    few = estimate_prepare(config(sources=(str(source),), max_documents=30))
     assert few.n_documents == pytest.approx(30)
     assert few.n_tokens < expected.n_tokens / 20
 
 
 def test_an_estimate_keeps_nothing(config, tmp_path):
-    estimate(config())
+    estimate_prepare(config())
     assert not Path(tmp_path / "data").exists()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ladderlm.data import transfer
-from ladderlm.data.fetch import download, part_of
+from ladderlm.data.fetch import download, part_file
 from ladderlm.data.transfer import MAX_FIRST_TRIES, MAX_TRIES
 from ladderlm.errors import DataError, LadderError
 from mirror import Answer, serve
@@ -36,7 +36,7 @@ def mirror(monkeypatch):
 def waits(monkeypatch):
     """Waiting takes no time; the seconds that were asked for are noted."""
     asked = []
-    monkeypatch.setattr(transfer, "_wait", lambda stop, seconds: asked.append(seconds))
+    monkeypatch.setattr(transfer, "_pause", lambda stop, seconds: asked.append(seconds))
     return asked
 
 
@@ -58,7 +58,7 @@ def files_in(folder):
 def part_in(tmp_path, mirror):
     """Give the place of the part of the mirror's file, in a folder that exists."""
     (tmp_path / "got").mkdir()
-    return part_of(mirror.url + "/a.zst", tmp_path / "got/a.zst")
+    return part_file(mirror.url + "/a.zst", tmp_path / "got/a.zst")
 
 
 def test_a_file_arrives_whole_under_its_name_alone(get, mirror, tmp_path):

@@ -178,7 +178,7 @@ def blocks(*numbers, filler="x" * 500):
 
 
 def as_file(text, name="pkg/long.py"):
-    return local.LocalFile("pkg", "1.0", name, "Tool code", text, local.hash_text(text))
+    return local.LocalFile("pkg", "1.0", name, "Tool code", text, local.text_digest(text))
 
 
 def test_a_long_source_file_is_cut_between_definitions_into_parts_that_make_the_file_again():
@@ -366,7 +366,7 @@ def test_the_committed_list_pins_versions_and_digests():
         assert pin["digests"], name
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in pin["digests"]), name
         assert pin["group"].strip(), name
-    assert len(set(map(local._normal, packages))) == len(packages)
+    assert len(set(map(local._normal_name, packages))) == len(packages)
     assert len({pin["group"] for pin in packages.values()}) >= 3
 
 

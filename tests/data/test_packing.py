@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ladderlm.data.packing import PackingReport, Piece, document_order, plan_epoch
+from ladderlm.data.packing import PackingReport, Segment, document_order, plan_epoch
 
 LENGTHS = st.lists(st.integers(2, 40), max_size=15)
 IN_ORDER = st.sampled_from(["concat", "padded"])
@@ -224,8 +224,8 @@ def test_a_row_by_hand():
     epoch = plan([4, 6], 4, "concat", order_seed=0)
     a, b = document_order(2, 0, 0)
     rows = {
-        (0, 1): [[Piece(0, 0, 3), Piece(1, 0, 1)], [Piece(1, 1, 4)]],
-        (1, 0): [[Piece(1, 0, 4)], [Piece(1, 4, 1), Piece(0, 0, 3)]],
+        (0, 1): [[Segment(0, 0, 3), Segment(1, 0, 1)], [Segment(1, 1, 4)]],
+        (1, 0): [[Segment(1, 0, 4)], [Segment(1, 4, 1), Segment(0, 0, 3)]],
     }[int(a), int(b)]
     assert [epoch.row(0), epoch.row(1)] == rows
 

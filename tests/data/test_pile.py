@@ -10,7 +10,7 @@ import pytest
 from builders import make_records
 from ladderlm.data import fetch, transfer
 from ladderlm.data.documents import Reader
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.data.pile import fetch_pile
 from ladderlm.data.pile_sources import SOURCES
 from ladderlm.data.transfer import MAX_FIRST_TRIES
@@ -340,7 +340,7 @@ def test_a_host_that_does_not_answer_is_given_up_once_for_all_its_files(get, mon
     with serve() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
     waits = []
-    monkeypatch.setattr(transfer, "_wait", lambda stop, seconds: waits.append(seconds))
+    monkeypatch.setattr(transfer, "_pause", lambda stop, seconds: waits.append(seconds))
     with pytest.raises(DataError, match="no source has") as caught:
         get()
     assert len(waits) == MAX_FIRST_TRIES - 1
@@ -357,7 +357,7 @@ def test_leftovers_of_a_killed_process_are_removed(hub, get, tmp_path):
     assert sorted(files_of(tmp_path / "pile")) == ["pile.json", "val.jsonl.zst"]
 
 
-@pytest.mark.parametrize("limits", [None, Limits(max_documents=3)])
+@pytest.mark.parametrize("limits", [None, HeadLimits(max_documents=3)])
 def test_an_end_between_the_record_and_the_name_of_a_file_is_no_loss(
     limits, hub, get, monkeypatch, tmp_path
 ):

@@ -10,7 +10,7 @@ from builders import make_records
 from ladderlm.data import head as head_module
 from ladderlm.data import transfer
 from ladderlm.data.documents import Reader
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.data.pile import fetch_pile
 from ladderlm.errors import ConfigError, DataError, LadderError
 from mirror import Answer, serve
@@ -46,7 +46,7 @@ def get(mirror, tmp_path):
     """Take the head of the shard without pauses."""
 
     def give(out="pile", source=None, **options):
-        limits = Limits(**{"max_documents": 1000, **options.pop("limits", {})})
+        limits = HeadLimits(**{"max_documents": 1000, **options.pop("limits", {})})
         source = source or mirror.url + "/x"
         options = {"back_off_seconds": 0.0, "n_jobs": 1, **options}
         return fetch_pile(tmp_path / out, "train", (0,), source, limits=limits, **options)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.errors import ConfigError, DataError
 from mirror import Answer
 from pile_mirror import (
@@ -190,7 +190,7 @@ def test_a_damaged_file_in_the_cache_is_passed_over(hub, get, cache, tmp_path):
     assert get()["files"]["val.jsonl.zst"]["checksum_from"].startswith("the published hash")
     assert asked_of(hub) == [FIRST + "/val.jsonl.zst"]
     with pytest.raises(ConfigError, match="is there, whole"):
-        get(limits=Limits(max_documents=2))
+        get(limits=HeadLimits(max_documents=2))
     (tmp_path / "pile/val.jsonl.zst").unlink()
-    assert get(limits=Limits(max_documents=2))["files"]["val.jsonl.zst"]["part"] == "head"
+    assert get(limits=HeadLimits(max_documents=2))["files"]["val.jsonl.zst"]["part"] == "head"
     assert len(hub.asked) == 2

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from ladderlm.data.fetch import Fetched
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.data.pile_record import PileRecord
 from ladderlm.data.pile_sources import Place
 from ladderlm.errors import DataError
@@ -47,8 +47,8 @@ def test_no_entry_is_lost_when_threads_record_at_once(tmp_path):
 def test_a_file_whose_bytes_are_not_those_recorded_is_not_there(tmp_path):
     record = PileRecord(tmp_path)
     add(record, "val.jsonl.zst")
-    assert not record.has("val", Limits(), lambda line: None)
-    assert not record.has("test", Limits(), lambda line: None)
+    assert not record.has("val", HeadLimits(), lambda line: None)
+    assert not record.has("test", HeadLimits(), lambda line: None)
 
 
 ENTRY = {

@@ -272,8 +272,8 @@ def test_rows_of_a_batch_are_views_and_joining_undoes_cutting(stream_of):
 
 
 def test_pieces_longer_than_the_row_cannot_be_filled_in_silently(stream_of):
-    from ladderlm.data.packing import Piece
+    from ladderlm.data.packing import Segment
 
     stream = stream_of([9], DataConfig(seq_len=4))
     with pytest.raises(ValueError, match="broadcast"):
-        fill_rows(stream.split, [[Piece(0, 0, 6)]], 4, SPLIT_BOS)
+        fill_rows(stream.split, [[Segment(0, 0, 6)]], 4, SPLIT_BOS)

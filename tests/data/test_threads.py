@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ladderlm.data.threads import run_all
+from ladderlm.data.threads import run_in_threads
 
 
 def test_every_item_is_done_once_by_at_most_so_many_at_a_time():
@@ -21,7 +21,7 @@ def test_every_item_is_done_once_by_at_most_so_many_at_a_time():
             at_once -= 1
             done.append(item)
 
-    run_all(work, range(20), 3, threading.Event())
+    run_in_threads(work, range(20), 3, threading.Event())
     assert sorted(done) == list(range(20))
     assert most == 3
 
@@ -37,7 +37,7 @@ def test_the_first_error_stops_the_rest_and_is_raised():
 
     began = time.monotonic()
     with pytest.raises(ValueError, match="one"):
-        run_all(work, range(10), 2, stop)
+        run_in_threads(work, range(10), 2, stop)
     assert sorted(seen) == [0, 1]
     assert time.monotonic() - began < 5
 
@@ -56,11 +56,11 @@ def test_an_interrupt_does_not_wait_for_a_thread_that_hangs(monkeypatch):
     monkeypatch.setattr(threading.Thread, "join", interrupted)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_all(lambda item: hang.wait(20), [1], 4, stop)
+        run_in_threads(lambda item: hang.wait(20), [1], 4, stop)
     assert stop.is_set()
     assert time.monotonic() - began < 5
     hang.set()
 
 
 def test_no_items_are_no_work():
-    run_all(lambda item: 1 / 0, [], 4, threading.Event())
+    run_in_threads(lambda item: 1 / 0, [], 4, threading.Event())

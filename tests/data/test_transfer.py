@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ladderlm.data import transfer
-from ladderlm.data.fetch import download, part_of
+from ladderlm.data.fetch import download, part_file
 from mirror import Answer, serve
 
 DATA = b"\x28\xb5\x2f\xfd" + random.Random(7).randbytes(2_999_996)
@@ -70,7 +70,7 @@ def test_a_killed_download_goes_on_from_its_part(child, get, mirror, tmp_path):
     mirror.script.append(Answer(cut=2_900_000, stall=True))
     process = child()
     end = time.monotonic() + 30
-    part = part_of(mirror.url + "/a.zst", tmp_path / "got/a.zst")
+    part = part_file(mirror.url + "/a.zst", tmp_path / "got/a.zst")
     while transfer._size(part) < 1 << 20 and time.monotonic() < end:
         time.sleep(0.005)
     process.kill()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ladderlm.data.web import Remote, hub_endpoint, open_url, probe, total_of
+from ladderlm.data.web import Remote, ask_server, hub_endpoint, open_url, total_of
 from mirror import Answer, serve
 
 DIGEST = "ab" * 32
@@ -54,7 +54,7 @@ def test_the_hub_says_length_and_hash_without_the_storage_being_asked(servers):
     hub, storage = servers
     said = {"X-Linked-Etag": f'"{DIGEST}"', "X-Linked-Size": "12345"}
     hub.heads = Answer(status=302, headers={**said, "Location": storage.url + "/a"})
-    assert probe(hub.url + "/a") == Remote(12345, DIGEST, DIGEST)
+    assert ask_server(hub.url + "/a") == Remote(12345, DIGEST, DIGEST)
     assert storage.seen == []
 
 
@@ -62,7 +62,7 @@ def test_a_renamed_dataset_is_followed_by_head(servers):
     hub, _ = servers
     hub.at["/old"] = Answer(status=307, headers={"Location": "/a"})
     hub.at["/a"] = Answer(headers={"ETag": '"v1"'})
-    assert probe(hub.url + "/old") == Remote(4, None, "v1")
+    assert ask_server(hub.url + "/old") == Remote(4, None, "v1")
     assert hub.probed == ["/old", "/a"]
     assert hub.asked == []
 
@@ -79,7 +79,7 @@ def test_a_renamed_dataset_is_followed_by_head(servers):
 def test_what_any_server_says_is_read(headers, remote, servers):
     hub, _ = servers
     hub.at["/a"] = Answer(headers=headers)
-    found = probe(hub.url + "/a")
+    found = ask_server(hub.url + "/a")
     if remote is not None:
         assert found == remote
     assert found.sha256 is None
@@ -88,7 +88,7 @@ def test_what_any_server_says_is_read(headers, remote, servers):
 def test_a_length_of_nothing_is_not_believed(servers):
     hub, _ = servers
     hub.at["/a"] = Answer(length="0")
-    assert probe(hub.url + "/a").n_bytes is None
+    assert ask_server(hub.url + "/a").n_bytes is None
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_length_of_nothing_is_not_believed(servers):
 def test_a_server_that_does_not_tell_gives_nothing(answer, servers):
     hub, _ = servers
     hub.at["/a"] = answer
-    assert probe(hub.url + "/a") is None
+    assert ask_server(hub.url + "/a") is None
 
 
 def test_no_server_is_told_apart_from_no_answer():
     with serve() as gone:
         url = gone.url
     with pytest.raises(OSError, match="refused"):
-        probe(url + "/a")
+        ask_server(url + "/a")
 
 
 def test_the_endpoint_has_a_default(monkeypatch):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ladderlm.errors import CheckpointError
 from ladderlm.files import publish_stream
-from ladderlm.interop.tensors import Stored, inside, read_safetensors, write_safetensors
+from ladderlm.interop.tensors import Stored, inside, read_safetensors, stream_safetensors
 
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -88,7 +88,7 @@ def test_honest_files_are_read_and_written_as_the_library_does(tmp_path):
     save_file(tensors, tmp_path / "theirs.safetensors")
     layout = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
     with publish_stream(tmp_path / "ours.safetensors") as stream:
-        write_safetensors(stream, layout, lambda name: tensors[name])
+        stream_safetensors(stream, layout, lambda name: tensors[name])
     again = load_file(tmp_path / "ours.safetensors")
     for path in ("theirs.safetensors", "ours.safetensors"):
         stored = read_safetensors(tmp_path / path)

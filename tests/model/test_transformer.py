@@ -11,7 +11,7 @@ from ladderlm.model.attention import attend_reference, attend_sdpa, document_mas
 from ladderlm.model.init import init_weights
 from ladderlm.model.loss import token_nats
 from ladderlm.model.norm import RMSNorm
-from ladderlm.model.rope import rope_table, rotate
+from ladderlm.model.rope import apply_rotary, rope_table
 from ladderlm.model.transformer import Transformer
 from reference.hand_made import make_batch, make_model, weights_of
 from reference.transformer import reference_logits, reference_nats, rms_norm, turn
@@ -117,7 +117,7 @@ def test_the_gradient_of_a_rotation_is_that_of_finite_differences():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 2, 4, generator=generator, dtype=torch.float64).requires_grad_()
     angles = rope_table(4, 3, 100.0).double().unsqueeze(0)
-    assert torch.autograd.gradcheck(lambda x: rotate(x, angles), (x,))
+    assert torch.autograd.gradcheck(lambda x: apply_rotary(x, angles), (x,))
 
 
 def test_rms_norm_casts_back_to_half_precision_before_the_gain():
@@ -137,7 +137,7 @@ def test_rms_norm_casts_back_to_half_precision_before_the_gain():
 @pytest.mark.parametrize("theta", [10000.0, 500000.0])
 def test_rotary_pairs_are_interleaved_complex_numbers(position, theta):
     x = torch.randn(1, 1, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = rotate(x, rope_table(8, 2048, theta)[position : position + 1].unsqueeze(0))
+    found = apply_rotary(x, rope_table(8, 2048, theta)[position : position + 1].unsqueeze(0))
     slow = [turn(head, position, theta) for head in x[0, 0].numpy()]
     # the angle itself is a float32: off by up to position * 2^-24 twice
     np.testing.assert_allclose(found[0, 0].numpy(), slow, atol=4 * (1 + position) * 2.0**-23)
@@ -148,7 +148,11 @@ def test_rotated_products_depend_on_the_distance_alone():
     table = rope_table(8, 64, 10000.0)
 
     def product(i, j):
-        return float((rotate(q, table[None, i : i + 1]) * rotate(k, table[None, j : j + 1])).sum())
+        return float(
+            (
+                apply_rotary(q, table[None, i : i + 1]) * apply_rotary(k, table[None, j : j + 1])
+            ).sum()
+        )
 
     assert product(9, 4) == pytest.approx(product(45, 40), abs=1e-4)
     assert product(9, 4) != pytest.approx(product(4, 9), abs=1e-2)

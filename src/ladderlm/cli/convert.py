@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     if options.max_seq_len is not None and not 2 <= options.max_seq_len < 2**24:
         raise ConfigError(f"--max-seq-len {options.max_seq_len}", "it is at least 2")
 
-    from ladderlm.interop.convert import convert, describe, open_source
+    from ladderlm.interop.convert import convert, describe_weights, open_source
 
     tokenizer = None if options.tokenizer is None else Path(options.tokenizer)
     source = open_source(
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
         max_seq_len=options.max_seq_len,
         tokenizer=tokenizer,
     )
-    print(visible(describe(source)))
+    print(visible(describe_weights(source)))
     if source.ignored:
         print(visible(f"  ignored: {', '.join(source.ignored)}"))
     out = Path(options.out)

@@ -8,7 +8,7 @@ import tyro
 
 from ladderlm.cli.options import parse, print_json
 from ladderlm.cli.transfers import show_transfers
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.data.local import MIN_CORPUS_BYTES, fetch_local
 from ladderlm.data.pile import fetch_pile
 from ladderlm.errors import ConfigError
@@ -67,7 +67,7 @@ def _fetch_pile(options: FetchOptions) -> int:
         raise ConfigError(
             f"--shards {options.shards!r}", "it is a list of numbers", "write 0 or 0,1,2"
         ) from error
-    limits = Limits(
+    limits = HeadLimits(
         None if options.max_bytes is None else parse_bytes(options.max_bytes),
         options.max_documents,
     )

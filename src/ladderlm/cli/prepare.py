@@ -8,8 +8,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ladderlm.cli.options import parse, parse_part, print_json, progress_bar, to_argv
-from ladderlm.data.estimate import Estimate
-from ladderlm.data.prepare import PrepareConfig, estimate, merge_parts, prepare, prepare_part
+from ladderlm.data.estimate import PrepareEstimate
+from ladderlm.data.prepare import (
+    PrepareConfig,
+    estimate_prepare,
+    merge_parts,
+    prepare,
+    prepare_part,
+)
 from ladderlm.errors import ConfigError, ExecutorError
 from ladderlm.executors.base import Job, State, run_all
 from ladderlm.executors.choice import ExecutorName, make_executor
@@ -92,7 +98,7 @@ def run(argv: list[str]) -> int:
         near_duplicates=options.near_duplicates,
     )
     if options.estimate:
-        found = estimate(config)
+        found = estimate_prepare(config)
         if options.json:
             print_json(found.to_dict())
         else:
@@ -108,7 +114,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _announce(found: Estimate) -> None:
+def _announce(found: PrepareEstimate) -> None:
     print(f"expected: {found}", file=sys.stderr, flush=True)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.dedup import KeyTable
-from ladderlm.data.encoded_piece import N_EXAMPLES, Piece, piece_sizes, read_piece
-from ladderlm.data.encoding import Limits
+from ladderlm.data.encoded_piece import N_EXAMPLES, EncodedPiece, piece_sizes, read_piece
+from ladderlm.data.encoding import SourceLimits
 from ladderlm.data.minhash import N_BANDS, N_ROWS, SHINGLE_TOKENS
 from ladderlm.data.overlap import KINDS, write_hashes
 from ladderlm.data.shard_writer import SplitWriter
@@ -31,7 +31,7 @@ def assemble(
     dtype: np.dtype[Any],
     pieces: Iterable[tuple[int, Path]],
     *,
-    limits: Limits,
+    limits: SourceLimits,
     remove_duplicates: bool,
     count_near: bool,
     n_files: int,
@@ -51,7 +51,7 @@ def assemble(
     Raises:
         DataError: a piece that is missing or damaged, or no documents at all.
     """
-    paths = _needed(pieces, limits)
+    paths = _until_limit(pieces, limits)
     drop = near = None
     if remove_duplicates or count_near:
         paths = list(paths)  # they are read more than once
@@ -67,10 +67,10 @@ def assemble(
     tables = {kind: KeyTable(folder / f"keys-{kind}") for kind in KINDS}
     tally = _Tally(n_files)
     at = 0
-    for file, piece in _read(paths, limits):
+    for file, piece in _read_within(paths, limits):
         tally.add(file, piece)
         if drop is not None:
-            piece = _select(piece, ~drop[at : at + piece.n_documents])
+            piece = _keep_documents(piece, ~drop[at : at + piece.n_documents])
         at = tally.n_documents
         columns = (piece.tokens, piece.n_tokens, piece.n_bytes, piece.subset_ids)
         writer.add_documents(*columns, piece.subset_names)
@@ -105,21 +105,23 @@ def assemble(
     )
 
 
-def _needed(pieces: Iterable[tuple[int, Path]], limits: Limits) -> Iterable[tuple[int, Path]]:
+def _until_limit(
+    pieces: Iterable[tuple[int, Path]], limits: SourceLimits
+) -> Iterable[tuple[int, Path]]:
     """Give the pieces up to the one in which a limit is met."""
     sizes = [0, 0, 0]
     for file, path in pieces:
         yield file, path
-        if limits != Limits():
+        if limits != SourceLimits():
             sizes = [a + b for a, b in zip(sizes, piece_sizes(path), strict=True)]
             if limits.met(sizes):
                 return
 
 
-def _read_ahead(paths: Iterable[tuple[int, Path]]) -> Iterator[tuple[int, Piece]]:
+def _read_ahead(paths: Iterable[tuple[int, Path]]) -> Iterator[tuple[int, EncodedPiece]]:
     """Read and check each piece while the one before is used."""
     with ThreadPoolExecutor(1) as reader:
-        before: tuple[int, Future[Piece]] | None = None
+        before: tuple[int, Future[EncodedPiece]] | None = None
         for file, path in paths:
             coming = reader.submit(read_piece, path)
             if before is not None:
@@ -129,7 +131,9 @@ def _read_ahead(paths: Iterable[tuple[int, Path]]) -> Iterator[tuple[int, Piece]
             yield before[0], before[1].result()
 
 
-def _read(paths: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tuple[int, Piece]]:
+def _read_within(
+    paths: Iterable[tuple[int, Path]], limits: SourceLimits
+) -> Iterator[tuple[int, EncodedPiece]]:
     """Read pieces, the last one cut where a limit is met."""
     done = np.zeros(3, np.int64)  # documents, bytes, tokens
     most = [np.iinfo(np.int64).max if limit is None else limit for limit in limits.each]
@@ -142,14 +146,14 @@ def _read(paths: Iterable[tuple[int, Path]], limits: Limits) -> Iterator[tuple[i
         if fits.all():
             yield file, piece
         else:
-            yield file, _select(piece, fits)
+            yield file, _keep_documents(piece, fits)
             return
 
 
-def _select(piece: Piece, keep: NDArray[np.bool_]) -> Piece:
+def _keep_documents(piece: EncodedPiece, keep: NDArray[np.bool_]) -> EncodedPiece:
     if keep.all():
         return piece
-    return Piece(
+    return EncodedPiece(
         tokens=piece.tokens[np.repeat(keep, piece.n_tokens)],
         n_tokens=piece.n_tokens[keep],
         n_bytes=piece.n_bytes[keep],
@@ -164,10 +168,10 @@ def _select(piece: Piece, keep: NDArray[np.bool_]) -> Piece:
 
 
 def _repeated(
-    folder: Path, paths: Iterable[tuple[int, Path]], limits: Limits, keys: Any
+    folder: Path, paths: Iterable[tuple[int, Path]], limits: SourceLimits, keys: Any
 ) -> NDArray[np.bool_]:
     table = KeyTable(folder)
-    for _, piece in _read(paths, limits):
+    for _, piece in _read_within(paths, limits):
         table.add(keys(piece))
     return table.repeated()
 
@@ -180,7 +184,7 @@ class _Tally:
         self.skipped: Counter[str] = Counter()
         self.examples: list[str] = []
 
-    def add(self, file: int, piece: Piece) -> None:
+    def add(self, file: int, piece: EncodedPiece) -> None:
         self.sizes[file] += (piece.n_documents, int(piece.n_bytes.sum()))
         self.skipped += piece.skipped
         self.examples += piece.examples[: N_EXAMPLES - len(self.examples)]

@@ -21,11 +21,11 @@ from ladderlm.errors import DataError
 
 __all__ = [
     "BLOCK_BYTES",
-    "Block",
     "Document",
     "Parsed",
     "Reader",
     "RecordParser",
+    "TextBlock",
     "expand_sources",
     "read_blocks",
 ]
@@ -55,7 +55,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Block:
+class TextBlock:
     """A run of whole lines of one file, not parsed yet.
 
     Args:
@@ -118,7 +118,7 @@ def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
     """Cut a file into blocks of whole lines, the same ones whenever it is read.
 
     Args:
@@ -135,9 +135,9 @@ def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterat
                 raw = stream.read(MAX_LINE_BYTES + 1)
                 if len(raw) > MAX_LINE_BYTES:
                     raise _too_long(name, 0)
-                yield Block(name, 0, raw)
+                yield TextBlock(name, 0, raw)
             else:
-                yield from _read_lines(stream, name, block_bytes)
+                yield from _read_line_blocks(stream, name, block_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{name}: cannot be read to its end: {error}",
@@ -146,7 +146,7 @@ def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterat
         ) from error
 
 
-def _read_lines(stream: IO[bytes], name: str, block_bytes: int) -> Iterator[Block]:
+def _read_line_blocks(stream: IO[bytes], name: str, block_bytes: int) -> Iterator[TextBlock]:
     first_line = 1
     pending: list[bytes] = []
     n_pending = n_open = 0  # bytes held back; those of them past the last line end
@@ -154,7 +154,7 @@ def _read_lines(stream: IO[bytes], name: str, block_bytes: int) -> Iterator[Bloc
         # The border must not depend on how much a read gives: it is the first line end past it.
         cut = piece.find(b"\n", max(block_bytes - n_pending - 1, 0)) + 1
         while cut:
-            block = Block(name, first_line, b"".join([*pending, piece[:cut]]))
+            block = TextBlock(name, first_line, b"".join([*pending, piece[:cut]]))
             yield block
             first_line += block.raw.count(b"\n")
             pending, n_pending, n_open, piece = [], 0, 0, piece[cut:]
@@ -166,7 +166,7 @@ def _read_lines(stream: IO[bytes], name: str, block_bytes: int) -> Iterator[Bloc
         if n_open > MAX_LINE_BYTES:
             raise _too_long(name, first_line + sum(part.count(b"\n") for part in pending))
     if n_pending:
-        yield Block(name, first_line, b"".join(pending))
+        yield TextBlock(name, first_line, b"".join(pending))
 
 
 class RecordParser:
@@ -186,7 +186,7 @@ class RecordParser:
         self.text_key, self.subset_key = text_key.split("."), subset_key.split(".")
         self.skip_bad = skip_bad
 
-    def parse(self, block: Block) -> Parsed:
+    def parse(self, block: TextBlock) -> Parsed:
         """Give the documents of a block.
 
         Raises:
@@ -200,7 +200,7 @@ class RecordParser:
             raise _too_long(block.name, block.first_line + at)
         return self._parse_fast(block, lines) or self._parse_slowly(block, lines)
 
-    def _parse_fast(self, block: Block, lines: list[bytes]) -> Parsed | None:
+    def _parse_fast(self, block: TextBlock, lines: list[bytes]) -> Parsed | None:
         """Parse a block without any bad, blank or odd line; None: there may be one."""
         if not lines[-1]:
             lines.pop()
@@ -220,7 +220,7 @@ class RecordParser:
         numbers = list(range(block.first_line, block.first_line + len(lines)))
         return Parsed(texts, subsets, numbers)  # type: ignore[arg-type]  # checked above
 
-    def _parse_slowly(self, block: Block, lines: list[bytes]) -> Parsed:
+    def _parse_slowly(self, block: TextBlock, lines: list[bytes]) -> Parsed:
         parsed, begun = Parsed(), block.first_line > 1
         for number, raw in enumerate(lines, block.first_line):
             if number == 1:
@@ -237,7 +237,7 @@ class RecordParser:
             self._parse_line(raw + b"\n", block.name, number, parsed)
         return parsed
 
-    def _parse_text(self, block: Block) -> Parsed:
+    def _parse_text(self, block: TextBlock) -> Parsed:
         parsed = Parsed()
         try:
             text = block.raw.decode("utf-8")
@@ -254,7 +254,7 @@ class RecordParser:
     def _parse_line(self, raw: bytes, name: str, number: int, parsed: Parsed) -> None:
         place = f"{name}:{number}"
         try:
-            record = _loads(raw)
+            record = _parse_json(raw)
         except UnicodeDecodeError as error:
             return self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8", parsed)
         except (ValueError, RecursionError) as error:
@@ -330,14 +330,15 @@ class Reader:
                     yield Document(text, subset, name, line)
 
 
-def _loads(raw: bytes) -> Any:
+def _parse_json(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return _loads_slowly(raw)  # lone surrogates and huge numbers are JSON; a better message
+        # Lone surrogates and huge numbers are JSON; and the message is better.
+        return _parse_json_slowly(raw)
 
 
-def _loads_slowly(raw: bytes) -> Any:
+def _parse_json_slowly(raw: bytes) -> Any:
     # Decoded first: given bytes, `json` guesses at UTF-16 and lets surrogates through.
     return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
 

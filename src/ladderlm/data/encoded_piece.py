@@ -23,7 +23,7 @@ from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = [
     "N_EXAMPLES",
-    "Piece",
+    "EncodedPiece",
     "encode_documents",
     "join_pieces",
     "piece_sizes",
@@ -38,7 +38,7 @@ _MAGIC = b"ladderlm piece 1\n"
 
 
 @dataclass(frozen=True)
-class Piece:
+class EncodedPiece:
     """Encoded documents, column by column; n documents, t tokens.
 
     Args:
@@ -72,7 +72,7 @@ class Piece:
 
 def encode_documents(
     parsed: Parsed, tokenizer: Tokenizer, dtype: np.dtype[Any], near: bool = False
-) -> Piece:
+) -> EncodedPiece:
     """Encode the documents of a block.
 
     Args:
@@ -100,7 +100,7 @@ def encode_documents(
         )
     tokens = tokens.astype(dtype)
     names = {name: i for i, name in enumerate(dict.fromkeys(parsed.subsets))}
-    return Piece(
+    return EncodedPiece(
         tokens=tokens,
         n_tokens=n_tokens,
         n_bytes=np.fromiter(map(len, raws), np.int64, len(raws)),
@@ -120,7 +120,7 @@ def _hashes(raws: Sequence[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(joined, "<u8")[::4].astype(np.uint64)
 
 
-def join_pieces(pieces: Sequence[Piece]) -> Piece:
+def join_pieces(pieces: Sequence[EncodedPiece]) -> EncodedPiece:
     """Lay pieces end to end; at least one."""
     names = {
         name: i for i, name in enumerate(dict.fromkeys(n for p in pieces for n in p.subset_names))
@@ -128,7 +128,7 @@ def join_pieces(pieces: Sequence[Piece]) -> Piece:
     ids = [np.array([names[n] for n in p.subset_names], np.int64)[p.subset_ids] for p in pieces]
     columns = ("tokens", "n_tokens", "n_bytes", "exact", "folded", "bands")
     skipped: Counter[str] = sum((p.skipped for p in pieces), Counter())
-    return Piece(
+    return EncodedPiece(
         **{name: np.concatenate([getattr(p, name) for p in pieces]) for name in columns},
         subset_ids=np.concatenate(ids),
         subset_names=tuple(names),
@@ -147,7 +147,7 @@ _COLUMNS = (
 )
 
 
-def write_piece(path: Path, piece: Piece) -> None:
+def write_piece(path: Path, piece: EncodedPiece) -> None:
     """Publish a piece: one line of JSON with the SHA-256 of the columns, then the columns."""
     parts = [piece.tokens.tobytes()]
     parts += [getattr(piece, name).astype(dtype).tobytes() for name, dtype in _COLUMNS]
@@ -198,7 +198,7 @@ def _unusable(path: Path, error: Exception) -> DataError:
     )
 
 
-def read_piece(path: Path) -> Piece:
+def read_piece(path: Path) -> EncodedPiece:
     """Read a piece and check it.
 
     Raises:
@@ -218,7 +218,7 @@ def read_piece(path: Path) -> Piece:
     return _columns_of(header, body)
 
 
-def _columns_of(header: dict[str, Any], body: bytes) -> Piece:
+def _columns_of(header: dict[str, Any], body: bytes) -> EncodedPiece:
     n, bands, dtype = header["n_documents"], header["n_bands"], np.dtype(header["dtype"])
     assert bands in (0, N_BANDS)  # the hash has been checked
     tokens = np.frombuffer(body, dtype, header["n_all_tokens"])
@@ -229,7 +229,7 @@ def _columns_of(header: dict[str, Any], body: bytes) -> Piece:
         columns[name] = np.frombuffer(body, kind, count, at)
         at += columns[name].nbytes
     columns["bands"] = columns["bands"].reshape(n, bands)
-    return Piece(
+    return EncodedPiece(
         tokens=tokens,
         **columns,
         subset_names=tuple(header["subset_names"]),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ladderlm.data.documents import Block, RecordParser, read_blocks
+from ladderlm.data.documents import RecordParser, TextBlock, read_blocks
 from ladderlm.data.encoded_piece import (
-    Piece,
+    EncodedPiece,
     encode_documents,
     join_pieces,
     piece_sizes,
@@ -26,9 +26,9 @@ from ladderlm.files import publish_json, read_json
 from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = [
-    "Limits",
     "PartJob",
     "SourceFile",
+    "SourceLimits",
     "Turn",
     "encode_part",
     "find_pieces",
@@ -41,7 +41,7 @@ _SLACK = 1.05  # more than an even share that a worker may have, to read no file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SourceLimits:
     """How much of the sources is taken, from their beginning. None: all."""
 
     max_documents: int | None = None
@@ -117,7 +117,7 @@ class PartJob:
     text_key: str
     subset_key: str
     skip_bad: bool
-    limits: Limits
+    limits: SourceLimits
 
 
 Report = Callable[[int], None]  # told documents encoded since the last call
@@ -140,7 +140,8 @@ def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: N
             if n == 0:
                 continue
             n_pieces = _known_pieces(folder, number)
-            if n_pieces is not None and job.limits == Limits() and _complete(job, number, n_pieces):
+            takes_all = job.limits == SourceLimits()
+            if n_pieces is not None and takes_all and _complete(job, number, n_pieces):
                 continue
             n_pieces = 0
             for index, blocks in _pieces(job, file):
@@ -179,7 +180,7 @@ class _Writer:
         finally:
             self._pool.shutdown()
 
-    def write(self, path: Path, piece: Piece) -> None:
+    def write(self, path: Path, piece: EncodedPiece) -> None:
         """Begin to write a piece once the one before is written."""
         self.wait()
         self._last = self._pool.submit(write_piece, path, piece)
@@ -196,13 +197,13 @@ class _Writer:
 
 
 def _encode_piece(
-    blocks: Iterable[Block],
+    blocks: Iterable[TextBlock],
     parser: RecordParser,
     tokenizer: Tokenizer,
     job: PartJob,
     file: SourceFile,
     report: Report,
-) -> Piece:
+) -> EncodedPiece:
     dtype = token_dtype(tokenizer.vocab_size)
     encoded = []
     for block in blocks:
@@ -215,7 +216,7 @@ def _encode_piece(
     return join_pieces(encoded)
 
 
-def _pieces(job: PartJob, file: SourceFile) -> Iterator[tuple[int, Iterator[Block]]]:
+def _pieces(job: PartJob, file: SourceFile) -> Iterator[tuple[int, Iterator[TextBlock]]]:
     """Group the blocks of a file into pieces: (index, its blocks)."""
     numbered = enumerate(read_blocks(Path(file.path), file.shown, job.block_bytes))
     for index, group in groupby(numbered, lambda item: item[0] // job.piece_blocks):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.data.decompress import read_head
-from ladderlm.data.documents import Block, RecordParser
+from ladderlm.data.documents import RecordParser, TextBlock
 from ladderlm.data.encoded_piece import encode_documents
 from ladderlm.data.encoding import SourceFile
 from ladderlm.data.request import SplitRequest
@@ -21,7 +21,7 @@ from ladderlm.errors import DataError
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.units import format_bytes, format_count, format_seconds
 
-__all__ = ["Estimate", "SampleJob", "Sums", "estimate_splits", "take_samples"]
+__all__ = ["PrepareEstimate", "SampleJob", "Sums", "estimate_splits", "take_samples"]
 
 SAMPLE_BYTES, SAMPLE_FILES = 512 << 10, 3
 _WRITE_BYTES_PER_SECOND = 200e6  # of tokens, when pieces become shards; hashing decides it
@@ -29,7 +29,7 @@ _PER_DOCUMENT_BYTES = INDEX_DTYPE.itemsize + 16  # index and two hashes
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PrepareEstimate:
     """What is to be expected, from a sample of a few files.
 
     Args:
@@ -78,7 +78,7 @@ def estimate_splits(
     requests: list[SplitRequest],
     vocab_size: int,
     take: Callable[[list[SampleJob]], list[Sums]],
-) -> Estimate:
+) -> PrepareEstimate:
     """Encode the beginnings of a few files of each split, and scale them up.
 
     Args:
@@ -103,7 +103,7 @@ def estimate_splits(
     n_workers = requests[0].config.n_workers if requests else 1
     seconds = seconds / n_workers + token_bytes / _WRITE_BYTES_PER_SECOND
     disk_bytes = data_bytes + piece_bytes
-    return Estimate(n_documents, text_bytes, n_tokens, data_bytes, disk_bytes, seconds)
+    return PrepareEstimate(n_documents, text_bytes, n_tokens, data_bytes, disk_bytes, seconds)
 
 
 def _sample_jobs(request: SplitRequest) -> list[SampleJob]:
@@ -138,7 +138,7 @@ def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
             started = time.perf_counter()
             raw, consumed = read_head(Path(file.path), file.shown, SAMPLE_BYTES)
             whole_lines = raw[: raw.rfind(b"\n") + 1] or raw
-            parsed = parser.parse(Block(file.shown, 1, whole_lines))
+            parsed = parser.parse(TextBlock(file.shown, 1, whole_lines))
             piece = encode_documents(parsed, tokenizer, token_dtype(tokenizer.vocab_size), job.near)
             seconds = time.perf_counter() - started
     except (DataError, OSError, EOFError, zlib.error):

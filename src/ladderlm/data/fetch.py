@@ -14,7 +14,7 @@ from ladderlm.data.transfer import Transfer, version_file
 from ladderlm.errors import DataError
 from ladderlm.files import move_into_place, remove_tree, sha256_file
 
-__all__ = ["Fetched", "accept", "download", "part_of"]
+__all__ = ["Fetched", "accept", "download", "part_file"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Fetched:
     n_received: int = 0
 
 
-def part_of(url: str, path: Path, kind: str = "") -> Path:
+def part_file(url: str, path: Path, kind: str = "") -> Path:
     """Name the part after its URL, so that bytes of two sources never meet in one file."""
     key = hashlib.sha256((url + kind).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return path.with_name(f"{path.name}.{key}.part")
@@ -66,7 +66,7 @@ def download(
             wrong; names the URL and what to do.
         LadderError: the disk does not take the bytes.
     """
-    part = part_of(url, path)
+    part = part_file(url, path)
     transfer = Transfer(
         url, part, sha256 is not None, progress, back_off_seconds, stop or threading.Event()
     )

@@ -22,7 +22,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["Head", "Limits"]
+__all__ = ["Head", "HeadLimits"]
 
 STEP_BYTES = 1 << 16  # input is taken in steps of this size, so that the range read is exact
 FRAME_BYTES = 4 << 20  # of lines in one frame: frames can be read in parallel
@@ -36,7 +36,7 @@ _OPTIONS: dict[int, int] = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class HeadLimits:
     """How much of a file is wanted; the first limit that is reached holds.
 
     Args:
@@ -89,7 +89,7 @@ class Head:
     `is_full` says that nothing more is needed; then `n_input` bytes from the start were looked at.
     """
 
-    def __init__(self, limits: Limits, sink: IO[bytes], name: str) -> None:
+    def __init__(self, limits: HeadLimits, sink: IO[bytes], name: str) -> None:
         self.limits, self.name = limits, name
         self.is_full = False
         self.n_input = self.n_documents = self.text_bytes = self.line_bytes = 0
@@ -250,7 +250,7 @@ class Head:
     def _text_size(self, line: bytes) -> int:
         """Count the UTF-8 bytes of a line's text; a record without one counts none."""
         try:
-            record = _loads(line)
+            record = _parse_record(line)
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{self.name}:{self._n_lines}: not valid JSON ({error})",
@@ -266,7 +266,7 @@ class Head:
             self._frame, self._frame_size = [], 0
 
 
-def _loads(raw: bytes) -> Any:
+def _parse_record(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except ValueError:  # lone surrogates, which orjson refuses

@@ -150,12 +150,12 @@ def _collect_all(
     installed: dict[str, importlib.metadata.Distribution] = {}
     for found in importlib.metadata.distributions(path=search_path):
         if "Name" in found.metadata:
-            installed.setdefault(_normal(found.metadata["Name"]), found)
+            installed.setdefault(_normal_name(found.metadata["Name"]), found)
     files: list[LocalFile] = []
     packages: dict[str, Any] = {}
     skipped: Counter[str] = Counter()
     for name, pin in expected.items():
-        distribution = installed.get(_normal(name))
+        distribution = installed.get(_normal_name(name))
         if distribution is None:
             packages[name] = {"status": "missing", "expected_version": pin["version"]}
             continue
@@ -176,7 +176,7 @@ def _collect_all(
     return files, packages, skipped
 
 
-def _normal(name: str) -> str:
+def _normal_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -230,7 +230,7 @@ def fetch_local(
                 f"looked for {', '.join(listed)}",
                 "install ladderlm with its dependencies (make setup), or name a corpus of your own",
             )
-        splits = _split(files, skipped)
+        splits = _split_files(files, skipped)
         listed_documents = [
             [document.package, document.name, document.digest, name]
             for name, documents in splits.items()
@@ -256,7 +256,7 @@ def fetch_local(
     return corpus
 
 
-def hash_text(text: str) -> str:
+def text_digest(text: str) -> str:
     """Give the SHA-256 of a text's UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -280,7 +280,7 @@ def cut_file(file: LocalFile) -> list[LocalFile]:
     parts.append(file.text[start:])
     if len(parts) == 1:
         return [file]
-    return [replace(file, text=part, digest=hash_text(part)) for part in parts]
+    return [replace(file, text=part, digest=text_digest(part)) for part in parts]
 
 
 def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
@@ -295,7 +295,7 @@ def _is_val(file: LocalFile) -> bool:
     return int(file.digest[:8], 16) % one_in == 0
 
 
-def _split(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:
+def _split_files(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:
     """Give the documents of each split; one that stands in both is left out of train."""
     seen: set[bytes] = set()
     splits: dict[str, list[LocalFile]] = {}

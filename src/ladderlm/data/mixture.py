@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.config import DataConfig
-from ladderlm.data.packing import EpochPlan, Piece, plan_epoch
+from ladderlm.data.packing import EpochPlan, Segment, plan_epoch
 from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
 
@@ -110,10 +110,10 @@ class Mixture:
         epoch = bisect_right(firsts, index) - 1
         return epoch, index - firsts[epoch]
 
-    def row(self, row: int) -> list[Piece]:
+    def row(self, row: int) -> list[Segment]:
         """Give the pieces of a row; documents are numbered as in the split."""
         subset, index = self.place(row)
         epoch, index = self._find(subset, index)
         pieces = self._plan(subset, epoch).row(index)
         own = self.documents[subset]
-        return [Piece(int(own[piece.document]), piece.start, piece.n_tokens) for piece in pieces]
+        return [Segment(int(own[piece.document]), piece.start, piece.n_tokens) for piece in pieces]

@@ -23,18 +23,18 @@ def write_hashes(path: Path, arrays: Iterable[NDArray[np.uint64]]) -> tuple[dict
     """Publish sorted hashes as `.npy`; give its entry for the manifest and the count of repeats."""
     n_hashes = n_repeats = 0
     with publish_stream(path) as stream:
-        _write_header(stream, 0)
+        _write_hash_header(stream, 0)
         for keys in arrays:
             stream.write(keys.astype("<u8").tobytes())
             n_hashes += len(keys)
             n_repeats += int((keys[1:] == keys[:-1]).sum())
         stream.seek(0)
-        _write_header(stream, n_hashes)
+        _write_hash_header(stream, n_hashes)
     entry = {"file": path.name, "n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
     return entry, n_repeats
 
 
-def _write_header(stream: Any, n_hashes: int) -> None:
+def _write_hash_header(stream: Any, n_hashes: int) -> None:
     # numpy leaves room for the longest shape, so the header can be written again in place.
     header = {"descr": "<u8", "fortran_order": False, "shape": (n_hashes,)}
     np.lib.format.write_array_header_1_0(stream, header)

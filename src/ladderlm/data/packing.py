@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ladderlm.data.best_fit import heads_of, link_tails
 from ladderlm.data.config import Packing
 
-__all__ = ["EpochPlan", "PackingReport", "Piece", "document_order", "plan_epoch"]
+__all__ = ["EpochPlan", "PackingReport", "Segment", "document_order", "plan_epoch"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """A run of one document's tokens inside a row.
 
     Args:
@@ -158,12 +158,12 @@ class EpochPlan:
         lane = turn if depth == length else turn * _lane_stride(n_lanes) % n_lanes
         return lane * length + min(lane, rest) + depth
 
-    def row(self, index: int) -> list[Piece]:
+    def row(self, index: int) -> list[Segment]:
         """Give the pieces of the row read as number `index`, 0 <= index < n_rows, in order."""
         place = self.place(index)
         return self._row_concat(place) if self.policy == "concat" else self._row_of_one(place)
 
-    def _row_concat(self, index: int) -> list[Piece]:
+    def _row_concat(self, index: int) -> list[Segment]:
         begin, end = index * self.seq_len, (index + 1) * self.seq_len
         at = int(np.searchsorted(self.ends, begin, side="right"))
         pieces = []
@@ -171,22 +171,22 @@ class EpochPlan:
             document_begin = int(self.ends[at] - self.n_pairs[at])
             n_tokens = min(end, int(self.ends[at])) - begin
             if n_tokens > 0:
-                pieces.append(Piece(int(self.order[at]), begin - document_begin, n_tokens))
+                pieces.append(Segment(int(self.order[at]), begin - document_begin, n_tokens))
             begin += n_tokens
             at += 1
         return pieces
 
-    def _row_of_one(self, index: int) -> list[Piece]:
+    def _row_of_one(self, index: int) -> list[Segment]:
         """Give a whole row of a long document, or its last piece with those linked to it."""
         at = int(np.searchsorted(self.ends, index, side="right"))
         start = (index - (int(self.ends[at - 1]) if at else 0)) * self.seq_len
         n_tokens = min(self.seq_len, int(self.n_pairs[at]) - start)
-        pieces = [Piece(int(self.order[at]), start, n_tokens)]
+        pieces = [Segment(int(self.order[at]), start, n_tokens)]
         if self.links is not None and n_tokens < self.seq_len:
             while self.links[at]:
                 at += int(self.links[at])
                 tail = int(self.n_pairs[at]) % self.seq_len
-                pieces.append(Piece(int(self.order[at]), int(self.n_pairs[at]) - tail, tail))
+                pieces.append(Segment(int(self.order[at]), int(self.n_pairs[at]) - tail, tail))
         return pieces
 
     def fill_counts(self) -> NDArray[np.int64]:

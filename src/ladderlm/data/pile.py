@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ladderlm.data.fetch import Fetched
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.data.hub import cached_file, is_offline
 from ladderlm.data.pile_origin import Origin, Taking
 from ladderlm.data.pile_record import PileRecord
@@ -28,7 +28,7 @@ from ladderlm.data.pile_sources import (
     places_for,
     read_list,
 )
-from ladderlm.data.threads import run_all
+from ladderlm.data.threads import run_in_threads
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import FolderLock, check_free_space
 from ladderlm.units import format_bytes
@@ -45,7 +45,7 @@ def fetch_pile(
     shards: tuple[int, ...] = (0,),
     source: str | None = None,
     *,
-    limits: Limits | None = None,
+    limits: HeadLimits | None = None,
     n_jobs: int = 4,
     progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
     say: Callable[[str], None] = lambda line: None,
@@ -74,7 +74,7 @@ def fetch_pile(
     places = places_for(split, source)
     if n_jobs < 1:
         raise ConfigError(f"--jobs {n_jobs}", "at least one file is fetched at a time")
-    taking = Taking(limits or Limits(), progress, back_off_seconds, threading.Event())
+    taking = Taking(limits or HeadLimits(), progress, back_off_seconds, threading.Event())
     with FolderLock(out):
         record = PileRecord(out)
         missing = [stem for stem in stems if not record.has(stem, taking.limits, say)]
@@ -139,7 +139,7 @@ class _Call:
             if not self._fetch_one(stem, origins[stem], complaints[stem]):
                 failed.append(stem)
 
-        run_all(fetch_one, stems, self.n_jobs, self.taking.stop)
+        run_in_threads(fetch_one, stems, self.n_jobs, self.taking.stop)
         return [stem for stem in stems if stem in failed]
 
     def _origins(self, stem: str, places: list[Place]) -> list[Origin]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ladderlm.data.fetch import Fetched, accept, download, part_of
-from ladderlm.data.head import Head, Limits
+from ladderlm.data.fetch import Fetched, accept, download, part_file
+from ladderlm.data.head import Head, HeadLimits
 from ladderlm.data.pile_sources import Place
 from ladderlm.data.transfer import Transfer, keep_version, version_file
-from ladderlm.data.web import Remote, probe
+from ladderlm.data.web import Remote, ask_server
 from ladderlm.errors import DataError, LadderError
 from ladderlm.files import publish_stream, remove_tree, sha256_file
 
@@ -38,7 +38,7 @@ class Taking:
         stop: ends every transfer when set.
     """
 
-    limits: Limits
+    limits: HeadLimits
     progress: Callable[[str, int, int | None], None]
     back_off_seconds: float
     stop: threading.Event
@@ -80,7 +80,7 @@ class Origin:
         if host in silent_hosts:
             return
         try:
-            self.remote = probe(self.at)
+            self.remote = ask_server(self.at)
         except (OSError, http.client.HTTPException):
             silent_hosts.add(host)
         except ValueError:  # no URL: the transfer says so
@@ -176,7 +176,7 @@ class Origin:
             lambda file: publish(file, {**facts, "checksum_known_beforehand": False}),
         )
         if not isinstance(self.at, Path):
-            part = part_of(self.at, path, "head")
+            part = part_file(self.at, path, "head")
             remove_tree(part)
             remove_tree(version_file(part))
 
@@ -187,7 +187,7 @@ class Origin:
             with _unchanged(self.at):
                 _read_on(self.at, 0, head)
             return not head.is_full
-        part = part_of(self.at, path, "head")
+        part = part_file(self.at, path, "head")
         n_fed = 0
 
         def enough(done: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.data.fetch import Fetched
-from ladderlm.data.head import Limits
+from ladderlm.data.head import HeadLimits
 from ladderlm.data.pile_sources import PACKED, PLAIN, PUBLISHED, Place
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_json, read_json, remove_tree, sha256_file
@@ -34,12 +34,12 @@ class PileRecord:
         self.value: dict[str, Any] = {"kind": "ladderlm-pile", "format_version": 1, "files": {}}
         if self._file.is_file():
             self.value = read_json(self._file)
-            _check(self._file, self.value)
+            _check_record(self._file, self.value)
         for folder in (out, out / "train"):
             for left in folder.glob(".tmp-*"):
                 remove_tree(left)  # of a process that was killed
 
-    def has(self, stem: str, limits: Limits, say: Callable[[str], None]) -> bool:
+    def has(self, stem: str, limits: HeadLimits, say: Callable[[str], None]) -> bool:
         """Say whether a file is there and good; one that a user put there is taken as it is.
 
         Raises:
@@ -120,7 +120,7 @@ class PileRecord:
         return sorted(place.parent.glob(f"{place.name}.jsonl*.part"))
 
 
-def _check(file: Path, value: Any) -> None:
+def _check_record(file: Path, value: Any) -> None:
     """Refuse a record of another kind or version, or one that was damaged."""
     is_ours = isinstance(value, dict) and value.get("kind") == "ladderlm-pile"
     if not is_ours or value.get("format_version") != 1:

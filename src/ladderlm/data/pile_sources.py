@@ -22,8 +22,8 @@ __all__ = [
     "PLAIN",
     "PUBLISHED",
     "SOURCES",
+    "PileSource",
     "Place",
-    "Source",
     "file_stems",
     "places_for",
     "read_list",
@@ -44,7 +44,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PileSource:
     """A dataset of the Hugging Face hub with files of the Pile.
 
     Args:
@@ -67,22 +67,22 @@ class Source:
 # In the order in which they are tried: the original bytes first, another corpus last. The
 # original host is gone since August 2023.
 SOURCES = {
-    "pile-val-backup": Source(
+    "pile-val-backup": PileSource(
         "mit-han-lab/pile-val-backup", ("val",), "the original val.jsonl.zst"
     ),
-    "pile-full": Source(
+    "pile-full": PileSource(
         "xvjiarui/pile",
         ("train", "val", "test"),
         "the original files, all 22 subsets",
         has_list=True,
     ),
-    "pile-val-test": Source(
+    "pile-val-test": PileSource(
         "EleutherAI/pile_val_test",
         ("val", "test"),
         "the original documents as plain JSON lines, so the file is not the original one",
         suffix=PLAIN,
     ),
-    "pile-uncopyrighted": Source(
+    "pile-uncopyrighted": PileSource(
         "monology/pile-uncopyrighted",
         ("train", "val", "test"),
         "five of 22 subsets removed, so its val is another file than the original",
@@ -98,7 +98,7 @@ class Place:
     Args:
         name: as recorded: a repository, a host, or "a folder".
         base: URL or folder below which the files lie.
-        corpus: see `Source`; None: not known.
+        corpus: see `PileSource`; None: not known.
         suffixes: endings to try in turn.
         note: what is known of its files.
         repository: of the hub, if it is one.
@@ -179,7 +179,7 @@ def places_for(split: str, source: str | None) -> list[Place]:
     )
 
 
-def _hub_place(source: Source) -> Place:
+def _hub_place(source: PileSource) -> Place:
     return Place(
         source.repository,
         dataset_url(source.repository),

@@ -14,8 +14,8 @@ from typing import Any
 
 from ladderlm.data.assemble import assemble
 from ladderlm.data.cleanup import STAGING, free_prefix, remove_leftovers, remove_temporary
-from ladderlm.data.encoding import Limits, find_pieces
-from ladderlm.data.estimate import Estimate, estimate_splits, take_samples
+from ladderlm.data.encoding import SourceLimits, find_pieces
+from ladderlm.data.estimate import PrepareEstimate, estimate_splits, take_samples
 from ladderlm.data.overlap import check_overlap, count_overlap
 from ladderlm.data.request import PrepareConfig, SplitRequest, request_splits
 from ladderlm.data.shards import (
@@ -45,7 +45,7 @@ from ladderlm.files import (
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
 
-__all__ = ["PrepareConfig", "estimate", "merge_parts", "prepare", "prepare_part"]
+__all__ = ["PrepareConfig", "estimate_prepare", "merge_parts", "prepare", "prepare_part"]
 
 SMALL_BYTES = 8 << 20  # sources smaller than this are encoded without further processes
 Progress = Callable[[str, int], None]
@@ -58,7 +58,7 @@ def _quiet(_split: str, _n_documents: int) -> None:
 def prepare(
     config: PrepareConfig,
     progress: Progress = _quiet,
-    announce: Callable[[Estimate], None] = lambda _: None,
+    announce: Callable[[PrepareEstimate], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Write or extend a data folder; give its manifest.
 
@@ -156,7 +156,7 @@ def _encode_splits(
         request.check_unchanged()
 
 
-def estimate(config: PrepareConfig) -> Estimate:
+def estimate_prepare(config: PrepareConfig) -> PrepareEstimate:
     """Say what a `prepare` would take, from a sample; nothing is kept.
 
     Raises:
@@ -170,7 +170,7 @@ def estimate(config: PrepareConfig) -> Estimate:
 
 def _estimate(
     requests: dict[str, SplitRequest], tokenizer: Tokenizer, processes: list[Process]
-) -> Estimate:
+) -> PrepareEstimate:
     """Have the workers take the samples: they need an encoder anyway, this process does not."""
     if processes:
         take = partial(sample_elsewhere, processes)
@@ -372,9 +372,9 @@ def _publish_splits(
     return manifest
 
 
-def _limits_of(record: dict[str, Any]) -> Limits:
+def _limits_of(record: dict[str, Any]) -> SourceLimits:
     which = str(record["documents"])
-    return Limits(
+    return SourceLimits(
         max_documents=None if which == "all" else int(which.rsplit(" ", 1)[1]),
         max_tokens=record["max_tokens"],
         max_bytes=record["max_bytes"],

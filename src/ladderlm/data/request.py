@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ladderlm.config import content_hash
 from ladderlm.data.decompress import standard_input
 from ladderlm.data.documents import BLOCK_BYTES, expand_sources
-from ladderlm.data.encoding import Limits, PartJob, SourceFile, Turn, share_files
+from ladderlm.data.encoding import PartJob, SourceFile, SourceLimits, Turn, share_files
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
 
@@ -68,9 +68,9 @@ class PrepareConfig:
             raise ConfigError(f"{self.n_workers} workers are asked for", "one at least is needed")
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> SourceLimits:
         """How much is taken."""
-        return Limits(
+        return SourceLimits(
             max_documents=self.max_documents, max_tokens=self.max_tokens, max_bytes=self.max_bytes
         )
 

@@ -178,7 +178,7 @@ class PreparedData:
         path = self.path / file["file"]
         if Path(file["file"]).name != file["file"]:
             raise _damaged(path, "a manifest names plain files of its own folder")
-        _check_size(path, file["n_bytes"])
+        _check_file_size(path, file["n_bytes"])
         _forget(path)
         if verify:
             _check_hash(path, file["sha256"])
@@ -265,7 +265,7 @@ def manifest_fingerprint(manifest: dict[str, Any]) -> str:
     return content_hash({key: value for key, value in manifest.items() if key != "fingerprint"})
 
 
-def _check_size(path: Path, n_bytes: int) -> None:
+def _check_file_size(path: Path, n_bytes: int) -> None:
     if path.is_symlink() or not path.is_file():
         raise _damaged(path, "it is missing or not a plain file")
     if path.stat().st_size != n_bytes:

@@ -14,7 +14,7 @@ from ladderlm.data.batch import Batch
 from ladderlm.data.best_fit import WINDOW_DOCUMENTS
 from ladderlm.data.config import DataConfig
 from ladderlm.data.mixture import Mixture
-from ladderlm.data.packing import EpochPlan, PackingReport, Piece, plan_epoch
+from ladderlm.data.packing import EpochPlan, PackingReport, Segment, plan_epoch
 from ladderlm.data.plans import cached_links, plan_file
 from ladderlm.data.shards import Split
 from ladderlm.errors import DataError
@@ -22,7 +22,7 @@ from ladderlm.errors import DataError
 __all__ = ["RowStream", "fill_rows"]
 
 
-def fill_rows(split: Split, rows: list[list[Piece]], seq_len: int, bos_id: int) -> Batch:
+def fill_rows(split: Split, rows: list[list[Segment]], seq_len: int, bos_id: int) -> Batch:
     """Read the tokens of planned rows.
 
     Args:
@@ -110,7 +110,7 @@ class RowStream:
         epoch = bisect_right(self._first_rows, row) - 1
         return epoch, row - self._first_rows[epoch]
 
-    def pieces(self, row: int) -> list[Piece]:
+    def pieces(self, row: int) -> list[Segment]:
         """Give what stands in a row."""
         if self.mixture is not None:
             return self.mixture.row(row)

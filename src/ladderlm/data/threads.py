@@ -5,13 +5,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["run_all"]
+__all__ = ["run_in_threads"]
 
 T = TypeVar("T")
 GRACE_SECONDS = 2.0
 
 
-def run_all(
+def run_in_threads(
     work: Callable[[T], object], items: Sequence[T], n_threads: int, stop: threading.Event
 ) -> None:
     """Call `work` for each item, in order, a few at a time.

@@ -113,7 +113,7 @@ class Transfer:
                 ) from cause
             wait = max(wait, self.back_off_seconds * 2 ** (failures - 1) if failures else 0.0)
             _log.warning("%s: %s; going on in %.0f s", self.url, reason, wait)
-            _wait(self.stop, wait)
+            _pause(self.stop, wait)
 
     def _receive(self) -> bool:
         """Send one request and append its answer; False if the window ended before the file."""
@@ -131,7 +131,7 @@ class Transfer:
                 remove_tree(self.part)
                 raise http.client.HTTPException("the server sends other bytes than asked for")
             start = done if is_partial else 0
-            length, total = _lengths(answer, start, window)
+            length, total = _announced_bytes(answer, start, window)
             self._check_same(total)
             end = total if length is None else start + length
             is_blind = end is None and not answer.chunked and not self.has_checksum
@@ -221,7 +221,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _wait(stop: threading.Event, seconds: float) -> None:
+def _pause(stop: threading.Event, seconds: float) -> None:
     stop.wait(seconds)
 
 
@@ -263,7 +263,7 @@ def _first_byte(answer: Any) -> int | None:
     return int(head) if answer.status == 206 and head.isdigit() else None
 
 
-def _lengths(answer: Any, start: int, window: int | None) -> tuple[int | None, int | None]:
+def _announced_bytes(answer: Any, start: int, window: int | None) -> tuple[int | None, int | None]:
     """Give the bytes of this answer and of the whole file, None for what is not said."""
     text = answer.headers.get("Content-Length") or ""
     length = int(text) if text.isdigit() else None

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 __all__ = [
     "PROBE_TIMEOUT_SECONDS",
     "Remote",
+    "ask_server",
     "hub_endpoint",
     "open_url",
-    "probe",
     "total_of",
 ]
 
@@ -95,7 +95,7 @@ def open_url(
     return urllib.request.build_opener(_Redirects).open(request, timeout=timeout)
 
 
-def probe(url: str) -> Remote | None:
+def ask_server(url: str) -> Remote | None:
     """Ask what a server says about a file; None if it has no such file or does not tell.
 
     Raises:

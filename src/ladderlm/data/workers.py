@@ -179,7 +179,7 @@ def work() -> None:
         else:
             jobs = [from_dict(PartJob, job) for job in told["encode"]]
             tokenizer = load_tokenizer(jobs[0].tokenizer)
-        threading.Thread(target=_die_with_parent, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
         encode_here(jobs, tokenizer, lambda number, n: say({"documents": [number, n]}))
     except LadderError as error:
         say({"error": [error.what, error.why, error.fix]})
@@ -195,6 +195,6 @@ def _hear() -> dict[str, Any]:
     return told
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     os.read(0, 1)  # not through `sys.stdin`, whose lock would stand in the way of a normal end
     os._exit(1)

@@ -70,7 +70,7 @@ def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
     new = greedy_tokens(recipe, read, prompt, min(_NEW, context - len(prompt)))
     probe = _Probe(long, [*prompt, *new])
     hop: dict[str, Any] = {
-        "from": _describe(source.kind, source.folder, source.files),
+        "from": _describe_files(source.kind, source.folder, source.files),
         "to": {"kind": to, "folder": out.name, "files": {}},
     }
     certificate: dict[str, Any] = {
@@ -85,7 +85,7 @@ def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
     }
     try:
         result = _open_result(source, to, out)
-        hop["to"] = _describe(to, out, result.files)
+        hop["to"] = _describe_files(to, out, result.files)
         _measure(certificate, (recipe, read), result, probe, len(prompt))
     except LadderError as error:
         certificate["faults"].append(f"the result cannot be read: {error.what}")
@@ -106,7 +106,7 @@ def _beside(certificate: dict[str, Any]) -> str:
     return f", beside the {change:.1e} that rounding to {dtype} makes" if change else ""
 
 
-def _describe(kind: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+def _describe_files(kind: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Name a folder and its files' hashes; no path of this machine."""
     hashes = {path.name: sha256_file(path) for path in files}
     return {"kind": kind, "folder": folder.resolve().name, "files": hashes}

@@ -19,7 +19,7 @@ from ladderlm.interop.weights import Source, parameter_shapes
 from ladderlm.model.accounting import count_params
 from ladderlm.tokenizer.load import copy_tokenizer
 
-__all__ = ["DTYPES", "convert", "describe", "open_source"]
+__all__ = ["DTYPES", "convert", "describe_weights", "open_source"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -105,7 +105,7 @@ def convert(
     return write_gguf(source, out, dtype)
 
 
-def describe(source: Source) -> str:
+def describe_weights(source: Source) -> str:
     """Say in a line what a model is."""
     names = sorted({str(d).removeprefix("torch.") for d in source.dtypes.values()})
     return (

@@ -59,7 +59,7 @@ def _package() -> Any:
     return gguf
 
 
-def _name(name: str) -> str:
+def _gguf_name(name: str) -> str:
     if name in _TOP:
         return _TOP[name]
     _, layer, rest = name.split(".", 2)
@@ -113,12 +113,12 @@ def write_gguf(source: Source, out: Path, dtype: str | None = None) -> list[Path
         getattr(writer, f"add_{key}")(value)
     plan: list[tuple[str, torch.dtype, Callable[[], Tensor]]] = []
     for name, shape in parameter_shapes(config).items():
-        plan.append((_name(name), _kept(wanted, shape), lambda name=name: source.read(name)))  # type: ignore[misc]
+        plan.append((_gguf_name(name), _kept(wanted, shape), lambda name=name: source.read(name)))  # type: ignore[misc]
     if config.rope_scaling is not None:
         plain = rope_frequencies(config.head_dim, config.rope_theta)
         scales = plain / rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         plan.append((_SCALES, torch.float32, lambda: scales))
-    shapes = {_name(n): s for n, s in parameter_shapes(config).items()}
+    shapes = {_gguf_name(n): s for n, s in parameter_shapes(config).items()}
     shapes[_SCALES] = (config.head_dim // 2,)
     for name, kept, _ in plan:
         kind = getattr(gguf.GGMLQuantizationType, _TYPES[kept][0])
@@ -190,13 +190,13 @@ def read_gguf(folder: Path) -> Source:
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         return torch.from_numpy(values.copy())
 
-    dtypes = {n: by_type[tensors[_name(n)].tensor_type.name] for n in parameter_shapes(config)}
+    dtypes = {n: by_type[tensors[_gguf_name(n)].tensor_type.name] for n in parameter_shapes(config)}
     return Source(
         kind="gguf",
         folder=folder,
         config=config,
         dtypes=dtypes,
-        read=lambda name: raw(_name(name)),
+        read=lambda name: raw(_gguf_name(name)),
         files=(path,),
         tokenizer=None,
         raw=raw,

@@ -19,7 +19,7 @@ from ladderlm.files import publish_json, publish_stream, publish_text, read_json
 from ladderlm.interop.card import model_card
 from ladderlm.interop.hf_config import hf_config, read_hf_config
 from ladderlm.interop.pickles import index_pickles
-from ladderlm.interop.tensors import Stored, inside, read_safetensors, write_safetensors
+from ladderlm.interop.tensors import Stored, inside, read_safetensors, stream_safetensors
 from ladderlm.interop.vocabulary import find_tokenizer, special_ids, write_hf_tokenizer
 from ladderlm.interop.weights import (
     EMBEDDING,
@@ -202,7 +202,7 @@ class _Shard:
     layout: dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
-def _plan(source: Source, dtype: torch.dtype | None, shard_bytes: int) -> list[_Shard]:
+def _plan_shards(source: Source, dtype: torch.dtype | None, shard_bytes: int) -> list[_Shard]:
     """Fill shards in the order of the model, none above `shard_bytes` if a tensor allows it."""
     groups: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = [{}]
     filled = 0
@@ -235,7 +235,7 @@ def write_hf(
     """
     config = source.config
     require_llama(config, "hf")
-    shards = _plan(source, dtype, shard_bytes)
+    shards = _plan_shards(source, dtype, shard_bytes)
     written, n_bytes = [], 0
     for shard in shards:
         ours = {hf_name(name): name for name in shard.layout}
@@ -246,7 +246,7 @@ def write_hf(
             return tensor.to(layout[name][0])
 
         with publish_stream(out / shard.name) as stream:
-            write_safetensors(stream, layout, read)
+            stream_safetensors(stream, layout, read)
         written.append(out / shard.name)
         n_bytes += sum(torch.Size(s).numel() * d.itemsize for d, s in layout.values())
     if len(shards) > 1:

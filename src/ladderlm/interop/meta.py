@@ -59,7 +59,10 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
     params = read_params(folder)
     files = _find_shards(folder)
     _check_md5(folder)
-    tables = [_plain(path, table) for path, table in zip(files, index_pickles(files), strict=True)]
+    tables = [
+        _stored_tensors(path, table)
+        for path, table in zip(files, index_pickles(files), strict=True)
+    ]
     for path, table in zip(files, tables, strict=True):
         check_shapes(
             {name: stored.shape for name, stored in table.items()},
@@ -78,7 +81,7 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
     shapes = parameter_shapes(config)
     axes = {name: axis_of(name, by_rows) for name in shapes}
     for path, table in zip(files, tables, strict=True):
-        expected = {n: _part(shape, axes[n], len(files)) for n, shape in shapes.items()}
+        expected = {n: _shard_shape(shape, axes[n], len(files)) for n, shape in shapes.items()}
         check_shapes({name: stored.shape for name, stored in table.items()}, expected, path)
     read = partial(_join, tables, axes)
     if not config.tied_head and _same_tables(read):
@@ -136,7 +139,7 @@ def _check_md5(folder: Path) -> None:
             )
 
 
-def _plain(path: Path, table: dict[str, dict[str, Any]]) -> dict[str, Stored]:
+def _stored_tensors(path: Path, table: dict[str, dict[str, Any]]) -> dict[str, Stored]:
     found = {}
     for name, entry in table.items():
         if name == _TABLE:
@@ -159,7 +162,7 @@ def axis_of(name: str, embedding_by_rows: bool) -> int | None:
     return 1 if name.endswith(_BY_COLUMNS) else None
 
 
-def _part(shape: Shape, axis: int | None, n_shards: int) -> Shape:
+def _shard_shape(shape: Shape, axis: int | None, n_shards: int) -> Shape:
     """Give the shape of one process's part; what does not divide shows as another shape."""
     return tuple(n // n_shards if i == axis else n for i, n in enumerate(shape))
 

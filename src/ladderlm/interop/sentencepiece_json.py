@@ -93,16 +93,16 @@ def sentencepiece_json(path: Path) -> tuple[dict[str, Any], str, str]:
             "merges": merges,
         },
     }
-    _prove(ours, value, path, pieces)
+    _prove_equal_ids(ours, value, path, pieces)
     return value, pieces[ours.bos_id], pieces[ours.eos_id]
 
 
-def _prove(
+def _prove_equal_ids(
     ours: SentencePieceTokenizer, value: dict[str, Any], path: Path, pieces: list[str]
 ) -> None:
     """Compare ids and the way back on hard, likely and random strings."""
     library = open_library(value, path, ())
-    for text in _texts(pieces):
+    for text in _trial_texts(pieces):
         theirs = list(library.encode(text, add_special_tokens=False).ids)
         if theirs != ours.encode(text) or library.decode(theirs) != text:
             raise DataError(
@@ -112,7 +112,7 @@ def _prove(
             )
 
 
-def _texts(pieces: list[str]) -> list[str]:
+def _trial_texts(pieces: list[str]) -> list[str]:
     rng = random.Random(1)
     words = [piece.replace(_SPACE, " ") for piece in pieces]
     rows = ["".join(rng.choices(words, k=20)) for _ in range(_N_ROWS)]

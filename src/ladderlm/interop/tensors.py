@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ladderlm.errors import CheckpointError
 
-__all__ = ["Shape", "Stored", "inside", "read_safetensors", "write_safetensors"]
+__all__ = ["Shape", "Stored", "inside", "read_safetensors", "stream_safetensors"]
 
 Shape = tuple[int, ...]
 _DTYPES = {
@@ -181,7 +181,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[torch.dtype, Shape, int, 
     return _DTYPES[dtype], tuple(shape), start, end
 
 
-def write_safetensors(
+def stream_safetensors(
     stream: IO[bytes] | Any,
     layout: Mapping[str, tuple[torch.dtype, Shape]],
     read: Callable[[str], Tensor],

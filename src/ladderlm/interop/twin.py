@@ -60,7 +60,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
     return torch.stack(turned, -1).flatten(-2) if layout == "pairs" else torch.cat(turned, -1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend causally, one query head at a time: (T, H, E) from (T, H, E) and (T, K, E)."""
     n_positions, n_heads, width = q.shape
     future = torch.ones(n_positions, n_positions, dtype=torch.bool).triu(1)
@@ -116,7 +116,7 @@ def _block(recipe: Recipe, part: dict[str, Tensor], x: Tensor, cos: Tensor, sin:
     k = (normed @ part["wk"].T).view(len(x), recipe.n_kv_heads, -1)
     v = (normed @ part["wv"].T).view(len(x), recipe.n_kv_heads, -1)
     q, k = (_turn(t, cos, sin, recipe.layout) for t in (q, k))
-    h = x + _attend(q, k, v).flatten(1) @ part["wo"].T
+    h = x + _attend_by_head(q, k, v).flatten(1) @ part["wo"].T
     normed = _norm(h, part["ffn_norm"], recipe.norm_eps)
     gate = normed @ part["w1"].T
     return h + (gate * gate.sigmoid() * (normed @ part["w3"].T)) @ part["w2"].T

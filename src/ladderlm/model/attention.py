@@ -16,7 +16,7 @@ from ladderlm.model.config import ModelConfig
 from ladderlm.model.flex import FlexPlan, attend_flex
 from ladderlm.model.norm import RMSNorm
 from ladderlm.model.precision import widen
-from ladderlm.model.rope import rotate
+from ladderlm.model.rope import apply_rotary
 
 __all__ = ["Attention", "LayerCache", "document_mask"]
 
@@ -105,7 +105,7 @@ class Attention(nn.Module):
         k_BSKE = self.wk(x).unflatten(-1, (self.n_kv_heads, -1))
         if self.qk_norm:
             q_BTHE, k_BSKE = self.q_norm(q_BTHE), self.k_norm(k_BSKE)
-        q_BTHE, k_BSKE = rotate(q_BTHE, angles), rotate(k_BSKE, angles)
+        q_BTHE, k_BSKE = apply_rotary(q_BTHE, angles), apply_rotary(k_BSKE, angles)
         values = self.wv(x) if extra_values is None else self.wv(x) + extra_values
         v_BSKE = values.unflatten(-1, (self.n_kv_heads, -1))
         if cache is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ladderlm.model.config import RopeScaling
 from ladderlm.model.precision import widen
 
-__all__ = ["rope_frequencies", "rope_table", "rotate"]
+__all__ = ["apply_rotary", "rope_frequencies", "rope_table"]
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
@@ -66,7 +66,7 @@ def rope_table(
     return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each channel pair of every head by its position's angle, in float32.
 
     Args:

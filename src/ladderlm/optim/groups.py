@@ -37,7 +37,7 @@ def parameter_groups(
     members: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad and (owned is None or name in owned):
-            members.setdefault(_kind_of(name, parameter), []).append((name, parameter))
+            members.setdefault(_group_of(name, parameter), []).append((name, parameter))
     groups = []
     for kind in ("matrices", "head", "embedding", "gains"):
         if kind not in members:
@@ -55,7 +55,7 @@ def parameter_groups(
     return groups
 
 
-def _kind_of(name: str, parameter: nn.Parameter) -> str:
+def _group_of(name: str, parameter: nn.Parameter) -> str:
     if name.startswith(EMBEDDINGS):
         return "embedding"
     if name == HEAD:

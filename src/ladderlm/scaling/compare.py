@@ -138,7 +138,7 @@ def compare_arms(
     _check_falling(both)
     ladder = arrange_pairs(pairs, law, shift)
     base_x = both.x[both.arm == baseline]
-    pooled, rung_sd, rate_error = _pool(ladder)
+    pooled, rung_sd, rate_error = _pool_rungs(ladder)
     trend, at_10x, line = _trend(ladder)
     return Comparison(
         baseline=baseline,
@@ -195,7 +195,7 @@ def estimate(
     return Estimate(ends[0], ends[1], ends[2], ends[3], ends[4], p_value)
 
 
-def _pool(ladder: PairedLadder) -> tuple[Estimate, float | None, float]:
+def _pool_rungs(ladder: PairedLadder) -> tuple[Estimate, float | None, float]:
     """Regress mean differences on slopes through the origin; one rung alone has no interval.
 
     Returns:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladderlm.scaling.fit_form import fit_sum
+from ladderlm.scaling.fit_form import fit_form
 from ladderlm.scaling.isoflop import fit_isoflop
 from ladderlm.scaling.powerlaw import fit_power_law
 from ladderlm.scaling.rows import Fit, FitOptions, choose_rows
@@ -42,4 +42,4 @@ def fit_points(points: str | Path | Mapping[str, Sequence[object]], options: Fit
         return fit_isoflop(rows, options)
     if options.form == "powerlaw-nd":
         return fit_power_law(rows, options)
-    return fit_sum(rows, options)
+    return fit_form(rows, options)

@@ -16,7 +16,7 @@ from ladderlm.scaling.forms import Chinchilla, Form, OverTraining, PowerLaw, Sam
 from ladderlm.scaling.joint import TOLERANCE
 from ladderlm.scaling.joint_form import Joint, Quadratic
 from ladderlm.scaling.points import Points
-from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, clusters_of, columns_of
+from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, columns_of, row_clusters
 from ladderlm.scaling.rows import label_rows as label
 from ladderlm.scaling.solve import (
     DELTA,
@@ -30,7 +30,7 @@ from ladderlm.scaling.solve import (
 from ladderlm.scaling.table import Table, group_close
 from ladderlm.scaling.warn import find_confounds, warn_of_fit
 
-__all__ = ["fit_sum"]
+__all__ = ["fit_form"]
 
 Array = NDArray[np.float64]
 HOLDOUT_DRAWS = 200
@@ -39,7 +39,7 @@ FORMS: dict[str, type[Form]] = {
 }
 
 
-def fit_sum(rows: Rows, options: FitOptions) -> Fit:
+def fit_form(rows: Rows, options: FitOptions) -> Fit:
     """Fit one of the forms of `forms.py`.
 
     Raises:
@@ -48,7 +48,7 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     table = rows.table
     arms, codes = _arms(table, options)
     form: Form = FORMS[options.form]()
-    lengths, length = _lengths(table, options)
+    lengths, length = _branch_lengths(table, options)
     if options.form == "joint":
         form = Joint(len(arms) - 1, branches=len(lengths) - 1)
     columns, said = columns_of(table, form.columns)
@@ -57,11 +57,11 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     loss = table.numbers("loss")
     problem = Problem.of(form, sample, loss, options.objective, weight, form.has_floor)
     fitted = problem.where(rows.fitted)
-    _check(form, columns, rows.fitted, codes)
+    _check_fittable(form, columns, rows.fitted, codes)
     solution = minimise(fitted)
     other = other_objective(options.objective)
     beside = minimise(replace(fitted, objective=other))
-    clusters = clusters_of(table)[rows.fitted]
+    clusters = row_clusters(table)[rows.fitted]
     draws = bootstrap(fitted, solution, clusters, options.draws, options.seed)
     if (n_clusters := len(np.unique(clusters))) <= form.n_needed:
         said.append(
@@ -78,13 +78,13 @@ def fit_sum(rows: Rows, options: FitOptions) -> Fit:
     if form.has_floor:
         profile = profile_floor(fitted, solution, float(np.exp(beside.theta[0])))
     rungs = _rungs(table, columns)
-    holdout = _holdouts(problem, rows.fitted, solution, rungs, label(table), columns)
+    holdout = _score_holdouts(problem, rows.fitted, solution, rungs, label(table), columns)
     own_rungs = rungs[rows.fitted]
     left_out = _leave_one_out(fitted, solution, own_rungs, names)
     compared = {}
     if len(arms) > 1:
         flops = columns["flops"][rows.fitted]
-        compared = {"comparisons": _compare(table.take(rows.fitted), arms, flops, own_rungs)}
+        compared = {"comparisons": _compare_arms(table.take(rows.fitted), arms, flops, own_rungs)}
     warnings = said + find_confounds(table, rows.fitted)
     warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
     if profile is not None and not profile.identified:
@@ -131,7 +131,7 @@ def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int6
     return arms, np.array([arms.index(arm) for arm in given], dtype=np.int64)
 
 
-def _lengths(table: Table, options: FitOptions) -> tuple[list[float], NDArray[np.int64]]:
+def _branch_lengths(table: Table, options: FitOptions) -> tuple[list[float], NDArray[np.int64]]:
     """Give the values of the column `branch`, 1 first, and each row's place among them."""
     if options.form != "joint" or "branch" not in table:
         return [1.0], np.zeros(len(table), dtype=np.int64)
@@ -154,7 +154,7 @@ def _names(public: list[str], arms: list[str], lengths: list[float]) -> dict[str
     return found
 
 
-def _check(
+def _check_fittable(
     form: Form, columns: dict[str, Array], fitted: NDArray[np.bool_], codes: NDArray[np.int64]
 ) -> None:
     """Refuse what cannot be fitted."""
@@ -213,7 +213,7 @@ def _sigma(problem: Problem, solution: Solution) -> float:
     return float(np.sqrt((residual**2).sum() / freedom))
 
 
-def _holdouts(
+def _score_holdouts(
     problem: Problem,
     fitted: NDArray[np.bool_],
     solution: Solution,
@@ -224,7 +224,7 @@ def _holdouts(
     """Predict the rows not fitted, and the top rung and top two from those below."""
     found = []
     if not fitted.all():
-        found.append(_holdout("rows not fitted", problem, fitted, ~fitted, labels, solution))
+        found.append(_score_holdout("rows not fitted", problem, fitted, ~fitted, labels, solution))
     present = np.unique(rungs[fitted])
     for n in (1, 2):
         held = fitted & np.isin(rungs, present[-n:])
@@ -234,11 +234,11 @@ def _holdouts(
         if any(len(np.unique(v[kept])) < 2 for v in columns.values()):
             continue
         name = "top rung" if n == 1 else "top two rungs"
-        found.append(_holdout(name, problem, kept, held, labels, None))
+        found.append(_score_holdout(name, problem, kept, held, labels, None))
     return found
 
 
-def _holdout(
+def _score_holdout(
     name: str,
     problem: Problem,
     kept: NDArray[np.bool_],
@@ -268,7 +268,7 @@ def _holdout(
     }
 
 
-def _compare(
+def _compare_arms(
     table: Table, arms: list[str], flops: Array, rungs: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Compare every variant with the baseline in pairs, where rows name their rung and seed."""

@@ -86,7 +86,7 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
             excluded[bowl["problem"]] += bowl["n_rows"]
     parameters, intervals = _exponents(good, drawn, np.array(log_c))
     surface = _surfaces(columns, loss, options)
-    said += _compare(parameters, intervals, surface)
+    said += _compare_ways(parameters, intervals, surface)
     return Fit(
         form="isoflop",
         parameters=parameters,
@@ -170,7 +170,7 @@ def _surfaces(columns: dict[str, Array], loss: Array, options: FitOptions) -> di
     return found
 
 
-def _compare(
+def _compare_ways(
     parameters: dict[str, float],
     intervals: dict[str, tuple[float, float]],
     surface: dict[str, Any],

@@ -204,7 +204,7 @@ def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> 
     if floor and not found.free[0]:
         bent = _solve(cells, replace(form, bend=True), floor=False)
         found = min(bent, found, key=lambda some: some.residual)
-    variance, freedom = _pool(found.residual, found.freedom, *cells.within)
+    variance, freedom = _pool_variances(found.residual, found.freedom, *cells.within)
     return LadderLaw(
         arms=arms,
         theta=tuple(float(v) for v in found.theta),
@@ -269,7 +269,9 @@ def _spread(cells: Cells, arm: int) -> int:
     return max(len(np.unique(log_x.round(9))) for log_x in lengths)
 
 
-def _pool(residual: float, freedom: int, within: float, within_freedom: int) -> tuple[float, int]:
+def _pool_variances(
+    residual: float, freedom: int, within: float, within_freedom: int
+) -> tuple[float, int]:
     """Give the seed variance and its degrees of freedom.
 
     The scatter of means about the law and that inside of cells estimate the same variance, if

@@ -40,11 +40,11 @@ def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
         excluded[f"not within {options.within:.2%} of the best {options.optimum}"] = n_left
         labels = [{"line": None, "label": ""} for _ in y]
     design = np.column_stack([np.ones(len(y)), x - x.mean(axis=0)])
-    _check(design, names)
+    _check_design(design, names)
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
     robust = _huber(design, y)
     sd = float(np.sqrt(((y - design @ solution) ** 2).sum() / (len(y) - design.shape[1])))
-    draws = _draw(design, y, options)
+    draws = _draw_solutions(design, y, options)
     middle = x.mean(axis=0)
     chosen, other = robust, solution
     if options.objective == "least-squares":
@@ -108,7 +108,7 @@ def _centres(table: Table, x: Array, y: Array, options: FitOptions) -> tuple[Arr
     return cells[:, : x.shape[1]], np.array(centres), n_left
 
 
-def _check(design: Array, names: tuple[str, ...]) -> None:
+def _check_design(design: Array, names: tuple[str, ...]) -> None:
     n, p = design.shape
     if n <= p:
         raise DataError(
@@ -137,7 +137,7 @@ def _huber(design: Array, y: Array) -> Array:
     return solution
 
 
-def _draw(design: Array, y: Array, options: FitOptions) -> Array:
+def _draw_solutions(design: Array, y: Array, options: FitOptions) -> Array:
     """Refit points drawn with replacement; draws that lose a direction are skipped."""
     rng = np.random.default_rng(options.seed)
     n = len(y)

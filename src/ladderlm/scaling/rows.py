@@ -20,9 +20,9 @@ __all__ = [
     "FitOptions",
     "Rows",
     "choose_rows",
-    "clusters_of",
     "columns_of",
     "label_rows",
+    "row_clusters",
 ]
 
 Array = NDArray[np.float64]
@@ -167,7 +167,7 @@ def columns_of(table: Table, names: tuple[str, ...]) -> tuple[dict[str, Array], 
     return found, said
 
 
-def clusters_of(table: Table) -> NDArray[np.int64]:
+def row_clusters(table: Table) -> NDArray[np.int64]:
     """Give what the bootstrap draws: the column `cluster`, or every row by itself."""
     if "cluster" not in table:
         return np.arange(len(table))

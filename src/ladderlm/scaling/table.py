@@ -113,7 +113,7 @@ class Table:
                     "write it as in --where 'arch=small|large,multiplier>=1'",
                 )
             column, sign, wanted = found.groups()
-            chosen &= np.array([_holds(v, sign, wanted) for v in self.text(column)], dtype=bool)
+            chosen &= np.array([_meets(v, sign, wanted) for v in self.text(column)], dtype=bool)
         if not chosen.any():
             raise DataError(
                 f"no row of {self.name} meets {clause!r}",
@@ -130,7 +130,7 @@ def _offer(table: Table, clause: str) -> str:
     return f"values of {column}: {', '.join(values[:8])}{', ...' if len(values) > 8 else ''}"
 
 
-def _holds(value: str, sign: str, wanted: str) -> bool:
+def _meets(value: str, sign: str, wanted: str) -> bool:
     if sign in _ORDERS:
         try:
             return bool(_ORDERS[sign](float(value), float(wanted)))

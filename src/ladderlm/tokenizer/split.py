@@ -21,19 +21,19 @@ LONG_SPACES = 250  # characters; tiktoken's time for a run grows with its square
 _SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode White_Space
 
 
-def _letter(char: str) -> bool:
+def _is_letter(char: str) -> bool:
     return unicodedata.category(char)[0] == "L"
 
 
-def _number(char: str) -> bool:
+def _is_number(char: str) -> bool:
     return unicodedata.category(char)[0] == "N"
 
 
-def _space(char: str) -> bool:
+def _is_space(char: str) -> bool:
     return char.isspace() and char not in "\x1c\x1d\x1e\x1f"  # Unicode White_Space, as in \s
 
 
-def _run(text: str, at: int, accepts: Any, limit: int | None = None) -> int:
+def _run_end(text: str, at: int, accepts: Any, limit: int | None = None) -> int:
     end = at
     while end < len(text) and accepts(text[end]) and (limit is None or end - at < limit):
         end += 1
@@ -48,16 +48,16 @@ def _split_end(text: str, at: int) -> int:
         if suffix == "'s" and text[at : at + 2] == "'\u017f":  # long s folds to s
             return at + 2
     char = text[at]
-    begin = at if char in "\r\n" or _letter(char) or _number(char) else at + 1
-    if char not in "\r\n" and (end := _run(text, begin, _letter)) > begin:
+    begin = at if char in "\r\n" or _is_letter(char) or _is_number(char) else at + 1
+    if char not in "\r\n" and (end := _run_end(text, begin, _is_letter)) > begin:
         return end
-    if _number(char):
-        return _run(text, at, _number, 3)
+    if _is_number(char):
+        return _run_end(text, at, _is_number, 3)
     begin = at + 1 if char == " " else at
-    end = _run(text, begin, lambda c: not (_space(c) or _letter(c) or _number(c)))
+    end = _run_end(text, begin, lambda c: not (_is_space(c) or _is_letter(c) or _is_number(c)))
     if end > begin:
-        return _run(text, end, lambda c: c in "\r\n")
-    end = _run(text, at, _space)
+        return _run_end(text, end, lambda c: c in "\r\n")
+    end = _run_end(text, at, _is_space)
     last_newline = max(text.rfind("\n", at, end), text.rfind("\r", at, end))
     if last_newline >= 0:
         return last_newline + 1
