@@ -38,21 +38,21 @@ def test_pieces_cover_each_row_with_its_documents_subsets_and_targets(stream, ti
     batch = stream.rows(0, stream.rows_per_epoch)
     for row in range(batch.n_rows):
         pieces = row_pieces(batch, row, stream.split, tiny_tokenizer)
-        assert [p["start"] for p in pieces] == [
-            sum(p["n_tokens"] for p in pieces[:i]) for i in range(len(pieces))
+        assert [p.start for p in pieces] == [
+            sum(p.n_tokens for p in pieces[:i]) for i in range(len(pieces))
         ]
-        assert sum(p["n_tokens"] for p in pieces) == 64
-        assert sum(p["n_targets"] for p in pieces) == batch.loss_mask[row].sum()
+        assert sum(p.n_tokens for p in pieces) == 64
+        assert sum(p.n_targets for p in pieces) == batch.loss_mask[row].sum()
         for piece in pieces:
-            if piece["document"] is None:
+            if piece.document is None:
                 assert piece is pieces[-1]
-                assert (piece["n_targets"], piece["text"], piece["ids"]) == (0, "", [])
+                assert (piece.n_targets, piece.text, piece.ids) == (0, "", [])
                 continue
-            record = RECORDS[piece["document"]]
-            assert piece["subset"] == record["meta"]["pile_set_name"]
-            assert piece["text"] in record["text"]
-            assert piece["first_position"] == 0
-            assert piece["n_targets"] == piece["n_tokens"]
+            record = RECORDS[piece.document]
+            assert piece.subset == record["meta"]["pile_set_name"]
+            assert piece.text in record["text"]
+            assert piece.first_position == 0
+            assert piece.n_targets == piece.n_tokens
 
 
 def test_a_described_row_shows_document_subset_text_mask_and_shift(stream, tiny_tokenizer):
@@ -62,13 +62,13 @@ def test_a_described_row_shows_document_subset_text_mask_and_shift(stream, tiny_
     for row in sorted(rows)[:4]:
         text = describe_row(whole, row, stream.split, tiny_tokenizer, width=10_000)
         for piece in row_pieces(whole, row, stream.split, tiny_tokenizer):
-            start, end = piece["start"], piece["start"] + piece["n_tokens"]
-            if piece["document"] is None:
+            start, end = piece.start, piece.start + piece.n_tokens
+            if piece.document is None:
                 assert f"[{start}:{end}] padding, no targets" in text
                 continue
-            assert f"[{start}:{end}] document {piece['document']} ({piece['subset']})" in text
-            assert f"{piece['n_targets']} targets" in text
-            assert repr(piece["text"]) in text
+            assert f"[{start}:{end}] document {piece.document} ({piece.subset})" in text
+            assert f"{piece.n_targets} targets" in text
+            assert repr(piece.text) in text
             targets = whole.targets[row, start : min(start + 6, end)].tolist()
             assert f"targets {targets} " in text
         begins = [int(ids[0] == tiny_tokenizer.bos_id) for ids in _ids(whole, row)]

@@ -14,6 +14,7 @@ from ladderlm.data.inspect import POLICIES, show_tokens
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.data.stream import RowStream
+from ladderlm.eval.proofs import Proof
 from ladderlm.model.attention import document_mask
 from ladderlm.report.figures.xray import attention_svg, histogram_svg, strip_svg
 from ladderlm.report.xray import HEAT_STEPS, Xray, heat_levels, render_xray
@@ -92,8 +93,8 @@ def losses_of(xray):
 
 
 PROOFS = (
-    {"name": "labels", "passed": True, "statement": "all of 3"},
-    {"name": ALL, "passed": False, "statement": ALL},
+    Proof("labels", True, "all of 3", {}),
+    Proof(ALL, False, ALL, {}),
 )
 
 

@@ -34,6 +34,7 @@ from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.config import BatchGrowth
 
 if TYPE_CHECKING:
+    from ladderlm.eval.proofs import Proof
     from ladderlm.model.transformer import Transformer
 
 __all__ = ["run"]
@@ -117,7 +118,7 @@ def run(argv: list[str]) -> int:
         print_json(_as_json(view, options, proofs))
     else:
         _print(view, options, proofs)
-    return 0 if all(proof["passed"] for proof in proofs) else 1
+    return 0 if all(proof.passed for proof in proofs) else 1
 
 
 def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGrowth]:
@@ -153,7 +154,7 @@ def _with_losses(view: View, options: InspectOptions) -> View:
     return replace(view, model=loaded.model, losses=losses, note=note)
 
 
-def _prove(view: View, data: PreparedData) -> list[dict[str, Any]]:
+def _prove(view: View, data: PreparedData) -> "list[Proof]":
     """Prove on the run's model, or on a fresh one."""
     from ladderlm.eval.proofs import proof_rows, prove
     from ladderlm.eval.xray import fresh_model
@@ -169,11 +170,10 @@ def _prove(view: View, data: PreparedData) -> list[dict[str, Any]]:
             Compute(model), rows, rows.n_targets, rows.n_rows, config.mask_documents
         )
 
-    proofs = prove(model, batch, view.stream.split, data.bos_id, config.mask_documents, accumulate)
-    return [vars(proof) for proof in proofs]
+    return prove(model, batch, view.stream.split, data.bos_id, config.mask_documents, accumulate)
 
 
-def _write_page(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) -> None:
+def _write_page(view: View, options: InspectOptions, proofs: "list[Proof]") -> None:
     from ladderlm.report.xray import Xray, render_xray
 
     page = Xray(
@@ -191,7 +191,7 @@ def _write_page(view: View, options: InspectOptions, proofs: list[dict[str, Any]
     publish_text(Path(str(options.html)), render_xray(page))
 
 
-def _as_json(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_json(view: View, options: InspectOptions, proofs: "list[Proof]") -> dict[str, Any]:
     stream = view.stream
     reports = {name: report.as_dict() for name, report in compare_policies(stream).items()}
     rows = []
@@ -199,7 +199,9 @@ def _as_json(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) 
         pieces = row_pieces(view.batch, row, stream.split, view.tokenizer)
         arrays = {name: array[row].tolist() for name, array in vars(view.batch).items()}
         losses = None if view.losses is None else view.losses[row].tolist()
-        kept = [{k: v for k, v in piece.items() if k not in ("text", "ids")} for piece in pieces]
+        kept = [
+            {k: v for k, v in vars(piece).items() if k not in ("text", "ids")} for piece in pieces
+        ]
         number = view.first_row + row
         rows.append({"row": number, "pieces": kept, "arrays": arrays, "losses": losses})
     return {
@@ -211,11 +213,11 @@ def _as_json(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) 
         "policies": reports,
         "rows": rows,
         "note": view.note,
-        "proofs": proofs,
+        "proofs": [vars(proof) for proof in proofs],
     }
 
 
-def _print(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) -> None:
+def _print(view: View, options: InspectOptions, proofs: "list[Proof]") -> None:
     print(describe_stream(view.stream))
     if view.note:
         print(view.note)
@@ -224,10 +226,10 @@ def _print(view: View, options: InspectOptions, proofs: list[dict[str, Any]]) ->
         for row in range(view.n_shown):
             _print_row(view, row, options.batch)
     for proof in proofs:
-        word = "PASS" if proof["passed"] else "FAIL"
-        print(f"{word}  {proof['name']}: {proof['statement']}")
+        word = "PASS" if proof.passed else "FAIL"
+        print(f"{word}  {proof.name}: {proof.statement}")
     if proofs:
-        n_passed = sum(proof["passed"] for proof in proofs)
+        n_passed = sum(proof.passed for proof in proofs)
         print(f"{n_passed} of {len(proofs)} proofs hold")
     if options.html is not None:
         print(f"page: {options.html}")

@@ -21,6 +21,7 @@ from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = [
     "POLICIES",
+    "RowPiece",
     "ShownToken",
     "compare_policies",
     "describe_row",
@@ -73,6 +74,27 @@ class ShownToken:
     text: str
     kind: Literal["text", "control", "bytes"] = "text"
     note: str = ""
+
+
+@dataclass(frozen=True)
+class RowPiece:
+    """A run of one document in a row, or of padding.
+
+    Args:
+        start: place in the row.
+        document, subset: None on padding; the subset's name is not made harmless.
+        first_position: as the model gets it.
+        text: decoded, as it is.
+    """
+
+    start: int
+    n_tokens: int
+    document: int | None
+    subset: str | None
+    first_position: int
+    n_targets: int
+    text: str
+    ids: list[int]
 
 
 def explain_policy(config: DataConfig) -> str:
@@ -141,33 +163,26 @@ def summarise_batch(batch: Batch, split: Split) -> dict[str, Any]:
     }
 
 
-def row_pieces(
-    batch: Batch, row: int, split: Split, tokenizer: Tokenizer
-) -> list[dict[str, object]]:
-    """Give each run of one document in a row, padding last.
-
-    Returns:
-        Dicts with start, n_tokens, document, subset, first_position, n_targets, text and ids;
-        text and subset are as they are, not made harmless.
-    """
+def row_pieces(batch: Batch, row: int, split: Split, tokenizer: Tokenizer) -> list[RowPiece]:
+    """Return each run of one document in a row, padding last."""
     segments = batch.segment_ids[row]
-    pieces: list[dict[str, object]] = []
+    pieces = []
     borders = np.flatnonzero(np.diff(segments)) + 1
     for begin, end in zip([0, *borders], [*borders, len(segments)], strict=True):
         document = int(batch.document_ids[row, begin])
         padding = segments[begin] < 0
         ids = [] if padding else batch.tokens[row, begin:end].tolist()
         pieces.append(
-            {
-                "start": int(begin),
-                "n_tokens": int(end - begin),
-                "document": None if padding else document,
-                "subset": None if padding else split.subset_names[split.subset_ids[document]],
-                "first_position": int(batch.positions[row, begin]),
-                "n_targets": int(batch.loss_mask[row, begin:end].sum()),
-                "text": tokenizer.decode(ids, continued=ids[0] != tokenizer.bos_id) if ids else "",
-                "ids": ids,
-            }
+            RowPiece(
+                start=int(begin),
+                n_tokens=int(end - begin),
+                document=None if padding else document,
+                subset=None if padding else split.subset_names[split.subset_ids[document]],
+                first_position=int(batch.positions[row, begin]),
+                n_targets=int(batch.loss_mask[row, begin:end].sum()),
+                text=tokenizer.decode(ids, continued=ids[0] != tokenizer.bos_id) if ids else "",
+                ids=ids,
+            )
         )
     return pieces
 
@@ -249,9 +264,9 @@ def describe_row(
     """Describe one row: each piece's place, document, mask and decoded text."""
     lines = []
     for piece in row_pieces(batch, row, split, tokenizer):
-        start, n_tokens = int(str(piece["start"])), int(str(piece["n_tokens"]))
+        start, n_tokens = piece.start, piece.n_tokens
         place = f"  [{start}:{start + n_tokens}]"
-        if piece["document"] is None:
+        if piece.document is None:
             lines.append(f"{place} padding, no targets")
             continue
         ids = batch.tokens[row, start : start + n_tokens].tolist()
@@ -259,11 +274,11 @@ def describe_row(
         last = int(batch.targets[row, start + n_tokens - 1])
         ends = "to its EOS" if last == tokenizer.eos_id else "cut"
         lines.append(
-            f"{place} document {piece['document']} ({visible(str(piece['subset']), '')}), "
+            f"{place} document {piece.document} ({visible(str(piece.subset), '')}), "
             f"{begins}, {ends}; "
-            f"positions from {piece['first_position']}, {piece['n_targets']} targets"
+            f"positions from {piece.first_position}, {piece.n_targets} targets"
         )
-        text = str(piece["text"])
+        text = piece.text
         shown = text if len(text) <= width else text[: width // 2] + " ... " + text[-width // 2 :]
         lines.append("    input  " + repr(shown))
         first = [token.text for token in show_tokens(ids[:6], tokenizer)]

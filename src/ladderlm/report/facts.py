@@ -321,7 +321,7 @@ def _example_batch(
         0,
     )
     pieces = row_pieces(batch, row, split, tokenizer)
-    border = int(str(pieces[1]["start"])) if len(pieces) > 1 else 0
+    border = pieces[1].start if len(pieces) > 1 else 0
     begin = max(0, min(border - EXAMPLE_TOKENS // 2, config.seq_len - EXAMPLE_TOKENS))
     tokens = []
     for t in range(begin, min(begin + EXAMPLE_TOKENS, config.seq_len)):
@@ -342,7 +342,7 @@ def _example_batch(
         "seq_len": config.seq_len,
         "n_targets": int(batch.loss_mask[row].sum()),
         "pieces": [
-            {k: p[k] for k in ("start", "n_tokens", "document", "subset", "n_targets")}
+            {k: getattr(p, k) for k in ("start", "n_tokens", "document", "subset", "n_targets")}
             for p in pieces
         ],
         "tokens": tokens,

@@ -35,9 +35,9 @@ def attention_svg(segments: NDArray[np.int64], mask_documents: bool) -> Markup:
         ]
     kind = "hidden" if mask_documents else "leak"
     shapes.append(f'<path class="{kind}" d="M0 0V{n_real}H{n_real}Z"/>')
-    for segment, begin, end in _runs(segments):
+    for segment, begin, end in _segments_of(segments):
         shapes.append(f'<path class="f{segment % N_COLOURS}" d="M{begin} {begin}V{end}H{end}Z"/>')
-    n_own = sum((end - begin) * (end - begin + 1) // 2 for _, begin, end in _runs(segments))
+    n_own = sum((end - begin) * (end - begin + 1) // 2 for _, begin, end in _segments_of(segments))
     n_causal = n_real * (n_real + 1) // 2
     seen = n_own if mask_documents else n_causal
     text = f"{seen:,} of {n_causal:,} causal pairs are attended to, {n_own:,} within documents"
@@ -47,7 +47,7 @@ def attention_svg(segments: NDArray[np.int64], mask_documents: bool) -> Markup:
     )
 
 
-def _runs(segments: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+def _segments_of(segments: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """List (segment, begin, end) of the documents of a row."""
     borders = np.flatnonzero(np.diff(segments)) + 1
     pairs = zip([0, *borders.tolist()], [*borders.tolist(), len(segments)], strict=True)
@@ -68,7 +68,7 @@ def strip_svg(
     """
     n_places, highest = len(segments), max(int(positions.max()), 1)
     shapes = []
-    for segment, begin, end in _runs(segments):
+    for segment, begin, end in _segments_of(segments):
         colour, width = segment % N_COLOURS, end - begin
         first, last = (12 * (1 - positions[at] / highest) for at in (begin, end - 1))
         shapes += [
@@ -78,7 +78,7 @@ def strip_svg(
     counted = np.where(loss_mask, 1, 0)
     shapes += [
         f'<rect class="counts" x="{begin}" y="24" width="{end - begin}" height="5"/>'
-        for value, begin, end in _runs(counted)
+        for value, begin, end in _segments_of(counted)
         if value
     ]
     height = 29
@@ -86,7 +86,7 @@ def strip_svg(
         height = 41
         shapes += [
             f'<rect class="k{level}" x="{begin}" y="31" width="{end - begin}" height="10"/>'
-            for level, begin, end in _runs(np.asarray(levels))
+            for level, begin, end in _segments_of(np.asarray(levels))
         ]
     return Markup(
         f'<svg class="strip" viewBox="0 0 {n_places} {height}" preserveAspectRatio="none" '
