@@ -19,7 +19,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # Where the name that is imported is not the name that is installed, but for its hyphens.
 IMPORT_NAMES = {"backports.zstd": "backports", "markdown-it-py": "markdown_it"}
 # Development tools that are run, or that only mypy reads.
-TOOLS = {"mypy", "pytest_timeout", "ruff", "scipy_stubs", "types_psutil", "xdist"}
+TOOLS = {"hatchling", "mypy", "pytest_timeout", "ruff", "scipy_stubs", "types_psutil", "xdist"}
 # A missing package may be passed over in silence here alone.
 QUIET = {
     "interop/certificate.py": "transformers",  # a further witness, named where it was heard
