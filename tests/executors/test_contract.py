@@ -22,7 +22,7 @@ from builders import (
     write_study,
 )
 from ladderlm.cli.main import main
-from ladderlm.executors.base import Job, Resources, State, run_all
+from ladderlm.executors.base import Job, Resources, State, run_jobs
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.study.launch import launch
 from ladderlm.study.plan import plan_study
@@ -87,7 +87,7 @@ def test_jobs_get_what_they_are_given_and_say_how_they_ended(executor, tmp_path,
             tmp_path, "moody", f"test -e {tmp_path}/seen || {{ touch {tmp_path}/seen; exit 1; }}"
         ),
     ]
-    ended = run_all(executor, jobs, back_off_seconds=0.01, poll_seconds=0.02)
+    ended = run_jobs(executor, jobs, back_off_seconds=0.01, poll_seconds=0.02)
     outcomes = {outcome.job.name: outcome for outcome in ended}
     assert tuple(json.loads(log.read_text())) == words
     assert (tmp_path / "env.log").read_text() == f"kept new\n{place}\n"
@@ -131,13 +131,14 @@ def test_a_job_whose_worker_is_lost_is_started_again(executor, tmp_path):
     ready = tmp_path / "ready"
     line = f"test -e {ready} && exit 0; " + CAREFUL.format(done=tmp_path / "saved", ready=ready)
 
-    def kill_worker():
-        if ready.exists() and not (tmp_path / "killed").exists():
+    def kill_worker(job, state):
+        if state is State.RUNNING and not (tmp_path / "killed").exists():
+            wait_until(ready.exists)
             os.kill(int(ready.read_text()), signal.SIGKILL)
             (tmp_path / "killed").touch()
 
     job = shell(tmp_path, "lost", line)
-    (outcome,) = run_all(executor, [job], back_off_seconds=0.01, check=kill_worker)
+    (outcome,) = run_jobs(executor, [job], kill_worker, back_off_seconds=0.01)
     assert (outcome.state, outcome.n_tries) == (State.DONE, 2)
 
 
@@ -204,6 +205,6 @@ def test_slurm_jobs_of_a_runner_that_died_are_found_again(on_slurm, tmp_path):
     assert other.reattach(replace(job, log=tmp_path / "elsewhere.log")) is None
     assert other.reattach(job) == handle
     (tmp_path / "go").touch()
-    (outcome,) = run_all(other, [job], poll_seconds=0.05)
+    (outcome,) = run_jobs(other, [job], poll_seconds=0.05)
     assert (outcome.state, outcome.exit_code) == (State.DONE, 0)
     assert (tmp_path / "starts").read_text() == "x\n"

@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 
 from ladderlm.errors import ConfigError, ExecutorError
-from ladderlm.executors.base import Job, Resources, State, run_all
+from ladderlm.executors.base import Job, Resources, State, run_jobs
 from ladderlm.executors.choice import make_executor as make_named
 from ladderlm.executors.local import LocalExecutor
 
@@ -64,7 +64,7 @@ def alive(pid):
 
 
 def fast(executor, jobs, **options):
-    return run_all(executor, jobs, poll_seconds=0.01, **options)
+    return run_jobs(executor, jobs, poll_seconds=0.01, **options)
 
 
 def test_arguments_arrive_as_they_are(executor, tmp_path):
@@ -267,12 +267,13 @@ def test_an_interruption_cancels_all_jobs_and_goes_on_up(make_executor, shell, t
         for i in range(3)
     ]
 
-    def check():
-        if (tmp_path / "r-0").exists() and (tmp_path / "r-1").exists():
+    def interrupt(job, state):
+        if job.name == "job-1" and state is State.RUNNING:
+            wait_until(lambda: (tmp_path / "r-0").exists() and (tmp_path / "r-1").exists())
             raise error
 
     with pytest.raises(error):
-        fast(make_executor(2), jobs, check=check)
+        fast(make_executor(2), jobs, on_change=interrupt)
     assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
     assert not (tmp_path / "r-2").exists()
 

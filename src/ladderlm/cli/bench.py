@@ -78,11 +78,11 @@ def run(argv: list[str]) -> int:
     if options.json:
         print_json(head | {"ways": rows})
     else:
-        _print(head, rows)
+        _print_speeds(head, rows)
     return 0
 
 
-def _print(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _print_speeds(head: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     print(
         f"{head['shape']}: {format_count(head['n_params'])} parameters, {head['n_tokens']:,} "
         f"tokens and {format_flops(head['flops'])} a step (3 x forward, causal attention), "

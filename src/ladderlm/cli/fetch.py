@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     if options.json:
         print_json(corpus)
     else:
-        _describe(corpus, options.out)
+        _print_corpus(corpus, options.out)
     return 0
 
 
@@ -107,7 +107,7 @@ def _describe_file(path: str, file: dict[str, Any]) -> None:
     print(f"  SHA-256 {file['sha256']} ({how})")
 
 
-def _describe(corpus: dict[str, Any], out: str) -> None:
+def _print_corpus(corpus: dict[str, Any], out: str) -> None:
     size = format_bytes(corpus["n_bytes"])
     print(f"{out}: {size} of text, fingerprint {corpus['fingerprint'][:12]}")
     for name, split in corpus["splits"].items():

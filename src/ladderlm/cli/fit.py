@@ -32,15 +32,15 @@ def run(argv: list[str]) -> int:
     options = parse(Options, argv, "fit", "Fit a scaling law to a table of results.")
     found = fit_points(options.points, options)
     if options.figure is not None:
-        _draw(found, Path(options.figure))
+        _write_figure(found, Path(options.figure))
     if options.json:
         print_json(found.to_json())
     else:
-        print("\n".join(_describe(found)))
+        print("\n".join(_lines_of(found)))
     return 0
 
 
-def _draw(found: Fit, path: Path) -> None:
+def _write_figure(found: Fit, path: Path) -> None:
     """Publish the figure of a fit; matplotlib is loaded only here."""
     if "bowls" not in found.details:
         raise ConfigError(
@@ -63,7 +63,7 @@ def _draw(found: Fit, path: Path) -> None:
         publish_text(path, svg_text(figure))
 
 
-def _describe(found: Fit) -> list[str]:
+def _lines_of(found: Fit) -> list[str]:
     """Say in lines what was found and how far to trust it."""
     beside = found.objective["beside"].get("parameters", {})
     left_out = sum(found.excluded.values())

@@ -111,13 +111,13 @@ def run(argv: list[str]) -> int:
         min(options.rows, n_rows),
     )
     view = _with_losses(view, options)
-    proofs = _prove(view, data) if options.prove else []
+    proofs = _prove_batch(view, data) if options.prove else []
     if options.html is not None:
         _write_page(view, options, proofs)
     if options.json:
         print_json(_as_json(view, options, proofs))
     else:
-        _print(view, options, proofs)
+        _print_batch(view, options, proofs)
     return 0 if all(proof.passed for proof in proofs) else 1
 
 
@@ -154,7 +154,7 @@ def _with_losses(view: View, options: InspectOptions) -> View:
     return replace(view, model=loaded.model, losses=losses, note=note)
 
 
-def _prove(view: View, data: PreparedData) -> "list[Proof]":
+def _prove_batch(view: View, data: PreparedData) -> "list[Proof]":
     """Prove on the run's model, or on a fresh one."""
     from ladderlm.eval.proofs import proof_rows, prove
     from ladderlm.eval.xray import fresh_model
@@ -217,7 +217,7 @@ def _as_json(view: View, options: InspectOptions, proofs: "list[Proof]") -> dict
     }
 
 
-def _print(view: View, options: InspectOptions, proofs: "list[Proof]") -> None:
+def _print_batch(view: View, options: InspectOptions, proofs: "list[Proof]") -> None:
     print(describe_stream(view.stream))
     if view.note:
         print(view.note)

@@ -17,7 +17,7 @@ from ladderlm.data.prepare import (
     prepare_part,
 )
 from ladderlm.errors import ConfigError, ExecutorError
-from ladderlm.executors.base import Job, State, run_all
+from ladderlm.executors.base import Job, State, run_jobs
 from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.files import read_json, remove_tree
 from ladderlm.text import visible
@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
     if not options.sources:
         raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
     if options.merge:
-        return _merge(options)
+        return _merge_parts(options)
     if options.tokenizer is None:
         raise ConfigError("--tokenizer is missing", "text is encoded by one", "name its folder")
     if options.workers < 1 or (options.max_documents is not None and options.max_documents < 1):
@@ -105,12 +105,12 @@ def run(argv: list[str]) -> int:
             print(found)
         return 0
     if options.part is not None:
-        return _part(config, options)
+        return _prepare_part(config, options)
     if options.executor is not None:
         return _on_executor(options, options.executor)
     with progress_bar("documents") as bar:
         manifest = prepare(config, lambda split, n: bar(n, split), _announce)
-    _show(options, manifest)
+    _print_manifest(options, manifest)
     return 0
 
 
@@ -118,7 +118,7 @@ def _announce(found: PrepareEstimate) -> None:
     print(f"expected: {found}", file=sys.stderr, flush=True)
 
 
-def _part(config: PrepareConfig, options: PrepareOptions) -> int:
+def _prepare_part(config: PrepareConfig, options: PrepareOptions) -> int:
     part, n_parts = parse_part(str(options.part))
     with progress_bar("documents") as bar:
         record = prepare_part(config, part, n_parts, lambda split, n: bar(n, split))
@@ -144,7 +144,7 @@ def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
     def on_change(job: Job, state: State) -> None:
         print(f"part {job.name}: {state.value}", file=sys.stderr, flush=True)
 
-    for outcome in run_all(make_executor(name, folder / "executor"), jobs, on_change):
+    for outcome in run_jobs(make_executor(name, folder / "executor"), jobs, on_change):
         if outcome.state is State.FAILED:
             said = outcome.job.log.read_text(encoding="utf-8", errors="replace")
             raise ExecutorError(
@@ -155,19 +155,19 @@ def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
             )
     manifest = merge_parts(outs, Path(options.out), options.allow_overlap)
     remove_tree(folder)
-    _show(options, manifest)
+    _print_manifest(options, manifest)
     return 0
 
 
-def _merge(options: PrepareOptions) -> int:
+def _merge_parts(options: PrepareOptions) -> int:
     manifest = merge_parts(
         [Path(source) for source in options.sources], Path(options.out), options.allow_overlap
     )
-    _show(options, manifest)
+    _print_manifest(options, manifest)
     return 0
 
 
-def _show(options: PrepareOptions, manifest: dict[str, Any]) -> None:
+def _print_manifest(options: PrepareOptions, manifest: dict[str, Any]) -> None:
     if options.json:
         print_json(manifest)
     else:

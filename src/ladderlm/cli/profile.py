@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     if options.json:
         print_json(found | {"trace": options.out})
     else:
-        _print(found, options.out)
+        _print_times(found, options.out)
     return 0
 
 
@@ -74,7 +74,7 @@ def _workload(options: ProfileOptions) -> "Workload":
     return Workload(config.model, config.data.seq_len, n_rows, config.optim, masked, options.device)
 
 
-def _print(found: dict[str, Any], trace: str) -> None:
+def _print_times(found: dict[str, Any], trace: str) -> None:
     print(f"{format_seconds(found['seconds'])} of operations an update; trace in {trace}\n")
     for title, rows in (("kind", found["kinds"]), ("operation", found["operations"])):
         print(f"{title:<44} {'share':>6} {'ms':>9} {'calls':>7}")

@@ -94,14 +94,14 @@ def run(argv: list[str]) -> int:
         if options.json:
             print_json(report)
         else:
-            _describe(report, options.out)
+            _print_training(report, options.out)
         return 0
     if verb == "import":
         words = parse(TokenizerImportOptions, argv[1:], "tokenizer import", "Import a tokenizer.")
         return _import(words)
     if verb == "show":
         show = parse(TokenizerShowOptions, argv[1:], "tokenizer show", "Show a tokenizer.")
-        return _show(show)
+        return _show_tokenizer(show)
     if verb in ("-h", "--help"):
         print(_USAGE)
         return 0 if argv else 2
@@ -112,7 +112,7 @@ def run(argv: list[str]) -> int:
     )
 
 
-def _texts(
+def _training_texts(
     reader: Reader, max_bytes: int, held_out: HeldOut, read: dict[str, int]
 ) -> Iterator[str]:
     """Give the texts to learn from, one at a time; every tenth is held out while there is room."""
@@ -150,7 +150,7 @@ def train_tokenizer(
         if file in named or file.name.split(".")[0] not in ("val", "test")
     ]
     held_out, trained_on = HeldOut(), {"n_documents": 0, "n_bytes": 0}
-    tokenizer = train_bpe(_texts(reader, max_bytes, held_out, trained_on), vocab_size)
+    tokenizer = train_bpe(_training_texts(reader, max_bytes, held_out, trained_on), vocab_size)
     n_checked = prove_identical(tokenizer, [text[:20_000] for text in held_out.sample()])
     record = {
         "trained_on": trained_on,
@@ -161,7 +161,7 @@ def train_tokenizer(
     return {"fingerprint": tokenizer.fingerprint, "vocab_size": vocab_size, **record}
 
 
-def _describe(report: dict[str, Any], out: str) -> None:
+def _print_training(report: dict[str, Any], out: str) -> None:
     learnt = report["trained_on"]
     print(f"{out}: {report['vocab_size']:,} tokens, fingerprint {report['fingerprint'][:12]}")
     print(f"  learnt from {learnt['n_documents']:,} documents, {format_bytes(learnt['n_bytes'])}")
@@ -190,10 +190,10 @@ def _import(options: TokenizerImportOptions) -> int:
         place, out, options.bos, options.eos, allow_lossy=options.allow_lossy
     )
     print(f"{out}: {tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint[:12]}")
-    return _show(TokenizerShowOptions(str(out)))
+    return _show_tokenizer(TokenizerShowOptions(str(out)))
 
 
-def _show(options: TokenizerShowOptions) -> int:
+def _show_tokenizer(options: TokenizerShowOptions) -> int:
     tokenizer = load_tokenizer(options.place)
     if options.text is not None:
         rows = [

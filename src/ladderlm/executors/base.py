@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Executor", "Handle", "Job", "Outcome", "Resources", "State", "run_all"]
+__all__ = ["Executor", "Handle", "Job", "Outcome", "Resources", "State", "run_jobs"]
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,12 @@ class Outcome:
     n_tries: int
 
 
-def run_all(
+def run_jobs(
     executor: Executor,
     jobs: Sequence[Job],
     on_change: Callable[[Job, State], None] = lambda job, state: None,
     max_tries: int = 2,
     back_off_seconds: float = 1.0,
-    check: Callable[[], None] = lambda: None,
     poll_seconds: float = 0.1,
     more: Callable[[Sequence[Outcome]], Sequence[Job]] = lambda ended: (),
 ) -> list[Outcome]:
@@ -117,10 +116,9 @@ def run_all(
     Exit code 2 (wrong use or bad input) is never tried again: it would fail the same way.
 
     Args:
-        on_change: told when a job starts, ends or fails.
+        on_change: called when a job starts, ends or fails; may raise, and then all are cancelled.
         max_tries: starts of one job at most.
         back_off_seconds: pause before the second try; doubles with each.
-        check: called all the time; may raise, then all jobs are cancelled.
         more: called when a job has ended for good, with all outcomes by now; gives what there is
             to carry out besides.
 
@@ -133,7 +131,6 @@ def run_all(
     every, held = list(jobs), list(jobs)
     try:
         while active or waiting or held:
-            check()
             to_come = {job.name for job in every} - outcomes.keys()
             free = [job for job in held if job.after not in to_come]
             held = [job for job in held if job not in free]

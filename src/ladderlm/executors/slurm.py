@@ -56,7 +56,7 @@ class SlurmExecutor:
         """
         needs = job.resources
         parameters: dict[str, Any] = {
-            "job_name": _name(job),
+            "job_name": _queue_name(job),
             "cpus_per_task": needs.n_threads,
             # since Slurm 22.05 a step does not take it from its job
             "srun_args": [f"--cpus-per-task={needs.n_threads}"],
@@ -87,7 +87,7 @@ class SlurmExecutor:
     def reattach(self, job: Job) -> Handle | None:
         """Give the job of this name that an earlier process left in the queue, if there is one."""
         for handle, (name, _) in self._look().items():
-            if name == _name(job):
+            if name == _queue_name(job):
                 return handle
         return None
 
@@ -138,7 +138,7 @@ class SlurmExecutor:
         return self._ended.get(handle)
 
 
-def _name(job: Job) -> str:
+def _queue_name(job: Job) -> str:
     """Name a job in the queue so that the same work, and no other, is found again."""
     place = hashlib.sha256(str(job.log.absolute()).encode()).hexdigest()[:8]
     return f"ladderlm-{job.name}-{place}"

@@ -17,7 +17,7 @@ import numpy as np
 from ladderlm.config import to_dict
 from ladderlm.data.shards import Split
 from ladderlm.errors import ExecutorError
-from ladderlm.executors.base import Job, Resources, State, run_all
+from ladderlm.executors.base import Job, Resources, State, run_jobs
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import publish_json, read_json
 from ladderlm.model.accounting import count_params
@@ -128,7 +128,7 @@ def probe(plan: StudyPlan, n_at_once: int, budget_seconds: float = PROBE_SECONDS
             argv = (sys.executable, "-m", "ladderlm.run.probe", *files)
             threads = {"OMP_NUM_THREADS": n_threads, "MKL_NUM_THREADS": n_threads}
             jobs.append(Job(f"probe-{i}", argv, folder / f"{i}.log", threads, resources=resources))
-        for outcome in run_all(LocalExecutor(n_at_once), jobs, max_tries=1):
+        for outcome in run_jobs(LocalExecutor(n_at_once), jobs, max_tries=1):
             if outcome.state is not State.DONE:
                 said = outcome.job.log.read_text(encoding="utf-8", errors="replace")
                 raise ExecutorError(

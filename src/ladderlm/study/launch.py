@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ladderlm.checkpoint.layout import rotate
 from ladderlm.config import to_dict
-from ladderlm.executors.base import Executor, Job, Outcome, State, run_all
+from ladderlm.executors.base import Executor, Job, Outcome, State, run_jobs
 from ladderlm.files import publish_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.plan import StudyPlan
@@ -80,7 +80,7 @@ def launch(
     def tell(job: Job, state: State) -> None:
         on_change(runs[job.name], state)
 
-    return run_all(executor, hand_over(), tell, more=more)
+    return run_jobs(executor, hand_over(), tell, more=more)
 
 
 def _job(run: PlannedRun, pool: Path) -> Job:
