@@ -96,3 +96,9 @@ def test_the_bare_runner_needs_some_of_the_core() -> None:
 
 def test_doctor_looks_for_the_extras_that_exist() -> None:
     assert {extra: set(names) for extra, names in PARTS.items()} == OPTIONAL
+
+
+def test_ci_installs_every_extra() -> None:
+    named = re.search(r'^PARTS="(.*)"$', (ROOT / ".ci/run").read_text(encoding="utf-8"), re.M)
+    assert named is not None
+    assert set(named[1].split(",")) == set(OPTIONAL)
