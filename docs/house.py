@@ -133,7 +133,8 @@ WAY = (
         "eval",
         "eval, generate",
         {
-            "run/evaluate.py": "opens a run and evaluates it",
+            "run/subject.py": "opens a run's checkpoint and its data",
+            "eval/evaluate.py": "evaluates it, or finds the stored answer",
             "eval/meter.py": "scores every token of a document once, and counts its bytes",
             "generate/engine.py": "continues a prompt instead",
         },

@@ -15,9 +15,9 @@ _PLACES = {
     "generate": "ladderlm.run.open",
     "train": "ladderlm.run.execute",
     "fit": "ladderlm.scaling.fit",
-    "evaluate": "ladderlm.eval.meter",
+    "evaluate": "ladderlm.run.subject",
 }
-_NAMES = {"train": "execute", "evaluate": "score_documents", "generate": "complete"}
+_NAMES = {"train": "execute", "evaluate": "evaluate_run", "generate": "complete"}
 
 
 def __getattr__(name: str) -> Any:

@@ -104,7 +104,7 @@ def test_a_foreign_model_alone_is_scored_on_a_file(ladderlm, gpt2, tmp_path, mon
         ([], "no data is named"),
         (["--data", "nowhere"], "nowhere does not exist"),
         (["--checkpoint", "best", "--data", "x"], "--checkpoint best, and no run is named"),
-        (["--context", "33", "--data", "DATA"], "--context 33 is longer than the 32"),
+        (["--context", "33", "--data", "DATA"], "--context must be at most the 32"),
     ],
 )
 def test_what_cannot_be_asked_of_a_foreign_model_is_refused(

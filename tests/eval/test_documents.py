@@ -10,7 +10,7 @@ from builders import write_jsonl
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.errors import DataError
-from ladderlm.eval.documents import check_counts, hash_texts, known_texts
+from ladderlm.eval.documents import check_split, hash_texts, known_texts
 from ladderlm.tokenizer.load import load_tokenizer
 
 TEXTS = ["plain", "</s> <|end_of_text|>", "caf\u00e9 \U0001f389", " ", "x" * 500, "\x00\r\n"]
@@ -37,7 +37,7 @@ def opened(folder):
 def test_every_text_has_the_hash_of_its_raw_bytes(folder):
     """D10: control strings in a text are text."""
     data, split, tokenizer = opened(folder)
-    check_counts(split, data.manifest["splits"]["val"])
+    check_split(split, data.manifest["splits"]["val"])
     hashes = hash_texts(split, np.arange(len(TEXTS)), tokenizer, known_texts(data, split))
     raw = [text.encode("utf-8") for text in TEXTS]
     assert hashes.tolist() == [
@@ -71,7 +71,7 @@ def test_an_index_that_counts_other_bytes_than_the_tokens_hold_is_found(what, fo
     with pytest.raises(DataError, match="document 2 of val: its tokens stand for 10 bytes"):
         hash_texts(split, np.arange(6), tokenizer)
     with pytest.raises(DataError, match=r"the index gives the split \(documents, bytes\)"):
-        check_counts(split, data.manifest["splits"]["val"])
+        check_split(split, data.manifest["splits"]["val"])
 
 
 def test_bytes_moved_from_one_subset_to_another_are_found(folder):
@@ -79,7 +79,7 @@ def test_bytes_moved_from_one_subset_to_another_are_found(folder):
     split.n_bytes[0] += 1
     split.n_bytes[1] -= 1
     with pytest.raises(DataError, match="subset 'a'"):
-        check_counts(split, data.manifest["splits"]["val"])
+        check_split(split, data.manifest["splits"]["val"])
 
 
 @pytest.mark.parametrize("place", ["bos", "inside", "eos"])

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.config import Policy
-from ladderlm.eval.meter import head_documents, make_windows, meter_documents, score_documents
+from ladderlm.eval.meter import (
+    Scoring,
+    head_documents,
+    make_windows,
+    meter_documents,
+    score_documents,
+)
 from ladderlm.eval.subsets import summarise
 from ladderlm.tokenizer.bpe import BytePairTokenizer
+from ladderlm.watch import Watch
 from reference.byte_counter import ByteCounter
 from reference.hand_made import make_model, make_split, weights_of
 from reference.transformer import reference_logits, reference_nats
@@ -64,7 +71,7 @@ def test_nats_of_each_document_equal_the_slow_twin(context, stride, tmp_path):
     documents = documents_of([0, 1, 6, 7, 8, 20])
     split = make_split(tmp_path, documents)
     policy = Policy(context=context, stride=stride)
-    losses = score_documents(model, split, np.arange(6), policy, batch_tokens=40)
+    losses = score_documents(model, split, np.arange(6), policy, Scoring(40))
     for i, document in enumerate(documents):
         nats = naive_nats(model, document, policy)
         assert losses.nats[i] == pytest.approx(sum(nats[:-1]), abs=CLOSE)
@@ -86,7 +93,7 @@ def test_a_uniform_model_pays_the_same_for_every_token_under_any_policy(
     n_bytes = [2 * n + 1 for n in lengths]
     split = make_split(tmp_path, documents_of(lengths), n_bytes)
     everything = np.arange(len(lengths))
-    losses = score_documents(model, split, everything, policy, batch_tokens)
+    losses = score_documents(model, split, everything, policy, Scoring(batch_tokens))
     np.testing.assert_allclose(losses.nats, np.array(lengths) * math.log(50), rtol=1e-6)
     np.testing.assert_allclose(losses.eos_nats, math.log(50), rtol=1e-6)
     assert losses.n_bytes.tolist() == n_bytes
@@ -117,7 +124,7 @@ class Share:
 
 def nats_of_shares(model, split, ids, policy, world_size):
     parts = [
-        score_documents(model, split, ids, policy, 100, Share(rank, world_size))
+        score_documents(model, split, ids, policy, Scoring(100, processes=Share(rank, world_size)))
         for rank in range(world_size)
     ]
     assert all(part.nats.any() for part in parts)
@@ -140,7 +147,7 @@ def test_batches_packing_and_processes_do_not_change_the_result(precision, close
         np.array([losses.nats, losses.eos_nats])
         for packing in ("rows", "packed")
         for batch_tokens in (1, 50, 10**6)
-        for losses in [score_documents(model, split, ids, policy, batch_tokens, packing=packing)]
+        for losses in [score_documents(model, split, ids, policy, Scoring(batch_tokens, packing))]
     ]
     found += [nats_of_shares(model, split, ids, policy, n) for n in (2, 3)]
     sums = np.array([values.sum(axis=1) for values in found])
@@ -166,7 +173,7 @@ def test_every_byte_of_every_text_is_scored_exactly_once(
     split = make_split(tmp_path, documents, list(map(len, raw)))
     counter = ByteCounter(tiny_tokenizer, policy.context)
     losses = meter_documents(
-        counter, split, np.arange(len(texts)), policy, batch_tokens, packing=packing
+        counter, split, np.arange(len(texts)), policy, Scoring(batch_tokens, packing)
     )
     assert losses.nats.tolist() == list(map(len, raw)) == losses.n_bytes.tolist()
     assert not losses.eos_nats.any()
@@ -202,7 +209,7 @@ def test_a_uniform_byte_model_gives_8_bits_per_byte(precision, close, packing, p
     documents = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
     n_bytes = [len(text.encode("utf-8")) for text in texts]
     split = make_split(tmp_path, documents, n_bytes, [0, 1, 0, 1])
-    losses = score_documents(model, split, np.arange(4), policy, packing=packing)
+    losses = score_documents(model, split, np.arange(4), policy, Scoring(packing=packing))
     summary = summarise(losses, with_interval=False)
     assert summary["bits_per_byte"] == pytest.approx(8.0, rel=close)
     assert summary["macro_bits_per_byte"] == pytest.approx(8.0, rel=close)
@@ -228,10 +235,10 @@ def test_packed_windows_do_not_see_each_other(tmp_path):
     """T08: another first document leaves the loss of the second as it was, to the bit."""
     model, policy = make_model(), Policy(context=32, stride=32)
     split = make_split(tmp_path, documents_of([12, 11]))
-    before = score_documents(model, split, np.arange(2), policy, packing="packed")
+    before = score_documents(model, split, np.arange(2), policy, Scoring(packing="packed"))
     (tmp_path / "other").mkdir()
     other = make_split(tmp_path / "other", [documents_of([12], 9)[0], documents_of([12, 11])[1]])
-    after = score_documents(model, other, np.arange(2), policy, packing="packed")
+    after = score_documents(model, other, np.arange(2), policy, Scoring(packing="packed"))
     assert before.nats[0] != after.nats[0]
     assert before.nats[1] == after.nats[1]
 
@@ -272,7 +279,11 @@ def test_a_check_may_end_the_meter_before_any_forward_pass(tmp_path):
     split = make_split(tmp_path, documents_of([20] * 8))
     with pytest.raises(KeyboardInterrupt):
         score_documents(
-            make_model(n_layers=1), split, np.arange(8), Policy(context=8, stride=8), 8, check=check
+            make_model(n_layers=1),
+            split,
+            np.arange(8),
+            Policy(context=8, stride=8),
+            Scoring(8, watch=Watch(check)),
         )
     assert len(calls) == 3
 
@@ -285,8 +296,7 @@ def test_progress_reaches_the_number_of_windows(tmp_path):
         split,
         np.arange(2),
         Policy(context=8, stride=8),
-        batch_tokens=8,
-        progress=lambda done, n_all: told.append((done, n_all)),
+        Scoring(8, watch=Watch(progress=lambda done, n_all: told.append((done, n_all)))),
     )
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

@@ -12,9 +12,9 @@ from ladderlm.eval.subsets import (
     PILE_SUBSETS,
     DocumentLosses,
     bootstrap_interval,
-    clusters_of,
     official_names,
     summarise,
+    text_clusters,
 )
 from reference.losses import NAMES, make_losses
 
@@ -93,7 +93,7 @@ def test_copies_of_a_text_are_one_observation():
     once = replace(make_losses(20), text_hashes=np.arange(20, dtype=np.uint64))
     arrays = {n: np.repeat(a, 5) for n, a in vars(once).items() if n != "subset_names"}
     often = DocumentLosses(**arrays, subset_names=NAMES)
-    assert len(np.unique(clusters_of(often))) == 20
+    assert len(np.unique(text_clusters(often))) == 20
     narrow, wide = (summarise(x)["bits_per_byte_95"] for x in (often, once))
     assert narrow == pytest.approx(wide)
     alone = summarise(replace(often, text_hashes=None))["bits_per_byte_95"]

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from builders import write_jsonl
 from ladderlm.errors import CheckpointError, ConfigError
 from ladderlm.eval.config import Policy
-from ladderlm.eval.texts import Texts
+from ladderlm.eval.evaluate import EvaluationRequest, Material
+from ladderlm.eval.evaluate import evaluate as evaluate_subject
+from ladderlm.eval.meter import Scoring
+from ladderlm.eval.texts import Texts, read_texts
 from ladderlm.files import read_json
 from ladderlm.interop.causal_lm import Framing
-from ladderlm.interop.evaluate import evaluate_foreign, score_texts
+from ladderlm.interop.evaluate import ForeignSubject, score_texts
 from ladderlm.interop.hub import ForeignModel
-from ladderlm.run.evaluate import EvaluationRequest
 from reference.byte_counter import ByteCounter
 from reference.causal_lm import END, plain_nats, write_causal_lm
 
@@ -42,9 +44,10 @@ def corpus(tmp_path):
 
 
 def evaluate(folder, corpus, tmp_path, **request):
-    return evaluate_foreign(
-        ForeignModel("theirs", folder), EvaluationRequest(**request), corpus, tmp_path / "evals"
-    )
+    asked = EvaluationRequest(**request)
+    subject = ForeignSubject(ForeignModel("theirs", folder), tmp_path / "evals")
+    texts = read_texts(corpus, asked.split, asked.n_documents)
+    return evaluate_subject(subject, Material.from_texts(texts), asked)
 
 
 def plain_ids(folder, text):
@@ -157,11 +160,11 @@ def test_the_answer_is_stored_beside_and_never_in_the_model(corpus, tmp_path):
 
 def test_what_the_model_cannot_do_is_refused(corpus, tmp_path):
     folder = write_causal_lm(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(ConfigError, match="longer than the 64"):
+    with pytest.raises(ConfigError, match="at most the 64"):
         evaluate(folder, corpus, tmp_path, context=65)
     for place in (folder / "evals", folder):
         with pytest.raises(ConfigError, match="lies in the folder of the model"):
-            evaluate_foreign(ForeignModel("a", folder), EvaluationRequest(), corpus, place)
+            ForeignSubject(ForeignModel("a", folder), place)
     with pytest.raises(ConfigError, match="--packing packed"):
         evaluate(folder, corpus, tmp_path, packing="packed")
     assert not (tmp_path / "evals").exists()
@@ -292,7 +295,8 @@ def test_every_byte_is_scored_exactly_once_under_every_frame(
     zeros = np.zeros(len(texts))
     given_texts = Texts("val", texts, zeros.astype(int), ("a",), len(texts), {}, zeros)
     scorer = ByteCounter(tiny_tokenizer, context)
-    losses, said = score_texts(scorer, Frame(tiny_tokenizer, *frame), given_texts, policy, 50)
+    framing = Frame(tiny_tokenizer, *frame)
+    losses, said = score_texts(scorer, framing, given_texts, policy, Scoring(50))
     raw = [len(text.encode()) for text in texts]
     assert losses.n_bytes.tolist() == raw
     if frame[0] == "none":

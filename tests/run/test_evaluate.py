@@ -9,11 +9,13 @@ import pytest
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.errors import CheckpointError, ConfigError, DataError
+from ladderlm.eval.evaluate import EvaluationRequest
 from ladderlm.eval.stored import load_losses
-from ladderlm.run import evaluate
+from ladderlm.run import subject
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.evaluate import EvaluationRequest, evaluate_run
 from ladderlm.run.execute import execute
+from ladderlm.run.subject import evaluate_run
+from ladderlm.watch import Watch
 
 _finished = []  # the run is made once and copied for every test
 
@@ -31,13 +33,13 @@ def run(tiny_config, tmp_path, tmp_path_factory):
 def forward_passes(monkeypatch):
     """Count how often documents are really scored."""
     calls = []
-    score = evaluate.score_documents
+    score = subject.score_documents
 
     def counted(*arguments, **options):
         calls.append(1)
         return score(*arguments, **options)
 
-    monkeypatch.setattr(evaluate, "score_documents", counted)
+    monkeypatch.setattr(subject, "score_documents", counted)
     return calls
 
 
@@ -190,7 +192,7 @@ def test_an_interruption_leaves_no_file(run):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(run.path, EvaluationRequest(n_documents=8, batch_tokens=8), check=check)
+        evaluate_run(run.path, EvaluationRequest(n_documents=8, batch_tokens=8), watch=Watch(check))
     assert sorted(path.name for path in run.evals.iterdir()) == before
 
 

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.errors import CheckpointError
+from ladderlm.eval.evaluate import EvaluationRequest
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
-from ladderlm.run.evaluate import EvaluationRequest, evaluate_run
 from ladderlm.run.execute import execute
 from ladderlm.run.open import load
+from ladderlm.run.subject import evaluate_run
 from ladderlm.train.average import WeightAverage
 from reference.hand_made import make_model
 from reference.runs import BrokenError, break_at, lines_of, outcome

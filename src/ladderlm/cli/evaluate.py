@@ -14,7 +14,7 @@ from ladderlm.machine import find_device
 
 if TYPE_CHECKING:
     from ladderlm.dist import Processes
-    from ladderlm.run.evaluate import Evaluation, EvaluationRequest
+    from ladderlm.eval.evaluate import Evaluation, EvaluationRequest
 
 __all__ = ["run"]
 
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> int:
         _run_tasks(options, names)
         return 0
     from ladderlm.dist import Processes
-    from ladderlm.run.evaluate import EvaluationRequest
+    from ladderlm.eval.evaluate import EvaluationRequest
 
     device = find_device(options.device)
     processes = Processes.join(device)
@@ -153,7 +153,10 @@ class _Evaluator:
 
     def __call__(self, name: str) -> "Evaluation":
         """Evaluate with a progress display."""
-        from ladderlm.run.evaluate import evaluate_run
+        from ladderlm.eval.evaluate import Material, evaluate
+        from ladderlm.eval.texts import read_texts
+        from ladderlm.run.subject import evaluate_run
+        from ladderlm.watch import UNWATCHED, Watch
 
         with contextlib.ExitStack() as opened:
             bars: list[Progress] = []
@@ -163,18 +166,20 @@ class _Evaluator:
                     bars.append(opened.enter_context(progress_bar(f"{name}: windows", n_windows)))
                 bars[0](done)
 
-            show = progress if self.processes.first else None
+            request, processes = self.request, self.processes
+            watch = Watch(progress=progress) if processes.first else UNWATCHED
             if name not in self.foreign:
-                return evaluate_run(name, self.request, self.processes, show)
-            from ladderlm.interop.evaluate import evaluate_foreign
+                return evaluate_run(name, request, processes, watch)
+            from ladderlm.interop.evaluate import ForeignSubject
 
-            model, out = self.foreign[name], Path(self.options.out)
-            return evaluate_foreign(model, self.request, self._texts(), out, self.processes, show)
+            subject = ForeignSubject(self.foreign[name], Path(self.options.out))
+            texts = read_texts(self._texts(), request.split, request.n_documents)
+            return evaluate(subject, Material.from_texts(texts), request, processes, watch)
 
     def _texts(self) -> Path:
-        """Say where the raw text for foreign models comes from."""
+        """Return where the raw text for foreign models comes from."""
         from ladderlm.run.directory import RunDirectory
-        from ladderlm.run.evaluate import data_of
+        from ladderlm.run.subject import data_of
 
         if self.options.data:
             return Path(self.options.data[0])

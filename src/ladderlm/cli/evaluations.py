@@ -124,16 +124,16 @@ def describe_comparison(found: dict[str, Any]) -> str:
         )
     head = ("former", "latter", "difference", "95 % interval", "p")
     lines.append(f"  {'':<26} " + "{:>9} {:>9} {:>11} {:>20} {:>8}".format(*head))
-    lines.append(_difference("micro (all bytes)", found["micro"], "p"))
-    lines.append(_difference("macro (mean over subsets)", found["macro"], "p"))
+    lines.append(_difference_line("micro (all bytes)", found["micro"], "p"))
+    lines.append(_difference_line("macro (mean over subsets)", found["macro"], "p"))
     lines.append("  subsets, p corrected for looking at all of them")
     for name, row in found["subsets"].items():
-        lines.append(_difference(visible(name), row, "p_holm"))
+        lines.append(_difference_line(visible(name), row, "p_holm"))
     lines.append(f"  {found['method']}")
     return "\n".join(lines)
 
 
-def _difference(name: str, row: dict[str, Any], p: str) -> str:
+def _difference_line(name: str, row: dict[str, Any], p: str) -> str:
     interval = _interval(row["difference_95"], "{:+.4f}")
     chance = "" if row[p] is None else "<0.001" if row[p] < 0.001 else f"{row[p]:.3f}"
     return (

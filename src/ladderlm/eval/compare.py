@@ -11,7 +11,7 @@ import numpy as np
 
 from ladderlm.errors import DataError
 from ladderlm.eval.bootstrap import MIN_CLUSTERS, Bootstrap, bootstrap_ratio, holm, mean_of
-from ladderlm.eval.subsets import DocumentLosses, clusters_of
+from ladderlm.eval.subsets import DocumentLosses, text_clusters
 from ladderlm.metrics import LN_2, bits_per_byte
 
 __all__ = ["METHOD", "N_DRAWS", "compare_losses", "require_same_bytes"]
@@ -37,7 +37,7 @@ def require_same_bytes(
     Raises:
         DataError: says in what they differ.
     """
-    reason = _difference(one, other, names)
+    reason = _why_incomparable(one, other, names)
     if reason:
         raise DataError(
             f"{names[0]} and {names[1]} cannot be compared: {reason}",
@@ -47,7 +47,9 @@ def require_same_bytes(
         )
 
 
-def _difference(one: DocumentLosses, other: DocumentLosses, names: tuple[str, str]) -> str | None:
+def _why_incomparable(
+    one: DocumentLosses, other: DocumentLosses, names: tuple[str, str]
+) -> str | None:
     n, m = len(one.document_ids), len(other.document_ids)
     if n != m:
         return f"{names[0]} was scored on {n:,} documents, {names[1]} on {m:,}"
@@ -88,7 +90,7 @@ def compare_losses(
         DataError: not scored on identical bytes.
     """
     require_same_bytes(one, other, names)
-    clusters = clusters_of(one)
+    clusters = text_clusters(one)
     difference = (one.nats - other.nats) / LN_2
     everything = np.ones(len(difference), dtype=bool)
     subset_ids = [int(i) for i in np.unique(one.subset_ids[one.n_bytes > 0])]
@@ -98,7 +100,7 @@ def compare_losses(
         for k, own in enumerate(chosen)
     ]
     rows = [
-        _row(boot, *(_rate(x, own) for x in (one, other)))
+        _compared(boot, *(_bits_per_byte(x, own) for x in (one, other)))
         | {"n_documents": int(own.sum()), "n_bytes": int(one.n_bytes[own].sum())}
         for boot, own in zip(boots, chosen, strict=True)
     ]
@@ -110,7 +112,7 @@ def compare_losses(
         "run": names[0],
         "against": names[1],
         "micro": rows[0],
-        "macro": _row(mean_of(boots[1:]), means[0], means[1]),
+        "macro": _compared(mean_of(boots[1:]), means[0], means[1]),
         "subsets": dict(sorted(zip(labels, rows[1:], strict=True))),
         "n_documents": len(difference),
         "n_texts": len(np.unique(clusters)),
@@ -121,11 +123,11 @@ def compare_losses(
 _BOTH = ("bits_per_byte", "against_bits_per_byte")
 
 
-def _rate(losses: DocumentLosses, own: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
+def _bits_per_byte(losses: DocumentLosses, own: np.ndarray[Any, np.dtype[np.bool_]]) -> float:
     return bits_per_byte(math.fsum(losses.nats[own].tolist()), int(losses.n_bytes[own].sum()))
 
 
-def _row(boot: Bootstrap, rate: float, against: float) -> dict[str, Any]:
+def _compared(boot: Bootstrap, rate: float, against: float) -> dict[str, Any]:
     return {
         **dict(zip(_BOTH, (rate, against), strict=True)),
         "difference": boot.estimate,

@@ -16,16 +16,16 @@ from ladderlm.errors import DataError
 from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = [
-    "check_counts",
-    "hash_text",
+    "check_split",
     "hash_texts",
     "known_texts",
     "raw_texts",
     "require_known",
+    "short_hash",
 ]
 
 
-def check_counts(split: Split, entry: dict[str, Any]) -> None:
+def check_split(split: Split, entry: dict[str, Any]) -> None:
     """Compare the bytes of the document index with the manifest, in all and per subset.
 
     Args:
@@ -119,12 +119,12 @@ def hash_texts(
         DataError: a document's tokens are not its text; names the document.
     """
     texts = raw_texts(split, document_ids, tokenizer, check)
-    hashes = np.fromiter(map(hash_text, texts), dtype=np.uint64, count=len(document_ids))
+    hashes = np.fromiter(map(short_hash, texts), dtype=np.uint64, count=len(document_ids))
     require_known(split, document_ids, hashes, known)
     return hashes
 
 
-def hash_text(text: bytes) -> int:
+def short_hash(text: bytes) -> int:
     """Give the first 8 bytes of a text's SHA-256 as a number."""
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
@@ -138,7 +138,7 @@ def require_known(
     """Require the texts to be some of those that were prepared.
 
     Args:
-        hashes: of the documents, from `hash_text`.
+        hashes: of the documents, from `short_hash`.
         known: from `known_texts`; None: there is nothing to compare with.
 
     Raises:

@@ -4,7 +4,7 @@ Owns the cutting of documents into windows, their layout in rows, and the sums p
 the sums mean is in `subsets.py`; what a model is to the meter, in `scorer.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.shards import Split
-from ladderlm.dist import Processes
+from ladderlm.dist import ALONE, Processes
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.scorer import Scorer, TransformerScorer
 from ladderlm.eval.subsets import DocumentLosses
 from ladderlm.model.transformer import Transformer
+from ladderlm.watch import UNWATCHED, Watch
 
 __all__ = [
+    "DEFAULT_SCORING",
     "Documents",
     "Packing",
+    "Scoring",
     "Window",
     "head_documents",
     "make_windows",
@@ -82,6 +85,28 @@ class Window:
     n_context: int
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How documents are scored; none of it changes what is scored.
+
+    Args:
+        batch_tokens: positions of one forward pass.
+        packing: "rows" gives each window a row of its own, padded at its end, where causal
+            attention sees no padding; "packed" lays several short windows into a row, each of
+            which sees itself alone.
+        processes: windows are shared out over them, results are the same on each.
+        watch: checked before every forward pass, told (windows done, windows in all) after it.
+    """
+
+    batch_tokens: int = 8192
+    packing: Packing = "rows"
+    processes: Processes = ALONE
+    watch: Watch = UNWATCHED
+
+
+DEFAULT_SCORING = Scoring()
+
+
 def make_windows(document: int, n_document_tokens: int, policy: Policy) -> list[Window]:
     """Cut one document (BOS and EOS in) so that each of its targets is scored exactly once."""
     n_pairs = n_document_tokens - 1
@@ -118,30 +143,16 @@ def score_documents(
     split: Documents,
     document_ids: NDArray[np.int64],
     policy: Policy,
-    batch_tokens: int = 8192,
-    processes: Processes | None = None,
-    check: Callable[[], None] = lambda: None,
-    progress: Callable[[int, int], None] | None = None,
-    packing: Packing = "rows",
+    how: Scoring = DEFAULT_SCORING,
 ) -> DocumentLosses:
-    """Give what our own model makes of each document. Arguments as in `meter_documents`.
+    """Return what our own model makes of each document. Arguments as in `meter_documents`.
 
     The model is left in the mode it was found in.
     """
     was_training = model.training
     model.eval()
     try:
-        return meter_documents(
-            TransformerScorer(model),
-            split,
-            document_ids,
-            policy,
-            batch_tokens,
-            processes,
-            check,
-            progress,
-            packing,
-        )
+        return meter_documents(TransformerScorer(model), split, document_ids, policy, how)
     finally:
         model.train(was_training)
 
@@ -151,13 +162,9 @@ def meter_documents(
     split: Documents,
     document_ids: NDArray[np.int64],
     policy: Policy,
-    batch_tokens: int = 8192,
-    processes: Processes | None = None,
-    check: Callable[[], None] = lambda: None,
-    progress: Callable[[int, int], None] | None = None,
-    packing: Packing = "rows",
+    how: Scoring = DEFAULT_SCORING,
 ) -> DocumentLosses:
-    """Give the nats of each document, whatever its length.
+    """Return the nats of each document, whatever its length.
 
     Each token's nats are widened to float64 before they are added. Windows are added up in one
     fixed order, so batches, packing and processes change nothing but how the model itself rounds.
@@ -165,13 +172,7 @@ def meter_documents(
     Args:
         document_ids: documents to score, in this order in the result.
         policy: context and stride.
-        batch_tokens: positions of one forward pass; does not change what is scored.
-        processes: windows are shared out over them, results are the same on each.
-        check: called before every forward pass; may raise to stop early.
-        progress: told (windows done, windows in all).
-        packing: "rows" gives each window a row of its own, padded at its end, where causal
-            attention sees no padding; "packed" lays several short windows into a row, each of
-            which sees itself alone.
+        how: batches and processes.
 
     Raises:
         ConfigError: the model cannot read so long a window.
@@ -189,16 +190,16 @@ def meter_documents(
         for place, length in enumerate(lengths)
         for window in make_windows(place, int(length), policy)
     ]
-    rows = _lay_out(windows, policy.context if packing == "packed" else None)
-    if processes is not None:
-        rows = rows[processes.rank :: processes.world_size]
+    packed = how.packing == "packed"
+    rows = _lay_out(windows, policy.context if packed else None)
+    rows = rows[how.processes.rank :: how.processes.world_size]
     n_own = sum(map(len, rows))
     nats, eos_nats = np.zeros(len(windows)), np.zeros(len(document_ids))
     n_done = 0
-    for group in _groups(rows, windows, batch_tokens):
-        check()
-        arrays = _read(split, document_ids, windows, group, scorer.vocab_size)
-        scored = scorer.nats(*(arrays if packing == "packed" else arrays[:3]))
+    for group in _groups(rows, windows, how.batch_tokens):
+        how.watch.check()
+        arrays = _read_rows(split, document_ids, windows, group, scorer.vocab_size)
+        scored = scorer.nats(*(arrays if packed else arrays[:3]))
         at = 0
         for index in (index for row in group for index in row):
             window = windows[index]
@@ -209,10 +210,9 @@ def meter_documents(
                 own = own[:-1]
             nats[index] = own.sum()
             n_done += 1
-        if progress is not None:
-            progress(n_done * len(windows) // n_own, len(windows))
-    if processes is not None:  # a window has nats on one process only, so these sums are exact
-        nats, eos_nats = processes.sum_array(nats), processes.sum_array(eos_nats)
+        how.watch.progress(n_done * len(windows) // n_own, len(windows))
+    # a window has nats on one process only, so these sums are exact
+    nats, eos_nats = how.processes.sum_array(nats), how.processes.sum_array(eos_nats)
     document_nats = np.zeros(len(document_ids))
     np.add.at(document_nats, [window.document for window in windows], nats)
     return DocumentLosses(
@@ -263,7 +263,7 @@ def _groups(
         at += n_rows
 
 
-def _read(
+def _read_rows(
     split: Documents,
     document_ids: NDArray[np.int64],
     windows: list[Window],

@@ -122,7 +122,7 @@ def _prove_labels(batch: Batch, split: Split) -> Proof:
             run = np.append(batch.tokens[row, own], batch.targets[row, own[-1]])
             document = split.document(int(batch.document_ids[row, own[0]]))
             n_pieces += 1
-            n_on_disk += _holds(document.astype(np.int64), run)
+            n_on_disk += _contains(document.astype(np.int64), run)
     passed = rates[1] == 1.0 and n_on_disk == n_pieces
     statement = (
         f"targets are the inputs shifted by one: {rates[1]:.2%} of {n_compared:,} places (by none "
@@ -135,7 +135,7 @@ def _prove_labels(batch: Batch, split: Split) -> Proof:
     )
 
 
-def _holds(document: NDArray[np.int64], run: NDArray[np.int64]) -> bool:
+def _contains(document: NDArray[np.int64], run: NDArray[np.int64]) -> bool:
     """Say whether a run of ids stands in a document."""
     data, wanted = document.tobytes(), run.tobytes()
     at = data.find(wanted)

@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ladderlm.model.loss import token_nats
 from ladderlm.model.precision import widen
 from ladderlm.model.transformer import Transformer
 
-__all__ = ["Scorer", "TransformerScorer"]
+__all__ = ["Scorer", "TransformerScorer", "precision_of"]
 
 LOGITS_IN_MEMORY = 1 << 25  # of one piece of the head's product: 128 MiB in float32
 
@@ -47,6 +48,11 @@ class Scorer(Protocol):
             One number for each True of `scored`, in row-major order.
         """
         ...
+
+
+def precision_of(model: nn.Module) -> str:
+    """Return the name of the dtype of a model's weights, for example float32."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 class TransformerScorer:

@@ -19,9 +19,9 @@ __all__ = [
     "PILE_SUBSETS",
     "DocumentLosses",
     "bootstrap_interval",
-    "clusters_of",
     "official_names",
     "summarise",
+    "text_clusters",
 ]
 
 # Source: Gao et al. 2020, table 1, as `meta.pile_set_name` spells them.
@@ -76,7 +76,7 @@ class DocumentLosses:
     text_hashes: NDArray[np.uint64] | None = None
 
 
-def clusters_of(losses: DocumentLosses) -> NDArray[np.int64]:
+def text_clusters(losses: DocumentLosses) -> NDArray[np.int64]:
     """Number the documents so that those of one and the same text share a number.
 
     Copies of a text are one observation: counted as several they would narrow every interval.
@@ -95,7 +95,7 @@ def bootstrap_interval(
     return bootstrap_ratio(nats / LN_2, n_bytes, clusters).interval()
 
 
-def _row(losses: DocumentLosses, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+def _summarise_some(losses: DocumentLosses, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     ends = losses.eos_nats[chosen]
     ends = ends[~np.isnan(ends)]
     nats, eos_nats = (math.fsum(a.tolist()) for a in (losses.nats[chosen], ends))
@@ -127,12 +127,12 @@ def summarise(losses: DocumentLosses, with_interval: bool = True) -> dict[str, A
         The row of all documents, with `subsets` beside it.
     """
     everything = np.ones(len(losses.document_ids), dtype=bool)
-    result = _row(losses, everything)
-    clusters = clusters_of(losses)
+    result = _summarise_some(losses, everything)
+    clusters = text_clusters(losses)
     subsets = {}
     for subset_id in np.unique(losses.subset_ids):
         own = losses.subset_ids == subset_id
-        row = subsets[losses.subset_names[subset_id]] = _row(losses, own)
+        row = subsets[losses.subset_names[subset_id]] = _summarise_some(losses, own)
         if with_interval:
             row["bits_per_byte_95"] = bootstrap_interval(
                 losses.nats[own], losses.n_bytes[own], clusters[own]

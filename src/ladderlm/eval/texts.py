@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ladderlm.config import content_hash
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.errors import DataError
-from ladderlm.eval.documents import check_counts, hash_text, known_texts, raw_texts, require_known
+from ladderlm.eval.documents import check_split, known_texts, raw_texts, require_known, short_hash
 from ladderlm.files import sha256_file
 from ladderlm.tokenizer.load import load_tokenizer
 
@@ -96,10 +96,10 @@ def _from_prepared(
     data: PreparedData, name: str, n_documents: int, check: Callable[[], None]
 ) -> Texts:
     split = data.split(name)
-    check_counts(split, data.manifest["splits"][name])
+    check_split(split, data.manifest["splits"][name])
     ids = np.arange(min(n_documents, split.n_documents))
     raw = list(raw_texts(split, ids, load_tokenizer(data.tokenizer_folder), check))
-    hashes = np.array([hash_text(text) for text in raw], dtype=np.uint64)
+    hashes = np.array([short_hash(text) for text in raw], dtype=np.uint64)
     require_known(split, ids, hashes, known_texts(data, split))
     return Texts(
         name=name,
@@ -140,7 +140,7 @@ def _from_files(files: list[Path], n_documents: int, check: Callable[[], None]) 
             "tokenizer": None,
             "overlap_with_train": None,
         },
-        hashes=np.array([hash_text(text.encode()) for text in texts], dtype=np.uint64),
+        hashes=np.array([short_hash(text.encode()) for text in texts], dtype=np.uint64),
     )
 
 

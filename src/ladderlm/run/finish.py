@@ -17,17 +17,18 @@ from ladderlm.dist import Processes
 from ladderlm.errors import LadderError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.documents import hash_texts
-from ladderlm.eval.meter import score_documents
+from ladderlm.eval.meter import Scoring, score_documents
+from ladderlm.eval.scorer import precision_of
 from ladderlm.eval.stored import evaluation_key, save_evaluation
 from ladderlm.files import AppendLog, publish_json, read_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.evaluate import precision_of
 from ladderlm.run.resolve import open_splits
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.guards import SignalFlag
 from ladderlm.train.run_config import RunConfig
 from ladderlm.train.state import TrainState
+from ladderlm.watch import UNWATCHED, Watch
 
 __all__ = ["finish", "note_end", "policy_of", "write_summary"]
 
@@ -70,14 +71,9 @@ def finish(
             ids = np.arange(n_documents)
             with state.sharding.whole(state.model, filled=False) as model:
                 load_weights(model, saved.chosen(averaged), str(found[step].folder))
-                losses = score_documents(
-                    model,
-                    val,
-                    ids,
-                    policy,
-                    processes=processes,
-                    check=flag.check if processes.world_size == 1 else lambda: None,
-                )
+                watch = Watch(flag.check) if processes.world_size == 1 else UNWATCHED
+                how = Scoring(processes=processes, watch=watch)
+                losses = score_documents(model, val, ids, policy, how)
             if processes.first:
                 losses = replace(losses, text_hashes=hash_texts(val, ids, tokenizer))
                 key = evaluation_key(

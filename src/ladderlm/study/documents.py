@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ladderlm.errors import LadderError
 from ladderlm.eval.compare import require_same_bytes
 from ladderlm.eval.stored import load_losses
-from ladderlm.eval.subsets import DocumentLosses, clusters_of
+from ladderlm.eval.subsets import DocumentLosses, text_clusters
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.points import mean_weight
@@ -39,7 +39,7 @@ def resample_documents(rows: list[Row], pool: Path, comparison: Comparison) -> d
     except (LadderError, KeyError) as error:
         return {"problem": f"no losses of single documents: {error}".splitlines()[0]}
     first = next(iter(pairs.values()))[0][0]
-    cluster = clusters_of(first)
+    cluster = text_clusters(first)
     n = int(cluster.max()) + 1
     if n < MIN_DOCUMENTS:
         return {"problem": f"{n} different documents are too few to draw from"}

@@ -20,7 +20,7 @@ from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
 from ladderlm.errors import Stopped
 from ladderlm.eval.config import Policy
-from ladderlm.eval.meter import head_documents, score_documents
+from ladderlm.eval.meter import Scoring, head_documents, score_documents
 from ladderlm.eval.subsets import summarise
 from ladderlm.files import AppendLog
 from ladderlm.generate.engine import generate
@@ -37,6 +37,7 @@ from ladderlm.train.guards import SignalFlag, check_weights, explain_memory
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
 from ladderlm.train.throughput import Peaks, peak_memory_bytes, throughput
+from ladderlm.watch import UNWATCHED, Watch
 
 __all__ = ["LoopPlan", "run_loop"]
 
@@ -224,14 +225,11 @@ class _Loop:
         """Sum up what the model, as it stands, makes of the head."""
         alone = self.processes.world_size == 1
         with self.state.sharding.whole(self.state.model) as model:
-            losses = score_documents(
-                model,
-                self.plan.validation,
-                self.head,
-                self.plan.policy,
-                processes=self.processes,
-                check=self.flag.check if alone else lambda: None,
+            how = Scoring(
+                processes=self.processes, watch=Watch(self.flag.check) if alone else UNWATCHED
             )
+            validation, policy = self.plan.validation, self.plan.policy
+            losses = score_documents(model, validation, self.head, policy, how)
         return summarise(losses, with_interval=False)
 
     def write_samples(self) -> None:
