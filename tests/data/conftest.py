@@ -2,7 +2,8 @@
 
 import pytest
 
-from ladderlm.data.pile import fetch_pile
+from ladderlm.data.head import HeadLimits
+from ladderlm.data.pile import PileRequest, fetch_pile
 from pile_mirror import serve_pile
 
 
@@ -17,8 +18,8 @@ def hub(monkeypatch, tmp_path):
 def get(tmp_path):
     """Fetch into a folder without pauses, one file at a time."""
 
-    def give(split="val", shards=(0,), source=None, **options):
-        options = {"back_off_seconds": 0.0, "n_jobs": 1, **options}
-        return fetch_pile(tmp_path / "pile", split, shards, source, **options)
+    def give(split="val", shards=(0,), source=None, limits=None, n_jobs=1, **options):
+        request = PileRequest(split, shards, source, limits or HeadLimits(), n_jobs)
+        return fetch_pile(tmp_path / "pile", request, **{"back_off_seconds": 0.0, **options})
 
     return give

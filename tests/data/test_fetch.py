@@ -13,6 +13,7 @@ import pytest
 from ladderlm.data import transfer
 from ladderlm.data.fetch import download, part_file
 from ladderlm.data.transfer import MAX_FIRST_TRIES, MAX_TRIES
+from ladderlm.data.web import Remote
 from ladderlm.errors import DataError, LadderError
 from mirror import Answer, serve
 
@@ -46,7 +47,8 @@ def get(mirror, tmp_path):
 
     def give(sha256=None, **options):
         url, path = mirror.url + "/a.zst", tmp_path / "got/a.zst"
-        return download(url, path, sha256, **{"back_off_seconds": 0.0, **options})
+        known = Remote(n_bytes=None, sha256=sha256, version=None)
+        return download(url, path, known, **{"back_off_seconds": 0.0, **options})
 
     return give
 

@@ -22,6 +22,8 @@ SHARED = {
     "Transformer": "Meta's name, kept by our model and by the one that has Meta's signature",
     "Tokenizer": "Meta's name, kept by our interface and by the one that has Meta's signature",
 }
+# Functions whose parameters are not ours to choose.
+GIVEN = {"Llama.build": "Meta's own signature, which code written for it calls"}
 # Functions of study/ and report/ at the edge, where values are what JSON holds.
 EDGE = ("to_json", "from_json")
 UNTYPED = "dict[str, Any]"
@@ -41,14 +43,10 @@ STILL_SHARED: tuple[str, ...] = (
     "draw_study",
 )
 STILL_LONG: tuple[str, ...] = (
-    "Llama.build",
     "Planner.run",
     "_Loop.__init__",
     "_draw_arm",
-    "assemble",
     "complete",
-    "download",
-    "fetch_pile",
     "generate",
     "plan_rung",
     "run_loop",
@@ -197,6 +195,9 @@ def test_no_function_takes_more_parameters_than_one_can_hold_in_mind() -> None:
         for name, function in functions_of(tree)
         if len(parameters_of(function)) > MAX_PARAMETERS
     ]
+    gone = sorted(set(GIVEN) - set(found))
+    assert not gone, f"short enough now, remove it from the list: {gone}"
+    found = [name for name in found if name not in GIVEN]
     check_list(found, STILL_LONG, f"more than {MAX_PARAMETERS} parameters")
 
 

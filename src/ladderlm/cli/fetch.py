@@ -10,7 +10,7 @@ from ladderlm.cli.options import parse, print_json
 from ladderlm.cli.transfers import show_transfers
 from ladderlm.data.head import HeadLimits
 from ladderlm.data.local import MIN_CORPUS_BYTES, fetch_local
-from ladderlm.data.pile import fetch_pile
+from ladderlm.data.pile import PileRequest, fetch_pile
 from ladderlm.errors import ConfigError
 from ladderlm.units import format_bytes, parse_bytes
 
@@ -74,11 +74,7 @@ def _fetch_pile(options: FetchOptions) -> int:
     with show_transfers() as (progress, say):
         record = fetch_pile(
             Path(options.out),
-            options.split,
-            shards,
-            options.source,
-            limits=limits,
-            n_jobs=options.jobs,
+            PileRequest(options.split, shards, options.source, limits, options.jobs),
             progress=progress,
             say=say,
         )

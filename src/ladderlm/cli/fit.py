@@ -9,8 +9,9 @@ import tyro
 from ladderlm.cli.options import parse, print_json
 from ladderlm.errors import ConfigError
 from ladderlm.files import publish, publish_text
+from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.fit import fit_points
-from ladderlm.scaling.rows import Fit, FitOptions
+from ladderlm.scaling.result import Fit
 
 __all__ = ["run"]
 

@@ -8,6 +8,7 @@ splits. Memory is that of a few pieces and a share of the keys, plus one byte pe
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,22 @@ from ladderlm.data.overlap import KINDS, write_hashes
 from ladderlm.data.shard_writer import SplitWriter
 from ladderlm.errors import DataError
 
-__all__ = ["assemble"]
+__all__ = ["Selection", "assemble"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which documents of a split are kept, and what is counted.
+
+    Args:
+        limits: how much is taken from the beginning, before duplicates are removed.
+        remove_duplicates: leave out every document whose text stood earlier.
+        count_near: count documents that share a MinHash key with an earlier one.
+    """
+
+    limits: SourceLimits
+    remove_duplicates: bool
+    count_near: bool
 
 
 def assemble(
@@ -30,10 +46,7 @@ def assemble(
     prefix: str,
     dtype: np.dtype[Any],
     pieces: Iterable[tuple[int, Path]],
-    *,
-    limits: SourceLimits,
-    remove_duplicates: bool,
-    count_near: bool,
+    selection: Selection,
     n_files: int,
 ) -> dict[str, Any]:
     """Write the shards, index and hash files of one split; give its entry for the manifest.
@@ -43,21 +56,20 @@ def assemble(
         prefix: what their names begin with.
         dtype: of the tokens.
         pieces: (number of the source file, path), in the order of the documents.
-        limits: how much is taken from the beginning, before duplicates are removed.
-        remove_duplicates: leave out every document whose text stood earlier.
-        count_near: count documents that share a MinHash key with an earlier one.
+        selection: which documents are kept.
         n_files: how many source files there are.
 
     Raises:
         DataError: a piece that is missing or damaged, or no documents at all.
     """
+    limits = selection.limits
     paths = _until_limit(pieces, limits)
     drop = near = None
-    if remove_duplicates or count_near:
+    if selection.remove_duplicates or selection.count_near:
         paths = list(paths)  # they are read more than once
-    if remove_duplicates:
+    if selection.remove_duplicates:
         drop = _repeated(folder / "keys", paths, limits, lambda piece: piece.exact)
-    if count_near:
+    if selection.count_near:
         for band in range(N_BANDS):
             again = _repeated(
                 folder / f"band-{band}", paths, limits, lambda piece, b=band: piece.bands[:, b]

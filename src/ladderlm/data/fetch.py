@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladderlm.data.transfer import Transfer, version_file
+from ladderlm.data.web import UNKNOWN, Remote
 from ladderlm.errors import DataError
 from ladderlm.files import move_into_place, remove_tree, sha256_file
 
@@ -44,20 +45,19 @@ def part_file(url: str, path: Path, kind: str = "") -> Path:
 def download(
     url: str,
     path: Path,
-    sha256: str | None = None,
+    known: Remote = UNKNOWN,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
     back_off_seconds: float = 1.0,
-    version: str | None = None,
     stop: threading.Event | None = None,
     before_publishing: Callable[[Fetched], None] = lambda fetched: None,
 ) -> Fetched:
     """Fetch a URL to a path, going on from an earlier `.part` of the same URL if there is one.
 
     Args:
-        sha256: expected digest; None: none is known, the one seen is given back.
+        known: expected SHA-256, and version of the file at the server: a part of another version
+            is thrown away.
         progress: told bytes so far and in all (None if the server does not say).
         back_off_seconds: pause after the first failure; doubles with each in a row.
-        version: of the file at the server; a part of another version is thrown away.
         stop: ends the transfer when set.
         before_publishing: called with the verified file before it gets its name.
 
@@ -68,10 +68,10 @@ def download(
     """
     part = part_file(url, path)
     transfer = Transfer(
-        url, part, sha256 is not None, progress, back_off_seconds, stop or threading.Event()
+        url, part, known.sha256 is not None, progress, back_off_seconds, stop or threading.Event()
     )
-    transfer.run(version)
-    fetched = accept(part, path, url, sha256, before_publishing)
+    transfer.run(known.version)
+    fetched = accept(part, path, url, known.sha256, before_publishing)
     remove_tree(version_file(part))
     return replace(fetched, n_received=transfer.n_received)
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import urllib.error
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,20 +34,42 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import FolderLock, check_free_space
 from ladderlm.units import format_bytes
 
-__all__ = ["fetch_pile"]
+__all__ = ["PileRequest", "fetch_pile"]
 
 LARGE_BYTES = 2 * 10**9  # a download for which one may like to know the smaller way
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PileRequest:
+    """Which files of the Pile are wanted.
+
+    Args:
+        split: train, val or test.
+        shards: of train, 0 to 29.
+        source: a name of `SOURCES` or its repository, a URL or a folder laid out as
+            `train/00.jsonl.zst`, `val.jsonl.zst`; None: the known sources in turn.
+        limits: take only the head of each file.
+        n_jobs: files at once.
+
+    Raises:
+        ConfigError: n_jobs below one.
+    """
+
+    split: str
+    shards: tuple[int, ...] = (0,)
+    source: str | None = None
+    limits: HeadLimits = field(default_factory=HeadLimits)
+    n_jobs: int = 4
+
+    def __post_init__(self) -> None:
+        if self.n_jobs < 1:
+            raise ConfigError(f"--jobs must be at least 1, got {self.n_jobs}")
+
+
 def fetch_pile(
     out: Path,
-    split: str,
-    shards: tuple[int, ...] = (0,),
-    source: str | None = None,
-    *,
-    limits: HeadLimits | None = None,
-    n_jobs: int = 4,
+    request: PileRequest,
     progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
     say: Callable[[str], None] = lambda line: None,
     back_off_seconds: float = 1.0,
@@ -55,12 +78,7 @@ def fetch_pile(
 
     Args:
         out: folder; train shards go to `out/train/`.
-        split: train, val or test.
-        shards: of train, 0 to 29.
-        source: a name of `SOURCES` or its repository, a URL or a folder laid out as
-            `train/00.jsonl.zst`, `val.jsonl.zst`; None: the known sources in turn.
-        limits: take only the head of each file.
-        n_jobs: files at once.
+        request: what is fetched, and from where.
         progress: told file name, bytes so far and in all, from several threads.
         say: told what will be done and what was done, line by line.
         back_off_seconds: pause after a failure of a server; doubles with each in a row.
@@ -70,27 +88,25 @@ def fetch_pile(
         DataError: no source has the file; lists what each said, and what to do by hand.
         LadderError: the disk is too small for all files together.
     """
-    stems = file_stems(split, shards)
-    places = places_for(split, source)
-    if n_jobs < 1:
-        raise ConfigError(f"--jobs {n_jobs}", "at least one file is fetched at a time")
-    taking = Taking(limits or HeadLimits(), progress, back_off_seconds, threading.Event())
+    stems = file_stems(request.split, request.shards)
+    places = places_for(request.split, request.source)
+    taking = Taking(request.limits, progress, back_off_seconds, threading.Event())
     with FolderLock(out):
         record = PileRecord(out)
         missing = [stem for stem in stems if not record.has(stem, taking.limits, say)]
-        if split == "train":
-            places = _of_one_corpus(places, record.corpus_of_train(), source)
-        call = _Call(record, taking, n_jobs, say)
+        if request.split == "train":
+            places = _of_one_corpus(places, record.corpus_of_train(), request.source)
+        call = _Call(record, taking, request.n_jobs, say)
         complaints: dict[str, list[str]] = {stem: [] for stem in missing}
         for corpus in dict.fromkeys(place.corpus for place in places):
             group = [place for place in places if place.corpus == corpus]
             failed = call.fetch(missing, group, complaints)
             is_begun = len(failed) < len(stems)
             missing = failed
-            if not missing or (is_begun and split == "train"):
+            if not missing or (is_begun and request.split == "train"):
                 break  # the rest of another corpus would be a mixture
         if missing:
-            raise _nowhere(missing, complaints, out, source)
+            raise _nowhere(missing, complaints, out, request.source)
         record.tidy(stems)
         return record.value
 

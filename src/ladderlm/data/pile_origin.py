@@ -8,7 +8,7 @@ import contextlib
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from ladderlm.data.fetch import Fetched, accept, download, part_file
 from ladderlm.data.head import Head, HeadLimits
 from ladderlm.data.pile_sources import Place
 from ladderlm.data.transfer import Transfer, keep_version, version_file
-from ladderlm.data.web import Remote, ask_server
+from ladderlm.data.web import UNKNOWN, Remote, ask_server
 from ladderlm.errors import DataError, LadderError
 from ladderlm.files import publish_stream, remove_tree, sha256_file
 
@@ -107,10 +107,9 @@ class Origin:
             fetched = download(
                 self.at,
                 path,
-                self.sha256,
+                replace(self.remote or UNKNOWN, sha256=self.sha256),
                 lambda done, total: how.progress(self.name, done, total),
                 how.back_off_seconds,
-                self.remote.version if self.remote else None,
                 how.stop,
                 lambda file: publish(file, self._facts(file)),
             )

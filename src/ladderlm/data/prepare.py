@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ladderlm.data.assemble import assemble
+from ladderlm.data.assemble import Selection, assemble
 from ladderlm.data.cleanup import STAGING, free_prefix, remove_leftovers, remove_temporary
 from ladderlm.data.encoding import SourceLimits, find_pieces
 from ladderlm.data.estimate import PrepareEstimate, estimate_splits, take_samples
@@ -338,10 +338,8 @@ def _assemble_splits(
             free_prefix(out, name),
             token_dtype(tokenizer.vocab_size),
             pieces[name],
-            limits=_limits_of(request.record),
-            remove_duplicates=request.record["dedup"] == "exact",
-            count_near=request.record["near_duplicates"],
-            n_files=n_files,
+            _selection_of(request.record),
+            n_files,
         )
         manifest["splits"][name] = entry | {"request": request.record}
     manifest["tokenizer"] = {
@@ -372,13 +370,14 @@ def _publish_splits(
     return manifest
 
 
-def _limits_of(record: dict[str, Any]) -> SourceLimits:
+def _selection_of(record: dict[str, Any]) -> Selection:
     which = str(record["documents"])
-    return SourceLimits(
+    limits = SourceLimits(
         max_documents=None if which == "all" else int(which.rsplit(" ", 1)[1]),
         max_tokens=record["max_tokens"],
         max_bytes=record["max_bytes"],
     )
+    return Selection(limits, record["dedup"] == "exact", record["near_duplicates"])
 
 
 def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 __all__ = [
     "PROBE_TIMEOUT_SECONDS",
+    "UNKNOWN",
     "Remote",
     "ask_server",
     "hub_endpoint",
@@ -44,6 +45,9 @@ class Remote:
     n_bytes: int | None
     sha256: str | None
     version: str | None
+
+
+UNKNOWN = Remote(None, None, None)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.fit_form import fit_form
 from ladderlm.scaling.isoflop import fit_isoflop
 from ladderlm.scaling.powerlaw import fit_power_law
-from ladderlm.scaling.rows import Fit, FitOptions, choose_rows
+from ladderlm.scaling.result import Fit
+from ladderlm.scaling.rows import choose_rows
 from ladderlm.scaling.table import read_table, table_of
 
 __all__ = ["fit", "fit_points"]

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval, profile_floor
 from ladderlm.scaling.compare import compare_arms
+from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.forms import Chinchilla, Form, OverTraining, PowerLaw, Sample
 from ladderlm.scaling.joint import TOLERANCE
 from ladderlm.scaling.joint_form import Joint, Quadratic
 from ladderlm.scaling.points import Points
-from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, columns_of, row_clusters
+from ladderlm.scaling.result import VERSION, Fit
+from ladderlm.scaling.rows import Rows, columns_of, row_clusters
 from ladderlm.scaling.rows import label_rows as label
 from ladderlm.scaling.solve import (
     DELTA,

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import bootstrap, interval
+from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.forms import Chinchilla, Sample
-from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, columns_of
+from ladderlm.scaling.result import VERSION, Fit
+from ladderlm.scaling.rows import Rows, columns_of
 from ladderlm.scaling.solve import OBJECTIVES, Problem, minimise
 from ladderlm.scaling.table import group_close
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
 from ladderlm.scaling.bootstrap import interval
-from ladderlm.scaling.rows import VERSION, Fit, FitOptions, Rows, label_rows
+from ladderlm.scaling.config import FitOptions
+from ladderlm.scaling.result import VERSION, Fit
+from ladderlm.scaling.rows import Rows, label_rows
 from ladderlm.scaling.solve import other_objective
 from ladderlm.scaling.table import Table
 

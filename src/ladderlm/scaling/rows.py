@@ -1,23 +1,20 @@
-"""What a fit is asked for and what it gives.
+"""The rows of a table that a fit is asked for.
 
-Owns the options of `fit`, the choice of rows by them, and the shape of the answer, which is the
-same for every form.
+Owns their choice by the options of `fit`, their numeric columns, labels and bootstrap clusters.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.errors import DataError
+from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.table import Table
 
 __all__ = [
-    "VERSION",
-    "Fit",
-    "FitOptions",
     "Rows",
     "choose_rows",
     "columns_of",
@@ -26,48 +23,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-VERSION = 1  # of the procedure, written into every card
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Fit a scaling law to a table of results."""
-
-    form: Literal[
-        "power", "quadratic", "chinchilla", "overtraining", "isoflop", "powerlaw-nd", "joint"
-    ] = "power"
-    """L in C; ln L in ln C; in N and D; with over-training; optima at equal compute; a power law of
-    any column; variants as the baseline with more compute."""
-    loss: str = "loss"
-    """Column to be explained."""
-    x_column: tuple[str, ...] = ()
-    """Column of compute (default: flops); for powerlaw-nd one or more (default: params tokens)."""
-    map: tuple[str, ...] = ()
-    """Names of other columns, as in params=params_nonembed."""
-    where: tuple[str, ...] = ()
-    """Rows to look at, as in size=small|large,loss<9. All clauses must hold."""
-    fit_on: tuple[str, ...] = ()
-    """Rows to fit, of those: any clause may hold. The others are predicted. Default: all."""
-    objective: Literal["huber", "least-squares"] = "huber"
-    """Huber on ln L, or squares of L; the other one is reported beside it."""
-    baseline: str | None = None
-    """Arm that the others are compared with (joint). Default: the first row's."""
-    optimum: str | None = None
-    """For powerlaw-nd: keep, for every x, only rows near the smallest value of this column."""
-    within: float = 0.0025
-    """How near, as a share of that value."""
-    draws: int = 1000
-    """Bootstrap draws."""
-    seed: int = 0
-    """Of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if self.draws < 100:
-            raise DataError(
-                f"draws = {self.draws}", "a 95 % interval of fewer is noise", "use 500 or more"
-            )
-        if not 0 < self.within < 1:
-            raise DataError(f"within = {self.within}", "it is a share, such as 0.0025")
 
 
 @dataclass(frozen=True)
@@ -83,40 +38,6 @@ class Rows:
     table: Table
     fitted: NDArray[np.bool_]
     excluded: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A fitted law with everything that decides how far it can be trusted.
-
-    Args:
-        parameters: by the objective that was asked for.
-        intervals: 95 %, of each parameter.
-        objective: its name and value, and the other objective's parameters beside it.
-        identified: whether E can be known from these points, with the profile; {} without E.
-        excluded: rows left out, by reason.
-        holdout: rows predicted without having been fitted.
-        details: what only this form has (profile, leave-one-rung-out, optima, comparisons, ...).
-        rows: fitted rows with what the law says of them.
-        card: form, loss, starts, numbers of rows and the version of the procedure.
-    """
-
-    form: str
-    parameters: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    objective: dict[str, Any]
-    identified: dict[str, Any]
-    n_used: int
-    excluded: dict[str, int]
-    holdout: list[dict[str, Any]]
-    warnings: list[str]
-    card: dict[str, Any]
-    details: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain values; details stand beside the rest."""
-        return {**{k: v for k, v in vars(self).items() if k != "details"}, **self.details}
 
 
 def choose_rows(table: Table, options: FitOptions) -> Rows:

@@ -16,8 +16,8 @@ from scipy.stats import chi2
 
 from ladderlm.errors import DataError
 from ladderlm.run.directory import RunDirectory
+from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.fit import fit_points
-from ladderlm.scaling.rows import FitOptions
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.results import Row
 

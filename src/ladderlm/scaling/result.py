@@ -1,0 +1,45 @@
+"""What a fit gives.
+
+Owns the shape of the answer, which is the same for every form.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["VERSION", "Fit"]
+
+VERSION = 1  # of the procedure, written into every card
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law with everything that decides how far it can be trusted.
+
+    Args:
+        parameters: by the objective that was asked for.
+        intervals: 95 %, of each parameter.
+        objective: its name and value, and the other objective's parameters beside it.
+        identified: whether E can be known from these points, with the profile; {} without E.
+        excluded: rows left out, by reason.
+        holdout: rows predicted without having been fitted.
+        details: what only this form has (profile, leave-one-rung-out, optima, comparisons, ...).
+        rows: fitted rows with what the law says of them.
+        card: form, loss, starts, numbers of rows and the version of the procedure.
+    """
+
+    form: str
+    parameters: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    objective: dict[str, Any]
+    identified: dict[str, Any]
+    n_used: int
+    excluded: dict[str, int]
+    holdout: list[dict[str, Any]]
+    warnings: list[str]
+    card: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values; details stand beside the rest."""
+        return {**{k: v for k, v in vars(self).items() if k != "details"}, **self.details}
