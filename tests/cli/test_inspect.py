@@ -133,7 +133,7 @@ def test_a_run_without_a_checkpoint_is_shown_without_losses(ladderlm, run):
     assert "row 0 of batch 0" in said.out
     said = ladderlm("inspect", run, "--step", "4")
     assert said.code == 2
-    assert "no checkpoint of step 4" in said.err
+    assert "holds no checkpoint yet" in said.err
 
 
 def test_a_page_is_written_and_named(ladderlm, tiny_data, shared_run, tmp_path):
