@@ -13,6 +13,7 @@ from ladderlm.config import from_dict, read_config_file
 from ladderlm.data.shards import PreparedData, Split, SplitWriter
 from ladderlm.errors import LadderError
 from ladderlm.executors.base import Job, State
+from ladderlm.study.results import Row
 from ladderlm.train.run_config import RunConfig
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "InOwnProcess",
     "content_of",
     "make_records",
+    "make_row",
     "make_split",
     "make_text",
     "tiny_study",
@@ -143,6 +145,15 @@ def write_study(path: Path, values: dict[str, Any]) -> Path:
     lines = (f"{json.dumps(key)} = {toml_of(value)}\n" for key, value in values.items())
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def make_row(**changes: Any) -> Row:
+    """Give a finished run of a ladder that is compared, with some of its values changed."""
+    known: dict[str, Any] = {"study": "tiny", "run_id": "r", "config_hash": "r", "arm": "base"}
+    known |= {"role": "ladder", "rung": 0, "seed": 1, "dim": 16, "n_layers": 1, "cluster": "r"}
+    known |= {"params": 100, "tokens": 1000, "n_steps": 10, "global_batch_tokens": 100}
+    known |= {"learning_rate": 0.01, "flops": 1e9, "flops_spent": 1e9, "status": "finished"}
+    return Row(**known | {"excluded_because": ""} | changes)
 
 
 class InOwnProcess:

@@ -8,9 +8,10 @@ import sys
 import types
 from typing import Any
 
-__all__ = ["evaluate", "fit", "generate", "load", "train"]
+__all__ = ["Study", "evaluate", "fit", "generate", "load", "train"]
 
 _PLACES = {
+    "Study": "ladderlm.study.study",
     "load": "ladderlm.run.open",
     "generate": "ladderlm.run.open",
     "train": "ladderlm.run.execute",

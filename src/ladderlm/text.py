@@ -3,9 +3,10 @@
 Owns the spelling of characters that would move a cursor, turn a line round or show nothing.
 """
 
+import os
 import unicodedata
 
-__all__ = ["visible"]
+__all__ = ["visible", "without_home"]
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
@@ -20,6 +21,12 @@ def visible(text: str, keep: str = "\n\t") -> str:
     return "".join(
         char if char in keep or not _hidden(char) else f"\\u{{{ord(char):x}}}" for char in text
     )
+
+
+def without_home(text: str) -> str:
+    """Return a text without the path of the user's home in it."""
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises for a user without a home
+    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def _hidden(char: str) -> bool:

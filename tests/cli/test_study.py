@@ -1,7 +1,7 @@
 """`ladderlm study`: plan and status of a small study; running is tested beside its modules."""
 
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +9,10 @@ import pytest
 from builders import TINY_LADDER, tiny_study, write_study
 from ladderlm.cli import study_tables
 from ladderlm.cli.study import describe_fits
+from ladderlm.study.documents import DocumentInterval
+from ladderlm.study.fits import Fits, VariantFit
+from ladderlm.study.records import NoAnswer
+from ladderlm.study.verdict import Verdict
 from reference.ladders import make_comparison, make_estimate
 
 
@@ -94,12 +98,18 @@ def test_slips_in_a_study_file_are_named(changes, says, ladderlm, tiny_data, tmp
     assert says in said.err
 
 
+def fits_of(comparison, documents=None):
+    """What a study of one variant comes to."""
+    verdict = Verdict("INCONCLUSIVE", "why", "INCONCLUSIVE", False, None, None)
+    none = NoAnswer("not asked for")
+    judged = VariantFit("new", comparison, verdict, none, none, documents=documents)
+    return Fits(study="s", variants=(judged,))
+
+
 def test_a_multiplier_beyond_the_ladder_is_printed_as_a_bound(capsys):
     comparison = make_comparison(make_estimate(1.2, 0.1))
     rungs = (replace(comparison.rungs[0], censored="> 1.78"), *comparison.rungs[1:])
-    judged = {"variant": "new", "verdict": {"text": "INCONCLUSIVE", "reason": "why"}}
-    judged["comparison"] = {"rungs": [asdict(rung) for rung in rungs]}
-    describe_fits({"excluded": {}, "variants": [judged]})
+    describe_fits(fits_of(replace(comparison, rungs=rungs)))
     said = capsys.readouterr().out
     assert said.count("m = > 1.78 (95 % ") == 1
     assert said.count("m = 1.000 (95 % ") == len(rungs) - 1
@@ -108,10 +118,8 @@ def test_a_multiplier_beyond_the_ladder_is_printed_as_a_bound(capsys):
 
 
 def test_errors_by_rates_and_by_documents_are_printed_where_they_are_known(capsys):
-    judged = {"variant": "new", "verdict": {"text": "INCONCLUSIVE", "reason": "why"}}
-    judged["comparison"] = {"rungs": [], "rate_error": 0.0421}
-    judged["documents"] = {"low_95": 1.0312, "high_95": 1.0688, "n_documents": 57}
-    describe_fits({"excluded": {}, "variants": [judged]})
+    comparison = replace(make_comparison(make_estimate(1.2, 0.1)), rate_error=0.0421)
+    describe_fits(fits_of(comparison, DocumentInterval(57, 500, 1.0312, 1.0688, 0.01)))
     said = capsys.readouterr().out
     assert "learning rates: 0.042 is their part" in said
     assert "other documents: pooled m 95 % 1.031 to 1.069 (57 " in said

@@ -74,7 +74,8 @@ def find_writes(tree: ast.AST) -> Iterator[ast.Call]:
             continue
         function = ast.unparse(node.func)
         name = function.split(".")[-1]
-        opens = name in OPENERS and opens_for_writing(node)
+        is_file = function != "Study.open"  # reads a study
+        opens = name in OPENERS and is_file and opens_for_writing(node)
         if opens or function in WRITERS or name in WRITING_METHODS:
             yield node
 

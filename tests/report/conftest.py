@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 
 from builders import InOwnProcess, make_records, tiny_study, write_jsonl, write_study
-from ladderlm.cli.study import evaluate_study
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.report import facts
 from ladderlm.report.render import write_report
-from ladderlm.study.launch import launch
-from ladderlm.study.plan import plan_study
-from ladderlm.study.spec import read_study, store_study
+from ladderlm.study.study import Study
 from reference.hostile import ALL, HOSTILE
 
 
@@ -43,12 +40,10 @@ def _count_bytes_once() -> Iterator[None]:
 def build(folder: Path, values: dict[str, Any]) -> Sources:
     """Carry out a study and give it with one of its runs."""
     file = write_study(folder / "tiny.toml", values)
-    spec, out, pool = read_study(file), folder / "study", folder / "study/runs"
-    store_study(out, file, spec)
-    plan = plan_study(spec, pool)
-    launch(plan, pool, InOwnProcess())
-    evaluate_study(plan, out, pool)
-    return Sources(out, pool, pool / plan.runs[-1].run_id)
+    study = Study.open(file, folder / "study")
+    plan = study.run(InOwnProcess()).plan
+    study.fit()
+    return Sources(study.folder, study.pool, study.pool / plan.runs[-1].run_id)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,14 @@ import pytest
 from ladderlm.report.figures.forecast import forecast_figure
 from ladderlm.report.figures.isoflop import isoflop_figure
 from ladderlm.report.figures.rates import rates_figure
-from ladderlm.report.figures.scaling import scaling_figure
+from ladderlm.report.figures.scaling import ScalingPlot, scaling_figure
 from ladderlm.report.figures.search import search_figure
 from ladderlm.report.figures.style import ARM_COLOURS, svg_text
 from ladderlm.scaling.compare import compare_arms
+from ladderlm.scaling.isoflop import Bowl
 from ladderlm.scaling.joint import fit_law
+from ladderlm.study.forecast import ForecastScore
+from ladderlm.study.search import SearchResult, Trial
 from ladderlm.study.tuning import Tuning, fit_bracket, fit_rate_law, grid
 from reference.ladders import BUDGETS, make_ladder
 
@@ -20,7 +23,17 @@ from reference.ladders import BUDGETS, make_ladder
 def test_the_scaling_figure_shows_every_run_and_the_trend_of_m():
     points = make_ladder(1.2, own_sd=0.002)
     law, compared = fit_law(points, "base"), compare_arms(points, "base", "new")
-    figure = scaling_figure(points, ["base", "new"], law, [compared], {4}, "flops", ["20 runs"])
+    names = ["base", "new"]
+    figure = scaling_figure(
+        ScalingPlot(
+            points=points,
+            arms=names,
+            law=law,
+            comparisons=[compared],
+            held_out=[4],
+            caption=["20 runs"],
+        )
+    )
     top, middle, bottom = figure.axes
     drawn = sum(len(c.get_offsets()) for c in top.collections if c.get_label() != "_band")
     assert drawn >= len(points)
@@ -34,14 +47,20 @@ def test_the_scaling_figure_shows_every_run_and_the_trend_of_m():
     svg_text(figure)
 
 
-SCORE = {
-    "arm": "new",
-    "rung": 4,
-    "actual": 2.0,
-    "relative_error": 0.005,
-    "interval_90": [1.98, 2.04],
-    "interval_95": [1.97, 2.05],
-}
+SCORE = ForecastScore(
+    arm="new",
+    rung=4,
+    flops=1e12,
+    bits_per_byte=2.01,
+    branch=1.0,
+    interval_90=(1.98, 2.04),
+    interval_95=(1.97, 2.05),
+    n_runs=2,
+    actual=2.0,
+    relative_error=0.005,
+    inside_90=True,
+    inside_95=True,
+)
 
 
 def test_the_forecast_figure_shows_intervals_as_percent_of_what_was_measured():
@@ -56,7 +75,7 @@ def test_the_forecast_figure_shows_intervals_as_percent_of_what_was_measured():
 
 
 def test_a_bowl_without_an_optimum_is_drawn_without_a_line():
-    bowl = {"flops": 1e18, "params": [1e7, 2e7], "tokens": [2e9, 1e9], "losses": [3.0, 2.9]}
+    bowl = Bowl(1e18, 2, "fewer than 4 sizes", (1e7, 2e7), (2e9, 1e9), (3.0, 2.9))
     figure = isoflop_figure([bowl])
     assert [len(axes.lines) for axes in figure.axes] == [0, 0]
     svg_text(figure)
@@ -66,8 +85,9 @@ def test_runs_whose_times_do_not_compare_are_crossed_and_leave_no_residual():
     points = make_ladder(1.2, own_sd=0.002)
     marked = (points.rung == 1) & (points.arm == "new")
     law = fit_law(points.where(~marked), "base")
-    drawn = ["base", "new"], law, [], set(), "device_seconds", [], marked
-    figure = scaling_figure(points, *drawn)
+    names = ["base", "new"]
+    plot = ScalingPlot(points=points, arms=names, law=law, x="device_seconds", marked=marked)
+    figure = scaling_figure(plot)
     top, _, bottom = figure.axes
     crosses = [c for c in top.collections if len(c.get_offsets()) == 2]
     (cross,) = [c for c in crosses if len(c.get_paths()[0].vertices) == 4]  # an x has four ends
@@ -83,7 +103,7 @@ def test_an_interval_without_end_does_not_flatten_the_others():
     wide = compare_arms(make_ladder(1.2, own_sd=0.0005), "base", "new", shift)
     assert wide.rungs[-1].estimate.high_95 > 1000 > 2 > compared.rungs[-1].estimate.high_95
     points, names = make_ladder(1.2), ["base", "new"]
-    figure = scaling_figure(points, names, None, [wide], set(), "flops")
+    figure = scaling_figure(ScalingPlot(points=points, arms=names, comparisons=[wide]))
     assert figure.axes[1].get_ylim()[1] < 5
 
 
@@ -129,12 +149,11 @@ def test_the_figure_of_rates_shows_brackets_the_law_and_what_failed():
 def test_the_figure_of_a_search_shows_every_run_the_best_and_the_edge():
     def row(rung, decay, mlp, loss):
         options = {"optim.weight_decay": decay, "model.mlp": mlp}
-        return {"rung": rung, "options": options, "bits_per_byte": loss, "run_id": "r"}
+        return Trial(rung, options, loss, "r")
 
     rows = [row(1, 0.01, "gelu", 3.0), row(1, 0.1, "gelu", 3.3), row(1, 1.0, "swiglu", None)]
     rows += [row(2, 0.01, "gelu", 2.0), row(2, 0.1, "gelu", 2.02)]
-    found = {"rows": rows, "best": rows[3], "edges": ["optim.weight_decay"]}
-    figure = search_figure(found)
+    figure = search_figure(SearchResult(tuple(rows), rows[3], ("optim.weight_decay",)))
     decay, mlp = figure.axes
     drawn = np.concatenate([c.get_offsets().data for c in decay.collections])
     assert drawn == pytest.approx(np.array([[0.01, 0], [0.1, 10], [0.01, 0], [0.1, 1]]))

@@ -3,20 +3,34 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from builders import make_row
 from ladderlm.errors import ConfigError, LadderError
-from ladderlm.files import read_json, to_json
-from ladderlm.report.drawing import draw_study
+from ladderlm.files import read_json
+from ladderlm.report.drawing import draw_figures
 from ladderlm.report.facts import gather
 from ladderlm.report.figures.curves import loss_curves
-from ladderlm.report.figures.scaling import scaling_figure
+from ladderlm.report.figures.scaling import ScalingPlot, scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
 from ladderlm.report.render import render_html, render_markdown, write_report
-from ladderlm.report.studies import search_again, tuning_again
+from ladderlm.report.studies import StudyFacts
+from ladderlm.scaling.config import FitOptions
+from ladderlm.scaling.fit import fit_points
+from ladderlm.scaling.isoflop import Bowl
 from ladderlm.scaling.joint import fit_law
+from ladderlm.study.analysis import analyse
+from ladderlm.study.baseline import BestSizes
+from ladderlm.study.fits import AxisFit, Fits
+from ladderlm.study.options import LadderOptions
+from ladderlm.study.records import NoAnswer
+from ladderlm.study.results import Results
+from ladderlm.study.search import SearchResult, Trial
+from ladderlm.study.spec import Arm
+from ladderlm.study.study import Study
 from ladderlm.study.tuning import Tuning, fit_bracket, fit_rate_law
 from reference.hostile import ALL
 from reference.ladders import make_ladder, points_from
@@ -34,6 +48,12 @@ def render(facts):
 def texts_of(figure):
     """Give every text of a figure."""
     return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def draw_again(folder):
+    """Draw a study by its runs as they are now."""
+    facts = StudyFacts.read(folder, folder.parent)
+    return draw_figures(facts.about.arms, facts.about.ladder, facts.results, facts.fits)
 
 
 def run_folders(sources):
@@ -108,7 +128,7 @@ def test_one_finished_run_of_a_study_is_reported_without_a_fit(copy_sources, tmp
     page = render(facts)
     assert "not enough points" in page
     assert "No conclusion is drawn" in page
-    figures = draw_study(facts["studies"][0])
+    figures = draw_again(sources.study)
     for figure in figures.values():
         assert "not enough points for a fit" in texts_of(figure)
     svg_text(figures["device_seconds"])
@@ -117,9 +137,11 @@ def test_one_finished_run_of_a_study_is_reported_without_a_fit(copy_sources, tmp
 def test_a_study_with_no_run_that_counts_is_drawn_as_such(copy_sources, tmp_path):
     """P03: no point at all, in every axis."""
     sources = copy_sources()
-    study = gather([], [sources.study], tmp_path)["studies"][0]
-    study["rows"] = [row | {"excluded_because": "no"} for row in study["rows"]]
-    for figure in draw_study(study).values():
+    study = Study.open(sources.study)
+    rows = [replace(row, excluded_because="no") for row in study.results()]
+    none = Results(tuple(rows))
+    spec = study.spec
+    for figure in draw_figures(spec.arms, spec.ladder, none, analyse(spec, none)).values():
         assert "not enough points for a fit" in texts_of(figure)
         svg_text(figure)
 
@@ -220,7 +242,7 @@ FIGURES = {
 @pytest.mark.parametrize("points", FIGURES.values(), ids=FIGURES)
 def test_a_figure_of_hardly_anything_is_drawn(points):
     """P03."""
-    figure = scaling_figure(points, ["base", "new"], None, [], {3}, "flops")
+    figure = scaling_figure(ScalingPlot(points=points, arms=["base", "new"], held_out=[3]))
     assert "not enough points for a fit" in texts_of(figure)
     assert len(figure.axes) == 1  # no empty frames for m and residuals
     svg_text(figure)
@@ -230,7 +252,9 @@ def test_a_figure_names_arms_that_cannot_be_drawn():
     """P01: controls and missing glyphs are spelt out, long names cut, underscores not hidden."""
     points = make_ladder(1.1)
     points.arm[:] = np.where(points.arm == "base", "_x", "日本")
-    figure = scaling_figure(points, ["_x", "日本"], fit_law(points), [], {4}, "flops", [ALL])
+    figure = scaling_figure(
+        ScalingPlot(points=points, arms=["_x", "日本"], law=fit_law(points), caption=[ALL])
+    )
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == [" _x", "\\u{65e5}\\u{672c}"]
     svg_text(figure)
@@ -242,44 +266,45 @@ def test_a_figure_names_arms_that_cannot_be_drawn():
 def test_whatever_a_study_has_found_is_drawn():
     """Rates, sizes and a search of a study whose ladder has not run yet."""
     bracket = fit_bracket(0, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, math.inf])
-    options = {"options": {"optim.beta2": 0.9}, "rung": 1, "run_id": "r", "bits_per_byte": 2.0}
-    bowl = {"flops": 1e9, "params": [1e3, 2e3], "tokens": [2e5, 1e5], "losses": [3.0, 2.9]}
-    fits = {
-        "tuning": [Tuning("b", (bracket,), None, False, None).to_json([1e9])],
-        "isoflop": {"bowls": [bowl | {"problem": "fewer than 4 sizes"}]},
-        "search": {"rows": [options], "best": options, "edges": []},
+    trial = Trial(1, {"optim.beta2": 0.9}, 2.0, "r")
+    bowl = Bowl(1e9, 2, "fewer than 4 sizes", (1e3, 2e3), (2e5, 1e5), (3.0, 2.9))
+    fit = fit_points({"flops": [1.0, 2, 3, 4], "loss": [4.0, 3, 2.5, 2.2]}, FitOptions())
+    axes = {x: AxisFit(None, None, "none", {}) for x in ("flops", "device_seconds", "tokens")}
+    found = Fits(
+        study="s",
+        tuning=(Tuning("b", (bracket,), None, False, None),),
+        isoflop=BestSizes(fit, (bowl,)),
+        search=SearchResult((trial,), trial, ()),
+        axes=axes,
+    )
+    arms, ladder = (Arm("a"), Arm("b")), LadderOptions(flops=(1e9, 1e10))
+    assert set(draw_figures(arms, ladder, Results(), found)) == {
+        *axes,
+        "rates",
+        "isoflop",
+        "search",
     }
-    fits = json.loads(to_json(fits, indent=None))
-    ladder = {"flops": [1e9, 1e10], "holdout": 1}
-    study = {"arms": [{"name": "a"}, {"name": "b"}], "ladder": ladder, "rows": [], "fits": fits}
-    scaling = {"flops", "device_seconds", "tokens"}
-    assert set(draw_study(study)) == scaling | {"rates", "isoflop", "search"}
-    nothing = {"tuning": [], "isoflop": {"problem": "why"}, "search": None}
-    assert set(draw_study(study | {"fits": nothing})) == scaling
+    nothing = Fits(study="s", isoflop=NoAnswer("why"), axes=axes)
+    assert set(draw_figures(arms, ladder, Results(), nothing)) == set(axes)
 
 
 def test_a_search_is_shown_with_the_losses_that_its_runs_have_now():
-    row = {"rung": 1, "options": {}, "bits_per_byte": 2.0, "run_id": "r"}
-    lost = row | {"run_id": "gone"}
-    found = {"rows": [row, lost], "best": row, "edges": []}
-    again = search_again(found, [{"run_id": "r", "bits_per_byte": 1.5}])
-    assert [tried["bits_per_byte"] for tried in again["rows"]] == [1.5, None]
-    assert again["best"]["bits_per_byte"] == 1.5
-    assert search_again(None, []) is None
+    trial, lost = Trial(1, {}, 2.0, "r"), Trial(1, {}, 2.0, "gone")
+    again = SearchResult((trial, lost), trial, ()).reread({"r": 1.5})
+    assert [tried.bits_per_byte for tried in again.rows] == [1.5, None]
+    assert again.best.bits_per_byte == 1.5
 
 
 def test_rates_are_shown_by_the_losses_that_the_brackets_have_now():
     rates = [0.01, 0.02, 0.04]
     brackets = (fit_bracket(0, 1e9, rates, [2.1, 2.0, math.inf]),)
     tuning = Tuning("new", brackets, fit_rate_law(brackets), True, None)
-    stored = json.loads(to_json(tuning.to_json([1e9]), indent=None))
-    row = {"arm": "new", "role": "bracket", "rung": 0}
     same = [
-        row | {"learning_rate": rate, "bits_per_byte": bits}
-        for rate, bits in zip(rates, (2.1, 2.0, ""), strict=True)
+        make_row(arm="new", role="bracket", learning_rate=rate, bits_per_byte=bits)
+        for rate, bits in zip(rates, (2.1, 2.0, None), strict=True)
     ]
-    assert tuning_again(stored, same) == tuning == tuning_again(stored, [])
-    other = [same[0] | {"bits_per_byte": 1.9}, same[0] | {"arm": "base", "bits_per_byte": 9.0}]
-    found = tuning_again(stored, other)
+    assert tuning.reread(Results(tuple(same)).rates_of("new")) == tuning == tuning.reread({})
+    other = replace(same[0], bits_per_byte=1.9), replace(same[0], arm="base", bits_per_byte=9.0)
+    found = tuning.reread(Results(other).rates_of("new"))
     assert found.brackets[0].losses == (1.9, 2.0, math.inf)
     assert found.law.rate(1e9) == 0.01

@@ -9,7 +9,7 @@ from builders import InOwnProcess, tiny_study, write_study
 from ladderlm.executors.base import Outcome
 from ladderlm.study.launch import launch
 from ladderlm.study.plan import StudyPlan, plan_study
-from ladderlm.study.results import Row, collect_results
+from ladderlm.study.results import Results, collect_results
 from ladderlm.study.spec import StudySpec, read_study, store_study
 
 
@@ -23,7 +23,7 @@ class Done:
     pool: Path
     outcomes: list[Outcome]
     started: list[str]
-    rows: list[Row]
+    rows: Results
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from ladderlm.run.execute import execute
 from ladderlm.study.launch import launch, pending_runs, release_trunks
 from ladderlm.study.parts import part_of
 from ladderlm.study.plan import plan_study
-from ladderlm.study.results import COLUMNS, collect_results, read_results, write_results
+from ladderlm.study.results import COLUMNS, Results, collect_results
 from ladderlm.study.spec import read_study
 from ladderlm.study.status import early_losses, study_status
 
@@ -130,24 +130,24 @@ def test_the_table_says_which_trunk_and_what_was_spent(made, tmp_path):
     plan, pool, _ = made
     rows = collect_results(plan, pool)
     for run, row in zip(plan.runs, rows, strict=True):
-        assert (row["branch"], row["flops"]) == (run.rung.branch, run.rung.flops)
-        assert row["cluster"] == (run.trunk or run.run_id)
-        assert row["flops_spent"] == pytest.approx(run.flops_to_spend)
-        assert row["excluded_because"] == ""
-    whole = {r["run_id"]: r["device_seconds"] for r in rows}
+        assert (row.branch, row.flops) == (run.rung.branch, run.rung.flops)
+        assert row.cluster == (run.trunk or run.run_id)
+        assert row.flops_spent == pytest.approx(run.flops_to_spend)
+        assert row.excluded_because == ""
+    whole = {r.run_id: r.device_seconds for r in rows}
     assert all(seconds > 0 for seconds in whole.values())
-    write_results(tmp_path / "results.csv", rows)
-    assert read_results(tmp_path / "results.csv") == rows
+    rows.write(tmp_path / "results.csv")
+    assert Results.read(tmp_path / "results.csv") == rows
 
 
 def test_a_table_from_before_there_were_branches_is_read(made, tmp_path):
     plan, pool, _ = made
     file = tmp_path / "results.csv"
-    write_results(file, collect_results(plan, pool))
+    collect_results(plan, pool).write(file)
     place = COLUMNS.index("branch")
     lines = [line.split(",") for line in file.read_text().splitlines()]
     file.write_text("".join(",".join(x[:place] + x[place + 1 :]) + "\n" for x in lines))
-    assert {row["branch"] for row in read_results(file)} == {1.0}
+    assert {row.branch for row in Results.read(file)} == {1.0}
 
 
 def test_status_tells_lengths_apart(made):

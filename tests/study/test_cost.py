@@ -11,7 +11,7 @@ from ladderlm.errors import ExecutorError
 from ladderlm.run.probe import measure_all
 from ladderlm.run.resolve import open_splits
 from ladderlm.study.cost import (
-    Measured,
+    ProbedShape,
     estimate_memory,
     predict,
     predict_all,
@@ -34,7 +34,7 @@ def measured(run, flops_per_second, **fields):
     values = {"checkpoint_seconds": 0.0, "eval_seconds_per_token": 0.0, "end_seconds": 0.0}
     values |= {"start_seconds": 0.0, "memory_bytes": 100.0, **fields}
     step = run.rung.flops / run.rung.n_steps / flops_per_second
-    return Measured(run, step_seconds=step, **values)
+    return ProbedShape(run, step_seconds=step, **values)
 
 
 def test_the_lowest_the_middle_and_the_top_rung_are_tried_and_every_arm_once(plan):
@@ -98,7 +98,7 @@ def test_short_runs_show_what_the_parts_take(plan, tmp_path):
     [(64, 1, 2048, 393), (64, 2, 2048, 415), (64, 2, 8192, 500), (128, 4, 2048, 535)],
 )
 def test_the_memory_of_short_runs_is_estimated(plan, dim, n_layers, n_tokens, measured_mb):
-    """Measured on 2 cores of an AMD EPYC (Zen 2); vocabulary 320, rows of 128 tokens."""
+    """ProbedShape on 2 cores of an AMD EPYC (Zen 2); vocabulary 320, rows of 128 tokens."""
     config = plan.runs[0].config
     config = replace(
         config,

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from builders import tiny_study, write_study
-from ladderlm.study.results import TIMING_COLUMNS, read_results
+from ladderlm.study.results import TIMING_COLUMNS, Results
 
 N_KILLS = 5
 SECONDS = 900
@@ -52,8 +52,8 @@ def kill_something(process: subprocess.Popen, rng: random.Random) -> str:
 
 def table(out: Path) -> list[dict]:
     """Read results.csv without what may differ."""
-    rows = read_results(out / "results.csv")
-    return [{k: v for k, v in row.items() if k not in TIMING_COLUMNS} for row in rows]
+    rows = Results.read(out / "results.csv")
+    return [{k: v for k, v in row.to_json().items() if k not in TIMING_COLUMNS} for row in rows]
 
 
 def test_random_kills_lose_repeat_and_half_count_nothing(start, tmp_path):
@@ -73,16 +73,16 @@ def test_random_kills_lose_repeat_and_half_count_nothing(start, tmp_path):
     assert table(out) == table(tmp_path / "alone")
     seconds = {}
     for name in ("alone", "killed"):
-        rows = read_results(tmp_path / name / "results.csv")
-        seconds[name] = sum(row["device_seconds"] for row in rows)
-        assert len({row["run_id"] for row in rows}) == len(rows) == 13
+        rows = Results.read(tmp_path / name / "results.csv")
+        seconds[name] = sum(row.device_seconds for row in rows)
+        assert len({row.run_id for row in rows}) == len(rows) == 13
         for row in rows:
-            folder = tmp_path / name / "runs" / row["run_id"]
+            folder = tmp_path / name / "runs" / row.run_id
             text = (folder / "metrics.jsonl").read_text()
             lines = [json.loads(line) for line in text.splitlines()]
             places = [(line["kind"], line.get("split"), line["step"]) for line in lines]
             assert len(places) == len(set(places))  # every row once
             steps = [line["step"] for line in lines if line["kind"] == "train"]
-            assert steps == list(range(1, row["n_steps"] + 1))
+            assert steps == list(range(1, row.n_steps + 1))
     print(f"killed: {killed}; device seconds {seconds}")
     assert 0.5 < seconds["killed"] / seconds["alone"] < 2  # a busy machine is not a fault

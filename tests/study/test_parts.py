@@ -14,7 +14,7 @@ from ladderlm.study.launch import launch
 from ladderlm.study.options import SearchOptions
 from ladderlm.study.parts import check_same_study, merge_runs, part_of
 from ladderlm.study.plan import plan_study
-from ladderlm.study.results import TIMING_COLUMNS, collect_results, read_results
+from ladderlm.study.results import TIMING_COLUMNS, Results, collect_results
 from ladderlm.study.spec import read_study
 
 
@@ -57,7 +57,7 @@ def pool_of(done, folder, keep):
 
 
 def timeless(rows):
-    return [{k: v for k, v in row.items() if k not in TIMING_COLUMNS} for row in rows]
+    return [{k: v for k, v in row.to_json().items() if k not in TIMING_COLUMNS} for row in rows]
 
 
 def test_the_merged_pool_gives_the_table_of_one_machine(done, tmp_path):
@@ -68,7 +68,7 @@ def test_the_merged_pool_gives_the_table_of_one_machine(done, tmp_path):
     assert set(merged.copied) == {run.run_id for run in done.plan.runs}
     assert collect_results(done.plan, tmp_path / "all") == done.rows
     again = merge_runs(done.plan, tmp_path / "all", [one, two])
-    finished = {row["run_id"] for row in done.rows if row["status"] == "finished"}
+    finished = {row.run_id for row in done.rows if row.status == "finished"}
     assert (again.copied, set(again.present)) == ((), finished)
 
 
@@ -127,7 +127,7 @@ def test_a_part_of_another_study_is_refused_by_what_differs(done, tmp_path):
 def test_parts_are_run_and_merged_by_commands(tiny_data, tmp_path, monkeypatch, capsys):
     """The table, the fits and the report of the whole come out of the merge."""
     monkeypatch.setattr("ladderlm.cli.study.make_executor", lambda *a: InOwnProcess())
-    monkeypatch.setattr("ladderlm.cli.study._draw_figures", lambda *a: None)  # tested elsewhere
+    monkeypatch.setattr("ladderlm.cli.study._draw_study", lambda *a: None)  # tested elsewhere
     values = tiny_study(tiny_data)
     values["ladder"]["flops"] = values["ladder"]["flops"][:2]
     file = write_study(tmp_path / "study.toml", values)
@@ -141,7 +141,7 @@ def test_parts_are_run_and_merged_by_commands(tiny_data, tmp_path, monkeypatch, 
     assert json.loads(capsys.readouterr().out.split("merge DIR...\n")[-1])["study"] == "tiny"
     plan = plan_study(read_study(file), tmp_path / "alone")
     launch(plan, tmp_path / "alone", InOwnProcess())
-    assert timeless(read_results(out / "results.csv")) == timeless(
+    assert timeless(Results.read(out / "results.csv")) == timeless(
         collect_results(plan, tmp_path / "alone")
     )
     assert main(["study", "status", str(file), "--out", str(out)]) == 0

@@ -9,7 +9,7 @@ from builders import TINY_LADDER, tiny_study, write_study
 from ladderlm.config import from_dict, meaning_of
 from ladderlm.errors import ConfigError
 from ladderlm.study.plan import plan_study
-from ladderlm.study.results import collect_results, points_of
+from ladderlm.study.results import collect_results
 from ladderlm.study.search import to_toml
 from ladderlm.study.spec import read_study
 from ladderlm.train.run_config import RunConfig
@@ -47,13 +47,13 @@ def test_a_grid_tries_every_combination_once_at_its_rung(spec_of, tmp_path):
     assert {run.rung.index for run in tried} == {1}
     assert len(executor.started) == len(set(executor.started)) == 12 + 3
     found = plan.found
-    assert found.best["options"] == {"optim.weight_decay": 0.1, "optim.learning_rate": 0.04}
+    assert found.best.options == {"optim.weight_decay": 0.1, "optim.learning_rate": 0.04}
     assert found.edges == ("optim.learning_rate",)
-    losses = [row["bits_per_byte"] for row in found.rows]
+    losses = [row.bits_per_byte for row in found.rows]
     assert losses == sorted(losses)
     rows = collect_results(plan, tmp_path / "pool")
-    assert [row["role"] for row in rows].count("search") == 12
-    assert len(points_of(rows)) == 3
+    assert [row.role for row in rows].count("search") == 12
+    assert len(rows.points()) == 3
 
 
 def test_halving_sends_the_better_half_to_the_next_rung(spec_of, tmp_path):
@@ -61,14 +61,14 @@ def test_halving_sends_the_better_half_to_the_next_rung(spec_of, tmp_path):
     first = [run for run in plans[0].runs if run.role == "search"]
     assert [run.provisional for run in first] == [False] * 12 + [True] * 9
     found = plans[-1].found
-    per_rung = {rung: [row for row in found.rows if row["rung"] == rung] for rung in (1, 2, 3)}
+    per_rung = {rung: [row for row in found.rows if row.rung == rung] for rung in (1, 2, 3)}
     assert [len(rows) for rows in per_rung.values()] == [12, 6, 3]
     for rung in (1, 2):
-        better = [row["options"] for row in per_rung[rung]][: len(per_rung[rung]) // 2]
-        kept = [row["options"] for row in per_rung[rung + 1]]
+        better = [row.options for row in per_rung[rung]][: len(per_rung[rung]) // 2]
+        kept = [row.options for row in per_rung[rung + 1]]
         assert sorted(map(str, kept)) == sorted(map(str, better))
-    assert found.best["rung"] == 3
-    assert found.best["options"]["optim.weight_decay"] == 0.1
+    assert found.best.rung == 3
+    assert found.best.options["optim.weight_decay"] == 0.1
 
 
 def test_a_random_search_draws_so_many_by_its_seed(spec_of, tmp_path):
@@ -85,8 +85,8 @@ def test_a_failed_run_is_kept_in_the_table_and_never_best(spec_of, tmp_path):
     """S02: the largest rate diverges."""
     loss = lambda flops, c: None if c.optim.learning_rate == 0.04 else bowl(flops, c)  # noqa: E731
     found = carry_out(spec_of(), tmp_path / "pool", Planted(loss))[-1].found
-    assert [row["bits_per_byte"] for row in found.rows][-4:] == [None] * 4
-    assert found.best["options"]["optim.learning_rate"] == 0.02
+    assert [row.bits_per_byte for row in found.rows][-4:] == [None] * 4
+    assert found.best.options["optim.learning_rate"] == 0.02
     assert found.edges == ()
 
 
@@ -136,7 +136,7 @@ def test_the_command_prints_the_table_and_writes_a_config(spec_of, tmp_path, mon
     from ladderlm.cli.main import main
 
     monkeypatch.setattr("ladderlm.cli.study.make_executor", lambda *a: Planted(bowl))
-    monkeypatch.setattr("ladderlm.cli.study._draw_figures", lambda *a: None)
+    monkeypatch.setattr("ladderlm.cli.study._draw_study", lambda *a: None)
     spec_of()
     words = ["study", "run", str(tmp_path / "s.toml"), "--out", str(tmp_path / "out")]
     assert main(words) == 0

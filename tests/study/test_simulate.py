@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ladderlm.scaling.power import Noise, detectable_gain, detection_power
-from ladderlm.study.simulate import CASES, Planted, draw_study, simulate
+from ladderlm.study.simulate import CASES, Planted, draw_losses, simulate
 
 N_STUDIES = 100
 
@@ -68,7 +68,7 @@ def test_a_gain_that_shrinks_is_called_scale_dependent():
 def test_the_drawn_noise_is_the_planted_one():
     noise = Noise(0.02, 0.01)
     rng = np.random.default_rng(0)
-    drawn = [draw_study(Planted(noise=noise, n_rungs=2, n_seeds=3), rng) for _ in range(400)]
+    drawn = [draw_losses(Planted(noise=noise, n_rungs=2, n_seeds=3), rng) for _ in range(400)]
     log_loss = np.log([points.loss for points in drawn]).reshape(400, 2, 2, 3)
     cells = log_loss.var(axis=3, ddof=1).mean()
     differences = log_loss[:, 0] - log_loss[:, 1]

@@ -10,11 +10,11 @@ from builders import tiny_study, write_study
 from ladderlm.files import publish_json, read_json
 from ladderlm.scaling.compare import compare_arms
 from ladderlm.study.analysis import analyse
-from ladderlm.study.asides import seed_noise
+from ladderlm.study.baseline import measure_seed_noise
 from ladderlm.study.launch import launch, pending_runs
 from ladderlm.study.parts import part_of
 from ladderlm.study.plan import plan_study
-from ladderlm.study.results import collect_results, points_of
+from ladderlm.study.results import collect_results
 from ladderlm.study.spec import read_study
 from ladderlm.study.status import study_status
 from ladderlm.study.tuning import (
@@ -150,16 +150,16 @@ def test_before_rates_are_chosen_the_ladder_is_shown_but_never_started(spec, tmp
 def test_runs_of_the_search_and_for_the_noise_are_in_the_table_and_not_compared(spec, tmp_path):
     plan = carry_out(spec, tmp_path / "pool", planted(shrinking))[-1]
     rows = collect_results(plan, tmp_path / "pool")
-    assert len([row for row in rows if row["role"] == "bracket"]) == 2 * (5 + 5 + 3)
-    assert all(row["excluded_because"] for row in rows if row["role"] != "ladder")
-    assert len(points_of(rows)) == 16
-    noise = seed_noise(rows, "swiglu")
-    ours = [row for row in rows if row["arm"] == "swiglu" and row["rung"] == 0]
-    losses = [math.log(r["loss"]) for r in ours if r["role"] in ("ladder", "noise")]
-    assert noise["n_seeds"] == 4
-    assert noise["sd"] == pytest.approx(np.std(losses, ddof=1))
-    low, high = noise["interval_95"]
-    assert low < noise["sd"] < high
+    assert len([row for row in rows if row.role == "bracket"]) == 2 * (5 + 5 + 3)
+    assert all(row.excluded_because for row in rows if row.role != "ladder")
+    assert len(rows.points()) == 16
+    noise = measure_seed_noise(rows, "swiglu")
+    ours = [row for row in rows if row.arm == "swiglu" and row.rung == 0]
+    losses = [math.log(r.loss) for r in ours if r.role in ("ladder", "noise")]
+    assert noise.n_seeds == 4
+    assert noise.sd == pytest.approx(np.std(losses, ddof=1))
+    low, high = noise.interval_95
+    assert low < noise.sd < high
 
 
 def test_a_search_that_was_cut_short_goes_on(spec, tmp_path):
@@ -212,9 +212,9 @@ def test_an_optimum_beyond_the_longest_grid_gives_no_verdict(spec, tmp_path):
     assert good.problem is None
     assert "lies on the edge of its grid" in bad.problem
     fits = analyse(spec, collect_results(plan, tmp_path / "pool"), plan.tunings)
-    verdict = fits["variants"][0]["verdict"]
-    assert verdict["word"] == "INCONCLUSIVE"
-    assert verdict["reason"].startswith(f"arm gelu: {bad.problem}; ")
+    verdict = fits.judged[0].verdict
+    assert verdict.word == "INCONCLUSIVE"
+    assert verdict.reason.startswith(f"arm gelu: {bad.problem}; ")
 
 
 def test_a_power_law_that_does_not_hold_fails_its_check(spec, tmp_path):
@@ -254,26 +254,26 @@ def test_a_predicted_rate_that_diverges_fails_its_check(spec, tmp_path):
 
 def test_the_regret_of_every_rung_is_written_and_counts_in_every_comparison(spec, tmp_path):
     plan = carry_out(spec, tmp_path / "pool", planted(shrinking))[-1]
-    found = json.loads(json.dumps(plan.tunings[0].to_json(FLOPS)))
+    found = json.loads(json.dumps(plan.tunings[0].to_json()))
     assert [rung["flops"] for rung in found["rungs"]] == FLOPS
     used = [run.config.optim.learning_rate for run in plan.ladder if run.arm == "swiglu"]
     assert [rung["rate"] for rung in found["rungs"]] == used[::2]
     assert all(rung["regret"] > 0 for rung in found["rungs"])
     rows = collect_results(plan, tmp_path / "pool")
-    known, blind = (analyse(spec, rows, tunings)["variants"][0] for tunings in (plan.tunings, ()))
-    assert known["comparison"]["rate_error"] > 0 == blind["comparison"]["rate_error"]
+    known, blind = (analyse(spec, rows, tunings).judged[0] for tunings in (plan.tunings, ()))
+    assert known.comparison.rate_error > 0 == blind.comparison.rate_error
     for key in ("comparison", "at_equal_tokens"):
-        with_rates, without = (found[key]["pooled"] for found in (known, blind))
-        assert with_rates["high_95"] > without["high_95"]
-    assert "mistuned" in known["comparison"]["method"]
-    assert "mistuned" not in blind["comparison"]["method"]
+        with_rates, without = (getattr(found, key).pooled for found in (known, blind))
+        assert with_rates.high_95 > without.high_95
+    assert "mistuned" in known.comparison.method
+    assert "mistuned" not in blind.comparison.method
 
 
 def test_what_was_found_comes_back_from_a_file(tmp_path):
     """A report reads it there; a run that diverged has no finite loss."""
     brackets = (fit_bracket(0, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, math.inf]),)
-    tuning = Tuning("gelu", brackets, fit_rate_law(brackets), False, "not done")
-    publish_json(tmp_path / "tuning.json", tuning.to_json(FLOPS))
+    tuning = Tuning("gelu", brackets, fit_rate_law(brackets), False, "not done", tuple(FLOPS))
+    publish_json(tmp_path / "tuning.json", tuning.to_json())
     assert Tuning.from_json(read_json(tmp_path / "tuning.json")) == tuning
 
 

@@ -11,6 +11,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import publish, publish_text
 from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.fit import fit_points
+from ladderlm.scaling.isoflop import Bowl
 from ladderlm.scaling.result import Fit
 
 __all__ = ["run"]
@@ -56,7 +57,7 @@ def _write_figure(found: Fit, path: Path) -> None:
     )
     own = found.parameters["exponent_tokens"]
     note = f"exponent of D* in C: {own:.2f} by parabolas; by the surface {by_surface}"
-    figure = isoflop_figure(found.details["bowls"], note)
+    figure = isoflop_figure([Bowl.from_json(bowl) for bowl in found.details["bowls"]], note)
     if path.suffix == ".png":
         image = png_bytes(figure)
         publish(path, lambda stream: stream.write(image))

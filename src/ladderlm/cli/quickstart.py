@@ -1,17 +1,15 @@
 """`ladderlm quickstart`: everything once, on the text that is already on this machine."""
 
-import math
 import os
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ladderlm.cli.options import parse, progress_bar
-from ladderlm.cli.study import describe_fits, evaluate_study, open_study
-from ladderlm.cli.study_runs import carry_out
+from ladderlm.cli.study import show_fits
+from ladderlm.cli.study_runs import StudyProgress, run_study
 from ladderlm.cli.tokenizer import train_tokenizer
 from ladderlm.data.local import fetch_local
 from ladderlm.data.prepare import PrepareConfig, prepare
@@ -23,26 +21,24 @@ from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
-from ladderlm.study.ladder import MAX_MISS, Target, natural_budget, nearest_shape, snap_budgets
-from ladderlm.study.plan import plan_study
-from ladderlm.study.spec import store_study
+from ladderlm.study.budget import (
+    ASPECT_RATIO,
+    Budget,
+    choose_final_shape,
+    choose_probe_shapes,
+    plan_budget,
+    plan_final,
+)
+from ladderlm.study.plan import StudyPlan
+from ladderlm.study.study import Study
 from ladderlm.train.run_config import RunConfig
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["Budget", "final_shape", "plan_budget", "plan_final", "run"]
+__all__ = ["run"]
 
 VOCAB_SIZE = 2048
 TOKENIZER_BYTES = 16_000_000
-N_RUNGS, SPAN, ASPECT_RATIO = 4, 10.5, 32.0
-TOKENS_PER_PARAM = 8.0  # of the ladder, as far as the time allows; about the best at 5e11 FLOPs
-# Of the final run, whose cost is time: wide layers and heads make better use of a core than those
-# of the ladder, so fewer tokens for more parameters; about the best at 8e12 FLOPs on two cores.
-FINAL_TOKENS_PER_PARAM, FINAL_HEAD_DIMS, FINAL_PROBE_DIM = 5.0, (32, 16, 8), 96
-LADDER_SHARE = 0.36  # of --minutes; what is left after it goes to the final run and the report
-REPORT_SECONDS = 15.0  # the final evaluation and the page
-RUN_OVERHEAD_SECONDS = 5.0  # start of a process and the final evaluation
 PROMPTS = ("def ", "import numpy as np\n", "class ", "# ")
-ARM_RUNS = (2, 2, 1, 1)  # seeds of each rung
 
 STUDY = """\
 name = "swiglu-vs-gelu"
@@ -92,19 +88,6 @@ class QuickstartOptions:
     """About how long all of it may take."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What the time is spent on.
-
-    Args:
-        flops: rungs of the ladder.
-        tokens_per_param: of the ladder.
-    """
-
-    flops: tuple[float, ...]
-    tokens_per_param: float
-
-
 def run(argv: list[str]) -> int:
     """Do all of it."""
     options = parse(QuickstartOptions, argv, "quickstart", "Everything once, on local text.")
@@ -119,7 +102,7 @@ def run(argv: list[str]) -> int:
     study_folder = _run_study(out, data, budget)
     seconds_left = 60 * options.minutes - (time.monotonic() - began)
     best = _run_final(out, data, _find_final(out, data, budget, seconds_left))
-    _say(6, "writing the report")
+    _print_stage(6, "writing the report")
     from ladderlm.report.render import write_report
 
     page = write_report(out / "report", [best], [study_folder])
@@ -127,7 +110,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _say(stage: int, text: str) -> None:
+def _print_stage(stage: int, text: str) -> None:
     print(f"[{stage}/6] {text}", file=sys.stderr, flush=True)
 
 
@@ -136,12 +119,12 @@ def _make_data(out: Path) -> Path:
     corpus = fetch_local(out / "corpus")
     documents = sum(split["n_documents"] for split in corpus["splits"].values())
     size = format_bytes(corpus["n_bytes"])
-    _say(1, f"corpus: {documents:,} documents, {size} of text found on this machine")
+    _print_stage(1, f"corpus: {documents:,} documents, {size} of text found on this machine")
     record = out / "tokenizer" / "ladderlm.json"
     if not record.is_file() or read_json(record).get("vocab_size") != VOCAB_SIZE:
         source = str(out / "corpus" / "train.jsonl.zst")
         train_tokenizer((source,), VOCAB_SIZE, out / "tokenizer", TOKENIZER_BYTES)
-    _say(2, f"tokenizer: {VOCAB_SIZE:,} tokens")
+    _print_stage(2, f"tokenizer: {VOCAB_SIZE:,} tokens")
     config = PrepareConfig(
         sources=(str(out / "corpus"),),
         tokenizer=str(out / "tokenizer"),
@@ -151,7 +134,7 @@ def _make_data(out: Path) -> Path:
         manifest = prepare(config, lambda split, n: bar(n, split))
     counts = {name: split["n_tokens"] for name, split in manifest["splits"].items()}
     shown = ", ".join(f"{name} {format_count(n)} tokens" for name, n in counts.items())
-    _say(3, f"data: {shown}, every file with its hash")
+    _print_stage(3, f"data: {shown}, every file with its hash")
     return out / "data"
 
 
@@ -173,7 +156,7 @@ def _find_budget(out: Path, data: Path, minutes: float) -> Budget:
         if known.get("minutes") == minutes:
             return Budget(tuple(known["flops"]), known["tokens_per_param"])
     base = _base(data)
-    one = measure_speed(replace(base.model, dim=32, n_layers=1, n_heads=4), base, 1)
+    one = measure_speed(choose_probe_shapes(base.model)[0], base, 1)
     budget = plan_budget(base, minutes, _count_cores(), one)
     timing = {"one_thread_flops_per_second": one}
     publish_json(file, {"minutes": minutes, **vars(budget), "timing": timing})
@@ -187,10 +170,7 @@ def _find_final(out: Path, data: Path, budget: Budget, seconds_left: float) -> f
     if "final_flops" not in known:
         base = _base(data)
         began = time.monotonic()
-        probe = replace(
-            base.model, dim=FINAL_PROBE_DIM, n_heads=FINAL_PROBE_DIM // FINAL_HEAD_DIMS[0]
-        )
-        all_cores = measure_speed(probe, base, _count_cores())
+        all_cores = measure_speed(choose_probe_shapes(base.model)[1], base, _count_cores())
         seconds_left -= time.monotonic() - began
         known["final_flops"] = plan_final(budget, seconds_left, all_cores)
         known["timing"]["all_cores_flops_per_second"] = all_cores
@@ -244,62 +224,6 @@ def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
     return per_token * base.train.global_batch_tokens / middle
 
 
-def plan_budget(base: RunConfig, minutes: float, n_cores: int, one_thread: float) -> Budget:
-    """Plan the ladder for its share of the time.
-
-    Args:
-        one_thread: measured training FLOPs per second.
-    """
-    n_runs = 2 * sum(ARM_RUNS)
-    n_at_once = min(n_cores, n_runs)
-    waiting = RUN_OVERHEAD_SECONDS * n_runs / n_at_once
-    seconds = max(60 * minutes * LADDER_SHARE - waiting, 5.0)
-    total = seconds * n_at_once * one_thread
-    shape_of_ladder = [SPAN ** (k / (N_RUNGS - 1)) for k in range(N_RUNGS)]
-    units = 2 * sum(n * f for n, f in zip(ARM_RUNS, shape_of_ladder, strict=True))
-    lowest = total / units
-    head = base.model.head_dim
-    small = replace(base.model, dim=2 * head, n_layers=1, n_heads=2)
-    smallest = natural_budget(small, TOKENS_PER_PARAM, base.data.seq_len)
-    tokens_per_param = TOKENS_PER_PARAM
-    while tokens_per_param > 0.25 and lowest < 0.8 * smallest * tokens_per_param / TOKENS_PER_PARAM:
-        tokens_per_param /= 2**0.5
-    tokens_per_param = float(f"{tokens_per_param:.2g}")
-    flops = snap_budgets(
-        max(lowest, natural_budget(small, tokens_per_param, base.data.seq_len)),
-        N_RUNGS,
-        SPAN,
-        tokens_per_param,
-        base.model,
-        base.data.seq_len,
-        ASPECT_RATIO,
-    )
-    return Budget(flops, tokens_per_param)
-
-
-def plan_final(budget: Budget, seconds_left: float, all_cores: float) -> float:
-    """Give the FLOPs of the final run, one and a half times the top rung or more.
-
-    Args:
-        seconds_left: for it and the report.
-        all_cores: measured training FLOPs per second.
-    """
-    return max((seconds_left - REPORT_SECONDS) * all_cores, 1.5 * budget.flops[-1])
-
-
-def final_shape(base: RunConfig, flops: float) -> ModelConfig:
-    """Give the shape of the final run: the widest heads that leave a shape of the right size."""
-    seq_len, target = base.data.seq_len, Target(FINAL_TOKENS_PER_PARAM)
-    tried = []
-    for head_dim in FINAL_HEAD_DIMS:
-        model = replace(base.model, n_heads=base.model.dim // head_dim)
-        shape, miss = nearest_shape(flops, target, model, seq_len, ASPECT_RATIO)
-        if miss <= math.log(MAX_MISS):
-            return shape
-        tried.append((miss, shape))
-    return min(tried, key=lambda pair: pair[0])[1]
-
-
 def _run_study(out: Path, data: Path, budget: Budget) -> Path:
     """Run the ladder; a failed run ends the quickstart with the place of its log."""
     file = out / "study.toml"
@@ -310,19 +234,25 @@ def _run_study(out: Path, data: Path, budget: Budget) -> Path:
         aspect_ratio=ASPECT_RATIO,
     )
     publish_text(file, text)
-    spec, folder, pool = open_study(str(file), str(out / "study"), None)
-    plan = plan_study(spec, pool)
-    store_study(folder, file, spec)
-    _say(4, f"study: {len(plan.runs)} runs, {format_flops(plan.flops)}, one core each")
-    plan, failed = carry_out(partial(plan_study, spec, pool), folder, pool)
+    study = Study.open(file, out / "study")
+    failed = run_study(study, None, _LadderProgress())
     if failed:
         raise ExecutorError(
-            f"{len(failed)} of {len(plan.runs)} runs failed",
+            f"{len(failed)} of {len(study.plan().runs)} runs failed",
             "a ladder with holes gives no honest fit",
             f"read {failed[0].job.log}, then run the same again: finished runs are kept",
         )
-    describe_fits(evaluate_study(plan, folder, pool))
-    return folder
+    show_fits(study)
+    return study.folder
+
+
+class _LadderProgress(StudyProgress):
+    """A line in place of the whole plan."""
+
+    def planned(self, study: Study, plan: StudyPlan) -> None:
+        """Print what the plan comes to."""
+        del study
+        _print_stage(4, f"study: {len(plan.runs)} runs, {format_flops(plan.flops)}, one core each")
 
 
 def _run_final(out: Path, data: Path, flops: float) -> Path:
@@ -331,7 +261,7 @@ def _run_final(out: Path, data: Path, flops: float) -> Path:
     from ladderlm.run.resolve import resolve
 
     base = _base(data)
-    shape = final_shape(base, flops)
+    shape = choose_final_shape(base, flops)
     per_step = train_flops_per_token(shape, base.data.seq_len) * base.train.global_batch_tokens
     config = replace(
         base,
@@ -344,7 +274,7 @@ def _run_final(out: Path, data: Path, flops: float) -> Path:
     resolved = resolve(config)
     size = f"dim {shape.dim}, {shape.n_layers} layers"
     n_steps = config.train.n_steps
-    _say(5, f"best model: {size}, {n_steps:,} steps, {format_flops(flops)}")
+    _print_stage(5, f"best model: {size}, {n_steps:,} steps, {format_flops(flops)}")
     old = RunDirectory(out / "best")
     same = old.config_file.is_file() and old.config().run_id == resolved.run_id
     with progress_bar("steps", config.train.n_steps) as bar:

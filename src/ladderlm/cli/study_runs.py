@@ -1,88 +1,75 @@
-"""How `ladderlm study run` carries out a study, told as it goes."""
+"""How `ladderlm study run` shows what goes on."""
 
 import sys
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from ladderlm.cli.study_tables import live_table
+from ladderlm.cli.study_tables import live_table, print_plan
 from ladderlm.executors.base import Executor, Outcome, State
-from ladderlm.executors.local import LocalExecutor
-from ladderlm.files import FolderLock
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.ladder import name_rung
-from ladderlm.study.launch import launch, release_trunks
+from ladderlm.study.parts import Merged
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
-from ladderlm.study.status import StudyStatus, study_status
+from ladderlm.study.planner import PlannedRun
+from ladderlm.study.status import StudyStatus
+from ladderlm.study.study import Study, StudyObserver
 from ladderlm.units import format_seconds
 
-__all__ = ["carry_out"]
+__all__ = ["StudyProgress", "run_study"]
 
 
-def carry_out(
-    make_plan: Callable[[Collection[str] | None], StudyPlan],
-    folder: Path,
-    pool: Path,
-    executor: Executor | None = None,
-) -> tuple[StudyPlan, list[Outcome]]:
-    """Run what is not finished; give the last plan and the runs that failed.
+class StudyProgress(StudyObserver):
+    """A line for each run that ends, and a table at the foot of a terminal."""
 
-    Args:
-        make_plan: called anew when runs have ended: what a search has found decides on later runs.
-            Its argument as in `plan_study`.
-        executor: None: this machine.
-    """
-    with FolderLock(folder):
-        outcomes = _run_all(make_plan, pool, executor or LocalExecutor())
-        plan = make_plan(None)
-        release_trunks(plan, pool)
-    failed = [outcome for outcome in outcomes if outcome.state is State.FAILED]
-    for outcome in failed:
-        print(
-            f"run {outcome.job.name} failed with exit code {outcome.exit_code} after "
-            f"{outcome.n_tries} tries; see {outcome.job.log}",
-            file=sys.stderr,
+    def planned(self, study: Study, plan: StudyPlan) -> None:
+        """Print the plan."""
+        print_plan(plan, study.pool)
+
+    def watch(self, look: Callable[[], StudyStatus]) -> AbstractContextManager[None]:
+        """Print how many runs are finished already; keep the table up to date."""
+        before = look()
+        if before.n_finished:
+            _print_event(f"{before.n_finished} of {len(before.runs)} runs are finished already")
+        return live_table(look)
+
+    def run_ended(
+        self, study: Study, run: PlannedRun, state: State, look: Callable[[], StudyStatus]
+    ) -> None:
+        """Print its loss, or that it failed, and the time to go."""
+        scores = RunDirectory(study.pool / run.run_id).scores(run.config.eval.split)
+        shown = f"{scores['bits_per_byte']:.4f} bits/byte" if scores else state.value
+        status = look()
+        left = status.remaining_seconds
+        rest = f"; about {format_seconds(left)} to go" if left else ""
+        _print_event(f"[{status.n_finished}/{len(status.runs)}] {_label(run)}: {shown}{rest}")
+
+    def merged(self, study: Study, merged: Merged) -> None:
+        """Print how many runs were copied, and which have not ended."""
+        _print_event(
+            f"{study.folder}: {len(merged.copied)} runs copied, {len(merged.present)} were there"
         )
-    for tuning in plan.tunings:
+        for run_id in merged.unfinished:
+            _print_event(f"run {run_id} has not ended in any part: left there")
+
+
+def run_study(
+    study: Study, executor: Executor | None, observer: StudyObserver
+) -> tuple[Outcome, ...]:
+    """Carry out a study, a line for each run that ends; return the runs that failed."""
+    done = study.run(executor, observer)
+    for outcome in done.failed:
+        _print_event(
+            f"run {outcome.job.name} failed with exit code {outcome.exit_code} after "
+            f"{outcome.n_tries} tries; see {outcome.job.log}"
+        )
+    for tuning in done.plan.tunings:
         if tuning.problem:
-            print(f"arm {tuning.arm}: {tuning.problem}", file=sys.stderr)
-    return plan, failed
+            _print_event(f"arm {tuning.arm}: {tuning.problem}")
+    return done.failed
 
 
-def _run_all(
-    make_plan: Callable[[Collection[str] | None], StudyPlan], pool: Path, executor: Executor
-) -> list[Outcome]:
-    """Launch every run as it can be made, a line for each that ends."""
-    running: set[str] = set()
-    plan, at_once = make_plan(()), 1
-
-    def look() -> StudyStatus:
-        return study_status(plan, pool, at_once)
-
-    def replan(given_up: Collection[str]) -> StudyPlan:
-        nonlocal plan
-        plan = make_plan(given_up)
-        return plan
-
-    def on_change(planned: PlannedRun, state: State) -> None:
-        nonlocal at_once
-        (running.add if state is State.RUNNING else running.discard)(planned.run_id)
-        at_once = max(at_once, len(running))
-        if state in (State.DONE, State.FAILED):
-            scores = RunDirectory(pool / planned.run_id).scores(planned.config.eval.split)
-            shown = f"{scores['bits_per_byte']:.4f} bits/byte" if scores else state.value
-            status = look()
-            left = status.remaining_seconds
-            rest = f"; about {format_seconds(left)} to go" if left else ""
-            place = f"[{status.n_finished}/{len(status.runs)}]"
-            print(f"{place} {_label(planned)}: {shown}{rest}", file=sys.stderr, flush=True)
-
-    before = look()
-    if before.n_finished:
-        said = f"{before.n_finished} of {len(before.runs)} runs are finished already"
-        print(said, file=sys.stderr)
-    with live_table(look):
-        return launch(plan, pool, executor, on_change, replan)
+def _print_event(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _label(run: PlannedRun) -> str:

@@ -14,7 +14,8 @@ from ladderlm.scaling.power import design_power
 from ladderlm.study.cost import Cost
 from ladderlm.study.ladder import name_rung
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
+from ladderlm.study.search import SearchResult
 from ladderlm.study.status import StudyStatus, early_losses
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -48,7 +49,7 @@ def print_plan(
         expected: None: nothing was tried, so nothing is predicted.
     """
     costs = expected.costs if expected else {}
-    rows = [_row(planned, pool, costs) for planned in plan.runs]
+    rows = [_plan_row(planned, pool, costs) for planned in plan.runs]
     differences = {arm.name: plan.differences(arm.name) for arm in plan.spec.arms[1:]}
     timing = _sum_up(rows, expected) if expected else None
     ladder = plan.spec.ladder
@@ -60,8 +61,8 @@ def print_plan(
         return
     alone = plan.flops_alone
     saved = f"; {format_flops(alone)} if each were made alone" if alone > plan.flops else ""
-    _say(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}{saved}")
-    _say(
+    _print_line(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}{saved}")
+    _print_line(
         f"  {'run':<12} {'arm':<14} rung seed {'shape':>9} {'N':>7} {'tokens':>7} {'steps':>6} "
         f"{'batch':>6} {'FLOPs':>9}" + (f" {'time':>7} {'memory':>7}" if costs else "")
     )
@@ -79,21 +80,21 @@ def print_plan(
         line += "" if len(ladder.branches) == 1 else f"  {row['branch']:g}x"
         line += f" from step {row['shared_steps']:,} of {row['trunk']}" if row["trunk"] else ""
         line += "  not chosen yet" if row["learning_rate"] is None else ""
-        _say(line + ("  finished" if row["finished"] else ""))
+        _print_line(line + ("  finished" if row["finished"] else ""))
     if timing is not None:
         for arm, hours in timing["device_hours"].items():
-            _say(f"  {arm}: {hours:.3g} device-hours")
-        _say(
+            _print_line(f"  {arm}: {hours:.3g} device-hours")
+        _print_line(
             f"  to go: {format_seconds(timing['seconds_to_go'])} with {timing['n_at_once']} at "
             f"once, {format_seconds(timing['seconds'])} of processes in all, as tried on this "
             "machine"
         )
-    _say(_describe_power(power))
+    _print_line(_describe_power(power))
     for arm, lines in differences.items():
         for line in lines:
-            _say(f"  {arm} changes {line}")
+            _print_line(f"  {arm} changes {line}")
     for warning in plan.warnings:
-        _say(f"  warning: {warning}")
+        _print_line(f"  warning: {warning}")
 
 
 def _describe_power(power: Mapping[str, float]) -> str:
@@ -107,7 +108,7 @@ def _describe_power(power: Mapping[str, float]) -> str:
     )
 
 
-def _row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str, Any]:
+def _plan_row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str, Any]:
     row = {
         "run_id": planned.run_id,
         "arm": planned.arm,
@@ -149,7 +150,7 @@ def _sum_up(rows: Sequence[dict[str, Any]], expected: Expected) -> dict[str, Any
     }
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr)
 
 
@@ -197,17 +198,17 @@ def _headline(status: StudyStatus) -> str:
     return f"{done}; about {format_seconds(status.remaining_seconds)} to go at today's pace"
 
 
-def describe_search(found: dict[str, Any] | None) -> None:
+def describe_search(found: SearchResult | None) -> None:
     """Print the table of a search: rung by rung, the best first."""
     if found is None:
         return
-    for row in found["rows"]:
-        loss = row["bits_per_byte"]
+    for trial in found.rows:
+        loss = trial.bits_per_byte
         shown = "failed" if loss is None else f"{loss:.4f} bits/byte"
-        options = ", ".join(f"{name} = {value}" for name, value in row["options"].items())
-        best = "  best" if row == found["best"] else ""
-        print(f"search: rung {row['rung']}  {shown}  {visible(options, keep='')}{best}")
-    for name in found["edges"]:
+        options = ", ".join(f"{name} = {value}" for name, value in trial.options.items())
+        best = "  best" if trial == found.best else ""
+        print(f"search: rung {trial.rung}  {shown}  {visible(options, keep='')}{best}")
+    for name in found.edges:
         print(f"search: the best {name} is the last of its values: the best may lie beyond it")
 
 

@@ -1,132 +1,128 @@
 """Which figures a study has, and what stands under them.
 
-Owns `draw_study`: from the facts of a study to its figures. Each figure's look is in `figures/`.
+Owns `draw_figures`: from a study's table and fits to its figures. Each figure's look is in
+`figures/`. Fits nothing.
 """
 
-import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ladderlm.errors import DataError
 from ladderlm.files import publish, publish_text
 from ladderlm.report.figures.forecast import forecast_figure
 from ladderlm.report.figures.isoflop import isoflop_figure
 from ladderlm.report.figures.rates import rates_figure
-from ladderlm.report.figures.scaling import scaling_figure
+from ladderlm.report.figures.scaling import ScalingPlot, scaling_figure
 from ladderlm.report.figures.search import search_figure
-from ladderlm.report.figures.style import png_bytes, svg_text
+from ladderlm.report.figures.style import Figure, png_bytes, svg_text
 from ladderlm.report.sections import AXES
-from ladderlm.scaling.compare import Comparison, compare_arms
-from ladderlm.scaling.joint import LadderLaw, fit_card, fit_law
-from ladderlm.scaling.points import Points
-from ladderlm.study.forecast import score_forecast
-from ladderlm.study.results import Row, points_of
-from ladderlm.study.tuning import Tuning, rate_shift
+from ladderlm.scaling.compare import Comparison
+from ladderlm.study.baseline import BestSizes
+from ladderlm.study.fits import AxisFit, Fits
+from ladderlm.study.options import LadderOptions
+from ladderlm.study.results import Results
+from ladderlm.study.spec import Arm
 from ladderlm.units import format_flops
 
-__all__ = ["draw_study", "publish_figure"]
+__all__ = ["draw_figures", "publish_figure"]
 
 ENOUGH = 9.9  # times the smallest compute; a decade, met to a step
-Facts = dict[str, Any]
 
 
-def draw_study(study: Facts) -> dict[str, Any]:
-    """Draw whatever a study has; give figures by name.
-
-    Args:
-        study: of the facts.
+def draw_figures(
+    arms: Sequence[Arm], ladder: LadderOptions, results: Results, fits: Fits
+) -> dict[str, Figure]:
+    """Draw whatever a study has; return figures by name.
 
     Returns:
         One figure for each of `AXES`; forecast, rates, isoflop and search where there are such.
     """
-    names = [arm["name"] for arm in study["arms"]]
-    fits = study["fits"]
-    tunings = [Tuning.from_json(tuning) for tuning in fits.get("tuning") or []]
-    figures = {x: _draw_scaling(study, names, tunings, x) for x in AXES.values()}
-    scores = score_forecast(study.get("forecast"), study["rows"])
-    if scores:
-        written = study["forecast"]["timing"]["written_at"]
-        figures["forecast"] = forecast_figure(scores, names, f"written {written}")
-    if any(tuning.brackets for tuning in tunings):
-        figures["rates"] = rates_figure(tunings, names, study["ladder"]["flops"])
-    if (fits.get("isoflop") or {}).get("bowls"):
-        figures["isoflop"] = _draw_bowls(fits["isoflop"])
-    if fits.get("search"):
-        figures["search"] = search_figure(fits["search"])
+    names = [arm.name for arm in arms]
+    figures = {x: _draw_scaling(names, ladder, results, fits, x) for x in AXES.values()}
+    if fits.forecast is not None and fits.forecast_score:
+        note = f"written {fits.forecast.written_at}"
+        figures["forecast"] = forecast_figure(fits.forecast_score, names, note)
+    if any(tuning.brackets for tuning in fits.tuning):
+        figures["rates"] = rates_figure(fits.tuning, names, ladder.flops)
+    if isinstance(fits.isoflop, BestSizes) and fits.isoflop.bowls:
+        figures["isoflop"] = _draw_bowls(fits.isoflop)
+    if fits.search is not None and fits.search.rows:
+        figures["search"] = search_figure(fits.search)
     return figures
 
 
-def _draw_scaling(study: Facts, names: list[str], tunings: list[Tuning], x: str) -> Any:
-    n_rungs = len(study["ladder"]["flops"])
-    held = set(range(n_rungs - study["ladder"]["holdout"], n_rungs))
-    rows = [row for row in study["rows"] if not row["excluded_because"]]
-    times = study["fits"].get("incomparable_times", {}) if x == "device_seconds" else {}
-    marked = np.array([row["run_id"] in times for row in rows], dtype=bool)
-    points = points_of(rows, x=x)
-    used = points.where(~marked)
-    comparisons: list[Comparison] = []
-    law = None
-    with contextlib.suppress(DataError):  # the figure says that there are not enough points
-        law = fit_law(used, names[0])
-    for name in names[1:]:
-        shift = rate_shift(tunings, (names[0], name), study["ladder"]["flops"])
-        with contextlib.suppress(DataError):
-            comparisons.append(compare_arms(used, names[0], name, shift))
-    caption = _caption(study, rows, used, law)
+def _draw_scaling(
+    names: Sequence[str], ladder: LadderOptions, results: Results, fits: Fits, x: str
+) -> Figure:
+    n_rungs, axis, shown = len(ladder.flops), fits.axes[x], results.compared
+    times = fits.incomparable_times if x == "device_seconds" else {}
+    marked = np.array([row.run_id in times for row in shown], dtype=bool)
+    caption = _caption(len(names), shown, axis)
     if marked.any():
         caption.append(
             f"crossed: {marked.sum()} runs that shared the machine or ran on other hardware; "
             "their times are not fitted"
         )
-    return scaling_figure(points, names, law, comparisons, held, x, caption, marked)
+    return scaling_figure(
+        ScalingPlot(
+            points=shown.points(x),
+            arms=names,
+            law=axis.law,
+            comparisons=[c for c in axis.comparisons.values() if isinstance(c, Comparison)],
+            held_out=range(n_rungs - ladder.holdout, n_rungs),
+            x=x,
+            caption=caption,
+            marked=marked,
+        )
+    )
 
 
-def _caption(study: Facts, rows: list[Row], used: Points, law: LadderLaw | None) -> list[str]:
-    """Say what a scaling figure rests on; `used` are the points that the law was fitted to."""
-    flops = sum(float(row["flops_spent"]) for row in rows)
-    seeds = len({row["seed"] for row in rows})
+def _caption(n_arms: int, results: Results, axis: AxisFit) -> list[str]:
+    """Return what a scaling figure rests on."""
+    seeds = len({row.seed for row in results})
     lines = [
-        f"{len(rows)} runs: {len(study['arms'])} arms, {len({row['rung'] for row in rows})} rungs, "
-        f"{seeds} seed{'s' * (seeds != 1)}; {format_flops(flops)} in all; bands and bars: 95 %"
+        f"{len(results)} runs: {n_arms} arms, {len({row.rung for row in results})} rungs, "
+        f"{seeds} seed{'s' * (seeds != 1)}; {format_flops(sum(row.flops_spent for row in results))}"
+        " in all; bands and bars: 95 %"
     ]
-    if len(lengths := sorted({float(row["branch"]) for row in rows})) > 1:
+    if len(lengths := sorted({row.branch for row in results})) > 1:
         told = ", ".join(f"{length:g}" for length in lengths)
         lines.append(f"every size trained {told} times as long as its rung")
-    if law is not None:
-        card = fit_card(law, used, {})
-        lines.append(f"{card['form']}; {law.shape}")
-        lines.append(f"{card['loss']}, weights {card['weights']}")
+    law, card = axis.law, axis.card
+    if law is not None and card is not None:
+        lines.append(f"{card.form}; {law.shape}")
+        lines.append(f"{card.loss}, weights {card.weights}")
         lines.append(
-            f"{card['n_used']} runs fitted, in {card['n_cells']} means; "
-            f"{card['degrees_of_freedom']} degrees of freedom"
+            f"{card.n_used} runs fitted, in {card.n_cells} means; "
+            f"{card.degrees_of_freedom} degrees of freedom"
         )
         if len(law.branches) > 1:
             worth = ", ".join(f"{np.exp(law.log_r(b)):.3g} at {b:g}x" for b in law.branches[1:])
             lines.append(f"compute of other lengths counts as r C: r = {worth}")
-    hardware = sorted({str(row["hardware"]) for row in rows if row.get("hardware")})
+    hardware = sorted({row.hardware for row in results if row.hardware})
     if hardware:
         lines.append(f"runs on {', '.join(hardware)}")
-    compute = [float(row["flops"]) for row in rows]
+    compute = [row.flops for row in results]
     span = max(compute) / min(compute) if compute else 0
     if span < ENOUGH:
         lines.append(f"only {span:.1f}x of compute: too little to say how the effect scales")
     return lines
 
 
-def _draw_bowls(found: Facts) -> Any:
+def _draw_bowls(found: BestSizes) -> Figure:
     """Draw the bowls, with what the optima come to."""
-    known = [bowl for bowl in found["bowls"] if not bowl["problem"]]
     best = ", ".join(
-        f"{bowl['tokens_per_param_opt']:.3g} at {format_flops(bowl['flops'])}" for bowl in known
+        f"{bowl.tokens_per_param_opt:.3g} at {format_flops(bowl.flops)}"
+        for bowl in found.bowls
+        if bowl.tokens_per_param_opt is not None
     )
     note = f"best tokens per parameter: {best}" if best else ""
-    return isoflop_figure(found["bowls"], note, loss="validation, bits per byte")
+    return isoflop_figure(found.bowls, note, loss="validation, bits per byte")
 
 
-def publish_figure(path: Path, figure: Any) -> str:
-    """Publish a figure as `path`.svg and `path`.png; give the SVG."""
+def publish_figure(path: Path, figure: Figure) -> str:
+    """Publish a figure as `path`.svg and `path`.png; return the SVG."""
     svg = svg_text(figure)
     figure.set_layout_engine("none")  # laid out already: a sixth of the time
     image = png_bytes(figure)

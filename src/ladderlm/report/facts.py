@@ -7,6 +7,7 @@ gathering again. Draws and writes nothing.
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import read_json, to_json
 from ladderlm.model.accounting import count_params
-from ladderlm.report.studies import study_facts, without_home
+from ladderlm.report.studies import StudyFacts
 from ladderlm.run.directory import RunDirectory
-from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.ladder import name_rung
+from ladderlm.text import without_home
 from ladderlm.tokenizer.base import RECORD, Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.run_config import RunConfig
 
-__all__ = ["FACTS_VERSION", "data_facts", "gather"]
+__all__ = ["FACTS_VERSION", "data_facts", "facts_of", "gather"]
 
 FACTS_VERSION = 1
 N_EXAMPLE_DOCUMENTS = 3
@@ -55,7 +56,15 @@ def gather(
         ConfigError: nothing to report.
         LadderError: a folder is not what it should be.
     """
-    found = [study_facts(folder, home) for folder in studies]
+    read = [StudyFacts.read(folder, home) for folder in studies]
+    return facts_of(runs, read, home, trivial)
+
+
+def facts_of(
+    runs: list[Path], studies: Sequence[StudyFacts], home: Path, trivial: Facts | None = None
+) -> Facts:
+    """Return the facts of runs and of studies that have been read; see `gather`."""
+    found = [study.to_json() for study in studies]
     names = [study["name"] for study in found]
     if len(set(names)) < len(names):
         raise ConfigError(
@@ -64,9 +73,9 @@ def gather(
             "report on them one by one",
         )
     places = [Path(run) for run in runs]
-    for study, folder in zip(found, studies, strict=True):
-        pool = folder / study["pool"]
-        places += [pool / str(row["run_id"]) for row in study["rows"] if row["status"] != "missing"]
+    for study in studies:
+        pool = home / study.folder / study.about.pool
+        places += [pool / row.run_id for row in study.results if row.status != "missing"]
     unique = list({os.path.realpath(place): place for place in places}.values())
     rows = [_run(place, home) for place in unique]
     finished = [row for row in rows if row["status"] == "finished" and _is_scored(row)]
@@ -77,7 +86,7 @@ def gather(
             "let a run or a study end first",
         )
     for row in rows:
-        row["roles"] = _roles(row["run_id"], found)
+        row["roles"] = _roles(row["run_id"], studies)
     best = min(finished, key=lambda row: float(row["bits_per_byte"]))
     best_folder = unique[rows.index(best)]
     facts: Facts = {
@@ -88,7 +97,7 @@ def gather(
         "curves": _curves(RunDirectory(best_folder)),
         "samples": _samples(RunDirectory(best_folder)),
         "data": data_facts(RunDirectory(best_folder).config(), trivial),
-        "forecast_check": _forecast_check(best, rows, found),
+        "forecast_check": _forecast_check(best, rows, studies),
     }
     normal: Facts = _normal(facts)
     return normal
@@ -118,7 +127,7 @@ def _run(folder: Path, home: Path) -> Facts:
         "run_id": config.run_id,
         "folder": os.path.relpath(folder, home),
         "status": summary.get("status", "not finished"),
-        "reason": without_home(summary.get("reason")),
+        "reason": without_home(str(summary["reason"])) if summary.get("reason") else None,
         "split": split,
         "bits_per_byte": best.get("bits_per_byte"),
         "loss": best.get("loss"),
@@ -159,13 +168,13 @@ def _without_places(config: Facts) -> Facts:
     return config
 
 
-def _roles(run_id: str, studies: list[Facts]) -> list[str]:
-    """Say where a run stands in the studies."""
-    rows = [(study["name"], row) for study in studies for row in study["rows"]]
+def _roles(run_id: str, studies: Sequence[StudyFacts]) -> list[str]:
+    """Return where a run stands in the studies."""
     return [
-        f"{name}: {row['arm']}, rung {name_rung(row['rung'], row['branch'])}, seed {row['seed']}"
-        for name, row in rows
-        if row["run_id"] == run_id
+        f"{study.about.name}: {row.arm}, rung {name_rung(row.rung, row.branch)}, seed {row.seed}"
+        for study in studies
+        for row in study.results
+        if row.run_id == run_id
     ]
 
 
@@ -196,21 +205,17 @@ def _samples(directory: RunDirectory) -> Facts:
     }
 
 
-def _forecast_check(best: Facts, runs: list[Facts], studies: list[Facts]) -> Facts | None:
+def _forecast_check(best: Facts, runs: list[Facts], studies: Sequence[StudyFacts]) -> Facts | None:
     """Hold the best run against the law of the study whose recipe it shares, if there is one."""
     recipes = {run["run_id"]: _recipe(run["config"]) for run in runs}
     for study in [] if best["roles"] else studies:
-        law = study["fits"].get("law")
-        same = [
-            str(row["arm"])
-            for row in study["rows"]
-            if recipes.get(row["run_id"]) == recipes[best["run_id"]]
-        ]
-        if law is not None and same and same[0] in law["arms"] and 1.0 in law["branches"]:
-            found = LadderLaw.from_json(law).predict(same[0], np.array([float(best["flops"])]))
-            top = max(float(row["flops"]) for row in study["rows"])
+        law, rows = study.fits.law, study.results
+        same = [row.arm for row in rows if recipes.get(row.run_id) == recipes[best["run_id"]]]
+        if law is not None and same and same[0] in law.arms and 1.0 in law.branches:
+            found = law.predict(same[0], np.array([float(best["flops"])]))
+            top = max(row.flops for row in rows)
             return {
-                "study": study["name"],
+                "study": study.about.name,
                 "arm": same[0],
                 "times_the_top_rung": float(best["flops"]) / top,
                 "predicted_bits_per_byte": float(found[0]),

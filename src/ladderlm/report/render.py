@@ -22,8 +22,8 @@ from ladderlm.files import (
     read_json,
     sha256_file,
 )
-from ladderlm.report.drawing import draw_study, publish_figure
-from ladderlm.report.facts import gather
+from ladderlm.report.drawing import draw_figures, publish_figure
+from ladderlm.report.facts import facts_of
 from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.sections import (
     CHANGES,
@@ -35,6 +35,7 @@ from ladderlm.report.sections import (
     plates,
     reproduce,
 )
+from ladderlm.report.studies import StudyFacts
 from ladderlm.study.ladder import name_rung
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
@@ -64,8 +65,9 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "fl
     with FolderLock(out):
         old = out / "facts.json"
         trivial = read_json(old).get("data", {}).get("trivial") if old.is_file() else None
-        facts = gather(runs, studies, out, trivial)
-        svgs = _draw(facts, out)
+        read = [StudyFacts.read(study, out) for study in studies]
+        facts = facts_of(runs, read, out, trivial)
+        svgs = _draw(facts, read, out)
         publish_json(out / "facts.json", facts)
         publish_text(out / "index.html", render_html(facts, svgs, x))
         publish_text(out / "report.md", render_markdown(facts, svgs, x))
@@ -88,14 +90,15 @@ def _relative(place: Path, home: Path) -> str:
     return os.path.relpath(place, home)
 
 
-def _draw(facts: Facts, out: Path) -> dict[str, str]:
+def _draw(facts: Facts, studies: list[StudyFacts], out: Path) -> dict[str, str]:
     """Write every figure as SVG and PNG; give the SVGs by name."""
     trivial = facts["data"].get("trivial", {}).get("bits_per_byte", {})
     curves = facts["curves"]
     drawn = {"curves": loss_curves(curves["train"], curves["validation"], trivial)}
-    for study in facts["studies"]:
-        for x, figure in draw_study(study).items():
-            drawn[f"{study['name']}-{x}"] = figure
+    for study in studies:
+        about = study.about
+        figures = draw_figures(about.arms, about.ladder, study.results, study.fits)
+        drawn |= {f"{about.name}-{name}": figure for name, figure in figures.items()}
     return {name: publish_figure(out / "figures" / name, figure) for name, figure in drawn.items()}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.machine import describe_hardware
+from ladderlm.text import without_home
 
 __all__ = ["BARE_PACKAGES", "describe_environment"]
 
@@ -42,7 +43,7 @@ def describe_environment(n_threads: int, device: str) -> dict[str, Any]:
         "n_threads": n_threads,
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "commit": _commit(),
-        "command": [_without_home(word) for word in sys.argv],
+        "command": [without_home(word) for word in sys.argv],
     }
 
 
@@ -51,11 +52,6 @@ def _own_version() -> str | None:
         return metadata.version("ladderlm")
     except metadata.PackageNotFoundError:
         return None
-
-
-def _without_home(word: str) -> str:
-    home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises for a user without a home
-    return word.replace(home, "~") if len(home) > 1 else word
 
 
 def _commit() -> str | None:

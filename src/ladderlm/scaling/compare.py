@@ -5,8 +5,9 @@ the variant used), at every rung and pooled, and its trend. Arrays in, numbers o
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,13 @@ class Estimate:
     low_90: float
     high_90: float
     p_value: float = math.nan
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read back plain values; JSON has null for NaN and for the infinite ends."""
+        ends = {"low_95": -math.inf, "low_90": -math.inf, "high_95": math.inf, "high_90": math.inf}
+        known = {k: ends.get(k, math.nan) if v is None else v for k, v in values.items()}
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,25 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Give everything as plain values."""
         return {**asdict(self), "law": self.law.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Comparison":
+        """Read back what `to_json` returned; an end without bound is null in JSON."""
+        rungs = [
+            RungMultiplier(
+                **{
+                    **rung,
+                    "log_m": tuple(rung["log_m"]),
+                    "estimate": Estimate.from_json(rung["estimate"]),
+                }
+            )
+            for rung in values["rungs"]
+        ]
+        estimates = {
+            name: Estimate.from_json(values[name]) for name in ("pooled", "trend", "m_at_10x")
+        }
+        law = LadderLaw.from_json(values["law"])
+        return cls(**{**values, **estimates, "law": law, "rungs": tuple(rungs)})
 
 
 METHOD = (

@@ -5,6 +5,8 @@ their vertices follow a power of C) and 3 (the surface L(N, D)), and whether the
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,53 @@ from ladderlm.scaling.rows import Rows, columns_of
 from ladderlm.scaling.solve import OBJECTIVES, Problem, minimise
 from ladderlm.scaling.table import group_close
 
-__all__ = ["fit_isoflop", "vertices"]
+__all__ = ["Bowl", "fit_isoflop", "vertices"]
 
 Array = NDArray[np.float64]
 NAMES = {"params": "exponent_params", "tokens": "exponent_tokens"}
+
+
+@dataclass(frozen=True)
+class Bowl:
+    """The sizes of one budget, and their optimum by parameters and by tokens if there is one.
+
+    Args:
+        problem: why the budget is left out; "": it is not.
+        params_opt, params_curvature: vertex of the parabola in ln N, and its second coefficient.
+        tokens_per_param_opt: over both vertices.
+    """
+
+    flops: float
+    n_rows: int
+    problem: str
+    params: tuple[float, ...]
+    tokens: tuple[float, ...]
+    losses: tuple[float, ...]
+    params_opt: float | None = None
+    params_curvature: float | None = None
+    tokens_opt: float | None = None
+    tokens_curvature: float | None = None
+    tokens_per_param_opt: float | None = None
+
+    def with_ratio(self) -> "Bowl":
+        """Return it with tokens per parameter at the optimum."""
+        if self.problem or self.params_opt is None or self.tokens_opt is None:
+            return self
+        return replace(self, tokens_per_param_opt=self.tokens_opt / self.params_opt)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, without those that there are none of."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Bowl":
+        """Read back what `to_json` returned."""
+        lists = {name: tuple(values[name]) for name in ("params", "tokens", "losses")}
+        return cls(**{**values, **lists})
 
 
 def vertices(log_x: Array, loss: Array, weight: Array) -> tuple[Array, Array]:

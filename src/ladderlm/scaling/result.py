@@ -3,6 +3,7 @@
 Owns the shape of the answer, which is the same for every form.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,3 +44,9 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """Give plain values; details stand beside the rest."""
         return {**{k: v for k, v in vars(self).items() if k != "details"}, **self.details}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Fit":
+        """Read back what `to_json` returned."""
+        own = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(**own, details={k: v for k, v in values.items() if k not in own})

@@ -8,7 +8,7 @@ that a study that was cut short goes on where it was.
 import math
 from collections.abc import Sequence
 
-from ladderlm.study.planned import PlannedRun, Planner
+from ladderlm.study.planner import PlannedRun, Planner
 from ladderlm.study.spec import Arm
 from ladderlm.study.tuning import FACTOR, Bracket, Tuning, fit_bracket, fit_rate_law, grid
 
@@ -33,23 +33,23 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
     runs: list[PlannedRun] = []
     brackets: list[Bracket] = []
     for index in range(min(BRACKET_RUNGS, len(flops))):
-        tried, bracket = _bracket(planner, arm, index, grid(centre, BRACKET_POINTS))
+        tried, bracket = _plan_bracket(planner, arm, index, grid(centre, BRACKET_POINTS))
         runs += tried
         brackets += [] if bracket is None else [bracket]
     checked = len(flops) > BRACKET_RUNGS
     if len(brackets) < min(BRACKET_RUNGS, len(flops)):
         if checked:
-            runs += _runs(planner, arm, BRACKET_RUNGS, grid(centre, CHECK_POINTS), True)
-        return runs, Tuning(arm.name, tuple(brackets), None, False, None)
+            runs += _grid_runs(planner, arm, BRACKET_RUNGS, grid(centre, CHECK_POINTS), True)
+        return runs, Tuning(arm.name, tuple(brackets), None, False, None, flops)
     law = fit_rate_law(brackets)
     problem = None
     if checked:
         predicted = law.rate(flops[BRACKET_RUNGS])
         rates = grid(predicted, CHECK_POINTS)
-        tried, check = _bracket(planner, arm, BRACKET_RUNGS, rates)
+        tried, check = _plan_bracket(planner, arm, BRACKET_RUNGS, rates)
         runs += tried
         if check is None:
-            return runs, Tuning(arm.name, tuple(brackets), law, False, None)
+            return runs, Tuning(arm.name, tuple(brackets), law, False, None, flops)
         brackets.append(check)
         law = fit_rate_law(brackets)
         behind = check.losses[check.rates.index(predicted)] / min(check.losses) - 1
@@ -65,15 +65,15 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
                 f"the best rate of rung {bracket.rung + 1}, {bracket.best_rate:.3g}, lies on the "
                 f"edge of its grid, {bracket.rates[0]:.3g} to {bracket.rates[-1]:.3g}"
             )
-    return runs, Tuning(arm.name, tuple(brackets), law, True, problem)
+    return runs, Tuning(arm.name, tuple(brackets), law, True, problem, flops)
 
 
-def _bracket(
+def _plan_bracket(
     planner: Planner, arm: Arm, index: int, rates: list[float]
 ) -> tuple[list[PlannedRun], Bracket | None]:
     """Plan a grid, longer while its best point may lie outside; None while runs are missing."""
     while True:
-        tried = _runs(planner, arm, index, rates)
+        tried = _grid_runs(planner, arm, index, rates)
         losses = planner.losses_of(tried)
         if losses is None:
             return tried, None
@@ -85,7 +85,7 @@ def _bracket(
         rates = [rates[0] / FACTOR, *rates] if low else [*rates, rates[-1] * FACTOR]
 
 
-def _runs(
+def _grid_runs(
     planner: Planner, arm: Arm, index: int, rates: Sequence[float], provisional: bool = False
 ) -> list[PlannedRun]:
     seed = planner.spec.ladder.seeds[0]

@@ -23,11 +23,11 @@ from ladderlm.files import publish_json, read_json
 from ladderlm.model.accounting import count_params
 from ladderlm.run.resolve import eval_steps, open_splits
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
 
 __all__ = [
     "Cost",
-    "Measured",
+    "ProbedShape",
     "estimate_memory",
     "predict",
     "predict_all",
@@ -59,7 +59,7 @@ def estimate_memory(run: PlannedRun) -> int:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProbedShape:
     """What a short run of one planned run's shape took; see `run.probe`."""
 
     run: PlannedRun
@@ -104,7 +104,9 @@ def probed_runs(plan: StudyPlan) -> list[PlannedRun]:
     return chosen
 
 
-def probe(plan: StudyPlan, n_at_once: int, budget_seconds: float = PROBE_SECONDS) -> list[Measured]:
+def probe(
+    plan: StudyPlan, n_at_once: int, budget_seconds: float = PROBE_SECONDS
+) -> list[ProbedShape]:
     """Try shapes of a plan on this machine, in as many processes side by side as runs will be.
 
     Args:
@@ -140,11 +142,11 @@ def probe(plan: StudyPlan, n_at_once: int, budget_seconds: float = PROBE_SECONDS
     found = []
     for run, *rows in zip(runs, *tables, strict=False):  # as many as all had time for
         mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
-        found.append(Measured(run, **mean))
+        found.append(ProbedShape(run, **mean))
     return found
 
 
-def predict_all(plan: StudyPlan, found: Sequence[Measured]) -> dict[str, Cost]:
+def predict_all(plan: StudyPlan, found: Sequence[ProbedShape]) -> dict[str, Cost]:
     """Predict what every run of a plan takes, by run id."""
     costs: dict[str, Cost] = {}
     opened: dict[tuple[str | None, ...], Split] = {}
@@ -158,7 +160,7 @@ def predict_all(plan: StudyPlan, found: Sequence[Measured]) -> dict[str, Cost]:
     return costs
 
 
-def predict(run: PlannedRun, found: Sequence[Measured], n_val_tokens: int, n_final: int) -> Cost:
+def predict(run: PlannedRun, found: Sequence[ProbedShape], n_val_tokens: int, n_final: int) -> Cost:
     """Predict what a run takes.
 
     FLOPs per second, and the other figures likewise, go from shape to shape in proportion to the
@@ -191,7 +193,7 @@ def predict(run: PlannedRun, found: Sequence[Measured], n_val_tokens: int, n_fin
     return Cost(seconds, device_seconds, _between(same, run, "memory_bytes"))
 
 
-def _between(found: Sequence[Measured], run: PlannedRun, name: str) -> float:
+def _between(found: Sequence[ProbedShape], run: PlannedRun, name: str) -> float:
     """Interpolate a figure to the shape of a run."""
     known = {math.log(one.run.rung.n_matmul): float(getattr(one, name)) for one in found}
     at = sorted(known)

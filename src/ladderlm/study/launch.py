@@ -14,7 +14,7 @@ from ladderlm.executors.base import Executor, Job, Outcome, State, run_jobs
 from ladderlm.files import publish_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
 from ladderlm.study.schedule import in_order, rank, resources_of
 
 __all__ = ["launch", "pending_runs", "release_trunks"]

@@ -13,7 +13,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import copy_folder, remove_tree
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
 from ladderlm.study.spec import StudySpec
 
 __all__ = ["Merged", "check_same_study", "merge_runs", "part_of"]

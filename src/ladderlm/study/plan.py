@@ -1,7 +1,7 @@
 """All runs of a study, before any of them is made.
 
 Owns which runs a `StudySpec` needs, and the warnings that a reader of the result would want to have
-had. How one run is made is in `planned.py`.
+had. How one run is made is in `planner.py`.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,8 +12,8 @@ from ladderlm.config import differences, meaning_of
 from ladderlm.errors import ConfigError
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
-from ladderlm.study.planned import PlannedRun, Planner
-from ladderlm.study.search import Found, plan_search
+from ladderlm.study.planner import PlannedRun, Planner
+from ladderlm.study.search import SearchResult, plan_search
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.tuning import Tuning
 
@@ -43,7 +43,7 @@ class StudyPlan:
     runs: tuple[PlannedRun, ...]
     warnings: tuple[str, ...]
     tunings: tuple[Tuning, ...] = ()
-    found: Found | None = None
+    found: SearchResult | None = None
 
     @property
     def ladder(self) -> tuple[PlannedRun, ...]:
@@ -131,19 +131,19 @@ def _ladder_runs(
     planner: Planner, arm: Arm, index: int, seed: int, tunings: Mapping[str, Tuning]
 ) -> list[PlannedRun]:
     """Make the runs of a size at the arm's rate of that rung, as far as it is known."""
-    return planner.runs_of_size(arm, index, seed, *_rate(planner, arm, index, tunings))
+    return planner.runs_of_size(arm, index, seed, *_rate_at(planner, arm, index, tunings))
 
 
 def _isoflop_run(
     planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning], shape: ModelConfig
 ) -> PlannedRun:
     """Make the run of another size at equal compute."""
-    rate, provisional = _rate(planner, arm, index, tunings)
+    rate, provisional = _rate_at(planner, arm, index, tunings)
     seed = planner.spec.ladder.seeds[0]
     return planner.run(arm, index, seed, rate, "isoflop", provisional, shape)
 
 
-def _rate(
+def _rate_at(
     planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning]
 ) -> tuple[float | None, bool]:
     """Give the arm's rate of a rung (None: its own), and whether it is still looked for."""

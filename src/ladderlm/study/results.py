@@ -4,7 +4,11 @@ Owns `results.csv`, from which every figure and number can be recomputed, and it
 """
 
 import csv
+import dataclasses
 import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,209 +19,280 @@ from ladderlm.files import publish_text
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.points import Points
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
 
-__all__ = [
-    "COLUMNS",
-    "TIMING_COLUMNS",
-    "Row",
-    "collect_results",
-    "points_of",
-    "read_results",
-    "reread_results",
-    "write_results",
-]
+__all__ = ["COLUMNS", "TIMING_COLUMNS", "Results", "Row", "collect_results", "reread_results"]
 
-COLUMNS = (
-    "study",
-    "run_id",
-    "config_hash",
-    "arm",
-    "role",
-    "rung",
-    "branch",
-    "seed",
-    "dim",
-    "n_layers",
-    "n_params_matrices",
-    "n_params_head",
-    "n_params_embedding",
-    "params",
-    "tokens",
-    "n_steps",
-    "global_batch_tokens",
-    "learning_rate",
-    "flops",
-    "flops_spent",
-    "flops_6nd",
-    "seconds",
-    "device_seconds",
-    "hardware",
-    "loss",
-    "bits_per_byte",
-    "cluster",
-    "status",
-    "excluded_because",
-)
 TIMING_COLUMNS = ("seconds", "device_seconds")
-_MEASURED = frozenset(("n_params_matrices", "n_params_head", "n_params_embedding", "flops_6nd"))
-_MEASURED |= frozenset(("seconds", "device_seconds", "hardware", "loss", "bits_per_byte"))
-# A run id such as 12e345678901 must not be read as a number.
-TEXT_COLUMNS = (
-    "study",
-    "run_id",
-    "config_hash",
-    "arm",
-    "role",
-    "hardware",
-    "cluster",
-    "status",
-    "excluded_because",
-)
-Row = dict[str, Any]
 
 
-def collect_results(plan: StudyPlan, pool: Path) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run of a study, as far as it has been carried out: one line of `results.csv`.
+
+    Args:
+        params: N, parameters in matrix products.
+        tokens: row positions trained on.
+        flops: of all steps, nominal causal.
+        flops_spent: of the steps that no trunk has made.
+        device_seconds: median step time times steps.
+        loss: nats per token on the validation text; None: not measured, or not a number.
+        cluster: runs of one trunk share their noise; its id, or the run's own.
+        excluded_because: why the run is not compared; "": it is.
+        subsets: bits per byte by subset of the validation text.
+    """
+
+    study: str
+    run_id: str
+    config_hash: str
+    arm: str
+    role: str
+    rung: int
+    branch: float = 1.0
+    seed: int
+    dim: int
+    n_layers: int
+    n_params_matrices: int | None = None
+    n_params_head: int | None = None
+    n_params_embedding: int | None = None
+    params: int
+    tokens: int
+    n_steps: int
+    global_batch_tokens: int
+    learning_rate: float
+    flops: float
+    flops_spent: float
+    flops_6nd: float | None = None
+    seconds: float | None = None
+    device_seconds: float | None = None
+    hardware: str = ""
+    loss: float | None = None
+    bits_per_byte: float | None = None
+    cluster: str
+    status: str = "missing"
+    excluded_because: str = "not run yet"
+    subsets: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the run is compared."""
+        return not self.excluded_because
+
+    @property
+    def known_bits_per_byte(self) -> float:
+        """Bits per byte if that is a positive finite number, else infinity: nothing was learned."""
+        bits = self.bits_per_byte
+        return bits if bits is not None and 0 < bits < math.inf else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values by column; "" is for what was not measured."""
+        values = {name: getattr(self, name) for name in COLUMNS}
+        lost = ("loss", "bits_per_byte") if self.status == "finished" else ()
+        filled = {k: "" if v is None and k not in lost else v for k, v in values.items()}
+        return filled | {f"bpb[{name}]": bits for name, bits in self.subsets.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Row":
+        """Read back what `to_json` returned, from JSON or from the text of a CSV file.
+
+        Raises:
+            DataError: a column that must hold a number does not.
+        """
+        found: dict[str, Any] = {"branch": 1.0}  # tables were written before there were branches
+        for column in dataclasses.fields(cls)[:-1]:
+            value = values.get(column.name, found.get(column.name))
+            if column.type is str:  # a run id such as 12e345678901 must not be read as a number
+                found[column.name] = str(value)
+                continue
+            number = _parse_number(value)
+            if number is None and column.default is dataclasses.MISSING:
+                raise DataError(f"{column.name} = {value!r} in a table of a study: not a number")
+            found[column.name] = number
+        subsets = {
+            name.removeprefix("bpb[").removesuffix("]"): _parse_number(value)
+            for name, value in values.items()
+            if name.startswith("bpb[") and value != ""
+        }
+        return cls(**found, subsets=subsets)
+
+
+COLUMNS = tuple(column.name for column in dataclasses.fields(Row))[:-1]
+_MEASURED = [column.name for column in dataclasses.fields(Row) if column.default is None]
+
+
+def _parse_number(value: Any) -> Any:
+    """Return a number, read from text if it is text; None where there is none."""
+    if isinstance(value, int | float):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            continue
+    return None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The table of a study: every run that can be made, in the order of the plan."""
+
+    rows: tuple[Row, ...] = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __getitem__(self, place: int) -> Row:
+        return self.rows[place]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, keep: Callable[[Row], bool]) -> "Results":
+        """Return the rows for which `keep` holds."""
+        return Results(tuple(row for row in self.rows if keep(row)))
+
+    @property
+    def ladder(self) -> "Results":
+        """The runs of the ladder, compared or not."""
+        return self.where(lambda row: row.role == "ladder")
+
+    @property
+    def compared(self) -> "Results":
+        """The runs that are compared."""
+        return self.where(lambda row: row.counts)
+
+    def rates_of(self, arm: str) -> dict[tuple[int, float], float]:
+        """Return the losses of an arm's search for its rates, by rung and rate."""
+        return {
+            (row.rung, row.learning_rate): row.bits_per_byte or math.inf
+            for row in self.rows
+            if (row.role, row.arm) == ("bracket", arm)
+        }
+
+    def points(self, x: str = "flops", subset: str | None = None) -> Points:
+        """Return the runs that are compared as arrays.
+
+        Args:
+            x: flops, device_seconds or tokens.
+            subset: of the validation text; None: all of it.
+        """
+        rows = self.compared.rows
+        loss = [row.subsets[subset] if subset else row.bits_per_byte for row in rows]
+        return Points(
+            arm=np.array([row.arm for row in rows], dtype=np.str_),
+            rung=np.array([row.rung for row in rows], dtype=np.int64),
+            seed=np.array([row.seed for row in rows], dtype=np.int64),
+            branch=np.array([row.branch for row in rows], dtype=np.float64),
+            x=np.array([getattr(row, x) for row in rows], dtype=np.float64),
+            loss=np.array(loss, dtype=np.float64),
+        )
+
+    def write(self, path: Path) -> None:
+        """Publish the table as CSV, numbers in full precision."""
+        subsets = sorted({f"bpb[{name}]" for row in self.rows for name in row.subsets})
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [*COLUMNS, *subsets], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row.to_json() for row in self.rows)
+        publish_text(path, buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """Read a table back.
+
+        Raises:
+            DataError: missing, lacking a column, or without a number where one must stand.
+        """
+        try:
+            lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path}: {error}", "", "run `ladderlm study run` first"
+            ) from error
+        missing = [c for c in COLUMNS if lines and c not in lines[0] and c != "branch"]
+        if not lines or missing:
+            raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")
+        return cls(tuple(map(Row.from_json, lines)))
+
+
+def collect_results(plan: StudyPlan, pool: Path) -> Results:
     """Read the summary of every planned run; a run that is missing or failed keeps its row.
 
     So does one that is not compared: of a search, or for the noise.
     """
-    return [_row(plan.spec.name, run, RunDirectory(pool / run.run_id)) for run in plan.settled]
+    rows = [_planned_row(plan.spec.name, run) for run in plan.settled]
+    splits = [run.config.eval.split for run in plan.settled]
+    return Results(tuple(_measured(*pair, pool) for pair in zip(rows, splits, strict=True)))
 
 
-def _row(study: str, run: PlannedRun, directory: RunDirectory) -> Row:
+def _planned_row(study: str, run: PlannedRun) -> Row:
     config, rung = run.config, run.rung
-    row: Row = dict.fromkeys(COLUMNS, "")
-    row |= {
-        "study": study,
-        "run_id": run.run_id,
-        "config_hash": config.meaning_hash,
-        "arm": run.arm,
-        "role": run.role,
-        "rung": rung.index,
-        "branch": rung.branch,
-        "seed": run.seed,
-        "dim": config.model.dim,
-        "n_layers": config.model.n_layers,
-        "n_steps": config.train.n_steps,
-        "global_batch_tokens": config.train.global_batch_tokens,
-        "learning_rate": config.optim.learning_rate,
-        "params": rung.n_matmul,
-        "tokens": rung.n_tokens,
-        "flops": rung.flops,
-        "flops_spent": rung.flops,
-        "cluster": run.trunk or run.run_id,
-        "status": "missing",
-        "excluded_because": "not run yet",
-    }
-    return _mark(row | _measured(directory, config.eval.split))
+    return Row(
+        study=study,
+        run_id=run.run_id,
+        config_hash=config.meaning_hash,
+        arm=run.arm,
+        role=run.role,
+        rung=rung.index,
+        branch=rung.branch,
+        seed=run.seed,
+        dim=config.model.dim,
+        n_layers=config.model.n_layers,
+        params=rung.n_matmul,
+        tokens=rung.n_tokens,
+        n_steps=config.train.n_steps,
+        global_batch_tokens=config.train.global_batch_tokens,
+        learning_rate=config.optim.learning_rate,
+        flops=rung.flops,
+        flops_spent=rung.flops,
+        cluster=run.trunk or run.run_id,
+    )
 
 
-def _mark(row: Row) -> Row:
-    """Keep a run that is not of the ladder out of the comparison."""
-    if row["role"] != "ladder" and not row["excluded_because"]:
-        row["excluded_because"] = f"a {row['role']} run, not compared"
-    return row
-
-
-def reread_results(rows: list[Row], pool: Path) -> list[Row]:
+def reread_results(results: Results, pool: Path) -> Results:
     """Read again what the run folders say of the rows of a table; the plan's columns stay."""
     fresh = []
-    for row in rows:
-        directory = RunDirectory(pool / str(row["run_id"]))
+    for row in results:
+        directory = RunDirectory(pool / row.run_id)
         split = directory.config().eval.split if directory.config_file.is_file() else "val"
-        kept = {key: value for key, value in row.items() if not key.startswith("bpb[")}
-        fresh.append(_mark(kept | dict.fromkeys(_MEASURED, "") | _measured(directory, split)))
-    return fresh
+        empty: dict[str, Any] = dict.fromkeys(_MEASURED)
+        fresh.append(_measured(replace(row, **empty, hardware="", subsets={}), split, pool))
+    return Results(tuple(fresh))
 
 
-def _measured(directory: RunDirectory, split: str) -> Row:
-    """Give the columns that come from the run itself."""
+def _measured(row: Row, split: str, pool: Path) -> Row:
+    """Fill in the columns that come from the run itself."""
+    directory = RunDirectory(pool / row.run_id)
     summary = directory.summary()
     if summary is None:
-        return {"status": "missing", "excluded_because": "not run yet"}
+        return replace(row, status="missing", excluded_because="not run yet")
     counts = summary["n_params"]
-    row: Row = {
-        "n_params_matrices": counts["matrices"],
-        "n_params_head": counts["head"],
-        "n_params_embedding": counts["embedding"],
-        "flops_6nd": summary["flops_6nd"],
-        "seconds": summary["timing"]["seconds"],
-        "device_seconds": summary["timing"]["device_seconds"],
-        "hardware": summary["hardware"],
-        "status": summary["status"],
-    }
+    row = replace(
+        row,
+        n_params_matrices=counts["matrices"],
+        n_params_head=counts["head"],
+        n_params_embedding=counts["embedding"],
+        flops_6nd=summary["flops_6nd"],
+        seconds=summary["timing"]["seconds"],
+        device_seconds=summary["timing"]["device_seconds"],
+        hardware=summary["hardware"],
+        status=summary["status"],
+    )
     if "branched_from" in summary:  # the steps before were made by its trunk
         own = 1 - summary["branched_from"]["step"] / summary["n_steps"]
-        row["flops_spent"] = summary["flops"] * own
-    if summary["status"] != "finished":
-        reason = summary.get("reason") or f"the run is {summary['status']}"
-        return row | {"excluded_because": reason}
+        row = replace(row, flops_spent=summary["flops"] * own)
+    if row.status != "finished":
+        return replace(row, excluded_because=summary.get("reason") or f"the run is {row.status}")
     last = directory.scores(split) or {}
-    row |= {"loss": last["loss"], "bits_per_byte": last["bits_per_byte"], "excluded_because": ""}
-    row |= {f"bpb[{name}]": sub["bits_per_byte"] for name, sub in last["subsets"].items()}
+    reason = "" if row.role == "ladder" else f"a {row.role} run, not compared"
     for name in ("loss", "bits_per_byte"):
         value = last[name]
         if not isinstance(value, int | float) or not 0 < value < 1e6:
-            row["excluded_because"] = f"{name} = {value} is not between 0 and 1e6"
-    return row
-
-
-def write_results(path: Path, rows: list[Row]) -> None:
-    """Publish the table; numbers in full precision."""
-    subsets = sorted({key for row in rows for key in row if key.startswith("bpb[")})
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*COLUMNS, *subsets], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    publish_text(path, buffer.getvalue())
-
-
-def read_results(path: Path) -> list[Row]:
-    """Read a table back, numbers as numbers.
-
-    Raises:
-        DataError: missing, or lacking a column.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error}", "", "run `ladderlm study run` first"
-        ) from error
-    for row in rows:
-        row.setdefault("branch", "1.0")  # tables were written before there were branches
-    missing = [c for c in COLUMNS if rows and c not in rows[0]]
-    if not rows or missing:
-        raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")
-    return [
-        {key: value if key in TEXT_COLUMNS else _number(value) for key, value in row.items()}
-        for row in rows
-    ]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def points_of(rows: list[Row], loss: str = "bits_per_byte", x: str = "flops") -> Points:
-    """Give the rows that count as arrays.
-
-    Args:
-        loss: column of the y axis; bits per byte also compares arms with different tokenizers.
-        x: flops, device_seconds or tokens.
-    """
-    kept = [row for row in rows if not row["excluded_because"]]
-    return Points(
-        arm=np.array([row["arm"] for row in kept], dtype=np.str_),
-        rung=np.array([row["rung"] for row in kept], dtype=np.int64),
-        seed=np.array([row["seed"] for row in kept], dtype=np.int64),
-        branch=np.array([row["branch"] for row in kept], dtype=np.float64),
-        x=np.array([row[x] for row in kept], dtype=np.float64),
-        loss=np.array([row[loss] for row in kept], dtype=np.float64),
+            reason = f"{name} = {value} is not between 0 and 1e6"
+    return replace(
+        row,
+        loss=_parse_number(last["loss"]),
+        bits_per_byte=_parse_number(last["bits_per_byte"]),
+        subsets={name: sub["bits_per_byte"] for name, sub in last["subsets"].items()},
+        excluded_because=reason,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from ladderlm.executors.base import Resources
 from ladderlm.executors.packing import Packing
 from ladderlm.study.cost import estimate_memory
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
 
 __all__ = ["in_order", "n_side_by_side", "rank", "resources_of", "wall_seconds"]
 

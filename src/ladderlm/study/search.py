@@ -13,35 +13,60 @@ from typing import Any
 from ladderlm.config import to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.study.options import SearchOptions
-from ladderlm.study.planned import PlannedRun, Planner
+from ladderlm.study.planner import PlannedRun, Planner
+from ladderlm.study.records import plain
 from ladderlm.train.run_config import RunConfig
 from ladderlm.units import format_flops
 
-__all__ = ["Found", "plan_search", "to_toml"]
+__all__ = ["SearchResult", "Trial", "plan_search", "to_toml"]
 
 
 @dataclass(frozen=True)
-class Found:
+class Trial:
+    """One combination that has ended.
+
+    Args:
+        rung: from 1.
+        bits_per_byte: None: the run failed.
+    """
+
+    rung: int
+    options: Mapping[str, Any]
+    bits_per_byte: float | None
+    run_id: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
     """What a search has found by now.
 
     Args:
-        rows: every combination that has ended, {"rung", "options", "bits_per_byte", "run_id"}; a
-            run that failed has no bits per byte. In order of rung, then loss.
-        best: the row of the best at the chosen rung, and its config; None before all have ended.
+        rows: every combination that has ended, in order of rung, then loss.
+        best: the best at the chosen rung; None before all have ended.
         edges: options whose best value is the smallest or largest number tried.
+        config: of the best; it is no part of the JSON.
     """
 
-    rows: tuple[dict[str, Any], ...]
-    best: dict[str, Any] | None
-    config: RunConfig | None
+    rows: tuple[Trial, ...]
+    best: Trial | None
     edges: tuple[str, ...]
+    config: RunConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values, without the config."""
-        return {"rows": list(self.rows), "best": self.best, "edges": list(self.edges)}
+        """Return plain values, without the config."""
+        return {name: plain(getattr(self, name)) for name in ("rows", "best", "edges")}
+
+    def reread(self, bits_per_byte: Mapping[str, float]) -> "SearchResult":
+        """Return the same trials with the losses that their runs have now, by run id."""
+
+        def again(trial: Trial) -> Trial:
+            return replace(trial, bits_per_byte=bits_per_byte.get(trial.run_id))
+
+        best = None if self.best is None else again(self.best)
+        return replace(self, rows=tuple(map(again, self.rows)), best=best)
 
 
-def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRun], Found]:
+def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRun], SearchResult]:
     """Plan the search as far as its finished runs allow; runs of later stages are provisional.
 
     Raises:
@@ -50,12 +75,12 @@ def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRu
     candidates = search.combinations()
     rungs = list(range(search.rung)) if search.method == "halving" else [search.rung - 1]
     runs: list[PlannedRun] = []
-    rows: list[dict[str, Any]] = []
+    trials: list[Trial] = []
     last: list[PlannedRun] = []
     losses: list[float] | None = []
     for rung in rungs:
         waiting = losses is None
-        last = [_run(planner, options, rung, waiting) for options in candidates]
+        last = [_search_run(planner, options, rung, waiting) for options in candidates]
         runs += last
         losses = None if waiting else planner.losses_of(last)
         keep = math.ceil(len(candidates) / 2)
@@ -63,7 +88,7 @@ def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRu
             candidates = candidates[:keep]
             continue
         order = sorted(range(len(candidates)), key=losses.__getitem__)
-        rows += [_row(last[i], candidates[i], rung, losses[i]) for i in order]
+        trials += [_trial(last[i], candidates[i], rung, losses[i]) for i in order]
         candidates = [candidates[i] for i in order[:keep]]
     flops = sum(run.rung.flops for run in runs)
     if flops > search.flops:
@@ -73,23 +98,23 @@ def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRu
             "try fewer values, a lower rung, a random search of fewer samples, or raise the budget",
         )
     if losses is None or not math.isfinite(min(losses)):
-        return runs, Found(tuple(rows), None, None, ())
-    best = next(row for row in rows if row["rung"] == rungs[-1] + 1)
-    winner = next(run for run in last if run.run_id == best["run_id"])
-    return runs, Found(tuple(rows), best, winner.config, _edges(search, best["options"]))
+        return runs, SearchResult(tuple(trials), None, ())
+    best = next(trial for trial in trials if trial.rung == rungs[-1] + 1)
+    winner = next(run for run in last if run.run_id == best.run_id)
+    return runs, SearchResult(tuple(trials), best, _edges(search, best.options), winner.config)
 
 
-def _run(planner: Planner, options: Mapping[str, Any], rung: int, provisional: bool) -> PlannedRun:
+def _search_run(
+    planner: Planner, options: Mapping[str, Any], rung: int, provisional: bool
+) -> PlannedRun:
     baseline = planner.spec.arms[0]
     arm = replace(baseline, set=baseline.set | dict(options))
     seed = planner.spec.ladder.seeds[0]
     return planner.run(arm, rung, seed, role="search", provisional=provisional)
 
 
-def _row(run: PlannedRun, options: Mapping[str, Any], rung: int, loss: float) -> dict[str, Any]:
-    bits = loss if math.isfinite(loss) else None
-    row = {"rung": rung + 1, "options": dict(options), "bits_per_byte": bits}
-    return row | {"run_id": run.run_id}
+def _trial(run: PlannedRun, options: Mapping[str, Any], rung: int, loss: float) -> Trial:
+    return Trial(rung + 1, dict(options), loss if math.isfinite(loss) else None, run.run_id)
 
 
 def _edges(search: SearchOptions, best: Mapping[str, Any]) -> tuple[str, ...]:
@@ -112,7 +137,7 @@ _NOT_CHOSEN = ("out", "data.fingerprint", "data.tokenizer_fingerprint", "eval.fi
 def to_toml(config: RunConfig) -> str:
     """Spell a config for `ladderlm train --config`: all that differs from the defaults."""
     default = to_dict(RunConfig())
-    tables: dict[str, dict[str, Any]] = {}
+    tables = {}
     for table, values in to_dict(config).items():
         if isinstance(values, dict):
             tables[table] = {

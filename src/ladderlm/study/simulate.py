@@ -17,7 +17,7 @@ from ladderlm.scaling.points import Points
 from ladderlm.scaling.power import PLANNING_NOISE, Noise, detection_power
 from ladderlm.study.verdict import decide
 
-__all__ = ["CASES", "Planted", "draw_study", "simulate"]
+__all__ = ["CASES", "Planted", "draw_losses", "simulate"]
 
 # Loss of the baseline: 5.7 nats at 1e13 FLOPs, 3.6 at 1e15; compute is worth 0.11 to 0.085 in ln L.
 FLOOR, REACH, EXPONENT, LOWEST = 1.7, 4.0, 0.16, 1e13
@@ -80,7 +80,7 @@ CASES = {
 }
 
 
-def draw_study(planted: Planted, rng: np.random.Generator) -> Points:
+def draw_losses(planted: Planted, rng: np.random.Generator) -> Points:
     """Draw the losses of one study."""
     n, k = planted.n_rungs, planted.n_seeds
     budgets = planted.budgets
@@ -118,7 +118,7 @@ def simulate(planted: Planted, n_studies: int, seed: int = 0) -> dict[str, Any]:
     failed = 0
     forecasts: list[tuple[Forecast, float]] = []
     for _ in range(n_studies):
-        points = draw_study(planted, rng)
+        points = draw_losses(planted, rng)
         comparison = compare_arms(points, "base", "new")
         is_top = points.rung == planted.n_rungs - 1
         law, held = fit_law(points.where(~is_top), "base"), points.where(is_top)

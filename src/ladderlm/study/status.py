@@ -15,7 +15,7 @@ from ladderlm.executors.base import Resources
 from ladderlm.executors.packing import Packing
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.plan import StudyPlan
-from ladderlm.study.planned import PlannedRun
+from ladderlm.study.planner import PlannedRun
 from ladderlm.study.schedule import wall_seconds
 
 __all__ = ["RunStatus", "StudyStatus", "early_losses", "study_status"]

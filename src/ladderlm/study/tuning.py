@@ -5,12 +5,14 @@ one may cost. Pure functions; which runs a bracket needs is in `plan.py`.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ladderlm.study.records import parse_record, plain
 
 __all__ = [
     "FACTOR",
@@ -63,9 +65,11 @@ class Bracket:
             return None
         return self.curvature * math.log(rate / self.best_rate) ** 2
 
-    def to_json(self) -> dict[str, Any]:
-        """Give plain values."""
-        return vars(self) | {"rates": list(self.rates), "losses": list(self.losses)}
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Bracket":
+        """Read back plain values; JSON has no infinity, so a diverged loss is null there."""
+        losses = tuple(math.inf if loss is None else loss for loss in values["losses"])
+        return cls(**{**values, "rates": tuple(values["rates"]), "losses": losses})
 
 
 def fit_bracket(
@@ -151,6 +155,7 @@ class Tuning:
         law: None until the brackets are done.
         done: no run of the search is left.
         problem: why no verdict may rest on these rates, if so.
+        budgets: FLOPs of the rungs that the rates are for.
     """
 
     arm: str
@@ -158,6 +163,7 @@ class Tuning:
     law: RateLaw | None
     done: bool
     problem: str | None
+    budgets: tuple[float, ...] = ()
 
     def regret(self, flops: float) -> float | None:
         """Give the loss, in ln loss, that a wrong rate must be expected to cost at a budget.
@@ -175,42 +181,39 @@ class Tuning:
         known = [b.curvature for b in self.brackets if b.curvature is not None]
         return sum(known) / len(known) if known else None
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Tuning":
-        """Read back what `to_json` gave; JSON has no infinity, so a diverged loss is null there."""
+    def reread(self, losses: Mapping[tuple[int, float], float]) -> "Tuning":
+        """Return the same search by the losses that its runs have now, by rung and rate."""
         brackets = []
-        for bracket in values["brackets"]:
-            losses = tuple(math.inf if loss is None else loss for loss in bracket["losses"])
-            brackets.append(
-                Bracket(**bracket | {"rates": tuple(bracket["rates"]), "losses": losses})
-            )
-        law = values["law"]
-        return cls(
-            arm=values["arm"],
-            brackets=tuple(brackets),
-            law=None if law is None else RateLaw(**law),
-            done=values["done"],
-            problem=values["problem"],
-        )
+        for old in self.brackets:
+            tried = zip(old.rates, old.losses, strict=True)
+            now = [losses.get((old.rung, rate), loss) for rate, loss in tried]
+            brackets.append(fit_bracket(old.rung, old.flops, old.rates, now))
+        law = None if self.law is None else fit_rate_law(brackets)
+        return replace(self, brackets=tuple(brackets), law=law)
 
-    def to_json(self, flops: Sequence[float]) -> dict[str, Any]:
-        """Give plain values, with the rate and the regret at every rung."""
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, with the rate and the regret at every rung."""
         law = self.law
         rungs = []
         if law is not None:
             sd, regret = law.rate_sd, self.regret
             rungs = [
                 {"flops": c, "rate": law.rate(c), "rate_sd": sd(c), "regret": regret(c)}
-                for c in flops
+                for c in self.budgets
             ]
         return {
             "arm": self.arm,
             "done": self.done,
             "problem": self.problem,
-            "brackets": [bracket.to_json() for bracket in self.brackets],
-            "law": None if law is None else vars(law),
+            "brackets": plain(self.brackets),
+            "law": plain(law),
             "rungs": rungs,
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Tuning":
+        """Read back what `to_json` returned."""
+        return parse_record(cls, {**values, "budgets": [rung["flops"] for rung in values["rungs"]]})
 
 
 def rate_shift(

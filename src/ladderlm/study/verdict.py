@@ -5,6 +5,7 @@ Owns the rules, applied in order; the first that matches wins. Pure functions.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.power import rungs_needed
@@ -31,6 +32,7 @@ class Verdict:
         rungs_needed: rungs of this spread that would show the pooled effect, or 2 % if that is
             less, with 80 % power; None when that does not apply.
         runs_needed: what these come to in runs of both arms, with as many seeds as now.
+        p_holm: of the pooled multiplier by Holm's rule; None with one variant.
     """
 
     word: str
@@ -39,11 +41,18 @@ class Verdict:
     demonstration: bool
     rungs_needed: int | None
     runs_needed: int | None
+    p_holm: float | None = None
 
     @property
     def text(self) -> str:
         """The verdict as it is printed everywhere."""
         return f"DEMONSTRATION: {self.word}" if self.demonstration else self.word
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, with the text."""
+        values = dict(vars(self))
+        p_holm = values.pop("p_holm")
+        return {**values, "text": self.text, "p_holm": p_holm}
 
 
 def decide(
@@ -70,7 +79,7 @@ def decide(
     if not shown and word in (NOT_RECOMMENDED, RECOMMEND_UP_TO, RECOMMEND):
         reason += f"; but among all variants p = {adjusted_p:.3f} (Holm)"
         word = INCONCLUSIVE
-    rungs, runs = _needed(comparison) if word == INCONCLUSIVE else (None, None)
+    rungs, runs = _runs_needed(comparison) if word == INCONCLUSIVE else (None, None)
     if rungs is not None:
         reason += f"; 80 % power would need {rungs} rungs, {runs} runs"
     blocked = None
@@ -82,9 +91,9 @@ def decide(
         blocked = "no rung was held out to test the forecast"
     elif not holdout_passed:
         blocked = "the forecast of the held-out rung failed"
-    if blocked is not None:
-        return Verdict(INCONCLUSIVE, f"{blocked}; {reason}", word, demonstration, rungs, runs)
-    return Verdict(word, reason, word, demonstration, rungs, runs)
+    found = INCONCLUSIVE if blocked is not None else word
+    said = f"{blocked}; {reason}" if blocked is not None else reason
+    return Verdict(found, said, word, demonstration, rungs, runs, adjusted_p)
 
 
 def _by_numbers(comparison: Comparison) -> tuple[str, str]:
@@ -117,7 +126,7 @@ def _by_numbers(comparison: Comparison) -> tuple[str, str]:
     return INCONCLUSIVE, f"{shown}: neither a gain nor its absence is shown"
 
 
-def _needed(comparison: Comparison) -> tuple[int | None, int | None]:
+def _runs_needed(comparison: Comparison) -> tuple[int | None, int | None]:
     """Give rungs and runs for 80 % power to see the pooled effect, or 2 % if it is less."""
     if comparison.rung_sd is None or not comparison.pooled.value > 0:
         return None, None

@@ -1,10 +1,10 @@
-"""What was foretold, and what came.
+"""What was predicted, and what came.
 
 Owns the figure of a study's forecast: the interval of every arm on every held-out rung, written
 before it was looked at, and the mean that was measured.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
@@ -16,17 +16,17 @@ from ladderlm.report.figures.style import (
     new_figure,
     styled,
 )
+from ladderlm.study.forecast import ForecastScore
 from ladderlm.study.ladder import name_rung
 
 __all__ = ["forecast_figure"]
 
 
 @styled
-def forecast_figure(scores: list[dict[str, Any]], arms: list[str], note: str = "") -> Figure:
+def forecast_figure(scores: Sequence[ForecastScore], arms: Sequence[str], note: str = "") -> Figure:
     """Draw forecasts as errors in percent of the measured loss.
 
     Args:
-        scores: from `study.forecast.score_forecast`.
         arms: names, the baseline first.
         note: a line under the figure, such as when the forecast was written.
     """
@@ -34,13 +34,13 @@ def forecast_figure(scores: list[dict[str, Any]], arms: list[str], note: str = "
     axes.axvline(0.0, color=GREY, linewidth=1.0)
     axes.axvspan(-0.5, 0.5, color=GREY, alpha=0.12, linewidth=0)
     for place, score in enumerate(scores):
-        index = arms.index(score["arm"])
-        colour, actual = colour_of(index), score["actual"]
-        for name, width in (("interval_95", 1.4), ("interval_90", 4.0)):
-            ends = [100 * (end / actual - 1) for end in score[name]]
+        index = arms.index(score.arm)
+        colour, actual = colour_of(index), score.actual
+        for interval, width in ((score.interval_95, 1.4), (score.interval_90, 4.0)):
+            ends = [100 * (end / actual - 1) for end in interval]
             axes.plot(ends, [place, place], color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot(
-            [100 * score["relative_error"]],
+            [100 * score.relative_error],
             [place],
             color="white",
             markeredgecolor=colour,
@@ -50,10 +50,7 @@ def forecast_figure(scores: list[dict[str, Any]], arms: list[str], note: str = "
         )
     axes.set_yticks(
         range(len(scores)),
-        [
-            f"{label_of(s['arm'], 30)}, rung {name_rung(s['rung'], s.get('branch', 1))}"
-            for s in scores
-        ],
+        [f"{label_of(s.arm, 30)}, rung {name_rung(s.rung, s.branch)}" for s in scores],
     )
     axes.set_ylim(-0.7, max(len(scores), 1) - 0.3)
     axes.invert_yaxis()

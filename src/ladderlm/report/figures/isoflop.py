@@ -4,6 +4,7 @@ Owns the figure of an isoFLOP fit: loss against parameters and against tokens at
 parabolas, and both estimates of every optimum.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ladderlm.report.figures.style import GREY, marker_of, new_figure, shade_of, spell_tick, styled
+from ladderlm.scaling.isoflop import Bowl
 
 __all__ = ["isoflop_figure"]
 
@@ -18,12 +20,10 @@ TITLES = {"params": "by parameters", "tokens": "by tokens"}
 
 
 @styled
-def isoflop_figure(bowls: list[dict[str, Any]], note: str = "", loss: str = "loss") -> Figure:
-    """Draw the bowls of `scaling.isoflop`.
+def isoflop_figure(bowls: Sequence[Bowl], note: str = "", loss: str = "loss") -> Figure:
+    """Draw the bowls of an isoflop fit.
 
     Args:
-        bowls: with flops, params, tokens, losses, and params_opt, tokens_opt where there is an
-            optimum.
         note: a line under the figure.
         loss: what it is.
     """
@@ -45,31 +45,30 @@ def isoflop_figure(bowls: list[dict[str, Any]], note: str = "", loss: str = "los
     return figure
 
 
-def _draw_bowl(axes: Any, bowl: dict[str, Any], name: str, index: int, colour: Any) -> None:
+def _draw_bowl(axes: Any, bowl: Bowl, name: str, index: int, colour: Any) -> None:
     """Draw one budget's points, its parabola and both optima."""
-    x, loss = np.array(bowl[name]), np.array(bowl["losses"])
+    params, tokens, loss = (np.array(v) for v in (bowl.params, bowl.tokens, bowl.losses))
+    x = params if name == "params" else tokens
     axes.scatter(
         x,
         loss,
         s=26,
         color=colour,
         marker=marker_of(index),
-        label=f"{bowl['flops']:.2g}",
+        label=f"{bowl.flops:.2g}",
         zorder=3,
     )
-    best = f"{name}_opt"
-    if best not in bowl:
+    optima = {"params": bowl.params_opt, "tokens": bowl.tokens_opt}
+    best = optima.pop(name)
+    if best is None:
         return
     log_x = np.log(x)
     line = np.polyfit(log_x - log_x.mean(), loss, 2)
     grid = np.linspace(log_x.min(), log_x.max(), 60)
     axes.plot(np.exp(grid), np.polyval(line, grid - log_x.mean()), color=colour, linewidth=1.2)
     # the other axis' optimum stands at the compute that both share: x = product / optimum
-    product = float(np.exp((np.log(bowl["params"]) + np.log(bowl["tokens"])).mean()))
-    other = "tokens" if name == "params" else "params"
-    shown = {name: bowl[best]}
-    if f"{other}_opt" in bowl:
-        shown[other] = product / bowl[f"{other}_opt"]
+    product = float(np.exp((np.log(params) + np.log(tokens)).mean()))
+    shown = {name: best} | {axis: product / at for axis, at in optima.items() if at is not None}
     for axis, at in shown.items():
         height = float(np.polyval(line, np.log(at) - log_x.mean()))
         axes.plot(

@@ -28,13 +28,13 @@ __all__ = ["rates_figure"]
 LEGEND = (
     "above: star, vertex of the parabola; dashed, rate of the ladder; ring, best on the edge of "
     "its grid; triangle, far above or diverged",
-    "below: hollow, the check of the law; cross, what the law had foretold for it; band, 95 %; "
+    "below: hollow, the check of the law; cross, what the law had predicted for it; band, 95 %; "
     "dots, rates of the ladder's rungs",
 )
 
 
 @styled
-def rates_figure(tunings: Sequence[Tuning], arms: list[str], flops: Sequence[float]) -> Figure:
+def rates_figure(tunings: Sequence[Tuning], arms: Sequence[str], flops: Sequence[float]) -> Figure:
     """Draw the search for the rates of the arms that were tuned.
 
     Args:
@@ -133,8 +133,8 @@ def _draw_law(axes: Any, tuning: Tuning, index: int, flops: Sequence[float]) -> 
     for bracket in tuning.brackets:
         check = bracket.rung > 1
         if check:  # its grid was laid around what the law of the lower rungs had said
-            foretold = bracket.rates[len(bracket.rates) // 2]
-            axes.plot([bracket.flops], [foretold], color=colour, marker="x", markersize=8)
+            predicted = bracket.rates[len(bracket.rates) // 2]
+            axes.plot([bracket.flops], [predicted], color=colour, marker="x", markersize=8)
         axes.scatter(
             [bracket.flops],
             [bracket.best_rate],

@@ -6,6 +6,7 @@ hollow, the compute multiplier below, residuals at the bottom.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from ladderlm.scaling.compare import Comparison
 from ladderlm.scaling.joint import LadderLaw
 from ladderlm.scaling.points import Points
 
-__all__ = ["scaling_figure"]
+__all__ = ["ScalingPlot", "scaling_figure"]
 
 X_LABELS = {
     "flops": "training FLOPs (exact, nominal causal)",
@@ -39,18 +40,9 @@ X_NAMES = {"flops": "compute", "device_seconds": "device time", "tokens": "token
 WIDEST = 3.0  # times the largest m, and under the smallest: intervals beyond leave the frame
 
 
-@styled
-def scaling_figure(
-    points: Points,
-    arms: list[str],
-    law: LadderLaw | None,
-    comparisons: list[Comparison],
-    held_out: set[int],
-    x: str,
-    caption: Sequence[str] = (),
-    marked: NDArray[np.bool_] | None = None,
-) -> Figure:
-    """Draw a study.
+@dataclass(frozen=True, kw_only=True)
+class ScalingPlot:
+    """What a scaling figure shows.
 
     Args:
         points: runs that count; x in FLOPs, device seconds or tokens.
@@ -63,19 +55,43 @@ def scaling_figure(
         caption: lines under the figure.
         marked: (points,), those left out of law and comparisons, drawn crossed; None: none.
     """
-    if law is None and not comparisons:  # nothing to draw under the losses
+
+    points: Points
+    arms: Sequence[str]
+    law: LadderLaw | None = None
+    comparisons: Sequence[Comparison] = ()
+    held_out: Sequence[int] = ()
+    x: str = "flops"
+    caption: Sequence[str] = ()
+    marked: NDArray[np.bool_] | None = None
+
+    @property
+    def unit(self) -> float:
+        """What x is multiplied by: device time is shown in hours."""
+        return 1 / 3600 if self.x == "device_seconds" else 1.0
+
+    @property
+    def crossed(self) -> NDArray[np.bool_]:
+        """The points that are drawn crossed."""
+        return np.zeros(len(self.points), dtype=bool) if self.marked is None else self.marked
+
+
+@styled
+def scaling_figure(plot: ScalingPlot) -> Figure:
+    """Draw a study over one axis."""
+    points, law, unit = plot.points, plot.law, plot.unit
+    if law is None and not plot.comparisons:  # nothing to draw under the losses
         figure, top = new_figure(8.0, 4.6)
         middle = bottom = None
     else:
         figure, axes = new_figure(8.0, 8.6, 3, height_ratios=[3, 1.6, 1], sharex=True)
         top, middle, bottom = axes
-    unit = 1 / 3600 if x == "device_seconds" else 1.0
-    crossed = np.zeros(len(points), dtype=bool) if marked is None else marked
-    for index, arm in enumerate(arms):
+    for index, arm in enumerate(plot.arms):
         own = points.arm == arm
+        crossed = own & plot.crossed
         top.scatter(  # a cross over the run's own marker
-            points.x[own & crossed] * unit,
-            points.loss[own & crossed],
+            points.x[crossed] * unit,
+            points.loss[crossed],
             s=90,
             marker="x",
             color="black",
@@ -83,9 +99,7 @@ def scaling_figure(
             zorder=4,
         )
         for length in np.unique(points.branch).tolist():
-            runs = own & (points.branch == length)
-            shown, fitted_to = points.where(runs), ~crossed[runs]
-            _draw_arm(top, bottom, shown, fitted_to, law, arm, index, held_out, unit, length)
+            _draw_arm(top, bottom, plot, index, length)
     if not len(points):  # a logarithmic axis needs a range
         top.axis((1.0, 10.0, 1.0, 10.0))
     top.set_ylabel("validation, bits per byte")
@@ -93,12 +107,12 @@ def scaling_figure(
     top.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     top.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
     top.tick_params(axis="y", which="minor", labelsize=8)
-    name = X_NAMES[x]
+    name = X_NAMES[plot.x]
     top.set_title(f"Loss against {name}: each seed a point, held-out rungs hollow")
     if len(points):
         top.legend()
     if middle is not None and bottom is not None:
-        _draw_multipliers(middle, comparisons, arms, unit)
+        _draw_multipliers(middle, plot)
         middle.set_title(f"m: baseline's {name} for the same loss / {name} used (dotted: trend)")
         bottom.axhline(0, color=GREY, linewidth=0.8)
         by_seed = law is not None and law.seed_sd is not None
@@ -109,36 +123,28 @@ def scaling_figure(
     lowest.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
     lowest.xaxis.set_minor_locator(NullLocator())
     lowest.xaxis.set_major_formatter(spell_tick)
-    lowest.set_xlabel(X_LABELS[x])
-    if caption:
-        lines = "\n".join(label_of(line, 118) for line in caption)
+    lowest.set_xlabel(X_LABELS[plot.x])
+    if plot.caption:
+        lines = "\n".join(label_of(line, 118) for line in plot.caption)
         figure.supxlabel(lines, fontsize=8, color=GREY, x=0.02, ha="left")
     if law is None:
         top.text(0.5, 0.5, "not enough points for a fit", transform=top.transAxes, ha="center")
     return figure
 
 
-def _draw_arm(
-    top: Any,
-    bottom: Any,
-    own: Points,
-    fitted_to: NDArray[np.bool_],
-    law: LadderLaw | None,
-    arm: str,
-    index: int,
-    held_out: set[int],
-    unit: float,
-    length: float,
-) -> None:
+def _draw_arm(top: Any, bottom: Any, plot: ScalingPlot, index: int, length: float) -> None:
     """Draw one arm's runs of a length, and the line, band and residuals of those fitted.
 
     Runs longer or shorter than their rung's are pale, and larger or smaller.
     """
+    arm, law, unit = plot.arms[index], plot.law, plot.unit
+    runs = (plot.points.arm == arm) & (plot.points.branch == length)
+    own, fitted_to = plot.points.where(runs), ~plot.crossed[runs]
     size = 34 * min(max(length, 0.4), 2.5)
     colour, name, width = colour_of(index), label_of(arm), 1.4
     if length != 1:
         colour, name, width = paler(colour), f"{name}, {length:g}x as long", 0.9
-    hollow = np.isin(own.rung, sorted(held_out))
+    hollow = np.isin(own.rung, list(plot.held_out))
     for mask, face, label in ((~hollow, colour, name), (hollow, "white", None)):
         top.scatter(
             own.x[mask] * unit,
@@ -173,17 +179,16 @@ def _draw_arm(
         bottom.scatter(own.x * unit, residuals, s=18, color=colour, marker=marker_of(index))
 
 
-def _draw_multipliers(
-    axes: Any, comparisons: list[Comparison], arms: list[str], unit: float
-) -> None:
+def _draw_multipliers(axes: Any, plot: ScalingPlot) -> None:
     """Draw m with its 95 % interval at every rung and the pooled band.
 
     A wide interval leaves the frame rather than flatten the rest.
     """
+    comparisons, unit = plot.comparisons, plot.unit
     axes.axhline(1.0, color=GREY, linewidth=1.0)
     axes.set_ylabel("m")
     for comparison in comparisons:
-        index = arms.index(comparison.variant)
+        index = plot.arms.index(comparison.variant)
         colour = colour_of(index)
         for rung in comparison.rungs:
             estimate = rung.estimate

@@ -4,6 +4,7 @@ Owns its figure: for every option the loss against its values, over all combinat
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,17 @@ from ladderlm.report.figures.style import (
     new_figure,
     styled,
 )
+from ladderlm.study.search import SearchResult, Trial
 
 __all__ = ["search_figure"]
 
 
 @styled
-def search_figure(found: dict[str, Any]) -> Figure:
-    """Draw every combination that has ended, once for each option.
-
-    Args:
-        found: "search" of `fits.json`: rows with rung, options and bits per byte (null: failed),
-            the best row, and the options whose best value is the end of its list.
-    """
-    rows, best = _above_best(found["rows"]), found["best"]
-    names = list(rows[0]["options"])
-    top = max(row["rung"] for row in rows)
+def search_figure(found: SearchResult) -> Figure:
+    """Draw every combination that has ended, once for each option."""
+    above = _above_best(found.rows)
+    names = list(found.rows[0].options)
+    top = max(trial.rung for trial in found.rows)
     n_columns = min(len(names), 2)
     n_rows = math.ceil(len(names) / n_columns)
     figure, axes = new_figure(
@@ -41,7 +38,7 @@ def search_figure(found: dict[str, Any]) -> Figure:
     for panel in axes.ravel()[len(names) :]:
         panel.set_axis_off()
     for panel, name in zip(axes.ravel(), names, strict=False):
-        _draw_option(panel, rows, best, name, top, name in found["edges"])
+        _draw_option(panel, found, above, name, top)
     for line in axes:
         line[0].set_ylabel("loss above the best, %")
     lines = [
@@ -53,33 +50,25 @@ def search_figure(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def _above_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give the rows with their loss in percent above the best of their rung (null: failed)."""
+def _above_best(trials: Sequence[Trial]) -> list[float | None]:
+    """Return the loss of each in percent above the best of its rung; None: it failed."""
     best: dict[int, float] = {}
-    for row in rows:
-        if row["bits_per_byte"] is not None:
-            best[row["rung"]] = min(row["bits_per_byte"], best.get(row["rung"], math.inf))
+    for trial in trials:
+        if trial.bits_per_byte is not None:
+            best[trial.rung] = min(trial.bits_per_byte, best.get(trial.rung, math.inf))
     return [
-        row
-        | {
-            "above": None
-            if row["bits_per_byte"] is None
-            else 100 * (row["bits_per_byte"] / best[row["rung"]] - 1)
-        }
-        for row in rows
+        None if t.bits_per_byte is None else 100 * (t.bits_per_byte / best[t.rung] - 1)
+        for t in trials
     ]
 
 
 def _draw_option(
-    axes: Any,
-    rows: list[dict[str, Any]],
-    best: dict[str, Any] | None,
-    name: str,
-    top: int,
-    edge: bool,
+    axes: Any, found: SearchResult, above: Sequence[float | None], name: str, top: int
 ) -> None:
     """Draw loss against the values of one option; those that are no numbers side by side."""
-    values = list({_key(row["options"][name]): row["options"][name] for row in rows}.values())
+    trials = list(zip(found.rows, above, strict=True))
+    tried = [trial.options[name] for trial in found.rows]
+    values = list({_key(value): value for value in tried}.values())
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     values = sorted(values) if numbers else values
     scaled = numbers and min(values) > 0 and max(values) / min(values) >= 4
@@ -89,25 +78,26 @@ def _draw_option(
     axes.set_xticks(list(places.values()), [label_of(key, 12) for key in places])
     axes.xaxis.set_minor_locator(NullLocator())
     colour = colour_of(0)  # a search is one of the baseline
-    for row in rows:
-        at, loss = places[_key(row["options"][name])], row["above"]
+    for trial, loss in trials:
+        at = places[_key(trial.options[name])]
         if loss is None:
             where = axes.get_xaxis_transform()
             axes.plot([at], [0.96], color=colour, marker="^", transform=where, clip_on=False)
             continue
-        face = colour if row["rung"] == top else "white"
+        face = colour if trial.rung == top else "white"
         axes.scatter([at], [loss], s=28, facecolors=face, edgecolors=colour, marker=marker_of(0))
     lowest: dict[float, float] = {}
-    for row in rows:
-        if row["rung"] == top and row["above"] is not None:
-            at = places[_key(row["options"][name])]
-            lowest[at] = min(row["above"], lowest.get(at, math.inf))
+    for trial, loss in trials:
+        if trial.rung == top and loss is not None:
+            at = places[_key(trial.options[name])]
+            lowest[at] = min(loss, lowest.get(at, math.inf))
     line = sorted(lowest.items())
     if numbers and line:
         axes.plot(*np.transpose(line), color=colour, linewidth=1.2)
     axes.set_title(label_of(name, 40))
-    if best is not None:
-        at = places[_key(best["options"][name])]
+    if found.best is not None:
+        best = _key(found.best.options[name])
+        at = places[best]
         axes.plot(
             [at],
             [0.0],
@@ -117,10 +107,9 @@ def _draw_option(
             markersize=15,
             zorder=4,
         )
-        if edge:
+        if name in found.edges:
             axes.set_xlabel(
-                f"{label_of(_key(best['options'][name]), 12)} is the last of its values: "
-                "the best may lie beyond"
+                f"{label_of(best, 12)} is the last of its values: the best may lie beyond"
             )
 
 

@@ -18,6 +18,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 __all__ = [
     "ARM_COLOURS",
     "GREY",
+    "Figure",
     "colour_of",
     "label_of",
     "marker_of",

@@ -4,19 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from ladderlm.cli.quickstart import (
+from ladderlm.model.accounting import count_params, train_flops_per_token
+from ladderlm.run.presets import preset
+from ladderlm.study.budget import (
     ASPECT_RATIO,
     FINAL_TOKENS_PER_PARAM,
     N_RUNGS,
     REPORT_SECONDS,
-    VOCAB_SIZE,
     Budget,
-    final_shape,
+    choose_final_shape,
     plan_budget,
     plan_final,
 )
-from ladderlm.model.accounting import count_params, train_flops_per_token
-from ladderlm.run.presets import preset
 from ladderlm.study.ladder import Target, choose_shape
 
 
@@ -24,7 +23,7 @@ from ladderlm.study.ladder import Target, choose_shape
 @pytest.mark.parametrize("n_cores", [1, 2])
 def test_every_run_of_a_budget_has_a_shape_on_slow_and_fast_machines(minutes, n_cores):
     base = preset("llama")
-    base = replace(base, model=replace(base.model, vocab_size=VOCAB_SIZE))
+    base = replace(base, model=replace(base.model, vocab_size=2048))
     seq_len = base.data.seq_len
     for one in (1.5e10, 4e10):
         for speed_up in (1.1, 1.9):
@@ -37,7 +36,7 @@ def test_every_run_of_a_budget_has_a_shape_on_slow_and_fast_machines(minutes, n_
                 )
             final = plan_final(budget, 60 * minutes * 0.5, one * speed_up)
             assert final >= 1.5 * budget.flops[-1]
-            shape = final_shape(base, final)
+            shape = choose_final_shape(base, final)
             tokens = final / train_flops_per_token(shape, seq_len)
             ratio = tokens / count_params(shape).n_matmul / FINAL_TOKENS_PER_PARAM
             assert 0.6 < ratio < 1.7
