@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ladderlm.config import from_dict, read_config_file
-from ladderlm.data.shards import PreparedData, Split, SplitWriter
+from ladderlm.data.shard_writer import SplitWriter
+from ladderlm.data.shards import PreparedData, Split
 from ladderlm.errors import LadderError
 from ladderlm.executors.base import Job, State
 from ladderlm.study.results import Row

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from builders import make_records, write_jsonl
 from ladderlm.data import documents
-from ladderlm.data.documents import Document, Reader, expand_sources
+from ladderlm.data.corpus_files import expand_sources
+from ladderlm.data.documents import Document, Reader
 from ladderlm.errors import DataError
 
 if sys.version_info >= (3, 14):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ladderlm.config import content_hash, from_dict, meaning_of, to_dict
 from ladderlm.data.config import DataConfig
 from ladderlm.data.mixture import PERIOD_ROWS, Mixture, share_rows
-from ladderlm.data.shards import PreparedData, SplitWriter
+from ladderlm.data.shard_writer import SplitWriter
+from ladderlm.data.shards import PreparedData
 from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError, DataError
 

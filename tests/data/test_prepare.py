@@ -20,7 +20,8 @@ from builders import content_of, make_records, write_jsonl
 from ladderlm.data import prepare as prepare_module
 from ladderlm.data import request as request_module
 from ladderlm.data.prepare import PrepareConfig, prepare
-from ladderlm.data.shards import SplitWriter, open_data
+from ladderlm.data.shard_writer import SplitWriter
+from ladderlm.data.shards import open_data
 from ladderlm.errors import CheckpointError, ConfigError, DataError
 from ladderlm.files import FolderLock
 from ladderlm.tokenizer.bpe import BytePairTokenizer

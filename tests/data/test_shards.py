@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladderlm.data import shards
+from ladderlm.data.shard_writer import INDEX_DTYPE, SplitWriter
 from ladderlm.data.shards import (
     FORMAT_VERSION,
-    INDEX_DTYPE,
     PreparedData,
-    SplitWriter,
     manifest_fingerprint,
     open_data,
     token_dtype,

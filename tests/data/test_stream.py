@@ -196,7 +196,8 @@ def test_a_split_without_a_pair_is_refused(stream_of):
 
 def test_a_document_of_one_token_is_refused_when_the_split_is_opened(tmp_path):
     """T18: 1 token cannot be a document with BOS and EOS."""
-    from ladderlm.data.shards import PreparedData, SplitWriter
+    from ladderlm.data.shard_writer import SplitWriter
+    from ladderlm.data.shards import PreparedData
 
     writer = SplitWriter(tmp_path, "train", np.dtype("<u2"))
     writer.add(np.array([1]), 0, "a")

@@ -1,8 +1,8 @@
 """Read documents from text corpora.
 
-Owns the readers of `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.txt`, folders of those and standard
-input, and the errors that name file and line. A file is read in blocks of whole lines, so that
-millions of small records cost little each and memory stays bounded.
+Owns the readers of `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.txt` and standard input, and the errors
+that name file and line. A file is read in blocks of whole lines, so that millions of small records
+cost little each and memory stays bounded.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import orjson
 
+from ladderlm.data.corpus_files import expand_sources
 from ladderlm.data.decompress import open_plain
 from ladderlm.errors import DataError
 
@@ -26,14 +27,12 @@ __all__ = [
     "Reader",
     "RecordParser",
     "TextBlock",
-    "expand_sources",
     "read_blocks",
 ]
 
 MAX_LINE_BYTES = 256 << 20
 BLOCK_BYTES = 4 << 20
 UNKNOWN_SUBSET = "unknown"
-_SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".txt", ".txt.zst", ".txt.gz")
 _READ_BYTES = 1 << 20
 
 
@@ -84,38 +83,6 @@ class Parsed:
     lines: list[int] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
-
-
-def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
-    """Replace folders by the corpus files in them, sorted by name; "-" is standard input.
-
-    Raises:
-        DataError: a source does not exist, is not a plain file, or a folder holds no corpus file.
-    """
-    files: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            inside = sorted(
-                p for p in source.rglob("*") if p.is_file() and p.name.endswith(_SUFFIXES)
-            )
-            if not inside:
-                raise DataError(
-                    f"folder {source} holds no corpus file",
-                    f"files ending in {', '.join(_SUFFIXES)} are read",
-                    "name the files, or another folder",
-                )
-            files += inside
-        elif source.is_file() or str(source) == "-":
-            files.append(source)
-        elif source.exists():
-            raise DataError(
-                f"source {source} is a pipe or a device, not a file",
-                "it is read more than once: to hash it, and to share it between workers",
-                "name a file, or pipe the text into standard input and name -",
-            )
-        else:
-            raise DataError(f"source {source} does not exist", "", "check the path")
-    return files
 
 
 def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:

@@ -16,7 +16,8 @@ from ladderlm.data.documents import RecordParser, TextBlock
 from ladderlm.data.encoded_piece import encode_documents
 from ladderlm.data.encoding import SourceFile
 from ladderlm.data.request import SplitRequest
-from ladderlm.data.shards import INDEX_DTYPE, token_dtype
+from ladderlm.data.shard_writer import INDEX_DTYPE
+from ladderlm.data.shards import token_dtype
 from ladderlm.errors import DataError
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.units import format_bytes, format_count, format_seconds

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ladderlm.config import content_hash
+from ladderlm.data.corpus_files import expand_sources, files_by_split
 from ladderlm.data.decompress import standard_input
-from ladderlm.data.documents import BLOCK_BYTES, expand_sources
+from ladderlm.data.documents import BLOCK_BYTES
 from ladderlm.data.encoding import PartJob, SourceFile, SourceLimits, Turn, share_files
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
 
-__all__ = ["PrepareConfig", "SplitRequest", "files_by_split", "plan_splits", "request_splits"]
+__all__ = ["PrepareConfig", "SplitRequest", "plan_splits", "request_splits"]
 
 _log = logging.getLogger(__name__)
 STDIN = "<stdin>"
@@ -161,15 +162,6 @@ def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
             names = ", ".join(repr(str(file.relative_to(folder)))[1:-1] for file in unused[:5])
             _log.warning("left out, since they are named after no split: %s", names)
     return plan or {"train": expand_sources(config.sources)}
-
-
-def files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """Find the corpus files, or folders of them, that are named train, val or test."""
-    plan: dict[str, list[Path]] = {}
-    for file in expand_sources([folder]):
-        name = file.relative_to(folder).parts[0].split(".")[0]
-        plan.setdefault(name, []).append(file)
-    return {name: plan[name] for name in ("train", "val", "test") if name in plan}
 
 
 def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, SplitRequest]:

@@ -17,16 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
-from ladderlm.data.shard_writer import INDEX_DTYPE, SplitWriter
+from ladderlm.data.shard_writer import INDEX_DTYPE
 from ladderlm.errors import DataError
 from ladderlm.files import read_json, sha256_file
 
 __all__ = [
     "FORMAT_VERSION",
-    "INDEX_DTYPE",
     "PreparedData",
     "Split",
-    "SplitWriter",
     "files_of_split",
     "manifest_fingerprint",
     "open_data",
