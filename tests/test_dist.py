@@ -29,8 +29,7 @@ from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train.compute import HALF_COPIES, Compute
 from ladderlm.train.sharding import Sharding
-from ladderlm.train.step import train_step
-from reference.checks import ragged_batch
+from reference.checks import one_step, ragged_batch
 from reference.hand_made import make_batch, make_model
 
 processes = Processes.join()
@@ -47,18 +46,18 @@ processes.wait()
 rows = [[[1, 5, 9, 12, 30, 2]]] if rank == 0 else [[[1, 2]]]
 uneven = make_batch(rows, 8)
 model = make_model()
-done = train_step(
-    model, build_optimizer(model, OptimConfig()), uneven, 6, step=1, micro_batch_seqs=1,
-    mask_documents=True, grad_clip=1.0, processes=processes,
+done = one_step(
+    model, build_optimizer(model, OptimConfig()), uneven, n_targets=6, micro_batch_seqs=1,
+    compute=Compute(model, sharding=Sharding(processes)),
 )
 found["targets"] = uneven.n_targets
 found["loss"], found["norm"] = done.loss, done.grad_norm
 found["weights"] = {n: p.flatten().tolist() for n, p in model.named_parameters()}
 empty = make_batch([rows[0]], 8).rows(0, 1 - rank)
 model = make_model()
-done = train_step(
-    model, build_optimizer(model, OptimConfig()), empty, 5, step=1, micro_batch_seqs=1,
-    mask_documents=True, grad_clip=1.0, processes=processes,
+done = one_step(
+    model, build_optimizer(model, OptimConfig()), empty, n_targets=5, micro_batch_seqs=1,
+    compute=Compute(model, sharding=Sharding(processes)),
 )
 found["loss of one full and one empty process"] = done.loss
 found["gather"] = processes.gather(rank * 10)
@@ -73,9 +72,9 @@ for kind in ("none", "optimizer", "weights"):
             optimizer = build_optimizer(model, config, sharding.owned)
             compute = Compute(model, precision, sharding=sharding)
             found[f"{kind} {rule} {precision}"] = [
-                train_step(
-                    model, optimizer, own, 46, step=step, micro_batch_seqs=2,
-                    mask_documents=True, grad_clip=1.0, processes=processes, compute=compute,
+                one_step(
+                    model, optimizer, own, n_targets=46, step=step, micro_batch_seqs=2,
+                    compute=compute,
                 ).loss
                 for step in range(1, 4)
             ]
@@ -85,9 +84,8 @@ for kind in ("none", "optimizer", "weights"):
 model, sharding = make_model(**json.loads(sys.argv[2])), Sharding(processes, "weights")
 model.recompute = True
 sharding.prepare(model, None)
-done = train_step(
-    model, build_optimizer(model, OptimConfig(name="muon")), own, 46, step=1, micro_batch_seqs=2,
-    mask_documents=True, grad_clip=1.0, processes=processes,
+done = one_step(
+    model, build_optimizer(model, OptimConfig(name="muon")), own, n_targets=46, micro_batch_seqs=2,
     compute=Compute(model, sharding=sharding),
 )
 found["all parts"] = [done.loss, done.grad_norm]

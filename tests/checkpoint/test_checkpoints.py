@@ -401,7 +401,6 @@ def test_saving_a_step_again_replaces_it(three):
     state.step, state.n_tokens = 3, 777
     save_checkpoint(
         three,
-        3,
         dict(state.model.named_parameters()),
         optimizer_tensors(state.optimizer),
         {"step": 3, "n_tokens": 777},

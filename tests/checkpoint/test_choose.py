@@ -17,7 +17,7 @@ def run(tmp_path):
     for step in (2, 4, 6):
         weights, average = ({"w": torch.full((3,), n)} for n in (float(step), step / 2))
         kept = average if step > 2 else None
-        save_checkpoint(tmp_path / "checkpoints", step, weights, {}, {}, average=kept)
+        save_checkpoint(tmp_path / "checkpoints", weights, {}, {"step": step}, average=kept)
     return tmp_path / "checkpoints"
 
 

@@ -30,7 +30,6 @@ UNTYPED = "dict[str, Any]"
 
 STILL_SHARED: tuple[str, ...] = (
     "VerifyOptions",
-    "_Loop",
     "_row",
     "_short",
     "_spell",
@@ -38,14 +37,10 @@ STILL_SHARED: tuple[str, ...] = (
 )
 STILL_LONG: tuple[str, ...] = (
     "Planner.run",
-    "_Loop.__init__",
     "complete",
     "generate",
     "plan_rung",
-    "run_loop",
     "run_tasks_of",
-    "save_checkpoint",
-    "train_step",
 )
 STILL_UNTYPED: tuple[str, ...] = (
     "report: _best",

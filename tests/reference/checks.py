@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from ladderlm.data.batch import Batch
-from ladderlm.dist import Processes
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
@@ -17,6 +16,9 @@ from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.train import step as step_module
 from ladderlm.train.compute import Compute
+from ladderlm.train.config import ExecutionConfig
+from ladderlm.train.run_config import RunConfig
+from ladderlm.train.state import TrainState
 from reference.hand_made import make_batch, make_model
 
 __all__ = [
@@ -42,9 +44,15 @@ def one_step(
     model: Transformer, optimizer: torch.optim.Optimizer, batch: Batch, **changes: Any
 ) -> step_module.Update:
     """Make the first update from a batch as one process does, but for the changes."""
-    usual: dict[str, Any] = {"n_targets": batch.n_targets, "step": 1, "micro_batch_seqs": 3}
-    usual |= {"mask_documents": True, "grad_clip": 1.0, "processes": Processes()}
-    return step_module.train_step(model, optimizer, batch, **usual | changes)
+    given: dict[str, Any] = {"n_targets": batch.n_targets, "step": 1, "micro_batch_seqs": 3}
+    given |= {"compute": None, "grad_clip": 1.0} | changes
+    state = TrainState(model, optimizer, given["compute"] or Compute(model), "test")
+    state.step = given["step"] - 1
+    config = RunConfig(
+        optim=OptimConfig(grad_clip=given["grad_clip"]),
+        execution=ExecutionConfig(micro_batch_seqs=given["micro_batch_seqs"]),
+    )
+    return step_module.train_step(state, batch, given["n_targets"], config)
 
 
 def gradients_of(

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ladderlm.dist import Processes
+from ladderlm.dist import ALONE
 from ladderlm.errors import ConfigError
 from ladderlm.run import micro_batch as micro_batch_module
 from ladderlm.run.execute import execute
 from ladderlm.run.micro_batch import fit_micro_batch
+from ladderlm.run.settle import settle
 from ladderlm.train.step import accumulate_gradients
 
 
@@ -33,7 +34,7 @@ def on_gpu(tiny_config, monkeypatch):
         monkeypatch.setattr(micro_batch_module, "accumulate_gradients", limited)
         config = tiny_config(model__vocab_size=320, execution__fit_micro_batch=True, **fields)
         config = replace(config, execution=replace(config.execution, device="cuda"))
-        return fit_micro_batch(config, Processes()), tried
+        return settle(config)[0].execution, tried
 
     return answer
 
@@ -61,4 +62,4 @@ def test_it_is_refused_on_a_cpu_and_changes_no_name(tiny_config):
 
 def test_a_run_that_does_not_ask_keeps_its_rows(tiny_config):
     config = tiny_config(execution__micro_batch_seqs=3)
-    assert fit_micro_batch(config, Processes()) is config.execution
+    assert fit_micro_batch(config, ALONE) == 3

@@ -15,13 +15,15 @@ from ladderlm.config import meaning_of, to_dict
 from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import manifest_fingerprint, open_data
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.eval.config import EvalConfig
 from ladderlm.eval.meter import head_documents
 from ladderlm.files import sha256_file
 from ladderlm.model.accounting import forward_flops_per_token, train_flops_per_token
 from ladderlm.run.execute import execute
-from ladderlm.run.resolve import eval_steps, resolve
+from ladderlm.run.resolve import resolve
 from ladderlm.tokenizer.train import save_tokenizer, train_bpe
-from ladderlm.train.run_config import NUMERICS_VERSION
+from ladderlm.train.config import TrainConfig
+from ladderlm.train.run_config import NUMERICS_VERSION, RunConfig
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,8 @@ def test_a_config_of_other_numerics_is_refused_with_both_numbers(tiny_config):
 
 @given(n_steps=st.integers(1, 500), n_evals=st.integers(0, 60))
 def test_validations_are_spread_evenly_with_both_ends(n_steps, n_evals):
-    steps = sorted(eval_steps(n_steps, min(n_evals, n_steps)))
+    train, evaluation = TrainConfig(n_steps=n_steps), EvalConfig(n_evals=n_evals)
+    steps = sorted(RunConfig(train=train, eval=evaluation).eval_steps)
     assert steps[0] == 0
     assert steps[-1] == n_steps
     assert len(steps) >= min(n_evals, n_steps)

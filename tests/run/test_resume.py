@@ -123,9 +123,9 @@ def test_each_target_is_trained_on_exactly_once_an_epoch(tiny_config, monkeypatc
     seen = []
     train_step = loop_module.train_step
 
-    def spy(model, optimizer, batch, *args, step, **kwargs):
-        seen.append((step, batch))
-        return train_step(model, optimizer, batch, *args, step=step, **kwargs)
+    def spy(state, batch, *args):
+        seen.append((state.step + 1, batch))
+        return train_step(state, batch, *args)
 
     monkeypatch.setattr(loop_module, "train_step", spy)
     config = tiny_config(**QUICK, **fields, train__n_steps=border, checkpoint__every_steps=3)
@@ -360,7 +360,7 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_run_ends_with_the_same_byte
     with caplog.at_level("INFO"):
         execute(config)
     assert "step-00000010" in caplog.text
-    assert "going on from step 5" in caplog.text
+    assert "resuming from step 5" in caplog.text
     assert outcome(folder) == whole_of(config)
 
 

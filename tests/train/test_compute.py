@@ -13,9 +13,9 @@ from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.run import machine
+from ladderlm.run import settle as settle_module
 from ladderlm.run.execute import execute
-from ladderlm.run.machine import settle_compile
+from ladderlm.run.settle import settle_compile
 from ladderlm.train.compute import CACHE_VARIABLE, Compute, find_cpp_compiler
 from ladderlm.train.step import accumulate_gradients
 from reference.checks import counting_batch, one_step, ragged_batch
@@ -190,7 +190,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_option_to_set(tmp_path, mon
 def test_compiling_is_refused_where_it_would_change_the_run(tiny_config, monkeypatch):
     with pytest.raises(ConfigError, match="dropout"):
         execute(tiny_config(model__dropout=0.1, execution__compile="on"))
-    monkeypatch.setattr(machine, "find_cpp_compiler", lambda: None)
+    monkeypatch.setattr(settle_module, "find_cpp_compiler", lambda: None)
     with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
         execute(tiny_config(execution__compile="on"))
 
@@ -206,17 +206,17 @@ def test_compiling_is_refused_where_it_would_change_the_run(tiny_config, monkeyp
 )
 def test_auto_compiles_long_bf16_runs_alone(fields, chosen, tiny_config, monkeypatch):
     """1e9 steps of a tiny model are a long run."""
-    monkeypatch.setattr(machine, "find_cpp_compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setattr(settle_module, "find_cpp_compiler", lambda: "/usr/bin/c++")
     fields = {
         "train__precision": "bf16",
         "train__n_steps": 10**9,
         "model__vocab_size": 320,
     } | fields
     config = tiny_config(**fields)
-    assert settle_compile(config, 1).compile == chosen
-    assert settle_compile(config, 10**9).compile == "off"  # a share of each process is short
-    monkeypatch.setattr(machine, "find_cpp_compiler", lambda: None)
-    assert settle_compile(config, 1).compile == "off"
+    assert settle_compile(config, 1) == chosen
+    assert settle_compile(config, 10**9) == "off"  # a share of each process is short
+    monkeypatch.setattr(settle_module, "find_cpp_compiler", lambda: None)
+    assert settle_compile(config, 1) == "off"
 
 
 def test_the_compiler_is_the_one_that_cxx_names(monkeypatch, tmp_path):

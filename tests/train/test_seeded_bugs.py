@@ -16,6 +16,7 @@ from ladderlm.model.loss import sum_head_nats, token_nats
 from ladderlm.run import execute as execute_module
 from ladderlm.run.execute import execute
 from ladderlm.train import loop as loop_module
+from ladderlm.train import session as session_module
 from ladderlm.train import state as state_module
 from ladderlm.train import step as step_module
 from reference import checks
@@ -132,8 +133,8 @@ def test_an_optimizer_that_starts_cold_is_caught(tiny_config, tmp_path, monkeypa
 
 def test_a_log_that_is_only_appended_to_is_caught(tiny_config, tmp_path, monkeypatch):
     """C19."""
-    log = execute_module.AppendLog
-    monkeypatch.setattr(execute_module, "AppendLog", lambda path, keep=None: log(path))
+    log = session_module.AppendLog
+    monkeypatch.setattr(session_module, "AppendLog", lambda path, keep=None: log(path))
     caught(resumed_equals_whole, tiny_config, tmp_path)
 
 

@@ -108,7 +108,6 @@ def write_file(
 
 def save_checkpoint(
     checkpoints: Path,
-    step: int,
     weights: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
     state: dict[str, Any],
@@ -120,10 +119,9 @@ def save_checkpoint(
 
     Args:
         checkpoints: the run's folder of checkpoints.
-        step: updates done.
         weights: float32 masters by Meta's names.
         optimizer: from `optimizer_tensors`.
-        state: JSON-able rest of the training state.
+        state: JSON-able rest of the training state; its "step" names the folder.
         read: fetches a weight by its name; then `weights` gives dtypes and shapes only.
         average: of the weights over the run, by the same names; None: the run keeps none.
         slices: entries of files that processes have written into the folder already, instead of
@@ -135,6 +133,7 @@ def save_checkpoint(
     Raises:
         LadderError: the disk is too small; older checkpoints are untouched.
     """
+    step: int = state["step"]
     parts = {MODEL_FILE: weights}
     if slices is None:
         parts[OPTIMIZER_FILE] = optimizer

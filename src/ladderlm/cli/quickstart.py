@@ -187,37 +187,30 @@ def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
     import torch
 
     from ladderlm.data.stream import RowStream
-    from ladderlm.dist import Processes
     from ladderlm.model.init import init_weights
     from ladderlm.model.precision import float32_matmul
     from ladderlm.model.transformer import Transformer
     from ladderlm.optim.groups import build_optimizer
-    from ladderlm.run.machine import settle_matmul
+    from ladderlm.run.settle import probe_matmul
+    from ladderlm.train.compute import Compute
+    from ladderlm.train.state import TrainState
     from ladderlm.train.step import train_step
 
     torch.set_num_threads(n_threads)
-    _, matmul = settle_matmul(replace(base.execution, device="cpu"))
+    matmul = probe_matmul(replace(base.execution, device="cpu"))
     data = open_data(base.data.path or "")
     stream = RowStream(data.split(base.data.split), base.data, data.bos_id)
     network = Transformer(model)
     init_weights(network, 1)
     optimizer = build_optimizer(network, base.optim)
+    state = TrainState(network, optimizer, Compute(network), "measured")
+    execution = replace(base.execution, micro_batch_seqs=base.global_batch_seqs)
     seconds: list[float] = []
     while sum(seconds[1:]) < 1.0 or len(seconds) < 4:
         began = time.monotonic()
         batch = stream.rows(len(seconds) * base.global_batch_seqs, base.global_batch_seqs)
         with float32_matmul(matmul["setting"]):
-            train_step(
-                network,
-                optimizer,
-                batch,
-                batch.n_targets,
-                step=1,
-                micro_batch_seqs=base.global_batch_seqs,
-                mask_documents=True,
-                grad_clip=1.0,
-                processes=Processes(),
-            )
+            train_step(state, batch, batch.n_targets, replace(base, execution=execution))
         seconds.append(time.monotonic() - began)
     middle = sorted(seconds[1:])[len(seconds[1:]) // 2]
     per_token = train_flops_per_token(model, base.data.seq_len)

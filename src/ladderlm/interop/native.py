@@ -109,7 +109,7 @@ def write_native(source: Source, out: Path) -> list[Path]:
         for name, shape in parameter_shapes(source.config).items()
     }
     read = partial(_read_float32, source)
-    folder = save_checkpoint(out / "checkpoints", 0, layout, {}, state, read=read)
+    folder = save_checkpoint(out / "checkpoints", layout, {}, state, read=read)
     publish_json(out / "config.json", to_dict(config))
     return [folder / MODEL_FILE, out / "config.json"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ladderlm.data.batch import Batch
-from ladderlm.dist import Processes
+from ladderlm.data.config import DataConfig
 from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import AttentionBackend, ModelConfig
@@ -25,12 +25,14 @@ from ladderlm.model.precision import Float32Matmul, float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.run.machine import settle_matmul
 from ladderlm.run.peak import products_of
 from ladderlm.run.peers import PlainGPT, PlainLlama
 from ladderlm.run.resolve import resolve_attention
+from ladderlm.run.settle import probe_matmul
 from ladderlm.train.compute import Compute
-from ladderlm.train.config import ExecutionConfig, Precision
+from ladderlm.train.config import ExecutionConfig, Precision, TrainConfig
+from ladderlm.train.run_config import RunConfig
+from ladderlm.train.state import TrainState
 from ladderlm.train.step import train_step
 from ladderlm.train.throughput import matmul_rate
 
@@ -169,28 +171,23 @@ def _ours(way: Way, work: Workload) -> Callable[[], float]:
     attention: AttentionBackend = "sdpa"
     if not way.plain:
         attention = resolve_attention(work.model, work.seq_len, work.device)
-        setting = settle_matmul(ExecutionConfig(device=work.device))[1]["setting"]
+        setting = probe_matmul(ExecutionConfig(device=work.device))["setting"]
     model = Transformer(replace(work.model, attention=attention))
     init_weights(model, 1)
     model.to(work.device)
     optimizer = build_optimizer(model, work.optim)
     compute = Compute(model, way.precision, way.compiled)
-    batch, processes = _make_batch(work), Processes()
+    batch, state = _make_batch(work), TrainState(model, optimizer, compute, "bench")
+    config = RunConfig(
+        model=model.config,
+        data=DataConfig(seq_len=work.seq_len, mask_documents=work.mask_documents),
+        train=TrainConfig(global_batch_tokens=batch.n_rows * work.seq_len),
+        optim=replace(work.optim, grad_clip=1.0),
+    )
 
     def update() -> float:
         with float32_matmul(setting):
-            return train_step(
-                model,
-                optimizer,
-                batch,
-                batch.n_targets,
-                step=1,
-                micro_batch_seqs=batch.n_rows,
-                mask_documents=work.mask_documents,
-                grad_clip=1.0,
-                processes=processes,
-                compute=compute,
-            ).loss
+            return train_step(state, batch, batch.n_targets, config).loss
 
     return update
 
@@ -258,7 +255,7 @@ def compare_ways(
         found[name] = Measured(time.perf_counter() - began)
     kinds = {name: products_of(one.way.precision) for name, one in contenders.items()}
     rates: dict[torch.dtype, list[float]] = {kind: [] for kind in kinds.values()}
-    setting = settle_matmul(ExecutionConfig(device=work.device))[1]["setting"]
+    setting = probe_matmul(ExecutionConfig(device=work.device))["setting"]
     for _ in range(n_rounds):
         for dtype, seen in rates.items():
             with float32_matmul(setting):

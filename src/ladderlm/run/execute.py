@@ -7,7 +7,8 @@ Uses nothing but the standard library, torch, numpy and safetensors (tiktoken wh
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,36 +23,29 @@ from ladderlm.checkpoint.layout import (
 )
 from ladderlm.checkpoint.load import load_newest
 from ladderlm.config import differences, meaning_of, to_dict
-from ladderlm.data.shards import Split
 from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
 from ladderlm.errors import CheckpointError, LadderError, Stopped
-from ladderlm.files import AppendLog, FolderLock, publish_json, remove_tree
+from ladderlm.files import FolderLock, publish_json, remove_tree
 from ladderlm.machine import describe_hardware, find_device
 from ladderlm.model.init import init_weights
-from ladderlm.model.precision import float32_matmul
+from ladderlm.model.precision import Float32Matmul, float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.branch import check_trunk, take_over
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.environment import describe_environment
-from ladderlm.run.finish import finish, note_end, policy_of, write_summary
-from ladderlm.run.machine import (
-    check_half_precision,
-    keep_execution,
-    settle_compile,
-    settle_matmul,
-)
-from ladderlm.run.micro_batch import fit_micro_batch
+from ladderlm.run.finish import finish, note_end, write_summary
 from ladderlm.run.peak import measured_peak
-from ladderlm.run.resolve import eval_steps, open_splits, resolve
+from ladderlm.run.resolve import open_splits, resolve
+from ladderlm.run.settle import settle
 from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
-from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.average import WeightAverage
 from ladderlm.train.compute import HALF_COPIES, Compute
 from ladderlm.train.guards import SignalFlag, explain_memory
-from ladderlm.train.loop import LoopPlan, run_loop
+from ladderlm.train.loop import run_loop
 from ladderlm.train.run_config import RunConfig
+from ladderlm.train.session import FileLogs, Session
 from ladderlm.train.sharding import Sharding
 from ladderlm.train.state import TrainState
 from ladderlm.train.step import accumulate_gradients
@@ -69,16 +63,16 @@ def execute(
     observe: Callable[[dict[str, Any]], None] = lambda _row: None,
     wait: bool = False,
 ) -> Path:
-    """Carry out a run, or go on with it; give its folder.
+    """Carry out a run, or resume it, and return its folder.
 
-    A finished run is left as it is. A run that was killed goes on from its newest good
+    A finished run is left as it is. A run that was killed resumes from its newest good
     checkpoint and ends with the same bytes as one that was not.
 
     Args:
         config: as written by hand, or the config.json of a run.
         resume: auto goes on if there is something to go on from; never starts anew and deletes
             the folder's old run; must demands a checkpoint.
-        observe: told every row of metrics.
+        observe: called with every row of metrics, on the first process.
         wait: while another process holds the folder, wait for it instead of refusing.
 
     Raises:
@@ -94,7 +88,25 @@ def execute(
         lock = FolderLock(folder, wait) if processes.first else None
         try:
             with SignalFlag() as flag:
-                return _execute_locked(resolved, directory, resume, processes, flag, observe, began)
+                if processes.first:
+                    _open_folder(resolved, directory, resume)
+                processes.wait()
+                if not directory.finished:
+                    config, peaks = _settle_folder(resolved, directory, processes)
+                    data, train, val = open_splits(config)
+                    session = Session(
+                        config=config,
+                        processes=processes,
+                        flag=flag,
+                        checkpoints=directory.checkpoints,
+                        validation=val,
+                        tokenizer=load_tokenizer(data.tokenizer_folder),
+                        peaks=peaks,
+                        began=began,
+                    )
+                    stream = RowStream(train, config.data, data.bos_id)
+                    _carry_out(session, directory, stream, observe)
+                return directory.path
         finally:
             if lock is not None:
                 lock.release()
@@ -102,31 +114,20 @@ def execute(
         processes.leave()
 
 
-def _execute_locked(
-    config: RunConfig,
-    directory: RunDirectory,
-    resume: Resume,
-    processes: Processes,
-    flag: SignalFlag,
-    observe: Callable[[dict[str, Any]], None],
-    began: float,
-) -> Path:
-    if processes.first:
-        _open_folder(config, directory, resume)
-    processes.wait()
-    if directory.finished:
-        return directory.path
-    config = keep_execution(config, directory)
-    execution, matmul = settle_matmul(config.execution)
-    config = replace(config, execution=execution)
-    config = replace(config, execution=settle_compile(config, processes.world_size))
-    execution = fit_micro_batch(config, processes)
-    config = replace(config, execution=execution)
-    check_half_precision(config)
-    torch.set_num_threads(execution.n_threads or 1)
-    device = execution.device
-    hardware, precision = describe_hardware(device), config.train.precision
-    with float32_matmul(matmul["setting"]):
+def _settle_folder(
+    config: RunConfig, directory: RunDirectory, processes: Processes
+) -> tuple[RunConfig, Peaks]:
+    """Settle the config for this machine and write what the folder says of it.
+
+    Returns:
+        The settled config, and the peaks of all devices together.
+    """
+    began = directory.config() if directory.config_file.exists() else None
+    config, matmul = settle(config, processes, began)
+    device, precision = config.execution.device, config.train.precision
+    torch.set_num_threads(config.execution.n_threads or 1)
+    hardware = describe_hardware(device)
+    with float32_matmul(_matmul_of(config)):
         measured = measured_peak(hardware, device, precision) if processes.first else 0.0
     peaks = Peaks(processes.share(measured), peak_flops_per_second(hardware, precision))
     if processes.first:
@@ -137,17 +138,12 @@ def _execute_locked(
         publish_json(directory.environment_file, environment)
         source = Path(config.data.path or "") / "tokenizer"
         copy_tokenizer(source, directory.path / "tokenizer")
-    try:
-        with float32_matmul(matmul["setting"]):
-            state = _train(config, directory, processes, flag, observe, peaks, began)
-            finish(config, directory, state, processes, flag, observe)
-    except LadderError as error:
-        note_end(directory, processes, "failed", error.what)
-        raise
-    except Stopped as stop:
-        note_end(directory, processes, "stopped", f"signal {stop.signal_number}")
-        raise
-    return directory.path
+    return config, peaks.times(processes.world_size)
+
+
+def _matmul_of(config: RunConfig) -> Float32Matmul:
+    """Return how a settled config multiplies float32 matrices."""
+    return "medium" if config.execution.float32_matmul == "medium" else "highest"
 
 
 def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> None:
@@ -178,34 +174,56 @@ def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> 
         )
 
 
-def _build(config: RunConfig) -> Transformer:
+def _build_state(config: RunConfig, processes: Processes) -> TrainState:
+    """Build model, optimizer and what lies beside them, as a run begins."""
     model = Transformer(config.model)
     init_weights(model, config.train.seed)
     model.recompute = config.execution.recompute == "layers"
-    return model.to(config.execution.device)
-
-
-def _train(
-    config: RunConfig,
-    directory: RunDirectory,
-    processes: Processes,
-    flag: SignalFlag,
-    observe: Callable[[dict[str, Any]], None],
-    peaks: Peaks,
-    began: float,
-) -> TrainState:
-    data, train, val = open_splits(config)
-    model = _build(config)
-    compiled, precision = config.execution.compile == "on", config.train.precision
+    model.to(config.execution.device)
+    precision, compiled = config.train.precision, config.execution.compile == "on"
     sharding = Sharding(processes, config.execution.shard)
     sharding.prepare(model, HALF_COPIES.get(precision))
-    state = TrainState(
+    return TrainState(
         model,
         build_optimizer(model, config.optim, sharding.owned),
         Compute(model, precision, compiled, sharding=sharding),
         config.run_id,
         average=WeightAverage(model, decay) if (decay := config.train.ema_decay) else None,
     )
+
+
+def _carry_out(
+    session: Session,
+    directory: RunDirectory,
+    stream: RowStream,
+    observe: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train from where the folder stands to the end of the run."""
+    try:
+        with float32_matmul(_matmul_of(session.config)):
+            state = _build_state(session.config, session.processes)
+            _resume(session, directory, state, observe)
+            with closing(session.logs):
+                if session.config.execution.compile == "on":
+                    _warm_up(session, state, stream, directory.path.parent / ".compiled")
+                run_loop(session, state, stream)
+                finish(session, directory, state)
+    except LadderError as error:
+        note_end(directory, session.processes, "failed", error.what)
+        raise
+    except Stopped as stop:
+        note_end(directory, session.processes, "stopped", f"signal {stop.signal_number}")
+        raise
+
+
+def _resume(
+    session: Session,
+    directory: RunDirectory,
+    state: TrainState,
+    observe: Callable[[dict[str, Any]], None],
+) -> None:
+    """Restore the newest state, and open the logs where it left them."""
+    config, processes = session.config, session.processes
     saved = load_newest(directory.checkpoints, _log.warning)
     if saved is None and config.execution.start_from is not None:
         saved = take_over(config, directory, processes)
@@ -213,59 +231,35 @@ def _train(
         state.restore(saved)
         if state.best:
             _check_best(directory, state)
-        _log.info("going on from step %d", state.step)
-    reached = state.step if saved is not None else -1
-    logs: list[AppendLog] = [_NoLog(), _NoLog()]
+        _log.info("resuming from step %d", state.step)
+        if saved.checkpoint.folder == step_folder(directory.checkpoints, state.step):
+            session.saved_step = state.step
     if processes.first:
-        kept = [directory.metrics_file, directory.samples_file]
-        logs = [AppendLog(path, lambda row: row.get("step", 0) <= reached) for path in kept]
+        files = (directory.metrics_file, directory.samples_file)
+        session.logs = FileLogs(*files, state.step if saved is not None else -1, observe)
         write_summary(config, directory, state, "running", {})
     processes.wait()
     if processes.first and saved is not None:
         _drop_newer(directory, state.step)
-    metrics, samples = logs
-    validated = frozenset(row["step"] for row in directory.metrics("eval"))
-    sampled = frozenset(row["step"] for row in directory.samples())
-    stream = RowStream(train, config.data, data.bos_id)
-    n_devices = processes.world_size
-    all_devices = Peaks(
-        peaks.measured * n_devices, peaks.datasheet * n_devices if peaks.datasheet else None
-    )
-    plan = _plan(config, val, all_devices, began)
-    if compiled:
-        cache = directory.path.parent / ".compiled"
-        with explain_memory(plan.micro_batch_seqs, state.step + 1):
-            state.compute.warm_up(lambda: _rehearse(plan, state, stream, processes), cache)
-    own = step_folder(directory.checkpoints, state.step)
-    saved_step = state.step if saved is not None and saved.checkpoint.folder == own else None
-    try:
-        run_loop(
-            plan,
-            state,
-            stream,
-            metrics,
-            samples,
-            directory.checkpoints,
-            processes,
-            flag,
-            observe,
-            validated,
-            sampled,
-            saved_step,
-        )
-    finally:
-        metrics.close()
-        samples.close()
-    return state
+    session.validated = frozenset(row["step"] for row in directory.metrics("eval"))
+    session.sampled = frozenset(row["step"] for row in directory.samples())
 
 
-def _rehearse(plan: LoopPlan, state: TrainState, stream: RowStream, processes: Processes) -> None:
+def _warm_up(session: Session, state: TrainState, stream: RowStream, cache: Path) -> None:
     """Go forward and backward over the first step's rows, whose shapes are those of every step."""
-    batch = stream.rows(0, plan.growth.rows_at(0), processes.rank, processes.world_size)
-    state.model.train()
-    state.compute.refresh()
-    shape = (plan.micro_batch_seqs, plan.mask_documents)
-    accumulate_gradients(state.compute, batch, 1, *shape)
+    config, processes = session.config, session.processes
+    n_rows = config.batch_growth.rows_at(0)
+    micro_batch_seqs = config.execution.micro_batch_seqs or n_rows
+
+    def rehearse() -> None:
+        batch = stream.rows(0, n_rows, processes.rank, processes.world_size)
+        state.model.train()
+        state.compute.refresh()
+        masked = config.data.mask_documents
+        accumulate_gradients(state.compute, batch, 1, micro_batch_seqs, masked)
+
+    with explain_memory(micro_batch_seqs, state.step + 1):
+        state.compute.warm_up(rehearse, cache)
 
 
 def _check_best(directory: RunDirectory, state: TrainState) -> None:
@@ -288,57 +282,3 @@ def _drop_newer(directory: RunDirectory, step: int) -> None:
         if checkpoint.step > step:
             _log.warning("removed %s: it is damaged", checkpoint.folder.name)
             remove_tree(checkpoint.folder)
-
-
-class _NoLog(AppendLog):
-    """Stands in for the logs on processes that write no files."""
-
-    def __init__(self) -> None:
-        pass
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Drop the row."""
-
-    def sync(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def _plan(config: RunConfig, val: Split, peaks: Peaks, began: float) -> LoopPlan:
-    tokenizer = load_tokenizer(Path(config.data.path or "") / "tokenizer")
-    evaluation = config.eval
-    texts = ["" for _ in range(evaluation.n_samples)] + list(evaluation.sample_prompts)
-    room = config.model.max_seq_len - 1
-    prompts = [encode_prompt(tokenizer, text, room) for text in texts]
-    scored = eval_steps(config.train.n_steps, evaluation.n_evals)
-    every = config.checkpoint.every_steps
-    n_steps = config.train.n_steps
-    saved = set(sorted(scored)[2::2]) if every is None else set(range(every, n_steps, every))
-    return LoopPlan(
-        n_steps=n_steps,
-        growth=config.batch_growth,
-        seq_len=config.data.seq_len,
-        seed=config.train.seed,
-        log_every_steps=config.train.log_every_steps,
-        optim=config.optim,
-        z_loss=config.train.z_loss,
-        micro_batch_seqs=config.execution.micro_batch_seqs or 1,
-        mask_documents=config.data.mask_documents,
-        validation=val,
-        head_name=f"val-head-{evaluation.head_tokens}",
-        head_tokens=evaluation.head_tokens or 1,
-        n_documents=evaluation.n_documents,
-        policy=policy_of(config),
-        eval_steps=scored,
-        checkpoint_steps=frozenset(saved | {n_steps}),
-        keep=config.checkpoint.keep,
-        keep_steps=frozenset(config.checkpoint.keep_steps),
-        prompts=tuple(prompts),
-        sample_tokens=evaluation.sample_tokens,
-        tokenizer=tokenizer,
-        stop_ids=frozenset({tokenizer.eos_id, tokenizer.bos_id}),
-        peaks=peaks,
-        began=began,
-    )

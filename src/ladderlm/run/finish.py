@@ -4,7 +4,6 @@ Owns the final evaluations of the last and the best checkpoint, and `summary.jso
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,45 +14,27 @@ from ladderlm.checkpoint.layout import list_checkpoints, verify_checkpoint
 from ladderlm.checkpoint.load import load_state, load_weights
 from ladderlm.dist import Processes
 from ladderlm.errors import LadderError
-from ladderlm.eval.config import Policy
 from ladderlm.eval.documents import hash_texts
-from ladderlm.eval.meter import Scoring, score_documents
+from ladderlm.eval.meter import score_documents
 from ladderlm.eval.scorer import precision_of
 from ladderlm.eval.stored import evaluation_key, save_evaluation
-from ladderlm.files import AppendLog, publish_json, read_json
+from ladderlm.files import publish_json, read_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.resolve import open_splits
 from ladderlm.run.summary import describe_run
-from ladderlm.tokenizer.load import load_tokenizer
-from ladderlm.train.guards import SignalFlag
 from ladderlm.train.run_config import RunConfig
+from ladderlm.train.session import Session
 from ladderlm.train.state import TrainState
-from ladderlm.watch import UNWATCHED, Watch
 
-__all__ = ["finish", "note_end", "policy_of", "write_summary"]
+__all__ = ["finish", "note_end", "write_summary"]
 
 _log = logging.getLogger(__name__)
 
 
-def policy_of(config: RunConfig) -> Policy:
-    """Give how documents are cut into windows in this run."""
-    context = config.eval_context
-    return Policy(context=context, stride=config.eval.stride or context)
-
-
-def finish(
-    config: RunConfig,
-    directory: RunDirectory,
-    state: TrainState,
-    processes: Processes,
-    flag: SignalFlag,
-    observe: Callable[[dict[str, Any]], None],
-) -> None:
+def finish(session: Session, directory: RunDirectory, state: TrainState) -> None:
     """Score the last and the best checkpoint, and the average, over all validation documents."""
-    _, _, val = open_splits(config)
-    tokenizer = load_tokenizer(directory.path / "tokenizer")
+    config, processes, val = session.config, session.processes, session.validation
     n_documents = min(config.eval.n_documents, val.n_documents)
-    policy = replace(policy_of(config), n_documents=n_documents)
+    policy = replace(config.eval_policy, n_documents=n_documents)
     wanted = {"last": state.step}
     if state.best and state.best["step"] != state.step:
         wanted["best"] = state.best["step"]
@@ -71,11 +52,9 @@ def finish(
             ids = np.arange(n_documents)
             with state.sharding.whole(state.model, filled=False) as model:
                 load_weights(model, saved.chosen(averaged), str(found[step].folder))
-                watch = Watch(flag.check) if processes.world_size == 1 else UNWATCHED
-                how = Scoring(processes=processes, watch=watch)
-                losses = score_documents(model, val, ids, policy, how)
+                losses = score_documents(model, val, ids, policy, session.scoring)
             if processes.first:
-                losses = replace(losses, text_hashes=hash_texts(val, ids, tokenizer))
+                losses = replace(losses, text_hashes=hash_texts(val, ids, session.tokenizer))
                 key = evaluation_key(
                     weights_hash(verify_checkpoint(found[step]), averaged), val, policy
                 )
@@ -85,26 +64,22 @@ def finish(
         results[which] = read_json(path.with_name(name + ".json"))
     results.setdefault("best", results["last"])
     if processes.first:
-        _log_final(config, directory, results["last"], val.name, state, observe)
+        _log_final(session, directory, state, results["last"])
         write_summary(config, directory, state, "finished", {val.name: results})
 
 
 def _log_final(
-    config: RunConfig,
-    directory: RunDirectory,
-    result: dict[str, Any],
-    split: str,
-    state: TrainState,
-    observe: Callable[[dict[str, Any]], None],
+    session: Session, directory: RunDirectory, state: TrainState, result: dict[str, Any]
 ) -> None:
     """Add the full validation to metrics.jsonl, once."""
+    split = session.validation.name
     if any(row.get("split") == split for row in directory.metrics("eval")):
         return
     row = {
         "kind": "eval",
         "step": state.step,
         "n_tokens": state.n_tokens,
-        "flops": describe_run(config, directory, state.step)["flops"],
+        "flops": describe_run(session.config, directory, state.step)["flops"],
         "split": split,
         "loss": result["loss"],
         "bits_per_byte": result["bits_per_byte"],
@@ -112,10 +87,8 @@ def _log_final(
         "policy": result["policy"],
         "timing": {"seconds": state.seconds},
     }
-    log = AppendLog(directory.metrics_file)
-    log.write(row)
-    log.close()
-    observe(row)
+    session.logs.write(row)
+    session.logs.sync()
 
 
 def write_summary(
@@ -135,7 +108,7 @@ def write_summary(
 
 
 def note_end(directory: RunDirectory, processes: Processes, status: str, reason: str) -> None:
-    """Say in the summary why the run is not finished; what was saved stays."""
+    """Write into the summary why the run is not finished; what was saved stays."""
     if processes.first and directory.summary_file.exists():
         try:
             publish_json(

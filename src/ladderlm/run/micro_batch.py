@@ -5,7 +5,6 @@ config.json; the global batch stays as it is configured.
 """
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
 from ladderlm.train.compute import Compute
-from ladderlm.train.config import ExecutionConfig
 from ladderlm.train.run_config import RunConfig
 from ladderlm.train.step import accumulate_gradients
 
@@ -25,8 +23,8 @@ MOMENTS = 2  # numbers that AdamW keeps for each weight; Muon keeps fewer
 _log = logging.getLogger(__name__)
 
 
-def fit_micro_batch(config: RunConfig, processes: Processes) -> ExecutionConfig:
-    """Give the execution with the rows of a micro-batch found, where it is asked for.
+def fit_micro_batch(config: RunConfig, processes: Processes) -> int | None:
+    """Return the rows of a micro-batch: as configured, or found where that is asked for.
 
     Begins with all rows of a process and halves until forward and backward pass beside the
     optimizer's state fit; the smallest answer of all processes counts.
@@ -36,7 +34,7 @@ def fit_micro_batch(config: RunConfig, processes: Processes) -> ExecutionConfig:
     """
     execution = config.execution
     if not execution.fit_micro_batch:
-        return execution
+        return execution.micro_batch_seqs
     if execution.device != "cuda":
         raise ConfigError(
             f"execution.fit_micro_batch on device {execution.device!r}",
@@ -54,7 +52,7 @@ def fit_micro_batch(config: RunConfig, processes: Processes) -> ExecutionConfig:
         rows = -(-rows // 2)
     rows = -processes.agree(-rows)
     _log.info("micro-batches of %d rows fit", rows)
-    return replace(execution, micro_batch_seqs=rows, fit_micro_batch=False)
+    return rows
 
 
 def _fits(config: RunConfig, n_rows: int) -> bool:

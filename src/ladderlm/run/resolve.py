@@ -15,7 +15,7 @@ from ladderlm.optim.schedule import count_stable_steps
 from ladderlm.train.config import ExecutionConfig, Precision
 from ladderlm.train.run_config import RunConfig
 
-__all__ = ["eval_steps", "open_splits", "resolve", "resolve_attention", "resolve_precision"]
+__all__ = ["open_splits", "resolve", "resolve_attention", "resolve_precision"]
 
 MICRO_BATCH_TOKENS = 8192
 # From here on attention by blocks was measured to be faster than PyTorch's CPU kernel; at 256
@@ -59,7 +59,7 @@ def open_splits(config: RunConfig) -> tuple[PreparedData, Split, Split]:
 
 
 def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
-    """Give the config with every derived option filled in.
+    """Return the config with every derived option filled in.
 
     Raises:
         ConfigError: an option cannot be honoured with this data or on this machine.
@@ -74,35 +74,29 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
         )
     _check_warmup(config)
     n_evals = min(config.eval.n_evals, config.train.n_steps)
-    resolved = replace(
+    execution = _resolve_execution(config, world_size)
+    model = replace(config.model, vocab_size=vocab_size)
+    attention = resolve_attention(model, config.data.seq_len, execution.device)
+    precision = resolve_precision(config.train.precision, execution.device)
+    return replace(
         config,
-        model=replace(config.model, vocab_size=vocab_size),
+        model=replace(model, attention=attention),
         data=replace(
             config.data,
             fingerprint=train.fingerprint,
             tokenizer_fingerprint=data.tokenizer_fingerprint,
         ),
+        train=replace(config.train, precision=precision),
         eval=replace(
             config.eval,
             fingerprint=val.fingerprint,
             n_evals=n_evals,
-            context=config.eval_context,
-            stride=config.eval.stride or config.eval_context,
+            context=config.eval_policy.context,
+            stride=config.eval_policy.stride,
             head_tokens=config.eval.head_tokens or _head_tokens(config, n_evals),
         ),
-        checkpoint=replace(
-            config.checkpoint,
-            every_steps=config.checkpoint.every_steps or -(-config.train.n_steps // 10),
-        ),
-    )
-    execution = _resolve_execution(resolved, world_size)
-    attention = resolve_attention(resolved.model, config.data.seq_len, execution.device)
-    precision = resolve_precision(config.train.precision, execution.device)
-    return replace(
-        resolved,
+        checkpoint=replace(config.checkpoint, every_steps=config.checkpoint_every_steps),
         execution=execution,
-        model=replace(resolved.model, attention=attention),
-        train=replace(resolved.train, precision=precision),
     )
 
 
@@ -123,7 +117,7 @@ def _check_warmup(config: RunConfig) -> None:
 def _head_tokens(config: RunConfig, n_evals: int) -> int:
     """Size the validation head by FLOPs: a forward pass costs a third of a training pass."""
     n_positions = config.positions_after(config.train.n_steps)
-    reread = config.eval_context / (config.eval.stride or config.eval_context)
+    reread = config.eval_policy.context / config.eval_policy.stride
     return max(int(3 * config.eval.time_share * n_positions / ((n_evals + 1) * reread)), 1)
 
 
@@ -186,8 +180,3 @@ def resolve_attention(model: ModelConfig, seq_len: int, device: str) -> Attentio
     long = seq_len >= BLOCKED_FROM_TOKENS
     wide = model.head_dim >= BLOCKED_FROM_HEAD_DIM
     return "blocked" if device == "cpu" and long and wide else "sdpa"
-
-
-def eval_steps(n_steps: int, n_evals: int) -> frozenset[int]:
-    """Give the steps after which the head is scored: 0, then evenly to the last step."""
-    return frozenset({0, n_steps, *(round(n_steps * i / n_evals) for i in range(1, n_evals + 1))})

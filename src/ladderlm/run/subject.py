@@ -26,8 +26,8 @@ from ladderlm.eval.subsets import DocumentLosses
 from ladderlm.eval.texts import Texts, encode_texts, read_texts
 from ladderlm.model.precision import float32_matmul
 from ladderlm.run.directory import RunDirectory
-from ladderlm.run.machine import settle_matmul
 from ladderlm.run.open import open_chosen
+from ladderlm.run.settle import probe_matmul
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.train.config import ExecutionConfig
@@ -165,6 +165,6 @@ class RunSubject:
 @contextmanager
 def exact_matmul(device: str) -> Iterator[None]:
     """Multiply float32 matrices meanwhile as exactly as this device does at full speed."""
-    _, matmul = settle_matmul(ExecutionConfig(device="cpu" if device == "cpu" else "cuda"))
+    matmul = probe_matmul(ExecutionConfig(device="cpu" if device == "cpu" else "cuda"))
     with float32_matmul(matmul["setting"]):
         yield

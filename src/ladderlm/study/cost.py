@@ -21,7 +21,7 @@ from ladderlm.executors.base import Job, Resources, State, run_jobs
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.files import publish_json, read_json
 from ladderlm.model.accounting import count_params
-from ladderlm.run.resolve import eval_steps, open_splits
+from ladderlm.run.resolve import open_splits
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planner import PlannedRun
 
@@ -180,7 +180,7 @@ def predict(run: PlannedRun, found: Sequence[ProbedShape], n_val_tokens: int, n_
         speed *= one.flops_per_second / _between(same, one.run, "flops_per_second")
     config = run.config
     device_seconds = run.flops_to_spend / speed
-    n_scored = len(eval_steps(run.rung.n_steps, config.eval.n_evals))
+    n_scored = len(config.eval_steps)
     n_saved = math.ceil(run.rung.n_steps / (config.checkpoint.every_steps or run.rung.n_steps))
     head = min(config.eval.head_tokens or n_val_tokens, n_val_tokens)
     seconds = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ladderlm.config import content_hash, execution_field, meaning_of
 from ladderlm.data.config import DataConfig
 from ladderlm.errors import ConfigError
-from ladderlm.eval.config import EvalConfig
+from ladderlm.eval.config import EvalConfig, Policy
 from ladderlm.model.config import ModelConfig
 from ladderlm.optim.config import OptimConfig
 from ladderlm.train.config import BatchGrowth, CheckpointConfig, ExecutionConfig, TrainConfig
@@ -90,6 +90,29 @@ class RunConfig:
     def eval_context(self) -> int:
         """Window of validation, with the default filled in."""
         return self.eval.context or self.data.seq_len
+
+    @property
+    def eval_policy(self) -> Policy:
+        """How validation cuts documents into windows."""
+        return Policy(context=self.eval_context, stride=self.eval.stride or self.eval_context)
+
+    @functools.cached_property
+    def eval_steps(self) -> frozenset[int]:
+        """Steps after which the validation head is scored: 0, then evenly to the last step."""
+        n_steps, n_evals = self.train.n_steps, min(self.eval.n_evals, self.train.n_steps)
+        evenly = (round(n_steps * i / n_evals) for i in range(1, n_evals + 1))
+        return frozenset({0, n_steps, *evenly})
+
+    @property
+    def checkpoint_every_steps(self) -> int:
+        """Steps between checkpoints, with the default filled in."""
+        return self.checkpoint.every_steps or -(-self.train.n_steps // 10)
+
+    @functools.cached_property
+    def checkpoint_steps(self) -> frozenset[int]:
+        """Steps after which the state is saved; `checkpoint.keep_steps` come besides."""
+        n_steps, every = self.train.n_steps, self.checkpoint_every_steps
+        return frozenset({*range(every, n_steps, every), n_steps})
 
     @functools.cached_property  # plans ask for it thousands of times
     def meaning_hash(self) -> str:

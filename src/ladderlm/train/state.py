@@ -3,6 +3,7 @@
 Owns `TrainState` and its way into and out of a checkpoint.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,14 @@ class TrainState:
         self.aside_seconds = float(saved.state["timing"].get("aside_seconds", 0.0))
         self.restarts = int(saved.state["timing"]["restarts"]) + 1
 
-    def save(self, checkpoints: Path, keep: int, keep_steps: frozenset[int] = frozenset()) -> None:
+    def save(self, checkpoints: Path, keep: int, keep_steps: Iterable[int] = ()) -> None:
         """Publish a checkpoint of this step, then delete the ones no longer wanted.
 
         Every process calls it; where state is cut over them, each writes its own slice.
 
         Args:
             keep: newest ones that stay.
-            keep_steps: those that stay beside them and the best.
+            keep_steps: those that stay besides them and the best.
 
         Raises:
             LadderError: a process could not write; older checkpoints are untouched.
@@ -139,16 +140,14 @@ class TrainState:
             state["branched_from"] = self.branched_from
         save_checkpoint(
             checkpoints,
-            self.step,
             weights,
             {} if slices is not None else optimizer_tensors(self.optimizer),
             state,
             average=average,
             slices=slices,
         )
-        rotate(
-            checkpoints, keep, {self.best["step"], *keep_steps} if self.best else set(keep_steps)
-        )
+        best = {self.best["step"]} if self.best else set()
+        rotate(checkpoints, keep, {*best, *keep_steps})
 
     def _save_slices(self, checkpoints: Path) -> dict[str, Any]:
         """Let each process write its part of the optimizer's state; give the files' entries."""

@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from ladderlm.data.batch import Batch
-from ladderlm.dist import Processes
 from ladderlm.model.loss import sum_head_nats
-from ladderlm.model.transformer import Transformer
 from ladderlm.train.compute import Compute
 from ladderlm.train.guards import check_finite
-from ladderlm.train.sharding import Sharding
+from ladderlm.train.run_config import RunConfig
+from ladderlm.train.state import TrainState
 
 __all__ = ["Update", "accumulate_gradients", "train_step"]
 
@@ -91,38 +90,29 @@ def _send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def train_step(
-    model: Transformer,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    n_targets: int,
-    *,
-    step: int,
-    micro_batch_seqs: int,
-    mask_documents: bool,
-    grad_clip: float | None,
-    processes: Processes,
-    compute: Compute | None = None,
-    z_loss: float | None = None,
-) -> Update:
+def train_step(state: TrainState, batch: Batch, n_targets: int, config: RunConfig) -> Update:
     """Make one update from the global batch, of which this process holds `batch`.
-
-    Args: as in `accumulate_gradients`; step counts from 1 and is named in errors; compute is what
-        the step runs through, by default the model itself.
 
     A gradient that overflows fp16 is the loss scale's fault as long as that can be lowered: the
     update is skipped, and the next one is made with half the scale.
 
+    Args:
+        state: its model and optimizer are changed; its step, which is counted by the caller, is
+            named in errors.
+        n_targets: as in `accumulate_gradients`.
+        config: how large micro-batches are, what is masked and where the gradient is clipped.
+
     Raises:
         TrainingError: the loss or the gradient is not finite; nothing has been changed.
     """
+    model, compute, sharding = state.model, state.compute, state.sharding
+    rows, grad_clip = config.execution.micro_batch_seqs or batch.n_rows, config.optim.grad_clip
+    masked, z_loss = config.data.mask_documents, config.train.z_loss
     model.zero_grad(set_to_none=True)
-    compute = compute or Compute(model, sharding=Sharding(processes))
-    sharding = compute.sharding
     compute.refresh()
-    nats = accumulate_gradients(compute, batch, n_targets, micro_batch_seqs, mask_documents, z_loss)
+    nats = accumulate_gradients(compute, batch, n_targets, rows, masked, z_loss)
     gradients = sharding.sum_gradients(list(model.parameters()))
-    processes.sum_tensors([nats])
+    sharding.processes.sum_tensors([nats])
     norm = sharding.norm(gradients)
     loss, scaled_norm = torch.stack([nats / n_targets, norm.double()]).tolist()
     scale, loss_scale = compute.scale, compute.loss_scale
@@ -130,13 +120,13 @@ def train_step(
     overflow = math.isfinite(loss) and not math.isfinite(grad_norm)
     if overflow and loss_scale is not None and loss_scale.skip():
         return Update(loss, grad_norm, n_targets, skipped=True)
-    check_finite(loss, grad_norm, step, batch)
+    check_finite(loss, grad_norm, state.step + 1, batch)
     factor = 1 / scale
     if grad_clip is not None and grad_norm > grad_clip:
         factor *= grad_clip / (grad_norm + 1e-6)
     if factor != 1:
         torch._foreach_mul_(gradients, factor)
-    optimizer.step()
+    state.optimizer.step()
     sharding.share_weights(model)
     if loss_scale is not None:
         loss_scale.note_good()

@@ -89,6 +89,11 @@ class Peaks:
     measured: float
     datasheet: float | None = None
 
+    def times(self, n_devices: int) -> "Peaks":
+        """Return the peaks of several such devices together."""
+        datasheet = self.datasheet * n_devices if self.datasheet else None
+        return Peaks(self.measured * n_devices, datasheet)
+
 
 def throughput(
     step_seconds: float, n_positions: int, flops: float, peaks: Peaks, recomputed: float = 0.0

@@ -9,9 +9,9 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
 from ladderlm.model import precision
 from ladderlm.model.precision import FLOAT32_ERROR, float32_matmul, float32_matmul_error
-from ladderlm.run import machine
+from ladderlm.run import settle as settle_module
 from ladderlm.run.execute import execute
-from ladderlm.run.machine import settle_matmul
+from ladderlm.run.settle import probe_matmul
 from ladderlm.train.config import ExecutionConfig
 from reference.runs import BrokenError, break_at
 
@@ -38,28 +38,28 @@ def test_a_machine_that_rounds_keeps_the_default(monkeypatch):
     """The probe sees bfloat16, at some 3e-3 of error, and `auto` stays away from it."""
     rounding(monkeypatch)
     assert float32_matmul_error("medium") > 1e-3
-    chosen, measured = settle_matmul(ExecutionConfig(device="cpu"))
-    assert chosen.float32_matmul == measured["setting"] == "highest"
+    measured = probe_matmul(ExecutionConfig(device="cpu"))
+    assert measured["setting"] == "highest"
     assert measured["relative_error"] < FLOAT32_ERROR
 
 
 def test_asking_for_products_that_are_not_exact_here_is_refused(monkeypatch):
     rounding(monkeypatch)
     with pytest.raises(ConfigError, match="float32_matmul = 'medium' is not float32"):
-        settle_matmul(ExecutionConfig(device="cpu", float32_matmul="medium"))
+        probe_matmul(ExecutionConfig(device="cpu", float32_matmul="medium"))
 
 
 def test_a_gpu_is_never_given_rounded_products():
-    assert settle_matmul(ExecutionConfig(device="cuda"))[0].float32_matmul == "highest"
+    assert probe_matmul(ExecutionConfig(device="cuda"))["setting"] == "highest"
     with pytest.raises(ConfigError, match="TF32"):
-        settle_matmul(ExecutionConfig(device="cuda", float32_matmul="medium"))
+        probe_matmul(ExecutionConfig(device="cuda", float32_matmul="medium"))
 
 
 @pytest.mark.parametrize("error", [0.9 * FLOAT32_ERROR, 1.1 * FLOAT32_ERROR])
 def test_the_bound_decides(error, monkeypatch):
-    monkeypatch.setattr(machine, "float32_matmul_error", lambda setting: error)
-    chosen, _ = settle_matmul(ExecutionConfig(device="cpu"))
-    assert chosen.float32_matmul == ("medium" if error < FLOAT32_ERROR else "highest")
+    monkeypatch.setattr(settle_module, "float32_matmul_error", lambda setting: error)
+    measured = probe_matmul(ExecutionConfig(device="cpu"))
+    assert measured["setting"] == ("medium" if error < FLOAT32_ERROR else "highest")
 
 
 def test_the_setting_is_put_back_whatever_happens():
@@ -121,7 +121,7 @@ def test_a_run_older_than_the_option_goes_on_as_it_began(tiny_config, tmp_path):
 
 def test_a_new_start_settles_anew(tiny_config, tmp_path, monkeypatch):
     execute(tiny_config(**BRIEF, train__n_steps=1, execution__float32_matmul="highest"))
-    monkeypatch.setattr(machine, "float32_matmul_error", lambda setting: 0.0)
+    monkeypatch.setattr(settle_module, "float32_matmul_error", lambda setting: 0.0)
     execute(tiny_config(**BRIEF, train__n_steps=1), "never")
     assert read_json(tmp_path / "run/config.json")["execution"]["float32_matmul"] == "medium"
 

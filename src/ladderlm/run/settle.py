@@ -1,36 +1,69 @@
-"""What a run settles about its machine, once, when its folder is made.
+"""What a run settles about its machine, before its first step.
 
-Owns the probe of the float32 products, whether layers are compiled, and the rule that a resumed
-run keeps the execution it began with. What follows from the config alone is settled in
-`resolve.py`.
+Owns `settle`: the rule that a resumed run keeps the execution it began with, the probe of float32
+matrix multiplications, whether layers are compiled. What follows from the config and the data
+alone is settled in `resolve.py`, which needs no torch and names the run.
 """
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from ladderlm.dist import ALONE, Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.precision import FLOAT32_ERROR, Float32Matmul, float32_matmul_error
-from ladderlm.run.directory import RunDirectory
+from ladderlm.run.micro_batch import fit_micro_batch
 from ladderlm.train.compute import find_cpp_compiler
 from ladderlm.train.config import ExecutionConfig
 from ladderlm.train.run_config import RunConfig
 
-__all__ = ["check_half_precision", "keep_execution", "settle_compile", "settle_matmul"]
+__all__ = ["probe_matmul", "settle", "settle_compile"]
 
 # FLOPs of one process from which compiling, a minute or less, is repaid several times over.
 COMPILE_FROM_FLOPS = 1e14
 _log = logging.getLogger(__name__)
 
 
-def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
+def settle(
+    config: RunConfig, processes: Processes = ALONE, began: RunConfig | None = None
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Decide what only this machine can tell, so that nothing is filled in later.
+
+    1. A resumed run keeps the execution that it began with: it must end with the same bytes.
+    2. Float32 matrix multiplications take the fastest setting that a probe finds exact.
+    3. Layers are compiled where the run is long enough to repay it.
+    4. The micro-batch is tried on the GPU, as large as its memory holds, where it is asked for.
+    5. A precision that this CPU emulates is named in a warning: it is the user's choice.
+
+    Args:
+        config: resolved.
+        began: the config that the run folder holds; None: the run is new.
+
+    Returns:
+        The config that config.json holds from now on, and what step 2 measured.
+
+    Raises:
+        ConfigError: an option cannot be honoured here.
+    """
+    if began is not None:
+        config = _keep_execution(config, began)
+    matmul = probe_matmul(config.execution)
+    execution = replace(
+        config.execution,
+        float32_matmul=matmul["setting"],
+        compile=settle_compile(config, processes.world_size),
+        micro_batch_seqs=fit_micro_batch(config, processes),
+        fit_micro_batch=False,
+    )
+    _warn_of_emulation(config)
+    return replace(config, execution=execution), matmul
+
+
+def _keep_execution(config: RunConfig, old: RunConfig) -> RunConfig:
     """Resume with the execution that the run began with, so that equal bytes come out."""
-    if not directory.config_file.exists():
-        return config
-    old = directory.config()
     began = old.execution
     ours = config.execution
     if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
@@ -53,8 +86,8 @@ def keep_execution(config: RunConfig, directory: RunDirectory) -> RunConfig:
     return replace(config, execution=kept, model=replace(config.model, attention=attention))
 
 
-def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str, Any]]:
-    """Decide how float32 matrices are multiplied; give what was measured too.
+def probe_matmul(execution: ExecutionConfig) -> dict[str, Any]:
+    """Decide how float32 matrices are multiplied, and return what was measured.
 
     `medium` sends the products of a CPU to oneDNN, which on some CPUs is twice as fast as the
     default and on others rounds to bfloat16. So `auto` takes it only where one product of 512-wide
@@ -62,8 +95,8 @@ def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str
     less.
 
     Returns:
-        The execution with `float32_matmul` decided, and {"setting", "relative_error"}, the error
-        of that product against float64.
+        {"setting", "relative_error"}: `float32_matmul` decided, and the error of that
+        multiplication against float64, where it was measured.
 
     Raises:
         ConfigError: `medium` is asked for, by the user or by the run that is resumed, and is not
@@ -71,7 +104,7 @@ def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str
     """
     asked = execution.float32_matmul
     if asked == "highest" or (asked == "auto" and execution.device != "cpu"):
-        return replace(execution, float32_matmul="highest"), {"setting": "highest"}
+        return {"setting": "highest"}
     error = float32_matmul_error("medium")
     exact = execution.device == "cpu" and error < FLOAT32_ERROR
     if asked == "medium" and not exact:
@@ -82,11 +115,10 @@ def settle_matmul(execution: ExecutionConfig) -> tuple[ExecutionConfig, dict[str
             "set execution.float32_matmul to 'highest' (a run begun elsewhere: in its config.json)",
         )
     setting: Float32Matmul = "medium" if exact else "highest"
-    chosen = replace(execution, float32_matmul=setting)
-    return chosen, {"setting": setting, "relative_error": float32_matmul_error(setting)}
+    return {"setting": setting, "relative_error": float32_matmul_error(setting)}
 
 
-def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
+def settle_compile(config: RunConfig, world_size: int) -> Literal["on", "off"]:
     """Decide whether the layers are compiled, by length and precision and never by a cache.
 
     Compiled float32 products are no faster, so `auto` takes long runs of half precision alone,
@@ -105,9 +137,7 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
         pays = pays and flops >= COMPILE_FROM_FLOPS
         fixed = not model.dropout and config.train.first_batch_tokens is None
         fixed = fixed and (execution.shard != "weights" or world_size == 1)
-        if pays and compiler and fixed:
-            return replace(execution, compile="on")
-        return replace(execution, compile="off")
+        return "on" if pays and compiler and fixed else "off"
     if asked == "on" and model.dropout:
         raise ConfigError(
             f"execution.compile = 'on' with model.dropout = {model.dropout:g}",
@@ -132,10 +162,10 @@ def settle_compile(config: RunConfig, world_size: int) -> ExecutionConfig:
             "torch.compile makes C++ code for a CPU",
             f"install g++ or clang++ (or name one in the variable CXX), or {fix}",
         )
-    return execution
+    return asked
 
 
-def check_half_precision(config: RunConfig) -> None:
+def _warn_of_emulation(config: RunConfig) -> None:
     """Warn where half-precision products are slower than float32: the CPU emulates them."""
     precision = config.train.precision
     if precision == "float32" or config.execution.device != "cpu":
