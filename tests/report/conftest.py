@@ -11,7 +11,7 @@ import pytest
 
 from builders import InOwnProcess, make_records, tiny_study, write_jsonl, write_study
 from ladderlm.data.prepare import PrepareConfig, prepare
-from ladderlm.report import facts
+from ladderlm.report import data_facts
 from ladderlm.report.render import write_report
 from ladderlm.study.study import Study
 from reference.hostile import ALL, HOSTILE
@@ -29,10 +29,10 @@ class Sources:
 @pytest.fixture(scope="session", autouse=True)
 def _count_bytes_once() -> Iterator[None]:
     """Count the bytes of one text once, not once a test: tables of 2^24 numbers take a second."""
-    slow = facts.trivial_models
+    slow = data_facts.trivial_models
     known = functools.lru_cache(maxsize=8)(lambda train, val: slow(train, val))
     patch = pytest.MonkeyPatch()
-    patch.setattr(facts, "trivial_models", lambda train, val: known(tuple(train), tuple(val)))
+    patch.setattr(data_facts, "trivial_models", lambda train, val: known(tuple(train), tuple(val)))
     yield
     patch.undo()
 

@@ -17,6 +17,7 @@ from ladderlm.report.figures.curves import loss_curves
 from ladderlm.report.figures.scaling import ScalingPlot, scaling_figure
 from ladderlm.report.figures.style import label_of, svg_text
 from ladderlm.report.render import render_html, render_markdown, write_report
+from ladderlm.report.run_facts import LoggedLoss
 from ladderlm.report.studies import StudyFacts
 from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.fit import fit_points
@@ -40,8 +41,8 @@ EMPTY = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 
 def render(facts):
     """Render both documents, the figures left empty."""
-    names = ["curves", *(f"{s['name']}-{x}" for s in facts["studies"] for x in ("flops", "tokens"))]
-    names += [f"{study['name']}-device_seconds" for study in facts["studies"]]
+    axes = ("flops", "tokens", "device_seconds")
+    names = ["curves", *(f"{study.about.name}-{x}" for study in facts.studies for x in axes)]
     return render_html(facts, dict.fromkeys(names, EMPTY)) + render_markdown(facts, names)
 
 
@@ -83,11 +84,11 @@ def spoil(value):
 def test_runs_without_a_finite_loss_are_passed_over(copy_sources, value, tmp_path):
     """P03: the best of the others is the best; the page says what was left out."""
     sources = copy_sources()
-    best = gather([], [sources.study], tmp_path)["best"]
+    best = gather([], [sources.study], tmp_path).best
     edit_summary(sources.pool / best, spoil(value))
     facts = gather([], [sources.study], tmp_path)
-    assert facts["best"] != best
-    assert best in facts["studies"][0]["fits"]["excluded"]
+    assert facts.best != best
+    assert best in facts.studies[0].fits.excluded
     assert f"Excluded: {best}: " in render(facts)
 
 
@@ -124,7 +125,7 @@ def test_one_finished_run_of_a_study_is_reported_without_a_fit(copy_sources, tmp
     for folder in run_folders(sources)[1:]:
         shutil.rmtree(folder)
     facts = gather([], [sources.study], tmp_path)
-    assert "not enough points" in facts["studies"][0]["fits"]["problem"]
+    assert "not enough points" in facts.studies[0].fits.problem
     page = render(facts)
     assert "not enough points" in page
     assert "No conclusion is drawn" in page
@@ -176,7 +177,7 @@ def test_metrics_that_were_torn_or_lost_give_an_empty_curve(sources, tmp_path, c
     if content is not None:
         (run / "metrics.jsonl").write_bytes(content)
     facts = gather([run], [], tmp_path)
-    figure = loss_curves(facts["curves"]["train"], facts["curves"]["validation"], {})
+    figure = loss_curves(facts.curves.train, facts.curves.validation, {})
     assert texts_of(figure).count("not enough points") == 2
     svg_text(figure)
     render(facts)
@@ -184,7 +185,7 @@ def test_metrics_that_were_torn_or_lost_give_an_empty_curve(sources, tmp_path, c
 
 def test_curves_leave_out_what_is_not_a_number():
     rows = [
-        {"n_tokens": i, "loss": v} for i, v in enumerate((3.0, None, "x", math.nan, 1e308, 2.0))
+        LoggedLoss(n_tokens=i, loss=v) for i, v in enumerate((3.0, None, "x", math.nan, 1e308, 2.0))
     ]
     figure = loss_curves(rows, [], {"gzip -9, whole": 2.0})
     assert figure.axes[0].lines[0].get_ydata().tolist() == [3.0, 2.0]
@@ -200,7 +201,7 @@ def test_lost_samples_and_data_are_said(sources, tmp_path):
     config["data"]["path"] = str(tmp_path / "gone")
     (run / "config.json").write_text(json.dumps(config))
     facts = gather([run], [], tmp_path)
-    assert "problem" in facts["data"]
+    assert facts.data.problem
     page = render(facts)
     assert "The data of the best run is not where it was" in page
     assert str(tmp_path) not in page
@@ -228,7 +229,7 @@ def test_the_name_of_a_study_is_the_one_that_was_checked(copy_sources, tmp_path)
     sources = copy_sources()
     study = read_json(sources.study / "study.json")
     (sources.study / "study.json").write_text(json.dumps(study | {"name": "../../evil"}))
-    assert gather([], [sources.study], tmp_path)["studies"][0]["name"] == "tiny"
+    assert gather([], [sources.study], tmp_path).studies[0].about.name == "tiny"
 
 
 FIGURES = {

@@ -11,10 +11,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from browser import open_offline
-from ladderlm.report.facts import gather
-from ladderlm.report.render import render_html, render_markdown, visible, write_report
+from ladderlm.report.facts import ReportFacts, gather
+from ladderlm.report.render import render_html, render_markdown, write_report
 from ladderlm.report.sections import RUBRIC
 from ladderlm.run.execute import execute
+from ladderlm.text import visible
 from reference.hostile import HOSTILE
 
 HARMLESS_TAGS = set(
@@ -90,24 +91,24 @@ def test_sections_hold_what_they_are_named_after(report, sources):
     """Numbers of the runs themselves, not only words about them."""
     facts = gather([], [sources.study], report)
     sections = {name: " ".join(text.split()) for name, text in page_of(report).sections.items()}
-    best = next(run for run in facts["runs"] if run["run_id"] == facts["best"])
-    assert f"{best['bits_per_byte']:.3f}" in sections["summary"]
+    best = facts.best_run
+    assert f"{best.bits_per_byte:.3f}" in sections["summary"]
     assert "Code" in sections["data"]
     assert "Prose" in sections["data"]
     assert "Packed rows" in sections["batches"]
     assert "Padded rows" in sections["batches"]
     assert "<BOS>" in sections["batches"]
-    for run in facts["runs"]:
-        assert run["run_id"] in sections["experiments"]
-        assert f"{run['last_bits_per_byte']:.3f}" in sections["experiments"]
-    for name, rate in facts["data"]["trivial"]["bits_per_byte"].items():
+    for run in facts.runs:
+        assert run.run_id in sections["experiments"]
+        assert f"{run.last_bits_per_byte:.3f}" in sections["experiments"]
+    for name, rate in facts.trivial.bits_per_byte.items():
         assert f"{name}{rate:.3f}" in sections["evaluation"]
     assert "def " in sections["samples"]
     assert "Is SwiGLU better than GELU?" in sections["ablation"]
     assert "pooled" in sections["ablation"]
     assert "Verdict by rule: INCONCLUSIVE" in sections["discussion"]
     assert "ladderlm study run" in sections["reproduce"]
-    assert best["versions"]["torch"] in sections["software"]
+    assert best.machine.versions["torch"] in sections["software"]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(any_report):
@@ -207,11 +208,11 @@ def test_pages_are_rendered_from_the_facts_alone(report, sources):
 
 
 def test_a_multiplier_beyond_the_ladder_is_shown_as_a_bound(report, sources):
-    facts = gather([], [sources.study], report)
+    facts = gather([], [sources.study], report).to_json()
     rung = facts["studies"][0]["fits"]["variants"][0]["comparison"]["rungs"][0]
     rung["censored"] = "> 1.78"
     svgs = {path.stem: path.read_text("utf-8") for path in (report / "figures").glob("*.svg")}
-    assert '<td class="n">&gt; 1.78</td>' in render_html(facts, svgs)
+    assert '<td class="n">&gt; 1.78</td>' in render_html(ReportFacts.from_json(facts), svgs)
 
 
 def test_a_single_run_has_a_report_without_a_study(sources, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from ladderlm.errors import DataError
 from ladderlm.files import read_json
-from ladderlm.report.verify import differences, verify_report
+from ladderlm.report.verify import compare_values, verify_report
 
 
 @pytest.fixture
@@ -175,9 +175,9 @@ def test_a_folder_that_is_no_report_is_refused(tmp_path):
 
 
 def test_numbers_may_differ_in_the_last_bits_only():
-    assert differences({"a": [1.0, {"b": 2.0}]}, {"a": [1.0 + 1e-15, {"b": 2.0}]}) == []
-    assert differences({"a": 1.0}, {"a": 1.0 + 1e-6}) == [
+    assert compare_values({"a": [1.0, {"b": 2.0}]}, {"a": [1.0 + 1e-15, {"b": 2.0}]}) == []
+    assert compare_values({"a": 1.0}, {"a": 1.0 + 1e-6}) == [
         "facts.a: the report says 1.0, the sources say 1.000001"
     ]
-    assert len(differences({"a": 1, "b": [1, 2]}, {"b": [1]})) == 2
-    assert differences({"a": None}, {"a": 0.0})
+    assert len(compare_values({"a": 1, "b": [1, 2]}, {"b": [1]})) == 2
+    assert compare_values({"a": None}, {"a": 0.0})

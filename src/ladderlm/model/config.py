@@ -274,7 +274,7 @@ MODEL_CHANGES = (
     MetaChange(
         "Norm",
         "RMSNorm",
-        "the same numbers, with a backward pass that keeps less",
+        "the same numbers, with a backward pass of its own in fewer passes over memory",
         "model/norm.py",
     ),
     MetaChange(

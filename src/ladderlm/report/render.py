@@ -5,16 +5,17 @@ Owns `write_report`: figures, `index.html` (one file, no script, nothing loaded)
 """
 
 import base64
+import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-from ladderlm.config import content_hash
+from ladderlm.config import content_hash, to_dict
 from ladderlm.files import (
     FolderLock,
     publish_json,
@@ -22,9 +23,11 @@ from ladderlm.files import (
     read_json,
     sha256_file,
 )
+from ladderlm.report.data_facts import TrivialScores
 from ladderlm.report.drawing import draw_figures, publish_figure
-from ladderlm.report.facts import facts_of
+from ladderlm.report.facts import ReportFacts, facts_of
 from ladderlm.report.figures.curves import loss_curves
+from ladderlm.report.pages import page_environment
 from ladderlm.report.sections import (
     CHANGES,
     RUBRIC,
@@ -37,21 +40,19 @@ from ladderlm.report.sections import (
 )
 from ladderlm.report.studies import StudyFacts
 from ladderlm.study.ladder import name_rung
+from ladderlm.study.records import parse_record, plain
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = [
     "render_html",
     "render_markdown",
-    "visible",
     "write_report",
 ]
 
-Facts = dict[str, Any]
-
 
 def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "flops") -> Path:
-    """Write the report of some runs and studies; give the path of its page.
+    """Write the report of some runs and studies; return the path of its page.
 
     Args:
         out: folder of the report.
@@ -63,12 +64,11 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "fl
         ConfigError: there is no finished run.
     """
     with FolderLock(out):
-        old = out / "facts.json"
-        trivial = read_json(old).get("data", {}).get("trivial") if old.is_file() else None
         read = [StudyFacts.read(study, out) for study in studies]
-        facts = facts_of(runs, read, out, trivial)
-        svgs = _draw(facts, read, out)
-        publish_json(out / "facts.json", facts)
+        facts = facts_of(runs, read, out, _known_trivial(out / "facts.json"))
+        svgs = _draw_report(facts, read, out)
+        stored = facts.to_json()
+        publish_json(out / "facts.json", stored)
         publish_text(out / "index.html", render_html(facts, svgs, x))
         publish_text(out / "report.md", render_markdown(facts, svgs, x))
         figures = [f"figures/{name}{suffix}" for name in svgs for suffix in (".svg", ".png")]
@@ -76,25 +76,26 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "fl
         manifest = {
             "kind": "ladderlm-report",
             "format_version": 1,
-            "runs": [_relative(run, out) for run in runs],
-            "studies": [_relative(study, out) for study in studies],
+            "runs": [os.path.relpath(run, out) for run in runs],
+            "studies": [os.path.relpath(study, out) for study in studies],
             "x": x,
-            "facts": content_hash(facts),
+            "facts": content_hash(stored),
             "files": {name: sha256_file(out / name) for name in written},
         }
         publish_json(out / "manifest.json", manifest)
     return out / "index.html"
 
 
-def _relative(place: Path, home: Path) -> str:
-    return os.path.relpath(place, home)
+def _known_trivial(old: Path) -> TrivialScores | None:
+    """Return the scores of models without training that an earlier report has, if there is one."""
+    values = read_json(old).get("data", {}).get("trivial") if old.is_file() else None
+    return None if values is None else parse_record(TrivialScores, values)
 
 
-def _draw(facts: Facts, studies: list[StudyFacts], out: Path) -> dict[str, str]:
-    """Write every figure as SVG and PNG; give the SVGs by name."""
-    trivial = facts["data"].get("trivial", {}).get("bits_per_byte", {})
-    curves = facts["curves"]
-    drawn = {"curves": loss_curves(curves["train"], curves["validation"], trivial)}
+def _draw_report(facts: ReportFacts, studies: Sequence[StudyFacts], out: Path) -> dict[str, str]:
+    """Write every figure as SVG and PNG; return the SVGs by name."""
+    trivial = facts.trivial.bits_per_byte if facts.trivial is not None else {}
+    drawn = {"curves": loss_curves(facts.curves.train, facts.curves.validation, trivial)}
     for study in studies:
         about = study.about
         figures = draw_figures(about.arms, about.ladder, study.results, study.fits)
@@ -102,15 +103,8 @@ def _draw(facts: Facts, studies: list[StudyFacts], out: Path) -> dict[str, str]:
     return {name: publish_figure(out / "figures" / name, figure) for name, figure in drawn.items()}
 
 
-def _environment(html: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("ladderlm.report", "templates"),
-        autoescape=html,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _template_environment(html: bool) -> Environment:
+    environment = page_environment(html)
     environment.filters |= {
         "bytes": format_bytes,
         "count": format_count,
@@ -123,19 +117,16 @@ def _environment(html: bool) -> Environment:
         "anchor": lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
         "cell": _cell,
         "fence": _fence,
-        "tree": _flat,
+        "options": lambda config: _dotted_options(to_dict(config)),
+        "plain": plain,
     }
     return environment
 
 
-def _shown(value: Any) -> Any:
-    """Make control characters visible in whatever a template prints."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def _fixed(value: Any, digits: int = 3) -> str:
-    """Spell a number, or say that there is none."""
-    return f"{value:.{digits}f}" if isinstance(value, int | float) else "not measured"
+    """Spell a number, or state that there is none."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return f"{value:.{digits}f}" if known else "not measured"
 
 
 def _cell(text: Any) -> str:
@@ -151,34 +142,34 @@ def _fence(text: str, language: str = "text") -> str:
     return f"{ticks}{language}\n{visible(text)}\n{ticks}"
 
 
-def _flat(config: Facts) -> list[tuple[str, Any]]:
-    """List a nested config as dotted options."""
+def _dotted_options(config: Any, place: str = "") -> list[tuple[str, Any]]:
+    """List the options of nested plain values that are set, by their dotted names."""
     found: list[tuple[str, Any]] = []
     for key, value in config.items():
         if isinstance(value, dict):
-            found += [(f"{key}.{name}", item) for name, item in _flat(value)]
+            found += _dotted_options(value, f"{place}{key}.")
         elif value is not None:
-            found.append((key, value))
+            found.append((place + key, value))
     return found
 
 
-def _context(facts: Facts, figures: Collection[str], x: Axis) -> Facts:
+def _template_values(facts: ReportFacts, figures: Collection[str], x: Axis) -> dict[str, object]:
     return {
         "plates": lambda study: plates(study, figures, x),
         "notes": notes,
         "facts": facts,
-        "best": next(run for run in facts["runs"] if run["run_id"] == facts["best"]),
+        "best": facts.best_run,
+        "trivial": facts.trivial,
         "rubric": RUBRIC,
         "changes": CHANGES,
         "headline": headline(facts),
         "discussion": discussion(facts),
         "commands": reproduce(facts),
-        "trivial": facts["data"].get("trivial", {}),
     }
 
 
-def render_html(facts: Facts, svgs: dict[str, str], x: Axis = "flops") -> str:
-    """Give the page; figures are embedded, all text is escaped.
+def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = "flops") -> str:
+    """Return the page; figures are embedded, all text is escaped.
 
     Args:
         svgs: name -> SVG text.
@@ -188,11 +179,11 @@ def render_html(facts: Facts, svgs: dict[str, str], x: Axis = "flops") -> str:
         name: Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
         for name, svg in svgs.items()
     }
-    template = _environment(html=True).get_template("report.html.j2")
-    return template.render(**_context(facts, svgs, x), figures=embedded)
+    template = _template_environment(html=True).get_template("report.html.j2")
+    return template.render(**_template_values(facts, svgs, x), figures=embedded)
 
 
-def render_markdown(facts: Facts, figures: Collection[str], x: Axis = "flops") -> str:
-    """Give the document as Markdown, beside its figures."""
-    template = _environment(html=False).get_template("report.md.j2")
-    return template.render(**_context(facts, figures, x))
+def render_markdown(facts: ReportFacts, figures: Collection[str], x: Axis = "flops") -> str:
+    """Return the document as Markdown, beside its figures."""
+    template = _template_environment(html=False).get_template("report.md.j2")
+    return template.render(**_template_values(facts, figures, x))

@@ -6,15 +6,23 @@ from facts to text.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from shlex import quote
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from ladderlm.changes import MetaChange
 from ladderlm.data.config import DATA_CHANGES
 from ladderlm.eval.config import EVAL_CHANGES
 from ladderlm.model.config import MODEL_CHANGES
 from ladderlm.optim.config import OPTIM_CHANGES
+from ladderlm.report.data_facts import DataFacts
+from ladderlm.report.facts import ReportFacts
+from ladderlm.report.studies import StudyFacts
+from ladderlm.scaling.compare import Comparison
+from ladderlm.study.documents import DocumentInterval
+from ladderlm.study.fits import Unjudged, VariantFit
 from ladderlm.tokenizer.base import TOKENIZER_CHANGES
 from ladderlm.train.config import TRAIN_CHANGES
 from ladderlm.units import format_count, format_flops, format_seconds
@@ -30,8 +38,6 @@ __all__ = [
     "plates",
     "reproduce",
 ]
-
-Facts = dict[str, Any]
 
 # What a study is drawn against, by the names of `--x`: columns of its table.
 Axis = Literal["flops", "device_hours", "tokens"]
@@ -70,63 +76,50 @@ CHANGES = (
 )
 
 
-def headline(facts: Facts) -> list[str]:
-    """Say the main results in a few sentences."""
-    best = _best(facts)
-    size = format_count(best["n_params"]["total"])
+def headline(facts: ReportFacts) -> list[str]:
+    """Return the main results in a few sentences."""
+    best, bits = facts.best_run, facts.best_run.bits_per_byte or math.nan
     sentences = [
-        f"The best of {len(facts['runs'])} runs has {size} parameters, was trained on "
-        f"{format_count(best['n_positions'])} tokens ({format_flops(best['flops'])}, "
-        f"{format_seconds(best['timing']['seconds'])} of training) and reaches "
-        f"{best['bits_per_byte']:.3f} bits per byte on the validation text."
+        f"The best of {len(facts.runs)} runs has {format_count(best.n_params['total'])} "
+        f"parameters, was trained on {format_count(best.n_positions)} tokens "
+        f"({format_flops(best.flops)}, {format_seconds(best.timing['seconds'] or 0)} of training) "
+        f"and reaches {bits:.3f} bits per byte on the validation text."
     ]
-    trivial = facts["data"].get("trivial", {}).get("bits_per_byte", {})
-    beaten = [name for name, value in trivial.items() if best["bits_per_byte"] < value]
-    ahead = [name for name, value in trivial.items() if best["bits_per_byte"] >= value]
+    trivial = facts.trivial.bits_per_byte if facts.trivial is not None else {}
+    beaten = [name for name, value in trivial.items() if bits < value]
+    ahead = [name for name, value in trivial.items() if bits >= value]
     if beaten:
-        sentences.append(f"It beats {_listed(beaten, trivial)} on the same text.")
+        sentences.append(f"It beats {_list_models(beaten, trivial)} on the same text.")
     if ahead:
-        sentences.append(f"Still ahead of it: {_listed(ahead, trivial)}.")
-    for study in facts["studies"]:
-        for judged in study["fits"]["variants"]:
-            sentences.append(_verdict_sentence(study, judged))
+        sentences.append(f"Still ahead of it: {_list_models(ahead, trivial)}.")
+    for study in facts.studies:
+        sentences += [_verdict_sentence(study, judged) for judged in study.fits.variants]
     return sentences
 
 
-def _listed(names: list[str], values: dict[str, float]) -> str:
+def _list_models(names: Sequence[str], values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} ({values[name]:.2f})" for name in names)
 
 
-def _best(facts: Facts) -> Facts:
-    run: Facts = next(run for run in facts["runs"] if run["run_id"] == facts["best"])
-    return run
+def _verdict_sentence(study: StudyFacts, judged: VariantFit | Unjudged) -> str:
+    about = f"Study {study.about.name}: {judged.variant} against {study.about.arms[0].name}:"
+    if isinstance(judged, Unjudged):
+        return f"{about} {judged.problem.splitlines()[0]}."
+    return f"{about} {judged.verdict.text} ({judged.verdict.reason})."
 
 
-def _verdict_sentence(study: Facts, judged: Facts) -> str:
-    baseline = study["arms"][0]["name"]
-    if "problem" in judged:
-        problem = judged["problem"].splitlines()[0]
-        return f"Study {study['name']}: {judged['variant']} against {baseline}: {problem}."
-    verdict = judged["verdict"]
-    return (
-        f"Study {study['name']}: {judged['variant']} against {baseline}: {verdict['text']} "
-        f"({verdict['reason']})."
-    )
-
-
-def discussion(facts: Facts) -> list[str]:
+def discussion(facts: ReportFacts) -> list[str]:
     """Draw conclusions from the fits, paragraph by paragraph."""
     paragraphs = []
-    for study in facts["studies"]:
+    for study in facts.studies:
         paragraphs += _discuss_study(study)
-    check = facts["forecast_check"]
-    if check:
+    check = facts.forecast_check
+    if check is not None:
         paragraphs.append(
-            f"The law fitted to {check['study']} ({check['arm']}) was also held against the best "
-            f"run, which has the same recipe and {check['times_the_top_rung']:.1f} times the "
-            f"compute of the top rung: predicted {check['predicted_bits_per_byte']:.3f}, measured "
-            f"{check['actual_bits_per_byte']:.3f} bits per byte "
-            f"({check['relative_error']:+.1%})."
+            f"The law fitted to {check.study} ({check.arm}) was also held against the best "
+            f"run, which has the same recipe and {check.times_the_top_rung:.1f} times the "
+            f"compute of the top rung: predicted {check.predicted_bits_per_byte:.3f}, measured "
+            f"{check.actual_bits_per_byte:.3f} bits per byte ({check.relative_error:+.1%})."
         )
     if not paragraphs:
         paragraphs.append(
@@ -136,64 +129,68 @@ def discussion(facts: Facts) -> list[str]:
     return paragraphs
 
 
-def _discuss_study(study: Facts) -> list[str]:
-    fits = study["fits"]
-    if "problem" in fits:
-        return [f"{study['name']}: {fits['problem'].splitlines()[0]}. No conclusion is drawn."]
-    law, card = fits["law"], fits["card"]
-    low, high = card["compute_range"]
+def _discuss_study(study: StudyFacts) -> list[str]:
+    law, card = study.fits.law, study.fits.card
+    if law is None or card is None:
+        problem = (study.fits.problem or "no law").splitlines()[0]
+        return [f"{study.about.name}: {problem}. No conclusion is drawn."]
+    low, high = card.compute_range
+    slope = float(law.slope(np.array([law.c_ref]), law.branches[0])[0])
     paragraphs = [
         f"Over {low:.2g} to {high:.2g} FLOPs ({high / low:.0f}x) loss follows compute about as "
-        f"L ~ C^{law['slope']:.3f}: ten times the compute lowers bits per byte by "
-        f"{1 - 10 ** law['slope']:.1%}. {card['n_used']} runs are fitted, every arm as the "
-        f"baseline with more or less compute; they scatter about the law by {law['sigma']:.1%}."
+        f"L ~ C^{slope:.3f}: ten times the compute lowers bits per byte by "
+        f"{1 - 10**slope:.1%}. {card.n_used} runs are fitted, every arm as the "
+        f"baseline with more or less compute; they scatter about the law by {law.sigma:.1%}."
     ]
-    paragraphs += [_discuss_variant(study, judged) for judged in fits["variants"]]
-    held = fits.get("holdout")
-    if held:
-        worst = max(held, key=lambda row: abs(row["relative_error"]))
-        passed = all(row["passed"] for row in held)
+    paragraphs += [_discuss_variant(study, judged) for judged in study.fits.variants]
+    if study.fits.holdout:
+        worst = max(study.fits.holdout, key=lambda row: abs(row.relative_error))
+        passed = all(row.passed for row in study.fits.holdout)
         paragraphs.append(
             f"The forecast of the held-out top rung, made from the rungs below it, "
             f"{'held' if passed else 'failed'}: the largest error is "
-            f"{worst['relative_error']:+.1%} ({worst['arm']}, predicted {worst['predicted']:.3f}, "
-            f"measured {worst['actual']:.3f})."
+            f"{worst.relative_error:+.1%} ({worst.arm}, predicted {worst.predicted:.3f}, "
+            f"measured {worst.actual:.3f})."
         )
-    if study["warnings"]:
-        paragraphs.append("Limits: " + "; ".join(study["warnings"]) + ".")
+    if study.about.warnings:
+        paragraphs.append("Limits: " + "; ".join(study.about.warnings) + ".")
     return paragraphs
 
 
-def _discuss_variant(study: Facts, judged: Facts) -> str:
-    if "problem" in judged:
+def _discuss_variant(study: StudyFacts, judged: VariantFit | Unjudged) -> str:
+    if isinstance(judged, Unjudged):
         return _verdict_sentence(study, judged)
-    comparison, verdict = judged["comparison"], judged["verdict"]
-    baseline, variant = comparison["baseline"], judged["variant"]
-    pooled, trend = comparison["pooled"], comparison["trend"]
-    if pooled["low_95"] is None or pooled["value"] is None:
+    return discuss_comparison(judged)
+
+
+def discuss_comparison(judged: VariantFit) -> str:
+    """Return a paragraph about what a variant is worth, no bolder than its intervals."""
+    comparison, verdict = judged.comparison, judged.verdict
+    baseline, variant = comparison.baseline, judged.variant
+    pooled, trend, equal_time = comparison.pooled, comparison.trend, judged.at_equal_device_seconds
+    if not math.isfinite(pooled.low_95) or not math.isfinite(pooled.value):
         return f"{variant}: the pooled multiplier cannot be bounded by these runs."
-    if pooled["low_95"] <= 1 <= pooled["high_95"]:
+    if pooled.low_95 <= 1 <= pooled.high_95:
         meaning = "these runs do not show which of the two needs less"
     else:
-        meaning = f"{variant} needs {'less' if pooled['value'] > 1 else 'more'}"
+        meaning = f"{variant} needs {'less' if pooled.value > 1 else 'more'}"
     text = (
         f"{variant} against {baseline}: for the loss that {variant} reaches, {baseline} needs "
-        f"{pooled['value']:.2f} times the compute (95 % {pooled['low_95']:.2f} to "
-        f"{pooled['high_95']:.2f}): {meaning}. "
+        f"{pooled.value:.2f} times the compute (95 % {pooled.low_95:.2f} to "
+        f"{pooled.high_95:.2f}): {meaning}. "
     )
-    if trend["value"] is not None and math.isfinite(trend["value"]):
+    if math.isfinite(trend.value):
         text += (
-            f"Per decade of compute ln m changes by {trend['value'] * math.log(10):+.3f} (95 % "
-            f"{trend['low_95'] * math.log(10):+.3f} to {trend['high_95'] * math.log(10):+.3f}). "
+            f"Per decade of compute ln m changes by {trend.value * math.log(10):+.3f} (95 % "
+            f"{trend.low_95 * math.log(10):+.3f} to {trend.high_95 * math.log(10):+.3f}). "
         )
-    equal_time = judged.get("at_equal_device_seconds", {}).get("pooled")
-    if equal_time and equal_time["value"] is not None:
-        text += f"At equal device time the multiplier is {equal_time['value']:.2f}. "
-    text += f"Verdict by rule: {verdict['text']}. {verdict['reason'][:1].upper()}"
-    text += f"{verdict['reason'][1:]}. "
-    if verdict["would_be"] != verdict["word"]:
-        text += f"Had nothing stood in the way, the rule would have said {verdict['would_be']}. "
-    if verdict["demonstration"]:
+    if isinstance(equal_time, Comparison) and math.isfinite(equal_time.pooled.value):
+        text += f"At equal device time the multiplier is {equal_time.pooled.value:.2f}. "
+    text += f"Verdict by rule: {verdict.text}. {verdict.reason[:1].upper()}"
+    text += f"{verdict.reason[1:]}. "
+    if verdict.would_be != verdict.word:
+        text += f"Had nothing stood in the way, the rule would have said {verdict.would_be}. "
+    if verdict.demonstration:
         text += (
             "A ladder this small shows how a study is made; it does not settle the question for "
             "models that anyone would use."
@@ -201,22 +198,22 @@ def _discuss_variant(study: Facts, judged: Facts) -> str:
     return text.strip()
 
 
-def plates(study: Facts, figures: Collection[str], x: Axis) -> list[tuple[str, str]]:
+def plates(study: StudyFacts, figures: Collection[str], x: Axis) -> list[tuple[str, str]]:
     """List the figures of a study in order, each with its caption.
 
     Args:
         figures: names of all figures of the report.
         x: of `AXES`; the scaling figure against it comes first.
     """
-    ladder = study["ladder"]
-    seeds = ", ".join(map(str, ladder["seeds"]))
-    if ladder["extra_seeds"]:
-        more = ", ".join(map(str, ladder["extra_seeds"]))
-        seeds += f" and {more} at the lowest {ladder['extra_seed_rungs']} rungs"
-    n_runs = sum(not row["excluded_because"] for row in study["rows"])
+    name, ladder = study.about.name, study.about.ladder
+    seeds = ", ".join(map(str, ladder.seeds))
+    if ladder.extra_seeds:
+        more = ", ".join(map(str, ladder.extra_seeds))
+        seeds += f" and {more} at the lowest {ladder.extra_seed_rungs} rungs"
+    n_runs = len(study.results.compared)
     captions = {
-        "flops": f"{study['name']} against exact training FLOPs: {n_runs} runs, "
-        f"{len(ladder['flops'])} rungs, seeds {seeds}. Bands and bars are 95 % intervals.",
+        "flops": f"{name} against exact training FLOPs: {n_runs} runs, "
+        f"{len(ladder.flops)} rungs, seeds {seeds}. Bands and bars are 95 % intervals.",
         "device_seconds": "The runs against device-hours: median step time of each run times its "
         "steps, in hours. Crossed runs shared their machine or ran on other hardware than most, "
         "and take no part in this fit.",
@@ -230,23 +227,18 @@ def plates(study: Facts, figures: Collection[str], x: Axis) -> list[tuple[str, s
         "search": "The search over options of the baseline: validation loss of every combination.",
     }
     order = [AXES[x], *(axis for axis in AXES.values() if axis != AXES[x]), *captions]
-    return [
-        (name, captions[name])
-        for name in dict.fromkeys(order)
-        if f"{study['name']}-{name}" in figures
-    ]
+    return [(kind, captions[kind]) for kind in dict.fromkeys(order) if f"{name}-{kind}" in figures]
 
 
-def notes(judged: Facts) -> list[str]:
-    """Say what two errors beside the scatter of the runs come to."""
-    said, documents = [], judged.get("documents", {})
-    rates = judged["comparison"]["rate_error"]
+def notes(judged: VariantFit) -> list[str]:
+    """Return what the errors that the scatter of the runs does not show come to."""
+    said, rates = [], judged.comparison.rate_error
     if rates:
         said.append(
             f"All intervals but that of other documents hold an error of {rates:.3f} in the pooled "
             "ln m for learning rates that miss their best, which more seeds would not lower."
         )
-    if "low_95" in documents:
+    if isinstance(judged.documents, DocumentInterval):
         said.append(
             "Other documents: with the trained models as they are, scored on other validation "
             "texts of the same kind, the pooled m would lie in this interval 95 times in 100; it "
@@ -255,36 +247,34 @@ def notes(judged: Facts) -> list[str]:
     return said
 
 
-def reproduce(facts: Facts) -> list[str]:
-    """Give the commands that make these runs again."""
-    best = _best(facts)
-    commands = [f"git checkout {best['commit'].rstrip('+')}"] if best["commit"] else []
+def reproduce(facts: ReportFacts) -> list[str]:
+    """Return the commands that make these runs again."""
+    best = facts.best_run
+    commands = [f"git checkout {best.machine.commit.rstrip('+')}"] if best.machine.commit else []
     commands.append("make setup")
-    commands += _reproduce_data(facts["data"])
+    if isinstance(facts.data, DataFacts):
+        commands += reproduce_data(facts.data)
     commands += [
-        f"ladderlm study run {study['folder']}/study.toml --out {study['folder']}-again"
-        for study in facts["studies"]
+        f"ladderlm study run {study.folder}/study.toml --out {study.folder}-again"
+        for study in facts.studies
     ]
     commands.append(
-        f"ladderlm train --config {best['folder']}/config.json --data DATA --out again/"
-        f"{best['run_id']}"
+        f"ladderlm train --config {best.folder}/config.json --data DATA --out again/{best.run_id}"
     )
-    commands.append(f"ladderlm eval {best['folder']} --data DATA")
+    commands.append(f"ladderlm eval {best.folder} --data DATA")
     commands.append("ladderlm report verify .")
     return commands
 
 
-def _reproduce_data(data: Facts) -> list[str]:
-    """Give the commands that make the prepared data again, as far as its records tell."""
-    if "problem" in data:
-        return []
-    tokenizer, sources = data["tokenizer"], next(iter(data["splits"].values()))["sources"]
-    local = data["corpus"] is not None
+def reproduce_data(data: DataFacts) -> list[str]:
+    """Return the commands that make the prepared data again, as far as its records tell."""
+    local, sources = data.corpus is not None, next(iter(data.splits.values())).sources
     commands = ["ladderlm fetch local --out corpus"] if local else []
     place = "corpus" if local else " ".join(quote(source["name"]) for source in sources)
-    if tokenizer["trained_on"]:
+    trained_on = data.tokenizer.trained_on
+    if trained_on:
         commands.append(
-            f"ladderlm tokenizer train {place} --vocab-size {tokenizer['vocab_size']} "
-            f"--max-bytes {tokenizer['trained_on']['n_bytes']} --out tokenizer"
+            f"ladderlm tokenizer train {place} --vocab-size {data.tokenizer.vocab_size} "
+            f"--max-bytes {trained_on['n_bytes']} --out tokenizer"
         )
     return [*commands, f"ladderlm prepare {place} --tokenizer tokenizer --out DATA"]

@@ -10,7 +10,7 @@ from typing import Any
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError, LadderError
 from ladderlm.files import read_json, sha256_file
-from ladderlm.report.facts import gather
+from ladderlm.report.facts import FACTS_VERSION, ReportFacts, gather
 from ladderlm.report.render import render_html, render_markdown
 from ladderlm.report.sections import AXES, Axis
 
@@ -36,6 +36,9 @@ def verify_report(folder: Path) -> list[str]:
         elif sha256_file(path) != digest:
             problems.append(f"{name} was changed after it was written")
     facts = read_json(folder / "facts.json")
+    version = facts.get("facts_version")
+    if version != FACTS_VERSION:
+        return [*problems, f"facts.json has version {version}, not {FACTS_VERSION}: write it again"]
     if content_hash(facts) != manifest["facts"]:
         problems.append("facts.json was changed after it was written")
     try:
@@ -44,7 +47,7 @@ def verify_report(folder: Path) -> list[str]:
         again = gather(runs, studies, folder)
     except (LadderError, LookupError, OSError, TypeError, ValueError, AttributeError) as error:
         return [*problems, f"the sources cannot be read again: {error}"]
-    problems += differences(facts, again)
+    problems += compare_values(facts, again.to_json())
     if not problems:
         x: Axis = next((name for name in AXES if name == manifest.get("x")), "flops")
         svgs = {
@@ -52,36 +55,37 @@ def verify_report(folder: Path) -> list[str]:
             for name in manifest["files"]
             if name.endswith(".svg")
         }
+        stated = ReportFacts.from_json(facts)
         for name, text in (
-            ("index.html", render_html(facts, svgs, x)),
-            ("report.md", render_markdown(facts, svgs, x)),
+            ("index.html", render_html(stated, svgs, x)),
+            ("report.md", render_markdown(stated, svgs, x)),
         ):
             if (folder / name).read_text(encoding="utf-8") != text:
                 problems.append(f"{name} is not what the facts render to")
     return problems
 
 
-def differences(stated: Any, found: Any, place: str = "facts") -> list[str]:
+def compare_values(stated: Any, found: Any, place: str = "facts") -> list[str]:
     """List where two JSON values differ, by dotted place; numbers may differ in the last bits."""
     if isinstance(stated, dict) and isinstance(found, dict):
         keys = sorted(set(stated) | set(found))
-        parts = [differences(stated.get(k), found.get(k), f"{place}.{k}") for k in keys]
+        parts = [compare_values(stated.get(k), found.get(k), f"{place}.{k}") for k in keys]
         return [line for part in parts for line in part]
     if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
         pairs = enumerate(zip(stated, found, strict=True))
-        parts = [differences(a, b, f"{place}[{i}]") for i, (a, b) in pairs]
+        parts = [compare_values(a, b, f"{place}[{i}]") for i, (a, b) in pairs]
         return [line for part in parts for line in part]
-    if stated == found or _close(stated, found):
+    if stated == found or _nearly_equal(stated, found):
         return []
-    return [f"{place}: the report says {_short(stated)}, the sources say {_short(found)}"]
+    return [f"{place}: the report says {_shortened(stated)}, the sources say {_shortened(found)}"]
 
 
-def _close(a: Any, b: Any) -> bool:
+def _nearly_equal(a: Any, b: Any) -> bool:
     """Let least squares differ in the last bits between linear algebra libraries."""
     numbers = isinstance(a, float) and isinstance(b, float)
     return numbers and abs(a - b) <= 1e-9 * max(abs(a), abs(b))
 
 
-def _short(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
