@@ -1,7 +1,8 @@
-"""Render README, CONTRIBUTING, CHANGELOG and docs/ to site/, and check every relative link.
+"""Make the generated pages, render all pages to site/, and check every relative link.
 
-    python docs/build.py [--check]       --check writes nothing
+    python docs/build.py [--check]       --check writes nothing, and fails if a page is out of date
 
+Pages are README, CONTRIBUTING, CHANGELOG and docs/; options.md and commands.md are generated.
 A link must lead to a file of the checkout, and one with `#name` to a heading of that page. The site
 keeps the folders of the checkout: `.md` becomes `.html`, other files that are linked are copied.
 """
@@ -10,6 +11,7 @@ keeps the folders of the checkout: `.md` becomes `.html`, other files that are l
 import html
 import itertools
 import re
+import runpy
 import shutil
 import sys
 import urllib.parse
@@ -20,6 +22,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).resolve().parent.parent
+GENERATORS = ("options.py", "commands.py")
 STYLE = """
 body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 17px/1.55 Georgia, serif;
   color: #1f2937; background: #fff }
@@ -33,6 +36,17 @@ a { color: #0057a8 }
 @media (prefers-color-scheme: dark) { body { background: #111827; color: #e5e7eb }
   pre { background: #1f2937 } a { color: #7cc4ff } td, th { border-color: #374151 } }
 """
+
+
+def find_outdated() -> dict[Path, str]:
+    """Return the generated pages that differ from what they are made from, with their new text."""
+    places = [ROOT / "docs" / name for name in GENERATORS if (ROOT / "docs" / name).is_file()]
+    texts = {place.with_suffix(".md"): runpy.run_path(str(place))["page"]() for place in places}
+    return {
+        page: text
+        for page, text in texts.items()
+        if not page.is_file() or page.read_text(encoding="utf-8") != text
+    }
 
 
 def find_pages() -> list[Path]:
@@ -137,7 +151,12 @@ def title_of(tokens: list[Token]) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Check, then write; give the exit code."""
+    """Check, then write; return the exit code."""
+    for page, text in find_outdated().items():
+        if "--check" in words:
+            print(f"{page.name} is out of date: run python docs/build.py", file=sys.stderr)
+            return 1
+        page.write_text(text, encoding="utf-8")
     pages = {page: parse(page) for page in find_pages()}
     faults = find_faults(pages)
     for fault in faults:

@@ -1,26 +1,18 @@
-"""Write docs/options.md from the dataclasses, the one place where options are declared.
-
-python docs/options.py [--check]      --check writes nothing and fails if the page is old
-"""
-# ruff: noqa: T201
+"""Make docs/options.md from the dataclasses of configs; `python docs/build.py` writes it."""
 
 import dataclasses
 import inspect
-import sys
 import typing
-from pathlib import Path
 from typing import Any
 
 from ladderlm.config import field_docs
-from ladderlm.files import publish_text
 from ladderlm.study.options import LadderOptions, SearchOptions
 from ladderlm.train.run_config import RunConfig
 
-PAGE = Path(__file__).with_name("options.md")
 HEAD = """\
 # Options
 
-Made by `docs/options.py` from the dataclasses; do not edit.
+Made by `python docs/build.py` from the dataclasses of configs; do not edit.
 
 Every option is a flag of `ladderlm train` (`--model.dim 384`), a key of a config file (`[model]`
 `dim = 384`) and a dotted name in a study file (`"model.dim" = 384`). Options marked * set how a run
@@ -64,18 +56,3 @@ def page() -> str:
     search = ["", "## search (of a study file)", "", *table, *rows(SearchOptions, "search.")]
     run = ["", "## the run", "", *table, *top]
     return HEAD + "\n".join([*rest, *run, *ladder, *search]).rstrip() + "\n"
-
-
-def main(argv: list[str]) -> int:
-    """Write the page, or say that it is old."""
-    text = page()
-    if "--check" in argv:
-        same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print("docs/options.md is as it should be" if same else "run python docs/options.py")
-        return 0 if same else 1
-    publish_text(PAGE, text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from design.sources import load_page
 from ladderlm.config import field_docs
 from ladderlm.study.options import LadderOptions, SearchOptions
 from ladderlm.train.run_config import RunConfig
@@ -50,6 +51,15 @@ def faults_of(cls: type) -> list[str]:
 @pytest.mark.parametrize("cls", [*sections(RunConfig), LadderOptions, SearchOptions])
 def test_every_field_of_a_config_has_a_docstring_that_names_its_choices(cls: type) -> None:
     assert faults_of(cls) == []
+
+
+def test_every_option_of_every_command_explains_itself() -> None:
+    parsers = load_page("commands").all_parsers()
+    assert len(parsers) > 20
+    faults = {
+        fault for parser in parsers for cls in sections(parser.cls) for fault in faults_of(cls)
+    }
+    assert sorted(faults) == []
 
 
 @dataclass

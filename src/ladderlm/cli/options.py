@@ -97,6 +97,11 @@ class Option:
         """Whether it is given by its place and not by a flag."""
         return tyro.conf.Positional in typing.get_args(self.kind)
 
+    @property
+    def is_required(self) -> bool:
+        """Whether the command does nothing without it."""
+        return self.value is tyro.MISSING
+
 
 def options_of(
     cls: type, base: Any = None, nested: bool = False, aliases: Aliases = _NO_ALIASES
