@@ -70,7 +70,7 @@ def section(parsers: list[Parsed]) -> list[str]:
     if options:
         lines += ["| option | default | meaning |", "|---|---|---|"]
     for option in options:
-        flag = "--" + option.name.replace("_", "-")
+        flag = "--" + option.flag.replace("_", "-")
         spelt = option.metavar if option.is_positional else f"{flag} {option.metavar or ''}".strip()
         shown = "required" if option.is_required else option.default
         cells = [

@@ -65,7 +65,7 @@ def test_the_help_names_every_command_and_without_one_it_is_wrong_use(ladderlm):
 def test_every_command_explains_itself_in_words_not_in_types(words, ladderlm):
     said = ladderlm(*words, "--help")
     assert (said.code, said.err) == (0, "")
-    assert f"ladderlm {words[0]}" in said.out
+    assert f"ladderlm {' '.join(words)}" in said.out
     for slip in ("type:", "noqa", "Annotated", "dataclass", "TODO", "<class", "{None", "STR"):
         assert slip not in said.out
     positional = said.out.partition("positional arguments")[2].partition("options")[0]

@@ -6,6 +6,8 @@ from ladderlm.data.head import HeadLimits
 from ladderlm.data.pile import PileRequest, fetch_pile
 from pile_mirror import serve_pile
 
+WHOLE = HeadLimits()
+
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
@@ -18,8 +20,11 @@ def hub(monkeypatch, tmp_path):
 def get(tmp_path):
     """Fetch into a folder without pauses, one file at a time."""
 
-    def give(split="val", shards=(0,), source=None, limits=None, n_jobs=1, **options):
-        request = PileRequest(split, shards, source, limits or HeadLimits(), n_jobs)
-        return fetch_pile(tmp_path / "pile", request, **{"back_off_seconds": 0.0, **options})
+    def give(split="val", shards=(0,), source=None, limits=WHOLE, n_jobs=1, **options):
+        options = {"back_off_seconds": 0.0, **options}
+        wanted = PileRequest(
+            split=split, shards=shards, source=source, n_jobs=n_jobs, **limits.as_dict()
+        )
+        return fetch_pile(tmp_path / "pile", wanted, **options)
 
     return give

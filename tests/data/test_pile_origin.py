@@ -10,7 +10,6 @@ from builders import make_records
 from ladderlm.data import head as head_module
 from ladderlm.data import transfer
 from ladderlm.data.documents import Reader
-from ladderlm.data.head import HeadLimits
 from ladderlm.data.pile import PileRequest, fetch_pile
 from ladderlm.errors import ConfigError, DataError, LadderError
 from mirror import Answer, serve
@@ -46,10 +45,11 @@ def get(mirror, tmp_path):
     """Take the head of the shard without pauses."""
 
     def give(out="pile", source=None, **options):
-        limits = HeadLimits(**{"max_documents": 1000, **options.pop("limits", {})})
+        limits = {"max_documents": 1000, **options.pop("limits", {})}
         source = source or mirror.url + "/x"
-        request = PileRequest("train", (0,), source, limits, n_jobs=1)
-        return fetch_pile(tmp_path / out, request, **{"back_off_seconds": 0.0, **options})
+        options = {"back_off_seconds": 0.0, **options}
+        wanted = PileRequest(split="train", source=source, n_jobs=1, **limits)
+        return fetch_pile(tmp_path / out, wanted, **options)
 
     return give
 
@@ -202,7 +202,7 @@ def test_the_same_head_is_kept_another_one_takes_its_place_and_the_whole_too(get
     assert mirror.asked == []
     assert head_of(get(limits={"max_documents": 50}))["head"]["documents"] == 50
     assert len(list(Reader([tmp_path / "pile"]))) == 50
-    whole = fetch_pile(tmp_path / "pile", PileRequest("train", (0,), mirror.url + "/x"))
+    whole = fetch_pile(tmp_path / "pile", PileRequest(split="train", source=mirror.url + "/x"))
     assert head_of(whole)["part"] == "whole"
     assert (tmp_path / "pile/train/00.jsonl.zst").read_bytes() == PACKED
     with pytest.raises(ConfigError, match="is there, whole") as caught:

@@ -1,9 +1,7 @@
 """`ladderlm bench`: the step beside what others do, and beside this machine's ceiling."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from ladderlm.cli.options import check_counts, parse, print_json
 from ladderlm.machine import describe_hardware, find_device
@@ -14,29 +12,33 @@ __all__ = ["run"]
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Measure whole updates in turns; ratios are to the first way."""
+    """Compare the speed of a training step with other code and with the machine's peak.
+
+    The ways take turns, and ratios are to the first one.
+    """
 
     shape: Literal["quickstart", "192", "384", "124m"] = "quickstart"
-    """Model and batch: channels of the model, or a preset's size."""
+    """Model and batch. quickstart: those of the quickstart. 192, 384: width of a small model, in
+    channels. 124m: the preset llama-124m."""
     ways: str | None = None
-    """Names with commas between. Default: those that this machine has instructions for."""
+    """Ways to run the step, separated by commas. Default: all that this machine supports."""
     rounds: int = 5
-    """Updates of each way, after one that does not count."""
+    """Number of timed updates of each way. One update before them is not timed."""
     threads: int | None = None
-    """CPU threads. Default: PyTorch's choice."""
+    """Number of CPU threads. Default: chosen by PyTorch."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where."""
+    """Where to run: cpu or cuda."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """Of ours; the others have AdamW."""
-    mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Two documents a row, masked from each other; ours alone, the others cannot."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON."""
+    """Update rule of ladderlm: adamw or muon. The other code uses AdamW."""
+    mask_documents: bool = False
+    """Put two documents into each row and mask them from each other. Only ladderlm can do this."""
+    json: bool = False
+    """Print the results as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Measure and print one table."""
-    options = parse(BenchOptions, argv, "bench", "Speed of a step beside others and the ceiling.")
+    options = parse(BenchOptions, argv, "bench")
     check_counts(rounds=options.rounds, threads=options.threads)
     import os
     from dataclasses import replace

@@ -25,11 +25,12 @@ class ChatOptions(DrawingOptions):
     """Talk to a model; every answer appears while it is written."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
+    """Folder of the run."""
     system: str = ""
-    """Message that stands before the dialogue."""
+    """System message, which comes before the dialogue."""
     format: Literal["auto", "llama2", "llama3", "plain"] = "auto"
-    """How turns are written. auto: what the tokenizer of the model knows."""
+    """How turns of the dialogue are written. auto: llama3 or llama2 if the model's tokenizer has
+    its control tokens, otherwise plain. llama2, llama3: Meta's formats. plain: lines of text."""
 
 
 def run(argv: list[str]) -> int:

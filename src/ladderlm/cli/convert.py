@@ -15,29 +15,32 @@ __all__ = ["run"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(CheckpointOptions):
-    """Write a model in another format: a run, a folder of Meta's or of Hugging Face's."""
+    """Convert a model between run folders, Meta's, Hugging Face's and GGUF files."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Run, folder of Meta's (params.json) or of Hugging Face's (config.json)."""
+    """Folder of a run, of a model of Meta's (params.json) or of Hugging Face's (config.json)."""
     to: Literal["meta", "hf", "gguf", "native"]
-    """Format to write; native is a run folder for eval and generate."""
+    """Format to write. meta: Meta's checkpoint files. hf: Hugging Face's. gguf: one file for
+    llama.cpp. native: a run folder for `ladderlm eval` and `generate`."""
     out: str
-    """New folder."""
+    """Folder of the result. It must be new."""
     dtype: Literal["float32", "bfloat16", "float16", "q8_0"] | None = None
-    """Of the tensors. Default: as stored; q8_0 is for gguf."""
+    """Type of the tensors: float32, bfloat16, float16, or q8_0 for gguf only. Default: as
+    stored."""
     shards: int = 1
-    """Files of Meta's format, one for each of its processes."""
+    """Number of files of Meta's format, one per process that will load them."""
     certificate: str | None = None
-    """Compare logits of source and result, and write FILE (JSON) and a page beside it (.md)."""
+    """Compare the logits of source and result, and write this JSON file and a page (.md) next to
+    it. Default: do not compare."""
     max_seq_len: int | None = None
-    """Context of the model, where SRC does not say it or it shall be another."""
+    """Context of the result, in tokens. Default: that of the source."""
     tokenizer: str | None = None
-    """Folder with the tokenizer, if it does not lie in SRC."""
+    """Folder of the tokenizer. Default: SRC."""
 
 
 def run(argv: list[str]) -> int:
     """Convert as asked; 1 if a certificate was asked for and does not hold."""
-    options = parse(ConvertOptions, argv, "convert", "Write a model in another format.")
+    options = parse(ConvertOptions, argv, "convert")
     if not 1 <= options.shards <= 64:
         raise ConfigError(f"--shards {options.shards}", "it lies between 1 and 64")
     if options.max_seq_len is not None and not 2 <= options.max_seq_len < 2**24:

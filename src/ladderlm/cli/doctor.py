@@ -4,9 +4,7 @@ import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from ladderlm.cli.options import parse, print_json
 from ladderlm.machine import find_device
@@ -24,15 +22,15 @@ PARTS = {  # the extras of pyproject.toml
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Show what this machine has and what is missing."""
+    """List versions, hardware and optional packages of this machine, and what is missing."""
 
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON."""
+    json: bool = False
+    """Print the answer as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Look around and print."""
-    options = parse(DoctorOptions, argv, "doctor", "What this machine has.")
+    options = parse(DoctorOptions, argv, "doctor")
     import torch
 
     from ladderlm.run.environment import describe_environment

@@ -21,47 +21,51 @@ __all__ = ["run"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(CheckpointOptions):
-    """Score documents: every byte of each once."""
+    """Score text in bits per byte, by subset. Each byte is scored once."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Run folders; folders of Hugging Face's, or OWNER/NAME[@REVISION] of its hub."""
+    """Folders of runs, folders of Hugging Face models, or OWNER/NAME[@REVISION] of its hub."""
     data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Prepared data, or corpus files such as val.jsonl.zst. May be given several times, for runs of
-    several tokenizers; for Hugging Face's models the first counts. Default: the data of the run."""
+    """Prepared data, or corpus files such as val.jsonl.zst. May be given several times, for runs
+    with different tokenizers; Hugging Face models use the first. Default: the data of the run."""
     split: str = "val"
-    """Which split."""
+    """Name of the split to score."""
     max_documents: int = 10_000
-    """The first this many documents."""
+    """Number of documents to score, from the first."""
     context: int | None = None
-    """Tokens a window holds. Default: as validated in the run; of Hugging Face's models as many as
-    they can hold, at most 2048."""
+    """Tokens that a window may hold. Default: as in the run's validation; for Hugging Face models
+    their limit, at most 2048."""
     stride: int | None = None
-    """Tokens scored per further window. Default: the context, no overlap."""
+    """Tokens scored by each window after the first. Default: the context, so windows do not
+    overlap."""
     against: str | None = None
-    """Another run or model: the difference to it on the same bytes, with intervals."""
+    """Run or model to compare with on the same bytes, with confidence intervals. Default: none."""
     out: str = "evals"
-    """Where evaluations of Hugging Face's models are stored; those of a run lie in it."""
+    """Folder for evaluations of Hugging Face models. Those of a run are stored in the run."""
     table: bool = False
-    """One line a run: bits per byte, parameters, FLOPs, and the difference to the first run."""
+    """Print one line per run: bits per byte, parameters, FLOPs, and the difference from the first
+    run."""
     tasks: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A task of lm-eval instead of a split; may be given several times. Only for runs."""
+    """Task of lm-eval to run instead of scoring a split. May be given several times. Only for
+    runs."""
     task_folder: str | None = None
-    """Folder with the YAML files of own tasks, which alone are then known."""
+    """Folder of your own task files (YAML). Only these tasks are available then."""
     fresh: bool = False
-    """Score again even where the answer is stored."""
+    """Score again even if the result is stored."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs."""
+    """Where the model runs. auto: cuda if there is a GPU, otherwise cpu."""
     batch_tokens: int = 8192
-    """Positions of one forward pass. Does not change the numbers."""
+    """Tokens of one forward pass. The results do not depend on it."""
     packing: Literal["rows", "packed"] = "rows"
-    """One window a row, or several short ones. Does not change the numbers."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print everything as JSON."""
+    """How windows are put into rows. rows: one window per row. packed: several short ones per row.
+    The results do not depend on it."""
+    json: bool = False
+    """Print all results as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Evaluate as asked; under torchrun the processes share the work and the first one speaks."""
-    options = parse(EvalOptions, argv, "eval", "Score documents of a split.")
+    options = parse(EvalOptions, argv, "eval")
     names = list(dict.fromkeys(options.runs))
     if not names:
         raise ConfigError("no run is named", "", "ladderlm eval RUN... [--split val]")

@@ -2,82 +2,86 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from ladderlm.cli.options import parse, print_json
 from ladderlm.cli.transfers import show_transfers
-from ladderlm.data.head import HeadLimits
 from ladderlm.data.local import MIN_CORPUS_BYTES, fetch_local
 from ladderlm.data.pile import PileRequest, fetch_pile
 from ladderlm.errors import ConfigError
-from ladderlm.units import format_bytes, parse_bytes
+from ladderlm.units import format_bytes
 
 __all__ = ["run"]
 
+_USAGE = """usage: ladderlm fetch local --out DIR
+       ladderlm fetch pile --out DIR [--split train --shards 0,1] [--max-bytes 500MB]"""
 
-@dataclass(frozen=True)
-class FetchOptions:
-    """Get a corpus of `.jsonl.zst` files."""
 
-    corpus: Annotated[Literal["local", "pile"], tyro.conf.Positional]
-    """local: text of the Python packages installed here, no download; pile: the Pile."""
+_NUMBERS = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N,N,...",
+    instance_from_str=lambda words: _read_numbers(words[0]),
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda value: [",".join(map(str, value))],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLocalOptions:
+    """Collect text of the Python packages that are installed here. Nothing is downloaded."""
+
     out: str
-    """Folder to write to."""
-    split: str = "val"
-    """Of the Pile: train, val or test."""
-    shards: str = "0"
-    """Of the Pile's train split: numbers from 0 to 29, with commas. Each has about 14 GB."""
-    max_bytes: str | None = None
-    """Of the Pile: take only the head of each file, up to so many bytes of text, e.g. 500MB."""
-    max_documents: int | None = None
-    """Of the Pile: take only the head of each file, up to so many documents."""
-    source: str | None = None
-    """Of the Pile: a known source, a URL or a folder. Default: the known sources in turn."""
-    jobs: int = 4
-    """Of the Pile: files on their way at once."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print corpus.json or pile.json."""
+    """Folder of the corpus to write."""
+    json: bool = False
+    """Print corpus.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchPileOptions(PileRequest):
+    """Download files of the Pile, whole or only their head."""
+
+    out: str
+    """Folder of the corpus to write."""
+    shards: Annotated[tuple[int, ...], _NUMBERS, tyro.conf.arg(metavar="N,N,...")] = (
+        PileRequest.shards
+    )
+    json: bool = False
+    """Print pile.json."""
 
 
 def run(argv: list[str]) -> int:
     """Fetch as asked."""
-    options = parse(FetchOptions, argv, "fetch", "Get a corpus.")
-    if options.corpus == "pile":
-        return _fetch_pile(options)
-    if options.max_bytes is not None or options.max_documents is not None:
-        raise ConfigError(
-            "--max-bytes and --max-documents are options of the Pile",
-            "the local corpus is always whole, so that its fingerprint can be compared",
-            "leave them out; `ladderlm prepare` takes --max-documents",
-        )
-    corpus = fetch_local(Path(options.out))
-    if options.json:
-        print_json(corpus)
-    else:
-        _print_corpus(corpus, options.out)
-    return 0
+    verb = next((word for word in argv if word in ("local", "pile")), None)
+    rest = [word for word in argv if word != verb]
+    if verb == "pile":
+        return _fetch_pile(parse(FetchPileOptions, rest, "fetch pile"))
+    if verb == "local":
+        options = parse(FetchLocalOptions, rest, "fetch local")
+        corpus = fetch_local(Path(options.out))
+        if options.json:
+            print_json(corpus)
+        else:
+            _print_corpus(corpus, options.out)
+        return 0
+    print(_USAGE)
+    return 0 if {"-h", "--help"} & set(argv) else 2
 
 
-def _fetch_pile(options: FetchOptions) -> int:
+def _read_numbers(text: str) -> tuple[int, ...]:
     try:
-        shards = tuple(int(word) for word in options.shards.split(","))
+        return tuple(int(word) for word in text.split(","))
     except ValueError as error:
         raise ConfigError(
-            f"--shards {options.shards!r}", "it is a list of numbers", "write 0 or 0,1,2"
+            f"--shards must be a list of numbers, got {text!r}", "", "write 0 or 0,1,2"
         ) from error
-    limits = HeadLimits(
-        None if options.max_bytes is None else parse_bytes(options.max_bytes),
-        options.max_documents,
-    )
+
+
+def _fetch_pile(options: FetchPileOptions) -> int:
     with show_transfers() as (progress, say):
-        record = fetch_pile(
-            Path(options.out),
-            PileRequest(options.split, shards, options.source, limits, options.jobs),
-            progress=progress,
-            say=say,
-        )
+        record = fetch_pile(Path(options.out), options, progress=progress, say=say)
     if options.json:
         print_json(record)
         return 0

@@ -1,4 +1,4 @@
-"""`ladderlm fit`: scaling laws on anybody's points."""
+"""`ladderlm fit`: fit a scaling law to any table of results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,19 @@ __all__ = ["run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options(FitOptions):
-    """Fit a scaling law to a table of results."""
+    """Fit a scaling law to any table of results."""
 
     points: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="POINTS.csv")]
-    """CSV with columns params, tokens, flops, loss, or others that are mapped."""
+    """CSV file with the columns params, tokens, flops and loss, or others named by --map."""
     figure: str | None = None
-    """Draw the bowls of an isoflop fit into this .svg or .png."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON."""
+    """Figure to draw of an isoflop fit, .svg or .png. Default: none."""
+    json: bool = False
+    """Print the fit as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Fit as asked and print the law with its errors."""
-    options = parse(Options, argv, "fit", "Fit a scaling law to a table of results.")
+    options = parse(Options, argv, "fit")
     found = fit_points(options.points, options)
     if options.figure is not None:
         _write_figure(found, Path(options.figure))

@@ -24,28 +24,31 @@ _BATCH = 16  # prompts of a file that are continued together
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingOptions(CheckpointOptions):
-    """How texts are drawn, and with what: the options that `generate` and `chat` share."""
+    """How text is sampled: the options that `generate` and `chat` share."""
 
     max_new_tokens: int = 256
-    """Longest continuation."""
+    """Longest continuation, in tokens."""
     temperature: float = 0.8
-    """0 takes the likeliest token."""
+    """Temperature of sampling. 0 takes the most likely token."""
     top_p: float = 0.9
-    """Keep the smallest set of likeliest tokens of this mass; 1 keeps all."""
+    """Keep the smallest set of most likely tokens whose probabilities add up to this. 1 keeps
+    all."""
     top_k: int | None = None
-    """Keep this many likeliest tokens."""
+    """Keep this many most likely tokens. Default: all."""
     min_p: float | None = None
-    """Keep tokens at least this share as likely as the likeliest."""
+    """Keep tokens that are at least this fraction as likely as the most likely one. Default:
+    all."""
     repetition_penalty: float | None = None
-    """Above 1: make tokens less likely that the text already holds."""
+    """Factor above 1 that makes tokens of the text so far less likely. Default: none."""
     seed: int = 1
-    """Text i is drawn with seed + i."""
+    """Seed of sampling. Text i uses seed + i."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and cache. bfloat16 is faster and differs in the third digit."""
+    """Precision of weights and cache: float32, bfloat16 or float16. The last two are faster, and
+    probabilities differ in the third digit."""
     device: str = "cpu"
-    """cpu, cuda or cuda:1."""
-    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Read tokens by C code compiled for this machine: faster, needs a compiler."""
+    """Where the model runs: cpu, cuda, or one GPU such as cuda:1."""
+    compile: bool = False
+    """Run the model with C code compiled for this machine. This is faster and needs a compiler."""
 
     def sampling(self) -> "SamplingConfig":
         """Give the options of the drawing alone, checked."""
@@ -69,36 +72,36 @@ class DrawingOptions(CheckpointOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(DrawingOptions):
-    """Continue a prompt; without one, write from nothing."""
+    """Continue a prompt, or write from nothing."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder."""
+    """Folder of the run."""
     prompt: str = ""
-    """Text to continue; - reads standard input. Default: none, the model starts from BOS."""
+    """Text to continue, or - for standard input. Default: no text, the model starts from BOS."""
     prompt_file: str | None = None
-    """File whose text is continued."""
-    lines: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Every line of --prompt-file, or of standard input, is a prompt of its own."""
+    """File with the text to continue."""
+    lines: bool = False
+    """Take each line of --prompt-file or of standard input as a prompt of its own."""
     num_samples: int = 1
-    """How many texts for each prompt; the prompt is read once."""
+    """Number of texts per prompt. The prompt is read once."""
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """End the text before this string. May be given several times."""
-    no_heal: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Keep the last token of a prompt, as Meta's code, transformers and llama.cpp do. Else it may
-    grow: after "def " the space becomes part of the name's token, as in training."""
-    echo: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the prompt before its continuation; with --logprobs score its tokens too."""
-    logprobs: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """With --json: the tokens and their log-probabilities."""
-    stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the text while it is written."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print samples as JSON."""
+    no_heal: bool = False
+    """Keep the last token of a prompt, as Meta's code, transformers and llama.cpp do. By default it
+    may grow: after 'def ' the space becomes part of the name's token, as in training."""
+    echo: bool = False
+    """Print the prompt before its continuation. With --logprobs its tokens are scored too."""
+    logprobs: bool = False
+    """Add tokens and their log-probabilities to --json."""
+    stream: bool = False
+    """Print the text while it is generated."""
+    json: bool = False
+    """Print the samples as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Generate as asked."""
-    options = parse(GenerateOptions, argv, "generate", "Continue a prompt, or write from nothing.")
+    options = parse(GenerateOptions, argv, "generate")
     _check(options)
     prompts = _read_prompts(options)
     sampling = options.sampling()

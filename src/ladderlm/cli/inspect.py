@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ladderlm.cli.options import parse, print_json
 from ladderlm.config import from_dict
 from ladderlm.data.batch import Batch
-from ladderlm.data.config import DataConfig
+from ladderlm.data.config import DataConfig, Packing
 from ladderlm.data.inspect import (
     compare_policies,
     describe_row,
@@ -44,29 +44,29 @@ MAX_SHOWN_ROWS = 64
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Show rows of training data: text, documents, subsets, mask, positions, attention, loss."""
+    """Show batches as the model sees them: text, documents, subsets, mask, positions, loss."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA|RUN")]
-    """Prepared data, or a run folder (then with the run's own rows, order and losses)."""
+    """Folder of prepared data, or of a run. A run's own rows, order and losses are shown."""
     batch: int = 0
-    """Which batch; of a run: its update number, from 0."""
+    """Number of the batch, from 0. In a run it is that of the update."""
     rows: int = 2
-    """Rows to show."""
+    """Number of rows to show."""
     html: str | None = None
-    """Write a page to this file instead of printing rows."""
-    prove: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Prove what the loss depends on; exit code 1 if a proof fails."""
-    seq_len: int = 256
-    """Tokens of a row (of a run: its own)."""
-    packing: str = "concat"
-    """concat, best-fit or padded (of a run: its own)."""
-    mask_documents: bool = True
-    """A token attends only within its document (of a run: its own)."""
-    split: str = "train"
-    """Which split (of a run: its own)."""
+    """HTML page to write. Default: print the rows instead."""
+    prove: bool = False
+    """Prove that no document leaks into another one's loss. The exit code is 1 if a proof fails."""
+    seq_len: int = DataConfig.seq_len
+    """Length of a row, in tokens. A run has its own."""
+    packing: Packing = DataConfig.packing
+    """How documents are put into rows: concat, padded or best-fit. A run has its own."""
+    mask_documents: bool = DataConfig.mask_documents
+    """Let a token attend only to tokens of its own document. A run has its own choice."""
+    split: str = DataConfig.split
+    """Name of the split. A run has its own."""
     step: int | None = None
-    """Which checkpoint of a run. Default: the newest."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Updates after which the checkpoint of a run was saved. Default: the newest one."""
+    json: bool = False
     """Print numbers and ids as JSON."""
 
 
@@ -94,7 +94,7 @@ class View:
 
 def run(argv: list[str]) -> int:
     """Show rows as asked."""
-    options = parse(InspectOptions, argv, "inspect", "Look at batches as the model sees them.")
+    options = parse(InspectOptions, argv, "inspect")
     if options.batch < 0 or not 1 <= options.rows <= MAX_SHOWN_ROWS:
         raise ConfigError(
             f"--batch {options.batch} --rows {options.rows}",

@@ -78,6 +78,7 @@ class Option:
 
     Args:
         name: of the field.
+        flag: its name on the command line; a command's own counts have no `n_` there.
         kind: its type, with what the parser must know beside it.
         value: its default, or `tyro.MISSING`.
         metavar: what stands for a value; None: it takes none, or is a section of options.
@@ -86,6 +87,7 @@ class Option:
     """
 
     name: str
+    flag: str
     kind: Any
     value: Any
     metavar: str | None
@@ -136,9 +138,11 @@ def options_of(
         hint = f"(default: {shown})" if shown else ""
         short = aliases.get((cls, field.name))
         flags = None if short is None else (short,)
-        extras.insert(0, tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=flags))
+        name = field.name if nested else field.name.removeprefix("n_")
+        own = tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint=hint, aliases=flags)
+        extras.insert(0, own)
         kind = Annotated[(plain, *extras)]  # type: ignore[valid-type]
-        yield Option(field.name, kind, value, metavar, text, shown)
+        yield Option(field.name, name, kind, value, metavar, text, shown)
 
 
 def _default_of(field: "dataclasses.Field[Any]") -> Any:
@@ -222,7 +226,7 @@ def parse_part(text: str) -> tuple[int, int]:
     """Read "i/n".
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the text has another form.
     """
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None:
@@ -231,16 +235,14 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def to_argv(options: Any) -> list[str]:
-    """Spell options of a command as words that `parse` reads back.
-
-    The first field is the positional one; what stands at its default is left out.
-    """
-    first, *fields = dataclasses.fields(options)
-    words = [str(word) for word in getattr(options, first.name)]
-    for field in fields:
-        value = getattr(options, field.name)
-        if value != field.default:
-            flag = "--" + field.name.replace("_", "-")
+    """Return options of a command as words that `parse` reads back; defaults are left out."""
+    words: list[str] = []
+    for option in options_of(type(options)):
+        value = getattr(options, option.name)
+        if option.is_positional:
+            words += map(str, value)
+        elif value != option.value:
+            flag = "--" + option.flag.replace("_", "-")
             words += [flag] if value is True else [flag, str(value)]
     return words
 

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -21,95 +21,55 @@ from ladderlm.executors.base import Job, State, run_jobs
 from ladderlm.executors.choice import ExecutorName, make_executor
 from ladderlm.files import read_json, remove_tree
 from ladderlm.text import visible
-from ladderlm.units import format_bytes, format_count, parse_bytes
+from ladderlm.units import format_bytes, format_count
 
 __all__ = ["describe_data", "run"]
 
 
-@dataclass(frozen=True)
-class PrepareOptions:
-    """Encode a corpus into verified token shards."""
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(PrepareConfig):
+    """Encode text into verified token shards."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
-    """.jsonl[.zst|.gz] or .txt files, folders of them, or - for standard input."""
-    out: str
-    """Data folder to write or extend; with --part, the folder of the part."""
-    tokenizer: str | None = None
-    """Tokenizer folder."""
-    split: str | None = None
-    """Name of the split. Default: train and val at once from a folder that holds both."""
-    max_documents: int | None = None
-    """Take the first this many documents of each split."""
-    max_tokens: int | None = None
-    """Take documents from the beginning of each split up to this many tokens, BOS and EOS in."""
-    max_bytes: str | None = None
-    """Take documents from the beginning of each split up to this much text, such as 500MB."""
-    workers: int = 2
-    """Processes that encode, or jobs of --executor; the bytes written do not depend on it."""
+    tokenizer: str = ""
+    """Folder of the tokenizer. Required without --merge."""
     executor: ExecutorName | None = None
-    """Encode in as many jobs as there are workers, and merge them. Default: in this process."""
+    """Encode in as many jobs as there are workers, then merge them. local: processes on this
+    machine. ray: a Ray cluster. slurm: a Slurm cluster. Default: encode in this process."""
     part: str | None = None
-    """Do part i of n only, as i/n: any machine may do any part. `--merge` makes data of them."""
-    merge: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """The SOURCEs are folders of parts: make data of them, the same bytes as without parts."""
-    dedup: Literal["none", "exact"] = "none"
-    """exact: leave out documents whose text stood earlier in the split."""
-    near_duplicates: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Count documents that nearly stood earlier in the split (MinHash)."""
-    text_key: str = "text"
-    """Where a record's text is."""
-    subset_key: str = "meta.pile_set_name"
-    """Where a record's subset is."""
-    skip_bad: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Leave out bad records and count them instead of stopping."""
-    allow_overlap: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Accept validation documents that stand in train as well."""
-    estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Only say what it would take: documents, tokens, disk, time."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the manifest (with --estimate the estimate, with --part the record of the part)."""
+    """Encode part i of n, written as i/n, into the folder --out. Any machine may encode any part,
+    and --merge makes data of all of them. Default: encode everything."""
+    merge: bool = False
+    """Make data of parts; each SOURCE is the folder of one. The result is the same as without
+    parts."""
+    estimate: bool = False
+    """Print the expected documents, tokens, disk space and time, and write nothing."""
+    json: bool = False
+    """Print JSON: the manifest, the record of the part with --part, or the estimate."""
 
 
 def run(argv: list[str]) -> int:
     """Prepare as asked."""
-    options = parse(PrepareOptions, argv, "prepare", "Encode a corpus into token shards.")
+    options = parse(PrepareOptions, argv, "prepare")
     if not options.sources:
         raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
     if options.merge:
         return _merge_parts(options)
-    if options.tokenizer is None:
-        raise ConfigError("--tokenizer is missing", "text is encoded by one", "name its folder")
-    if options.workers < 1 or (options.max_documents is not None and options.max_documents < 1):
-        raise ConfigError("--workers and --max-documents are at least 1")
-    config = PrepareConfig(
-        sources=options.sources,
-        tokenizer=options.tokenizer,
-        out=options.out,
-        split=options.split,
-        max_documents=options.max_documents,
-        max_tokens=options.max_tokens,
-        max_bytes=None if options.max_bytes is None else parse_bytes(options.max_bytes),
-        n_workers=options.workers,
-        text_key=options.text_key,
-        subset_key=options.subset_key,
-        skip_bad=options.skip_bad,
-        allow_overlap=options.allow_overlap,
-        dedup=options.dedup,
-        near_duplicates=options.near_duplicates,
-    )
+    if not options.tokenizer:
+        raise ConfigError("--tokenizer is missing", "", "name the folder of a tokenizer")
     if options.estimate:
-        found = estimate_prepare(config)
+        found = estimate_prepare(options)
         if options.json:
             print_json(found.to_dict())
         else:
             print(found)
         return 0
     if options.part is not None:
-        return _prepare_part(config, options)
+        return _prepare_part(options)
     if options.executor is not None:
         return _on_executor(options, options.executor)
     with progress_bar("documents") as bar:
-        manifest = prepare(config, lambda split, n: bar(n, split), _announce)
+        manifest = prepare(options, lambda split, n: bar(n, split), _announce)
     _print_manifest(options, manifest)
     return 0
 
@@ -118,10 +78,10 @@ def _announce(found: PrepareEstimate) -> None:
     print(f"expected: {found}", file=sys.stderr, flush=True)
 
 
-def _prepare_part(config: PrepareConfig, options: PrepareOptions) -> int:
+def _prepare_part(options: PrepareOptions) -> int:
     part, n_parts = parse_part(str(options.part))
     with progress_bar("documents") as bar:
-        record = prepare_part(config, part, n_parts, lambda split, n: bar(n, split))
+        record = prepare_part(options, part, n_parts, lambda split, n: bar(n, split))
     if options.json:
         print_json(read_json(record))
     else:
@@ -132,11 +92,11 @@ def _prepare_part(config: PrepareConfig, options: PrepareOptions) -> int:
 def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
     """Have each part encoded by a job, and merge them; a call that was killed is called again."""
     folder = Path(f"{options.out}.parts")
-    shared = replace(options, executor=None, json=False, workers=1)
+    shared = replace(options, executor=None, json=False, n_workers=1)
     jobs, outs = [], []
-    for i in range(1, options.workers + 1):
-        out = folder / f"{i}-of-{options.workers}"
-        part = replace(shared, out=str(out), part=f"{i}/{options.workers}")
+    for i in range(1, options.n_workers + 1):
+        out = folder / f"{i}-of-{options.n_workers}"
+        part = replace(shared, out=str(out), part=f"{i}/{options.n_workers}")
         argv = (sys.executable, "-m", "ladderlm.cli.main", "prepare", *to_argv(part))
         jobs.append(Job(out.name, argv, folder / f"{out.name}.log"))
         outs.append(out)
@@ -150,8 +110,8 @@ def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
             raise ExecutorError(
                 f"part {outcome.job.name} failed with exit code {outcome.exit_code}: "
                 + visible(said.strip()[-2000:]),
-                "data is whole or not at all",
-                "mend it and run the same command again: parts that are done stay done",
+                "",
+                "remove the cause and run the same command again: finished parts are kept",
             )
     manifest = merge_parts(outs, Path(options.out), options.allow_overlap)
     remove_tree(folder)

@@ -19,29 +19,30 @@ __all__ = ["run"]
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """Record a few updates on made-up tokens."""
+    """Show where a training step spends its time: a table, and a trace file."""
 
     run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
-    """A run whose model, rows and update rule are taken. Default: --shape."""
+    """Run whose model, rows and update rule to use. Default: those of --shape."""
     shape: Literal["quickstart", "192", "384", "124m"] = "quickstart"
-    """Model and batch where no run is named."""
+    """Model and batch without a RUN. quickstart: those of the quickstart. 192, 384: width of a
+    small model, in channels. 124m: the preset llama-124m."""
     way: str = "ours"
-    """How it is carried out: one of the ways of `ladderlm bench`."""
+    """Way to run the step: one of those of `ladderlm bench`."""
     steps: int = 3
-    """Updates recorded, after one that is not."""
+    """Number of recorded updates. One update before them is not recorded."""
     threads: int | None = None
-    """CPU threads. Default: PyTorch's choice."""
+    """Number of CPU threads. Default: chosen by PyTorch."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where."""
-    out: str = "trace.json"
-    """The trace, for chrome://tracing or Perfetto."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON."""
+    """Where to run: cpu or cuda."""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "trace.json"
+    """Trace file to write, for chrome://tracing or Perfetto."""
+    json: bool = False
+    """Print the results as JSON."""
 
 
 def run(argv: list[str]) -> int:
     """Record and print the table."""
-    options = parse(ProfileOptions, argv, "profile", "Where a training step spends its time.")
+    options = parse(ProfileOptions, argv, "profile")
     check_counts(steps=options.steps, threads=options.threads)
     find_device(options.device)
     import torch

@@ -15,34 +15,33 @@ __all__ = ["run"]
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write the report of runs and studies."""
+    """Write one self-contained page about runs and studies.
+
+    `ladderlm report verify DIR` checks such a page.
+    """
 
     folders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN|STUDY...")]
-    """Run and study folders, in any order."""
+    """Folders of runs and studies, in any order."""
     out: str = "report"
-    """Folder of the report."""
+    """Folder of the report to write."""
     x: Axis = "flops"
-    """What the first figure of a study is drawn against; the others follow."""
+    """Axis of the first figure of a study: flops (compute), device_hours or tokens. The other axes
+    follow in further figures."""
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Check a report against its runs."""
+    """Check every number and file of a report against its runs."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder of a report."""
+    """Folder of the report."""
 
 
 def run(argv: list[str]) -> int:
     """Write or verify as asked."""
     if argv[:1] == ["verify"]:
-        return _verify(Path(parse(VerifyOptions, argv[1:], "report verify", "Check.").folder))
-    options = parse(
-        ReportOptions,
-        argv,
-        "report",
-        "Write one self-contained page about runs and studies; `report verify DIR` checks one.",
-    )
+        return _verify(Path(parse(VerifyOptions, argv[1:], "report verify").folder))
+    options = parse(ReportOptions, argv, "report")
     if not options.folders:
         raise ConfigError("no run or study is named", "", "ladderlm report RUN|STUDY... --out DIR")
     runs, studies = [], []

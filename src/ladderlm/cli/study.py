@@ -44,28 +44,31 @@ usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
 class StudyOptions:
     """An ablation over a ladder of compute."""
 
-    study: Annotated[str, tyro.conf.Positional]
-    """Study file (TOML)."""
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY.toml")]
+    """Study file, in TOML."""
     out: str | None = None
-    """Study folder. Default: studies-out/NAME."""
+    """Folder of the study. Default: studies-out/NAME."""
     pool: str | None = None
     """Folder of runs shared by studies. Default: the study folder's runs."""
     scale: str | None = None
-    """Lay the file's [scale.NAME] over its base, ladder and arms, for example for a GPU."""
+    """Name of a table [scale.NAME] of the study file that replaces options, for example for a GPU.
+    Default: none."""
     executor: ExecutorName = "local"
-    """What carries out the runs (run)."""
+    """Where `study run` carries out the runs. local: processes on this machine. ray: a Ray cluster.
+    slurm: a Slurm cluster."""
     threads: int | None = None
-    """Cores to fill. Default: all."""
+    """Number of CPU cores to use. Default: all."""
     part: str | None = None
-    """Part i of n, as i/n: any machine may run any part. `study merge` joins them."""
+    """Run part i of n, written as i/n. Any machine may run any part, and `study merge` joins them.
+    Default: run everything."""
     x: Axis = "flops"
-    """What the first figure is drawn against (report)."""
+    """Axis of the first figure of `study report`: flops (compute), device_hours or tokens."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Try nothing on this machine, so predict neither time nor memory (plan)."""
+    """Plan without measuring this machine, so without predictions of time and memory."""
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show a live table until all runs have ended (status, on a terminal)."""
+    """Let `study status` show a live table until all runs have ended."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON (all but parts)."""
+    """Print the answer as JSON."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from ladderlm.cli.options import parse, print_json
-from ladderlm.data.documents import Reader
+from ladderlm.data.documents import Reader, ReadingOptions
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
 from ladderlm.text import visible
@@ -16,7 +16,7 @@ from ladderlm.tokenizer.base import RECORD
 from ladderlm.tokenizer.foreign import import_tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.train import HeldOut, prove_identical, save_tokenizer, train_bpe
-from ladderlm.units import format_bytes, parse_bytes
+from ladderlm.units import format_bytes
 
 __all__ = ["run", "train_tokenizer"]
 
@@ -25,54 +25,49 @@ _USAGE = """usage: ladderlm tokenizer train SOURCE... --vocab-size N --out DIR
        ladderlm tokenizer show FILE|DIR [--text TEXT]"""
 
 
-@dataclass(frozen=True)
-class TokenizerTrainOptions:
-    """Train a byte-level BPE on the first part of a corpus."""
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTrainOptions(ReadingOptions):
+    """Train a byte-level BPE tokenizer on the beginning of a corpus."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE...")]
-    """Corpus files or folders; a folder's val and test files are left out."""
+    """Corpus files or folders. In a folder, files named val or test are left out."""
     vocab_size: int
-    """All ids, 256 bytes and 2 control tokens included."""
+    """Number of tokens, including 256 bytes and 2 control tokens."""
     out: str
-    """Folder to write."""
-    max_bytes: str = "20MB"
-    """Text to learn from."""
-    text_key: str = "text"
-    """Where a record's text is."""
-    subset_key: str = "meta.pile_set_name"
-    """Where a record's subset is."""
-    skip_bad: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Leave out bad records instead of stopping."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Folder of the tokenizer to write."""
+    max_bytes: int = 20_000_000
+    """Bytes of text to train on, from the beginning."""
+    json: bool = False
     """Print the report as JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizerImportOptions:
     """Import Meta's tokenizer.model (LLaMA 1 to 3) or any tokenizer.json."""
 
     place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR")]
-    """The file, or a folder with one."""
+    """The tokenizer's file, or the folder that holds it."""
     out: str
-    """Folder to write."""
+    """Folder of the tokenizer to write."""
     bos: str | None = None
-    """Name of the token that begins a document; None: found, else EOS takes its place."""
+    """Name of the token that begins a document. Default: found in the file; if it has none, the
+    EOS token is used."""
     eos: str | None = None
-    """Name of the token that ends a document; None: found."""
-    allow_lossy: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take a tokenizer that does not give every text back, and record that."""
+    """Name of the token that ends a document. Default: found in the file."""
+    allow_lossy: bool = False
+    """Accept a tokenizer that does not decode every text to itself, and record that."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizerShowOptions:
-    """Show a tokenizer of any kind."""
+    """Show what a tokenizer is, or how it encodes a text."""
 
     place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|DIR")]
-    """Tokenizer folder, or a file that others made."""
+    """Folder of a tokenizer, or a file that others made."""
     text: str | None = None
-    """A text to encode."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print as JSON."""
+    """Text to encode. Default: describe the tokenizer."""
+    json: bool = False
+    """Print the answer as JSON."""
 
 
 def run(argv: list[str]) -> int:
@@ -86,7 +81,7 @@ def run(argv: list[str]) -> int:
             options.sources,
             options.vocab_size,
             Path(options.out),
-            parse_bytes(options.max_bytes),
+            options.max_bytes,
             text_key=options.text_key,
             subset_key=options.subset_key,
             skip_bad=options.skip_bad,
@@ -97,10 +92,10 @@ def run(argv: list[str]) -> int:
             _print_training(report, options.out)
         return 0
     if verb == "import":
-        words = parse(TokenizerImportOptions, argv[1:], "tokenizer import", "Import a tokenizer.")
+        words = parse(TokenizerImportOptions, argv[1:], "tokenizer import")
         return _import(words)
     if verb == "show":
-        show = parse(TokenizerShowOptions, argv[1:], "tokenizer show", "Show a tokenizer.")
+        show = parse(TokenizerShowOptions, argv[1:], "tokenizer show")
         return _show_tokenizer(show)
     if verb in ("-h", "--help"):
         print(_USAGE)
@@ -190,7 +185,7 @@ def _import(options: TokenizerImportOptions) -> int:
         place, out, options.bos, options.eos, allow_lossy=options.allow_lossy
     )
     print(f"{out}: {tokenizer.vocab_size:,} tokens, fingerprint {tokenizer.fingerprint[:12]}")
-    return _show_tokenizer(TokenizerShowOptions(str(out)))
+    return _show_tokenizer(TokenizerShowOptions(place=str(out)))
 
 
 def _show_tokenizer(options: TokenizerShowOptions) -> int:

@@ -18,15 +18,15 @@ __all__ = ["run"]
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Check every file of prepared data or of a run against its manifest."""
+    """Check every file of a run or of prepared data against its hash."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DATA")]
-    """Data or run folder."""
+    """Folder of a run or of prepared data."""
 
 
 def run(argv: list[str]) -> int:
     """Verify as asked; the first damaged file is named and gives exit code 2."""
-    folder = Path(parse(VerifyOptions, argv, "verify", "Check files against hashes.").folder)
+    folder = Path(parse(VerifyOptions, argv, "verify").folder)
     if (folder / "facts.json").is_file():
         raise ConfigError(f"{folder} is a report", "", f"use `ladderlm report verify {folder}`")
     if (folder / "manifest.json").is_file():

@@ -25,6 +25,7 @@ __all__ = [
     "Document",
     "Parsed",
     "Reader",
+    "ReadingOptions",
     "RecordParser",
     "TextBlock",
     "read_blocks",
@@ -34,6 +35,18 @@ MAX_LINE_BYTES = 256 << 20
 BLOCK_BYTES = 4 << 20
 UNKNOWN_SUBSET = "unknown"
 _READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How the records of a corpus are read."""
+
+    text_key: str = "text"
+    """Key of the text in a record of a .jsonl file. Dots lead into nested records."""
+    subset_key: str = "meta.pile_set_name"
+    """Key of the subset's name in a record. Dots lead into nested records."""
+    skip_bad: bool = False
+    """Skip and count records that cannot be read, instead of stopping at the first."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +159,9 @@ class RecordParser:
 
     def __init__(
         self,
-        text_key: str = "text",
-        subset_key: str = "meta.pile_set_name",
-        skip_bad: bool = False,
+        text_key: str = ReadingOptions.text_key,
+        subset_key: str = ReadingOptions.subset_key,
+        skip_bad: bool = ReadingOptions.skip_bad,
     ) -> None:
         self.text_key, self.subset_key = text_key.split("."), subset_key.split(".")
         self.skip_bad = skip_bad
@@ -277,9 +290,9 @@ class Reader:
         self,
         sources: Iterable[str | Path],
         *,
-        text_key: str = "text",
-        subset_key: str = "meta.pile_set_name",
-        skip_bad: bool = False,
+        text_key: str = ReadingOptions.text_key,
+        subset_key: str = ReadingOptions.subset_key,
+        skip_bad: bool = ReadingOptions.skip_bad,
     ) -> None:
         self.files = expand_sources(sources)
         self.parser = RecordParser(text_key, subset_key, skip_bad)

@@ -9,7 +9,7 @@ import logging
 import threading
 import urllib.error
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,45 +40,47 @@ LARGE_BYTES = 2 * 10**9  # a download for which one may like to know the smaller
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PileRequest:
-    """Which files of the Pile are wanted.
+    """Which files of the Pile are wanted, and how much of each."""
 
-    Args:
-        split: train, val or test.
-        shards: of train, 0 to 29.
-        source: a name of `SOURCES` or its repository, a URL or a folder laid out as
-            `train/00.jsonl.zst`, `val.jsonl.zst`; None: the known sources in turn.
-        limits: take only the head of each file.
-        n_jobs: files at once.
-
-    Raises:
-        ConfigError: n_jobs below one.
-    """
-
-    split: str
+    split: str = "val"
+    """Split to fetch: train, val or test."""
     shards: tuple[int, ...] = (0,)
+    """Shards of the training split, by their numbers from 0 to 29. Each has about 14 GB."""
     source: str | None = None
-    limits: HeadLimits = field(default_factory=HeadLimits)
+    """Name of a known source, a URL, or a folder with the files. Default: the known sources in
+    turn."""
+    max_bytes: int | None = None
+    """Fetch only the head of each file, up to this much text. Default: whole files."""
+    max_documents: int | None = None
+    """Fetch only the head of each file, up to this many documents. Default: whole files."""
     n_jobs: int = 4
+    """Number of files to fetch at the same time."""
 
     def __post_init__(self) -> None:
         if self.n_jobs < 1:
             raise ConfigError(f"--jobs must be at least 1, got {self.n_jobs}")
 
+    @property
+    def limits(self) -> HeadLimits:
+        """How much of each file is wanted."""
+        return HeadLimits(self.max_bytes, self.max_documents)
+
 
 def fetch_pile(
     out: Path,
     request: PileRequest,
+    *,
     progress: Callable[[str, int, int | None], None] = lambda name, done, total: None,
     say: Callable[[str], None] = lambda line: None,
     back_off_seconds: float = 1.0,
 ) -> dict[str, Any]:
-    """Fetch files of the Pile; give what `pile.json` says. What is there and good is kept.
+    """Fetch files of the Pile and return what `pile.json` records. Files that are good are kept.
 
     Args:
         out: folder; train shards go to `out/train/`.
-        request: what is fetched, and from where.
+        request: a folder as its source is laid out as `train/00.jsonl.zst`, `val.jsonl.zst`.
         progress: told file name, bytes so far and in all, from several threads.
         say: told what will be done and what was done, line by line.
         back_off_seconds: pause after a failure of a server; doubles with each in a row.
@@ -88,14 +90,15 @@ def fetch_pile(
         DataError: no source has the file; lists what each said, and what to do by hand.
         LadderError: the disk is too small for all files together.
     """
-    stems = file_stems(request.split, request.shards)
-    places = places_for(request.split, request.source)
+    split, source = request.split, request.source
+    stems = file_stems(split, request.shards)
+    places = places_for(split, source)
     taking = Taking(request.limits, progress, back_off_seconds, threading.Event())
     with FolderLock(out):
         record = PileRecord(out)
         missing = [stem for stem in stems if not record.has(stem, taking.limits, say)]
-        if request.split == "train":
-            places = _of_one_corpus(places, record.corpus_of_train(), request.source)
+        if split == "train":
+            places = _of_one_corpus(places, record.corpus_of_train(), source)
         call = _Call(record, taking, request.n_jobs, say)
         complaints: dict[str, list[str]] = {stem: [] for stem in missing}
         for corpus in dict.fromkeys(place.corpus for place in places):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ladderlm.config import content_hash
 from ladderlm.data.corpus_files import expand_sources, files_by_split
 from ladderlm.data.decompress import standard_input
-from ladderlm.data.documents import BLOCK_BYTES
+from ladderlm.data.documents import BLOCK_BYTES, ReadingOptions
 from ladderlm.data.encoding import PartJob, SourceFile, SourceLimits, Turn, share_files
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
@@ -27,46 +27,42 @@ PIECE_VERSION = 1  # raise when the same sources give other pieces
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """What `prepare` reads and writes.
-
-    Args:
-        sources: corpus files or folders, or "-".
-        tokenizer: folder of the tokenizer.
-        out: data folder; splits already in it stay.
-        split: name of the split; None: "train" and "val" from a source folder that has both.
-        max_documents, max_tokens, max_bytes: take documents from the beginning of each split as
-            long as none is exceeded; None: all.
-        n_workers: processes that encode.
-        text_key, subset_key: dotted places in a record.
-        skip_bad: leave out bad records and count them, instead of stopping.
-        allow_overlap: accept documents that stand in train and val alike.
-        dedup: "exact" leaves out a document whose text stood earlier in its split.
-        near_duplicates: count documents that nearly stood earlier.
-    """
+class PrepareConfig(ReadingOptions):
+    """Encode text into verified token shards."""
 
     sources: tuple[str, ...]
+    """Corpus files (.jsonl or .txt, plain, .zst or .gz), folders of them, or - for standard
+    input."""
     tokenizer: str
+    """Folder of the tokenizer."""
     out: str
+    """Folder of the data to write. Splits that it already has stay."""
     split: str | None = None
+    """Name of the split. Default: train and val from a folder that has both, otherwise train."""
     max_documents: int | None = None
+    """Number of documents to take from the beginning of each split. Default: all."""
     max_tokens: int | None = None
+    """Number of tokens to take from the beginning of each split, in whole documents and with BOS
+    and EOS. Default: all."""
     max_bytes: int | None = None
+    """Bytes of text to take from the beginning of each split, in whole documents. Default: all."""
     n_workers: int = 2
-    text_key: str = "text"
-    subset_key: str = "meta.pile_set_name"
-    skip_bad: bool = False
+    """Number of processes that encode. The result does not depend on it."""
     allow_overlap: bool = False
+    """Accept validation documents that are in the training split too."""
     dedup: Literal["none", "exact"] = "none"
+    """Which duplicates to leave out. none: keep all. exact: leave out documents whose text is that
+    of an earlier one in the split."""
     near_duplicates: bool = False
+    """Count documents that are nearly equal to an earlier one in the split (MinHash)."""
 
     def __post_init__(self) -> None:
         for what in ("documents", "tokens", "bytes"):
             limit = getattr(self, f"max_{what}")
             if limit is not None and limit < 1:
-                raise ConfigError(f"{limit} {what} are asked for", "a split holds at least one")
+                raise ConfigError(f"--max-{what} must be at least 1, got {limit}")
         if self.n_workers < 1:
-            raise ConfigError(f"{self.n_workers} workers are asked for", "one at least is needed")
+            raise ConfigError(f"--workers must be at least 1, got {self.n_workers}")
 
     @property
     def limits(self) -> SourceLimits:

@@ -18,30 +18,36 @@ class FitOptions:
     form: Literal[
         "power", "quadratic", "chinchilla", "overtraining", "isoflop", "powerlaw-nd", "joint"
     ] = "power"
-    """L in C; ln L in ln C; in N and D; with over-training; optima at equal compute; a power law of
-    any column; variants as the baseline with more compute."""
+    """Law to fit. power: loss in compute. quadratic: log loss in log compute, with curvature.
+    chinchilla: loss in parameters and tokens. overtraining: the same with a term for over-training.
+    isoflop: best sizes at equal compute. powerlaw-nd: a power law in any columns. joint: each
+    variant as the baseline with more compute."""
     loss: str = "loss"
-    """Column to be explained."""
+    """Column to explain."""
     x_column: tuple[str, ...] = ()
-    """Column of compute (default: flops); for powerlaw-nd one or more (default: params tokens)."""
+    """Columns that explain it. Default: flops; for powerlaw-nd params and tokens."""
     map: tuple[str, ...] = ()
-    """Names of other columns, as in params=params_nonembed."""
+    """Names of columns in the file, for example params=params_nonembed."""
     where: tuple[str, ...] = ()
-    """Rows to look at, as in size=small|large,loss<9. All clauses must hold."""
+    """Rows to read, for example size=small|large or loss<9. All conditions must hold. Default: all
+    rows."""
     fit_on: tuple[str, ...] = ()
-    """Rows to fit, of those: any clause may hold. The others are predicted. Default: all."""
+    """Rows to fit, of those read. One of the conditions must hold, and the other rows are
+    predicted. Default: all rows."""
     objective: Literal["huber", "least-squares"] = "huber"
-    """Huber on ln L, or squares of L; the other one is reported beside it."""
+    """What the fit minimises. huber: the Huber loss of log L. least-squares: squares of L. The
+    other one is reported for comparison."""
     baseline: str | None = None
-    """Arm that the others are compared with (joint). Default: the first row's."""
+    """Arm that a joint fit compares the others with. Default: the arm of the first row."""
     optimum: str | None = None
-    """For powerlaw-nd: keep, for every x, only rows near the smallest value of this column."""
+    """Column whose smallest value is the optimum at each x, for powerlaw-nd. Only rows near it are
+    kept. Default: keep all rows."""
     within: float = 0.0025
-    """How near, as a share of that value."""
+    """Largest distance from that smallest value, as a fraction of it."""
     draws: int = 1000
-    """Bootstrap draws."""
+    """Number of bootstrap draws."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap draws."""
 
     def __post_init__(self) -> None:
         if self.draws < 100:
