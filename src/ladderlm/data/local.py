@@ -138,7 +138,7 @@ def package_digest(files: Iterable[LocalFile]) -> str:
 
 def expected_packages() -> dict[str, dict[str, Any]]:
     """Give the committed list: package -> version and digests (one for each known build)."""
-    text = importlib.resources.files("ladderlm.data").joinpath("local_packages.json").read_text()
+    text = importlib.resources.files(str(__package__)).joinpath("local_packages.json").read_text()
     packages: dict[str, dict[str, Any]] = json.loads(text)["packages"]
     return packages
 

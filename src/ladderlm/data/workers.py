@@ -124,7 +124,7 @@ def started_workers(n: int) -> Iterator[list[Process]]:
         processes = []
         for _ in range(n):
             process = subprocess.Popen(
-                [sys.executable, "-c", "from ladderlm.data.workers import work; work()"],
+                [sys.executable, "-c", f"from {__name__} import work; work()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | threads | {"PYTHONPATH": path},

@@ -29,7 +29,7 @@ def index_pickles(paths: list[Path]) -> list[dict[str, dict[str, Any]]]:
         CheckpointError: not a file of plain tensors, or the child hit a limit; names the file.
     """
     found = []
-    words = [sys.executable, "-m", "ladderlm.interop.pickles", *map(str, paths)]
+    words = [sys.executable, "-m", __name__, *map(str, paths)]
     try:
         child = subprocess.run(words, capture_output=True, timeout=_SECONDS, check=False)
         lines = child.stdout.decode("utf-8", "replace").splitlines()
