@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.generate.decoder import Decoder
-from ladderlm.generate.engine import generate
+from ladderlm.generate.engine import GenerationRequest, generate_tokens
 from ladderlm.generate.kernel import CompiledDecoder
-from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.interop.gguf import write_gguf
 from ladderlm.interop.weights import Source
 from ladderlm.model.config import ModelConfig
@@ -145,7 +145,8 @@ def ask_llama_cpp(llama: Any, prompts: Sequence[Sequence[int]]) -> list[list[int
 
 def ask_own(stepper: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Continue prompts with ladderlm."""
-    return [c.tokens for c in generate(stepper, prompts, N_NEW, GREEDY, frozenset())]
+    request = GenerationRequest(max_new_tokens=N_NEW, sampling=GREEDY, stop_ids=frozenset())
+    return [c.tokens for c in generate_tokens(stepper, prompts, request)]
 
 
 def count_equal(model: Transformer, stepper: Any, prompts: Sequence[Sequence[int]]) -> int:

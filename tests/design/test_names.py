@@ -30,15 +30,11 @@ UNTYPED = "dict[str, Any]"
 
 STILL_SHARED: tuple[str, ...] = (
     "VerifyOptions",
-    "_row",
     "_spell",
 )
 STILL_LONG: tuple[str, ...] = (
     "Planner.run",
-    "complete",
-    "generate",
     "plan_rung",
-    "run_tasks_of",
 )
 STILL_UNTYPED: tuple[str, ...] = (
     "report: new_mosaic",

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.generate.decoder import Decoder, can_decode
-from ladderlm.generate.engine import generate
-from ladderlm.generate.sampling import SamplingConfig
+from reference.generation import generate
 from reference.hand_made import make_model
 
 TOKENS = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(0))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ladderlm.errors import ConfigError
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.generate.decoder import Decoder
-from ladderlm.generate.engine import generate
-from ladderlm.generate.sampling import SamplingConfig, sample_tokens
+from ladderlm.generate.sampling import sample_tokens
+from reference.generation import generate
 from reference.hand_made import make_model
 from reference.meta_generation import generate_as_meta
 
@@ -198,7 +199,9 @@ def test_asking_to_stop_ends_with_what_there_is_and_calls_it_no_stop():
 def test_frequencies_of_an_unconditional_text_follow_the_model():
     """A thousand first tokens after BOS, each from its own seed."""
     model = make_model(vocab_size=5, n_layers=1).eval()
-    found = generate(model, [[1]] * 1000, 1, SamplingConfig(temperature=1.0, seed=0), NEVER)
+    found = generate(
+        model, [[1]] * 1000, 1, SamplingConfig(temperature=1.0, top_p=None, seed=0), NEVER
+    )
     counts = torch.bincount(torch.tensor([c.tokens[0] for c in found]), minlength=5) / 1000
     with torch.no_grad():
         shares = torch.softmax(model(torch.tensor([[1]]))[0, -1], -1)

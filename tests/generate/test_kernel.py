@@ -7,10 +7,10 @@ import torch
 
 from ladderlm.errors import ConfigError
 from ladderlm.generate import kernel
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.generate.decoder import Decoder
-from ladderlm.generate.engine import generate
 from ladderlm.generate.kernel import CompiledDecoder
-from ladderlm.generate.sampling import SamplingConfig
+from reference.generation import generate
 from reference.hand_made import make_model
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="[cc] no C compiler")

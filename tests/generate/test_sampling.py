@@ -20,7 +20,7 @@ LOGITS = torch.tensor([[math.log(0.2), math.log(0.5), math.log(0.05), math.log(0
 
 def kept(logits=LOGITS, **fields):
     """Give {id: probability} of what is left."""
-    config = SamplingConfig(**{"temperature": 1.0, **fields})
+    config = SamplingConfig(**{"temperature": 1.0, "top_p": None, **fields})
     probabilities, ids = next_token_probabilities(logits, config)
     pairs = zip(ids[0].tolist(), probabilities[0].tolist(), strict=True)
     return {token: pytest.approx(p, abs=1e-6) for token, p in pairs if p > 0}
@@ -96,7 +96,7 @@ def test_a_drawn_token_is_always_one_that_was_kept(
 
 
 def test_a_uniform_number_picks_by_cumulated_mass():
-    config = SamplingConfig(temperature=1.0)
+    config = SamplingConfig(temperature=1.0, top_p=None)
     uniforms = torch.tensor(
         [0.0, 0.49, 0.51, 0.74, 0.76, 0.94, 0.96, 1 - 1e-16], dtype=torch.float64
     )

@@ -14,7 +14,7 @@ from ladderlm.compat.llama import (
     sample_top_p,
 )
 from ladderlm.errors import CheckpointError, ConfigError, LadderError
-from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.interop.convert import convert, open_source
 from ladderlm.tokenizer.train import save_tokenizer
 from reference.hand_made import make_model

@@ -154,7 +154,7 @@ from ladderlm.data.shards import open_data
 from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import score_documents
 from ladderlm.eval.subsets import summarise
-from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.run.open import complete, load
 
 run = load(folder)

@@ -9,9 +9,9 @@ import torch
 import ladderlm
 from ladderlm.checkpoint.layout import step_folder
 from ladderlm.errors import CheckpointError, ConfigError
-from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.run.execute import execute
-from ladderlm.run.open import complete, load
+from ladderlm.run.open import Writing, complete, load
 from ladderlm.tokenizer.prompt import encode_prompt
 
 
@@ -107,7 +107,7 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(run):
 @pytest.mark.parametrize("prompt", ["", "def", "<|end_of_text|>", "\x00", "🦙 emoji", "\n\n"])
 def test_any_prompt_gives_valid_text_and_finite_log_probabilities(run, prompt):
     """G01: special names are plain text, bytes of an emoji may be cut."""
-    ((text, completion, _),) = complete(load(run), [prompt], 8, SamplingConfig(), logprobs=True)
+    ((text, completion, _),) = complete(load(run), [prompt], 8, writing=Writing(logprobs=True))
     text.encode("utf-8")
     assert all(math.isfinite(p) and p <= 0 for p in completion.log_probabilities)
 

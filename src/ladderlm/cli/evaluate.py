@@ -113,7 +113,7 @@ def run(argv: list[str]) -> int:
 
 
 def _run_tasks(options: EvalOptions, names: list[str]) -> None:
-    from ladderlm.cli.tasks import run_tasks_of
+    from ladderlm.cli.tasks import TaskRequest, run_tasks_of
 
     idle = ("data", "context", "stride", "against", "table", "fresh")
     if given := [f"--{name}" for name in idle if getattr(options, name) not in (None, False, ())]:
@@ -122,16 +122,15 @@ def _run_tasks(options: EvalOptions, names: list[str]) -> None:
             "a task brings its own documents, and they are scored as the task says",
             "leave one of both out",
         )
-    run_tasks_of(
-        names,
+    request = TaskRequest(
         [task for given in options.tasks for task in given.split(",")],
         options.task_folder,
         options.max_documents,
         options.checkpoint,
         find_device(options.device),
         options.batch_tokens,
-        options.json,
     )
+    run_tasks_of(names, request, options.json)
 
 
 class _Evaluator:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,11 +10,11 @@ import tyro
 
 from ladderlm.cli.options import CheckpointOptions, parse, print_json
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.generate.config import SamplingConfig
 from ladderlm.machine import find_device
 from ladderlm.text import visible
 
 if TYPE_CHECKING:
-    from ladderlm.generate.sampling import SamplingConfig
     from ladderlm.run.open import LoadedRun, Written
 
 __all__ = ["DrawingOptions", "run", "say"]
@@ -23,25 +23,11 @@ _BATCH = 16  # prompts of a file that are continued together
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingOptions(CheckpointOptions):
+class DrawingOptions(CheckpointOptions, SamplingConfig):
     """How text is sampled: the options that `generate` and `chat` share."""
 
     max_new_tokens: int = 256
     """Longest continuation, in tokens."""
-    temperature: float = 0.8
-    """Temperature of sampling. 0 takes the most likely token."""
-    top_p: float = 0.9
-    """Keep the smallest set of most likely tokens whose probabilities add up to this. 1 keeps
-    all."""
-    top_k: int | None = None
-    """Keep this many most likely tokens. Default: all."""
-    min_p: float | None = None
-    """Keep tokens that are at least this fraction as likely as the most likely one. Default:
-    all."""
-    repetition_penalty: float | None = None
-    """Factor above 1 that makes tokens of the text so far less likely. Default: none."""
-    seed: int = 1
-    """Seed of sampling. Text i uses seed + i."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of weights and cache: float32, bfloat16 or float16. The last two are faster, and
     probabilities differ in the third digit."""
@@ -50,21 +36,13 @@ class DrawingOptions(CheckpointOptions):
     compile: bool = False
     """Run the model with C code compiled for this machine. This is faster and needs a compiler."""
 
-    def sampling(self) -> "SamplingConfig":
-        """Give the options of the drawing alone, checked."""
-        from ladderlm.generate.sampling import SamplingConfig
-
-        return SamplingConfig(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-        )
+    def sampling(self) -> SamplingConfig:
+        """Return the options of the drawing alone."""
+        values = {field.name: getattr(self, field.name) for field in fields(SamplingConfig)}
+        return SamplingConfig(**values)
 
     def precision(self) -> Any:
-        """Give the torch dtype; None for float32, which is what weights are stored in."""
+        """Return the torch dtype; None for float32, which is what weights are stored in."""
         import torch
 
         return None if self.dtype == "float32" else getattr(torch, self.dtype)
@@ -102,7 +80,7 @@ class GenerateOptions(DrawingOptions):
 def run(argv: list[str]) -> int:
     """Generate as asked."""
     options = parse(GenerateOptions, argv, "generate")
-    _check(options)
+    _check_output(options)
     prompts = _read_prompts(options)
     sampling = options.sampling()
     if "" in options.stop:
@@ -122,7 +100,9 @@ def run(argv: list[str]) -> int:
         part = prompts[at : at + _BATCH]
         first = replace(sampling, seed=sampling.seed + at * options.num_samples)
         for i, written in enumerate(_write(options, loaded, part, first)):
-            row = _row(options, loaded, part[i // options.num_samples], first.seed + i, written)
+            row = _sample_row(
+                options, loaded, part[i // options.num_samples], first.seed + i, written
+            )
             rows.append(row)
     if options.json:
         print_json(rows)
@@ -140,7 +120,7 @@ def say(text: str) -> None:
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
-def _check(options: GenerateOptions) -> None:
+def _check_output(options: GenerateOptions) -> None:
     if options.num_samples < 1 or options.max_new_tokens < 1:
         raise ConfigError("--num-samples and --max-new-tokens are at least 1")
     if options.logprobs and not options.json:
@@ -157,27 +137,29 @@ def _write(
     options: GenerateOptions,
     loaded: "LoadedRun",
     prompts: list[str],
-    sampling: "SamplingConfig",
+    sampling: SamplingConfig,
     show: Callable[[int, str], None] | None = None,
 ) -> "list[Written]":
-    from ladderlm.run.open import complete
+    from ladderlm.run.open import Writing, complete
 
     return complete(
         loaded,
         [prompt for prompt in prompts for _ in range(options.num_samples)],
         options.max_new_tokens,
         sampling,
-        stop=options.stop,
-        logprobs=options.logprobs,
-        prompt_logprobs=options.logprobs and options.echo,
-        show=show,
-        dtype=options.precision(),
-        compiled=options.compile,
-        heal=not options.no_heal,
+        Writing(
+            stop=options.stop,
+            logprobs=options.logprobs,
+            prompt_logprobs=options.logprobs and options.echo,
+            dtype=options.precision(),
+            compiled=options.compile,
+            heal=not options.no_heal,
+        ),
+        show,
     )
 
 
-def _row(
+def _sample_row(
     options: GenerateOptions, loaded: "LoadedRun", prompt: str, seed: int, written: "Written"
 ) -> dict[str, Any]:
     done = written.completion

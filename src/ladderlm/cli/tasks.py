@@ -1,5 +1,6 @@
 """Tasks of lm-eval for `ladderlm eval --tasks`: how they are asked for and what is printed."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,26 +8,34 @@ from ladderlm.cli.options import print_json
 from ladderlm.errors import ConfigError
 from ladderlm.text import visible
 
-__all__ = ["describe_tasks", "run_tasks_of"]
+__all__ = ["TaskRequest", "describe_tasks", "run_tasks_of"]
 
 
-def run_tasks_of(
-    runs: list[str],
-    tasks: list[str],
-    folder: str | None,
-    n_documents: int,
-    checkpoint: str | None,
-    device: str,
-    batch_tokens: int,
-    json: bool,
-) -> None:
-    """Run tasks on each run and print the results.
+@dataclass(frozen=True)
+class TaskRequest:
+    """Which tasks to run, and how.
 
     Args:
         tasks: names.
         folder: with the YAML files of own tasks; None: lm-eval's own.
         n_documents: of each task, at most.
-        checkpoint: a step, last, best or average; None: the newest good one.
+        checkpoint: see `checkpoint.choose.choose`.
+        device: where the model runs.
+        batch_tokens: positions of one forward pass.
+    """
+
+    tasks: list[str]
+    folder: str | None
+    n_documents: int
+    checkpoint: str | None
+    device: str
+    batch_tokens: int
+
+
+def run_tasks_of(runs: list[str], request: TaskRequest, json: bool) -> None:
+    """Run tasks on each run and print the results.
+
+    Args:
         json: print what lm-eval gives, as JSON.
 
     Raises:
@@ -45,13 +54,13 @@ def run_tasks_of(
             )
     found = []
     for name in runs:
-        loaded = load(name, checkpoint, device)
+        loaded = load(name, request.checkpoint, request.device)
         results = run_tasks(
             loaded,
-            tasks,
-            None if folder is None else Path(folder),
-            n_documents,
-            batch_tokens,
+            request.tasks,
+            None if request.folder is None else Path(request.folder),
+            request.n_documents,
+            request.batch_tokens,
         )
         found.append({"run": name, "step": loaded.step, **results})
     if json:

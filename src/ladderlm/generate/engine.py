@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ladderlm.errors import ConfigError
-from ladderlm.generate.sampling import SamplingConfig, penalise_repetition, sample_tokens
+from ladderlm.generate.config import SamplingConfig
+from ladderlm.generate.sampling import penalise_repetition, sample_tokens
 from ladderlm.model.attention import LayerCache
 from ladderlm.model.config import ModelConfig
 
-__all__ = ["Completion", "Stepper", "generate"]
+__all__ = ["Completion", "GenerationRequest", "Stepper", "generate_tokens"]
 
 # Positions whose logits are held at once while a prompt is scored.
 _SCORED_POSITIONS = 64
@@ -75,19 +76,35 @@ class _Row:
         return not self.done and len(self.ids) == position < self.end
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What is asked for after each of some prompts.
+
+    Args:
+        max_new_tokens: at most this many for each prompt.
+        sampling: sequence i draws with seed + i.
+        stop_ids: ids that end a text.
+        first_ids: for each prompt the ids that may come first; None, or nothing at all: any.
+        n_ids: ids of the tokenizer; rows of the head past them are never drawn. None: all.
+        logprobs: compute log-probabilities of the new tokens.
+        prompt_logprobs: compute those of the prompts' tokens too, which costs their logits.
+    """
+
+    max_new_tokens: int
+    sampling: SamplingConfig
+    stop_ids: frozenset[int]
+    first_ids: Sequence[Sequence[int] | None] = ()
+    n_ids: int | None = None
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+
+
 @torch.inference_mode()
-def generate(
+def generate_tokens(
     model: Stepper,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    sampling: SamplingConfig,
-    stop_ids: frozenset[int],
+    request: GenerationRequest,
     should_stop: Callable[[], bool] = lambda: False,
-    first_ids: Sequence[Sequence[int] | None] = (),
-    n_ids: int | None = None,
-    *,
-    logprobs: bool = False,
-    prompt_logprobs: bool = False,
     watch: Callable[[int, int], bool] | None = None,
 ) -> list[Completion]:
     """Continue every prompt until a stop token, `max_new_tokens` or the model's context.
@@ -99,14 +116,7 @@ def generate(
 
     Args:
         prompts: token ids, each at least one; one that fills the context gets no new token.
-        max_new_tokens: at most this many for each prompt.
-        sampling: sequence i draws with seed + i.
-        stop_ids: ids that end a text.
         should_stop: asked before every position; True ends early with what there is.
-        n_ids: ids of the tokenizer; rows of the head past them are never drawn. None: all.
-        first_ids: for each prompt the ids that may come first; None, or nothing at all: any.
-        logprobs: compute log-probabilities of the new tokens.
-        prompt_logprobs: compute those of the prompts' tokens too, which costs their logits.
         watch: told (index of the prompt, token) of every new token; True ends that text after it.
 
     Raises:
@@ -116,21 +126,21 @@ def generate(
     rows = []
     for i, prompt in enumerate(prompts):
         _check_prompt(prompt, context)
-        end = min(len(prompt) + max_new_tokens, context)
-        allowed = first_ids[i] if i < len(first_ids) else None
-        stream = torch.Generator().manual_seed(sampling.seed + i)
+        end = min(len(prompt) + request.max_new_tokens, context)
+        allowed = request.first_ids[i] if i < len(request.first_ids) else None
+        stream = torch.Generator().manual_seed(request.sampling.seed + i)
         limit = None if allowed is None else list(allowed)
         rows.append(_Row(i, len(prompt), end, stream, limit, list(prompt)))
-    loop = _Loop(model, sampling, stop_ids, n_ids, logprobs, prompt_logprobs, watch)
-    unfinished = [row for row in rows if row.end > row.n_prompt or prompt_logprobs]
+    loop = _Decoding(model, request, watch)
+    unfinished = [row for row in rows if row.end > row.n_prompt or request.prompt_logprobs]
     if unfinished:
         loop.run(unfinished, should_stop)
     return [
         Completion(
             row.ids[row.n_prompt :],
             row.stopped,
-            row.scores[row.n_prompt : len(row.ids)] if logprobs else None,
-            row.scores[: row.n_prompt] if prompt_logprobs else None,
+            row.scores[row.n_prompt : len(row.ids)] if request.logprobs else None,
+            row.scores[: row.n_prompt] if request.prompt_logprobs else None,
         )
         for row in rows
     ]
@@ -147,22 +157,16 @@ def _check_prompt(prompt: Sequence[int], context: int) -> None:
         )
 
 
-class _Loop:
+class _Decoding:
     """The rows of one call, position by position."""
 
     def __init__(
         self,
         model: Stepper,
-        sampling: SamplingConfig,
-        stop_ids: frozenset[int],
-        n_ids: int | None,
-        logprobs: bool,
-        prompt_logprobs: bool,
+        request: GenerationRequest,
         watch: Callable[[int, int], bool] | None,
     ) -> None:
-        self.model, self.sampling, self.stop_ids = model, sampling, stop_ids
-        self.n_ids, self.logprobs, self.prompt_logprobs = n_ids, logprobs, prompt_logprobs
-        self.watch = watch
+        self.model, self.request, self.watch = model, request, watch
 
     def run(self, batch: list[_Row], should_stop: Callable[[], bool]) -> None:
         """Continue rows of at least one token each, in place."""
@@ -179,7 +183,7 @@ class _Loop:
                 return
             if len(live) * 2 <= len(batch):  # ended rows cost time as long as they are carried
                 batch = [batch[i] for i in live]
-                caches = _select(caches, torch.tensor(live))
+                caches = _select_rows(caches, torch.tensor(live))
                 seen = None if seen is None else seen[live]
             # an ended row has no token here; what it reads is of no account
             new = [[row.ids[position - 1] if len(row.ids) >= position else 0] for row in batch]
@@ -200,7 +204,7 @@ class _Loop:
         place = torch.tensor([different.index(start) for start in starts])
         caches = self.model.make_caches(len(tokens), total)
         at = 0
-        while self.prompt_logprobs and at < n - 1:
+        while self.request.prompt_logprobs and at < n - 1:
             end = min(at + _SCORED_POSITIONS, n - 1)
             logits = self._step(tokens[:, at:end], caches, at, last=False)
             shares = torch.log_softmax(logits.double(), -1)
@@ -211,13 +215,13 @@ class _Loop:
             at = end
         logits = self._step(tokens[:, at:], caches, at)[:, -1]
         if len(tokens) < len(batch):
-            logits, caches = logits[place], _select(caches, place)
+            logits, caches = logits[place], _select_rows(caches, place)
         for row in batch:  # not asked for, so as good as any
             row.scores += [0.0] * (n - len(row.scores))
         return logits, caches
 
     def _seen(self, batch: list[_Row], n: int, vocab_size: int) -> Tensor | None:
-        if self.sampling.repetition_penalty is None:
+        if self.request.sampling.repetition_penalty is None:
             return None
         seen = torch.zeros(len(batch), vocab_size, dtype=torch.bool)
         return seen.scatter_(1, torch.tensor([row.ids[:n] for row in batch]), True)
@@ -235,7 +239,7 @@ class _Loop:
         chosen = torch.tensor(tokens).unsqueeze(-1)
         if seen is not None:
             seen.scatter_(1, chosen, True)
-        if self.logprobs or self.prompt_logprobs:
+        if self.request.logprobs or self.request.prompt_logprobs:
             shares = torch.log_softmax(logits.double(), -1)
             for row, score in zip(batch, shares.gather(-1, chosen).tolist(), strict=True):
                 row.scores += score
@@ -245,7 +249,7 @@ class _Loop:
             row.done |= position + 1 >= row.end
 
     def _write(self, row: _Row, token: int) -> None:
-        if token in self.stop_ids:
+        if token in self.request.stop_ids:
             row.done = row.stopped = True
             return
         row.ids.append(token)
@@ -256,14 +260,14 @@ class _Loop:
         self, batch: list[_Row], writes: list[bool], logits: Tensor, seen: Tensor | None
     ) -> list[int]:
         """Draw a token for every row; only those that write use up their streams."""
-        if seen is not None and self.sampling.repetition_penalty is not None:
-            logits = penalise_repetition(logits, seen, self.sampling.repetition_penalty)
+        if seen is not None and self.request.sampling.repetition_penalty is not None:
+            logits = penalise_repetition(logits, seen, self.request.sampling.repetition_penalty)
         limits = {
             i: row.first_ids
             for i, row in enumerate(batch)
             if writes[i] and row.first_ids is not None and len(row.ids) == row.n_prompt
         }
-        n_ids = logits.shape[-1] if self.n_ids is None else self.n_ids
+        n_ids = logits.shape[-1] if self.request.n_ids is None else self.request.n_ids
         if limits or n_ids < logits.shape[-1]:
             allowed = logits.clone()
             allowed[:, n_ids:] = float("-inf")
@@ -272,15 +276,15 @@ class _Loop:
                 allowed[i, ids] = logits[i, ids]
             logits = allowed
         uniforms = torch.zeros(len(batch), dtype=torch.float64)
-        if self.sampling.temperature > 0:
+        if self.request.sampling.temperature > 0:
             for i, row in enumerate(batch):
                 if writes[i]:
                     uniforms[i] = torch.rand((), generator=row.generator, dtype=torch.float64)
-        drawn: list[int] = sample_tokens(logits, self.sampling, uniforms).tolist()
+        drawn: list[int] = sample_tokens(logits, self.request.sampling, uniforms).tolist()
         return drawn
 
 
-def _select(caches: list[LayerCache], rows: Tensor) -> list[LayerCache]:
+def _select_rows(caches: list[LayerCache], rows: Tensor) -> list[LayerCache]:
     """Copy the named rows, in this order and as often as they are named."""
     rows = rows.to(caches[0].keys.device)
     return [LayerCache(cache.keys[rows], cache.values[rows]) for cache in caches]

@@ -1,55 +1,15 @@
 """Choose the next token from logits.
 
-Owns `SamplingConfig` and the filters. Each sequence draws from its own stream of uniforms, so a
+Owns the filters. Each sequence draws from its own stream of uniforms, so a
 text does not depend on what stands beside it in the batch.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ladderlm.errors import ConfigError
+from ladderlm.generate.config import SamplingConfig
 
-__all__ = ["SamplingConfig", "next_token_probabilities", "penalise_repetition", "sample_tokens"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How tokens are drawn. None switches a filter off.
-
-    Args:
-        temperature: 0 takes the likeliest token.
-        top_p: keep the smallest set of likeliest tokens whose mass reaches this.
-        top_k: keep this many likeliest tokens.
-        min_p: keep tokens at least this share as likely as the likeliest.
-        repetition_penalty: above 1 makes tokens less likely that the text, prompt included,
-            already holds.
-        seed: of the first sequence; sequence i uses seed + i.
-    """
-
-    temperature: float = 0.8
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < 1e6:
-            raise ConfigError(f"temperature = {self.temperature}", "it is finite and not negative")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p = {self.top_p}", "it lies in (0, 1]")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k = {self.top_k}", "it is at least 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p = {self.min_p}", "it lies in [0, 1]")
-        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < 1e6:
-            raise ConfigError(
-                f"repetition_penalty = {self.repetition_penalty}", "it is finite and positive"
-            )
-        if not 0 <= self.seed < 2**62:
-            raise ConfigError(f"seed = {self.seed}", "it lies in [0, 2^62)")
+__all__ = ["next_token_probabilities", "penalise_repetition", "sample_tokens"]
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

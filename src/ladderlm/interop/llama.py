@@ -21,10 +21,9 @@ from ladderlm.generate.chat import (
     encode_dialog,
     pick_format,
 )
-from ladderlm.generate.engine import Completion
-from ladderlm.generate.engine import generate as generate_tokens
+from ladderlm.generate.config import SamplingConfig
+from ladderlm.generate.engine import Completion, GenerationRequest, generate_tokens
 from ladderlm.generate.kernel import make_stepper
-from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.interop.convert import open_source
 from ladderlm.interop.llama_model import ModelArgs, Transformer, load_model
 from ladderlm.machine import find_device, has_bfloat16
@@ -284,12 +283,14 @@ class Llama:
         return generate_tokens(
             make_stepper(self.model),
             prompts,
-            max_gen_len,
-            sampling,
-            stop_ids,
-            n_ids=self.tokenizer.n_words,
-            logprobs=logprobs,
-            prompt_logprobs=logprobs and echo,
+            GenerationRequest(
+                max_new_tokens=max_gen_len,
+                sampling=sampling,
+                stop_ids=stop_ids,
+                n_ids=self.tokenizer.n_words,
+                logprobs=logprobs,
+                prompt_logprobs=logprobs and echo,
+            ),
         )
 
 

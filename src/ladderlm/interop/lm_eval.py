@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import make_windows
-from ladderlm.generate.engine import generate
+from ladderlm.generate.config import SamplingConfig
+from ladderlm.generate.engine import GenerationRequest, generate_tokens
 from ladderlm.generate.kernel import make_stepper
-from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.generate.text import TextStream
 from ladderlm.model.loss import cap_logits
 from ladderlm.model.precision import widen
@@ -136,15 +136,14 @@ class Answers:
             texts[index].add(token)
             return texts[index].stopped
 
-        generate(
-            make_stepper(self.run.model),
-            [ids[-room:] for ids in prompts],
-            max_new_tokens,
-            sampling,
-            frozenset({tokenizer.bos_id, tokenizer.eos_id}),
+        request = GenerationRequest(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop_ids=frozenset({tokenizer.bos_id, tokenizer.eos_id}),
             n_ids=tokenizer.vocab_size,
-            watch=watch,
         )
+        stepper = make_stepper(self.run.model)
+        generate_tokens(stepper, [ids[-room:] for ids in prompts], request, watch=watch)
         for text in texts:
             text.finish()
         return [text.text for text in texts]

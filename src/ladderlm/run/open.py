@@ -14,10 +14,9 @@ from ladderlm.checkpoint.choose import ChosenCheckpoint
 from ladderlm.checkpoint.load import load_weights, read_tensors
 from ladderlm.errors import CheckpointError
 from ladderlm.generate.chat import ChatPrompt
-from ladderlm.generate.engine import Completion
-from ladderlm.generate.engine import generate as generate_tokens
+from ladderlm.generate.config import SamplingConfig
+from ladderlm.generate.engine import Completion, GenerationRequest, generate_tokens
 from ladderlm.generate.kernel import make_stepper
-from ladderlm.generate.sampling import SamplingConfig
 from ladderlm.generate.text import TextStream
 from ladderlm.model.transformer import Transformer
 from ladderlm.run.directory import RunDirectory
@@ -26,7 +25,7 @@ from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
 from ladderlm.train.run_config import RunConfig
 
-__all__ = ["LoadedRun", "Written", "answer", "complete", "load", "open_chosen"]
+__all__ = ["LoadedRun", "Writing", "Written", "answer", "complete", "load", "open_chosen"]
 
 
 class Written(NamedTuple):
@@ -41,6 +40,27 @@ class Written(NamedTuple):
     text: str
     completion: Completion
     prompt_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How texts are written, apart from the drawing of tokens.
+
+    Args:
+        stop: strings that end a text and are left out of it. The tokens of the last one may
+            stand in `Completion.tokens`.
+        logprobs, prompt_logprobs: as in `GenerationRequest`.
+        dtype: of weights and cache while decoding; None: the model's own.
+        compiled: read tokens after the prompts by code compiled for this machine.
+        heal: the last token of a prompt, see `encode_prompt`.
+    """
+
+    stop: Sequence[str] = ()
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    dtype: torch.dtype | None = None
+    compiled: bool = False
+    heal: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,15 +118,9 @@ def complete(
     run: LoadedRun,
     prompts: Sequence[str],
     max_new_tokens: int,
-    sampling: SamplingConfig,
-    *,
-    stop: Sequence[str] = (),
-    logprobs: bool = False,
-    prompt_logprobs: bool = False,
+    sampling: SamplingConfig | None = None,
+    writing: Writing | None = None,
     show: Callable[[int, str], None] | None = None,
-    dtype: torch.dtype | None = None,
-    compiled: bool = False,
-    heal: bool = True,
 ) -> list[Written]:
     """Continue texts; an empty text is the unconditional prompt, BOS alone.
 
@@ -114,20 +128,17 @@ def complete(
 
     Args:
         prompts: equal ones, and equal beginnings, are read once.
-        max_new_tokens, sampling, logprobs, prompt_logprobs: as in `generate.engine.generate`.
-        stop: strings that end a text and are left out of it. The tokens of the last one may
-            stand in `Completion.tokens`.
+        max_new_tokens: at most this many for each prompt.
+        sampling, writing: None: the defaults of `SamplingConfig` and `Writing`.
         show: told (index of the prompt, text) of every piece as soon as it is sure.
-        dtype: of weights and cache while decoding; None: the model's own.
-        compiled: read tokens after the prompts by code compiled for this machine.
-        heal: the last token of a prompt, see `encode_prompt`.
 
     Returns:
         For each prompt the new text and its `Completion`.
     """
+    writing = writing or Writing()
     room = run.config.model.max_seq_len - 1
-    encoded = [encode_prompt(run.tokenizer, prompt, room, heal=heal) for prompt in prompts]
-    texts = [TextStream(run.tokenizer, stop, p.healed, bool(p.text)) for p in encoded]
+    encoded = [encode_prompt(run.tokenizer, prompt, room, heal=writing.heal) for prompt in prompts]
+    texts = [TextStream(run.tokenizer, writing.stop, p.healed, bool(p.text)) for p in encoded]
 
     def watch(index: int, token: int) -> bool:
         piece = texts[index].add(token)
@@ -136,15 +147,17 @@ def complete(
         return texts[index].stopped
 
     done = generate_tokens(
-        make_stepper(run.model, dtype, compiled),
+        make_stepper(run.model, writing.dtype, writing.compiled),
         [prompt.tokens for prompt in encoded],
-        max_new_tokens,
-        sampling,
-        frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id}),
-        first_ids=[prompt.first_ids for prompt in encoded],
-        n_ids=run.tokenizer.vocab_size,
-        logprobs=logprobs,
-        prompt_logprobs=prompt_logprobs,
+        GenerationRequest(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling or SamplingConfig(),
+            stop_ids=frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id}),
+            first_ids=[prompt.first_ids for prompt in encoded],
+            n_ids=run.tokenizer.vocab_size,
+            logprobs=writing.logprobs,
+            prompt_logprobs=writing.prompt_logprobs,
+        ),
         watch=watch,
     )
     for index, text in enumerate(texts):
@@ -169,7 +182,7 @@ def answer(
     Args:
         prompt: from `generate.chat.encode_dialog`, and not unsafe.
         show: told every piece of the answer as soon as it is sure.
-        dtype, compiled: as in `complete`.
+        dtype, compiled: as in `Writing`.
     """
     text = TextStream(run.tokenizer, prompt.stop, continued=True)
 
@@ -181,10 +194,12 @@ def answer(
     (done,) = generate_tokens(
         make_stepper(run.model, dtype, compiled),
         [prompt.tokens],
-        max_new_tokens,
-        sampling,
-        prompt.stop_ids,
-        n_ids=run.tokenizer.vocab_size,
+        GenerationRequest(
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop_ids=prompt.stop_ids,
+            n_ids=run.tokenizer.vocab_size,
+        ),
         watch=watch,
     )
     if rest := text.finish():

@@ -17,8 +17,8 @@ from ladderlm.data.stream import RowStream
 from ladderlm.errors import Stopped
 from ladderlm.eval.meter import score_documents
 from ladderlm.eval.subsets import summarise
-from ladderlm.generate.engine import generate
-from ladderlm.generate.sampling import SamplingConfig
+from ladderlm.generate.config import SamplingConfig
+from ladderlm.generate.engine import GenerationRequest, generate_tokens
 from ladderlm.model.accounting import recomputed_flops_per_token, train_flops_per_token
 from ladderlm.optim.groups import set_learning_rate
 from ladderlm.optim.schedule import learning_rate_at
@@ -198,19 +198,22 @@ class _Training:
         session, state = self.session, self.state
         tokenizer, prompts = session.tokenizer, session.prompts
         alone = session.processes.world_size == 1
-        sampling = SamplingConfig(temperature=0.8, top_p=0.9, seed=1)
+        sampling = SamplingConfig()
         with state.sharding.whole(state.model) as model:
             if not session.processes.first:
                 return
-            completions = generate(
+            request = GenerationRequest(
+                max_new_tokens=session.config.eval.sample_tokens,
+                sampling=sampling,
+                stop_ids=frozenset({tokenizer.eos_id, tokenizer.bos_id}),
+                first_ids=[prompt.first_ids for prompt in prompts],
+                n_ids=tokenizer.vocab_size,
+            )
+            completions = generate_tokens(
                 model,
                 [prompt.tokens for prompt in prompts],
-                session.config.eval.sample_tokens,
-                sampling,
-                frozenset({tokenizer.eos_id, tokenizer.bos_id}),
+                request,
                 lambda: alone and session.flag.number is not None,
-                [prompt.first_ids for prompt in prompts],
-                tokenizer.vocab_size,
             )
         session.watch.check()  # half a text is not logged: it is written when the run goes on
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
