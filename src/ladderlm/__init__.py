@@ -33,17 +33,13 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+def _function_named(name: str) -> property:
+    """Keep a name a function, though the import system sets a folder of that name beside it."""
+    return property(lambda _package: __getattr__(name), lambda _package, _folder: None)
+
+
 class _Package(types.ModuleType):
-    """Keep `ladderlm.generate` the function, though a folder of that name is imported too."""
-
-    @property
-    def generate(self) -> Any:
-        """Give `run.open.complete`."""
-        return __getattr__("generate")
-
-    @generate.setter
-    def generate(self, module: types.ModuleType) -> None:
-        """Ignore the import system, which sets every imported folder as an attribute."""
+    generate, train = _function_named("generate"), _function_named("train")
 
 
 sys.modules[__name__].__class__ = _Package

@@ -5,12 +5,13 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from builders import make_row
-from ladderlm.errors import DataError
+from ladderlm.errors import ConfigError, DataError
 from ladderlm.study.results import (
     COLUMNS,
     TIMING_COLUMNS,
@@ -207,3 +208,15 @@ def test_runs_without_a_number_are_empty_in_the_table_and_null_where_they_finish
     finished = replace(done.rows[0], **lost).to_json()
     assert (failed["loss"], finished["loss"]) == ("", None)
     assert Row.from_json(finished) == replace(done.rows[0], **lost)
+
+
+def test_a_data_frame_needs_pandas_and_says_so(done, monkeypatch):
+    rows = []
+    pandas = SimpleNamespace(DataFrame=lambda given: rows.extend(given) or "frame")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pandas is not installed"):
+        done.rows.to_dataframe()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.import_module", lambda name: pandas)
+    assert done.rows.to_dataframe() == "frame"
+    assert rows == [row.to_json() for row in done.rows]

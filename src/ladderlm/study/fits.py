@@ -121,7 +121,7 @@ class AxisFit:
     comparisons: Mapping[str, Comparison | NoAnswer]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Fits:
     """What a study's table comes to.
 
@@ -154,6 +154,18 @@ class Fits:
     forecast_score: tuple[ForecastScore, ...] = ()
     search: SearchResult | None = None
     axes: Mapping[str, AxisFit] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the verdicts, a line each."""
+        lines = [self.problem] if self.problem else []
+        for found in self.variants:
+            if isinstance(found, Unjudged):
+                lines.append(f"{found.variant}: {found.problem.splitlines()[0]}")
+                continue
+            m = found.comparison.pooled
+            interval = f"m = {m.value:.3f} (95 % {m.low_95:.3f} to {m.high_95:.3f})"
+            lines.append(f"{found.variant}: {found.verdict.text}, {interval}")
+        return f"Fits of {self.study}\n" + "\n".join(f"  {line}" for line in lines)
 
     @property
     def judged(self) -> tuple[VariantFit, ...]:

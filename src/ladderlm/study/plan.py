@@ -7,15 +7,18 @@ had. How one run is made is in `planner.py`.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ladderlm.config import differences, meaning_of
 from ladderlm.errors import ConfigError
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
 from ladderlm.study.planner import PlannedRun, Planner
+from ladderlm.study.records import to_dataframe
 from ladderlm.study.search import SearchResult, plan_search
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.tuning import Tuning
+from ladderlm.units import format_flops
 
 __all__ = ["StudyPlan", "plan_study"]
 
@@ -30,7 +33,7 @@ _FOLLOWS_DATA = {"data.fingerprint", "data.tokenizer_fingerprint", "eval.fingerp
 _FOLLOWS_DATA |= {"model.vocab_size"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyPlan:
     """Runs in the order in which they should start, and what to warn about.
 
@@ -44,6 +47,28 @@ class StudyPlan:
     warnings: tuple[str, ...]
     tunings: tuple[Tuning, ...] = ()
     found: SearchResult | None = None
+
+    def __repr__(self) -> str:
+        """Return what it comes to, and what to be warned of."""
+        head = f"Plan of {self.spec.name}: {len(self.runs)} runs, {format_flops(self.flops)}"
+        return "\n".join([head, *(f"  warning: {warning}" for warning in self.warnings)])
+
+    def to_dataframe(self) -> Any:
+        """Return the runs as a pandas DataFrame."""
+        return to_dataframe(
+            [
+                {
+                    "run_id": run.run_id,
+                    "arm": run.arm,
+                    "role": run.role,
+                    "seed": run.seed,
+                    "dim": run.rung.model.dim,
+                    "n_layers": run.rung.model.n_layers,
+                    **{k: v for k, v in vars(run.rung).items() if k != "model"},
+                }
+                for run in self.runs
+            ]
+        )
 
     @property
     def ladder(self) -> tuple[PlannedRun, ...]:

@@ -5,14 +5,17 @@ again. Configs have stricter rules of their own (`ladderlm.config`).
 """
 
 import dataclasses
+import importlib.util
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["NoAnswer", "parse_record", "plain"]
+from ladderlm.errors import ConfigError
+
+__all__ = ["NoAnswer", "parse_record", "plain", "to_dataframe"]
 
 T = TypeVar("T")
 
@@ -22,6 +25,18 @@ class NoAnswer:
     """What stands where a number cannot be had: why not."""
 
     problem: str
+
+
+def to_dataframe(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return rows as a pandas DataFrame.
+
+    Raises:
+        ConfigError: pandas is not installed.
+    """
+    if importlib.util.find_spec("pandas") is None:  # no part of ladderlm, nor of its extras
+        raise ConfigError("pandas is not installed", "", "pip install pandas")
+    pandas = importlib.import_module("pandas")
+    return pandas.DataFrame([dict(row) for row in rows])
 
 
 def plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.points import Points
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planner import PlannedRun
+from ladderlm.study.records import to_dataframe
 
 __all__ = ["COLUMNS", "TIMING_COLUMNS", "Results", "Row", "collect_results", "reread_results"]
 
@@ -132,7 +133,7 @@ def _parse_number(value: Any) -> Any:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """The table of a study: every run that can be made, in the order of the plan."""
 
@@ -143,6 +144,10 @@ class Results:
 
     def __getitem__(self, place: int) -> Row:
         return self.rows[place]
+
+    def __repr__(self) -> str:
+        """Return how many runs there are, and how many are compared."""
+        return f"Results({len(self)} runs, {len(self.compared)} compared)"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -186,6 +191,10 @@ class Results:
             x=np.array([getattr(row, x) for row in rows], dtype=np.float64),
             loss=np.array(loss, dtype=np.float64),
         )
+
+    def to_dataframe(self) -> Any:
+        """Return the table as a pandas DataFrame, one row a run."""
+        return to_dataframe([row.to_json() for row in self.rows])
 
     def write(self, path: Path) -> None:
         """Publish the table as CSV, numbers in full precision."""
