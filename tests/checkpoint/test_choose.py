@@ -52,7 +52,7 @@ def test_only_the_default_passes_over_a_damaged_checkpoint_and_says_so(run, capl
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
     with caplog.at_level(logging.WARNING):
         assert choose(run).step == 4
-    assert "passing over a damaged checkpoint" in caplog.text
+    assert "skipping a damaged checkpoint" in caplog.text
     for wanted in ("last", "average", "6"):
         with pytest.raises(CheckpointError, match="is damaged"):
             choose(run, wanted)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladderlm.checkpoint.layout import list_checkpoints
-from ladderlm.checkpoint.load import load_newest, load_optimizer
+from ladderlm.checkpoint.layout import list_checkpoints, newest_good
+from ladderlm.checkpoint.load import load_optimizer, load_state
 from ladderlm.checkpoint.save import optimizer_tensors
 from ladderlm.errors import CheckpointError
 from ladderlm.optim.config import OptimConfig
@@ -188,7 +188,7 @@ def test_a_saved_state_goes_on_bit_for_bit(tmp_path):
     half = trained(2)
     half.save(tmp_path, keep=1)
     other = trained(0)
-    other.restore(load_newest(tmp_path, print))
+    other.restore(newest_good(tmp_path, load_state))
     assert other.step == 2
     for name, tensor in optimizer_tensors(half.optimizer).items():
         assert torch.equal(tensor, optimizer_tensors(other.optimizer)[name]), name
@@ -201,7 +201,7 @@ def test_a_saved_state_goes_on_bit_for_bit(tmp_path):
 def test_the_state_of_the_other_rule_is_refused(tmp_path):
     """C14: an optimizer never goes on with a state that is not its own."""
     trained(2).save(tmp_path, keep=1)
-    saved = load_newest(tmp_path, print)
+    saved = newest_good(tmp_path, load_state)
     assert len(list_checkpoints(tmp_path)) == 1
     model = make_model(n_layers=1)
     with pytest.raises(CheckpointError):

@@ -139,7 +139,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(tiny_config, caplog):
     with caplog.at_level(logging.WARNING):
         summary = evaluate_run(path, EvaluationRequest(n_documents=2)).summary
     assert summary["step"] == steps[-2]
-    assert "passing over a damaged checkpoint" in caplog.text
+    assert "skipping a damaged checkpoint" in caplog.text
     with pytest.raises(CheckpointError, match="is damaged"):
         evaluate_run(path, EvaluationRequest(n_documents=2, checkpoint="last"))
 

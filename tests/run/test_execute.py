@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ladderlm.checkpoint.layout import list_checkpoints
-from ladderlm.checkpoint.load import load_newest
+from ladderlm.checkpoint.layout import list_checkpoints, newest_good
+from ladderlm.checkpoint.load import load_state
 from ladderlm.data.shards import open_data
 from ladderlm.errors import CheckpointError
 from ladderlm.eval.stored import load_losses
@@ -128,7 +128,7 @@ def test_the_summary_counts_tokens_and_compute(run):
     params = summary["n_params"]
     assert summary["flops_6nd"] == 6 * params["n_matmul"] * 30 * 256
     assert params["total"] == sum(params[k] for k in ("matrices", "head", "embedding", "norms"))
-    saved = load_newest(run.checkpoints, pytest.fail)
+    saved = newest_good(run.checkpoints, load_state)
     assert sum(weight.numel() for weight in saved.weights.values()) == params["total"]
     assert summary["restarts"] == 0
     assert summary["timing"]["device_seconds"] > 0

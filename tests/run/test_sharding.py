@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ladderlm.checkpoint.layout import list_checkpoints
-from ladderlm.checkpoint.load import load_newest
+from ladderlm.checkpoint.layout import list_checkpoints, newest_good
+from ladderlm.checkpoint.load import load_state
 from ladderlm.errors import CheckpointError
 from ladderlm.run.execute import execute
 from reference.runs import BrokenError, break_at, lines_of
@@ -81,7 +81,7 @@ def test_cut_over_two_processes_a_run_has_the_losses_of_one_and_is_taken_over_by
 
     (last / sorted(slices)[1]).unlink()
     with pytest.raises(CheckpointError):
-        load_newest(tmp_path / "optimizer/checkpoints", lambda _: None)
+        newest_good(tmp_path / "optimizer/checkpoints", load_state)
 
 
 def test_alone_every_way_to_cut_is_none(tiny_config, tmp_path):

@@ -4,8 +4,6 @@ Owns the one answer to "last, best, average or a step", for every command that r
 torch.
 """
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,27 +13,21 @@ from ladderlm.checkpoint.layout import (
     MODEL_FILE,
     Checkpoint,
     list_checkpoints,
+    newest_good,
     verify_checkpoint,
 )
 from ladderlm.errors import CheckpointError
 
 __all__ = ["ChosenCheckpoint", "choose", "weights_hash"]
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class ChosenCheckpoint:
-    """A verified checkpoint, and which of its weights are meant.
-
-    Args:
-        weights_hash: SHA-256 of the weights' file.
-        averaged: the average of the weights over the run, not those of the last update.
-    """
+    """A verified checkpoint, and which of its weights are meant."""
 
     checkpoint: Checkpoint
-    weights_hash: str
-    averaged: bool = False
+    weights_hash: str  # SHA-256 of the weights' file
+    averaged: bool = False  # the average of the weights over the run, not the last weights
 
     @classmethod
     def verified(cls, checkpoint: Checkpoint, averaged: bool = False) -> Self:
@@ -44,12 +36,11 @@ class ChosenCheckpoint:
         Raises:
             CheckpointError: it is damaged, or holds no average.
         """
-        manifest = verify_checkpoint(checkpoint)
-        return cls(checkpoint, weights_hash(manifest, averaged), averaged)
+        return cls(checkpoint, weights_hash(verify_checkpoint(checkpoint), averaged), averaged)
 
     @property
     def step(self) -> int:
-        """Updates that the weights had."""
+        """Number of updates the weights have had."""
         return self.checkpoint.step
 
     @property
@@ -68,7 +59,8 @@ def weights_hash(manifest: dict[str, Any], averaged: bool = False) -> str:
     if name not in manifest["files"]:
         raise CheckpointError(
             f"the checkpoint of step {manifest['step']} holds no average of the weights",
-            fix="name last, best or a step instead; runs with train.ema_decay keep an average",
+            "only runs with train.ema_decay keep one",
+            "choose last, best or a step instead",
         )
     return str(manifest["files"][name]["sha256"])
 
@@ -76,33 +68,33 @@ def weights_hash(manifest: dict[str, Any], averaged: bool = False) -> str:
 def choose(
     checkpoints: Path, wanted: str | int | None = None, best_step: int | None = None
 ) -> ChosenCheckpoint:
-    """Return the checkpoint that is meant, verified.
+    """Return the wanted checkpoint, verified.
 
     Args:
         checkpoints: the run's folder of checkpoints.
         wanted: a step, a folder's name, "last", "best" or "average" (of the weights over the run,
-            as of the last step); None: the newest that is not damaged.
-        best_step: of the lowest validation loss, from the run's summary.
+            at the last step). None: the newest that is not damaged.
+        best_step: step of the lowest validation loss, from the run's summary.
 
     Raises:
-        CheckpointError: there is none, or no such one, or it is damaged.
+        CheckpointError: the run has no checkpoint, or not the wanted one, or it is damaged.
     """
     found = list_checkpoints(checkpoints)
     if not found:
         raise CheckpointError(
             f"{checkpoints.parent} holds no checkpoint yet",
-            fix="let the run continue until its first one",
+            fix="wait until the run has saved its first one",
         )
-    if wanted is None:
-        return _newest_good(found)
+    if wanted is None and (newest := newest_good(checkpoints, ChosenCheckpoint.verified)):
+        return newest
     step = best_step if wanted == "best" else _step(str(wanted), found[-1].step)
     for checkpoint in found:
         if checkpoint.step == step:
             return ChosenCheckpoint.verified(checkpoint, wanted == "average")
     raise CheckpointError(
         f"{checkpoints.parent} has no checkpoint {wanted!r}",
-        f"it has {[checkpoint.step for checkpoint in found]}",
-        "name the step of one of those, last, best or average, or none for the newest",
+        f"it has those of steps {[checkpoint.step for checkpoint in found]}",
+        "choose one of these steps, last, best or average, or leave it out for the newest",
     )
 
 
@@ -111,16 +103,3 @@ def _step(wanted: str, last: int) -> int | None:
         return last
     digits = wanted.removeprefix("step-")
     return int(digits) if digits.isdecimal() else None
-
-
-def _newest_good(found: Sequence[Checkpoint]) -> ChosenCheckpoint:
-    for checkpoint in reversed(found):
-        try:
-            return ChosenCheckpoint.verified(checkpoint)
-        except CheckpointError as error:
-            _log.warning("passing over a damaged checkpoint: %s", error.what)
-    raise CheckpointError(
-        f"all {len(found)} checkpoints in {found[0].folder.parent} are damaged",
-        "there are no good weights to read",
-        "restore the folder from a copy",
-    )

@@ -1,13 +1,15 @@
-"""What a checkpoint folder holds, and which of several to trust.
+"""Files of a checkpoint folder, and which folders are complete.
 
-Owns names, the manifest and its verification, rotation. Usable without torch and without a
-trainer. A folder counts only with a manifest, which is written last.
+Owns their names, the manifest and its verification, and rotation. Imports no torch. A folder
+without a manifest, which is written last, is not a checkpoint.
 """
 
+import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ladderlm.errors import CheckpointError, DataError
 from ladderlm.files import read_json, remove_tree, sha256_file
@@ -21,6 +23,7 @@ __all__ = [
     "STATE_FILE",
     "Checkpoint",
     "list_checkpoints",
+    "newest_good",
     "remove_unfinished",
     "rotate",
     "step_folder",
@@ -34,6 +37,8 @@ AVERAGE_FILE = "average.safetensors"  # of runs that keep an average of the weig
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,14 @@ class Checkpoint:
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
-    """Give the folder of a step's checkpoint."""
+    """Return the folder of a step's checkpoint."""
     return checkpoints / f"step-{step:08d}"
 
 
 def list_checkpoints(checkpoints: Path) -> list[Checkpoint]:
-    """List the folders that have a manifest, by step, newest last.
+    """List the complete checkpoints by step, newest last.
 
-    Symbolic links are not followed: a link may lead out of the run.
+    Symbolic links are skipped, because they may lead out of the run.
     """
     found = []
     if checkpoints.is_dir():
@@ -65,24 +70,47 @@ def list_checkpoints(checkpoints: Path) -> list[Checkpoint]:
 
 
 def remove_unfinished(checkpoints: Path) -> list[str]:
-    """Delete step folders without a manifest, left by a killed save; return their names."""
-    removed = []
-    if checkpoints.is_dir():
-        complete = {checkpoint.folder for checkpoint in list_checkpoints(checkpoints)}
-        for folder in sorted(checkpoints.iterdir()):
-            if folder not in complete and _STEP_FOLDER.fullmatch(folder.name):
-                remove_tree(folder)
-                removed.append(folder.name)
-    return removed
+    """Delete step folders without a manifest, left by a killed save, and return their names."""
+    if not checkpoints.is_dir():
+        return []
+    complete = {checkpoint.folder for checkpoint in list_checkpoints(checkpoints)}
+    folders = [f for f in checkpoints.iterdir() if _STEP_FOLDER.fullmatch(f.name)]
+    unfinished = sorted(set(folders) - complete)
+    for folder in unfinished:
+        remove_tree(folder)
+    return [folder.name for folder in unfinished]
+
+
+def newest_good(checkpoints: Path, read: Callable[[Checkpoint], _T]) -> _T | None:
+    """Read the newest checkpoint that is not damaged; None if the run has no checkpoint.
+
+    Args:
+        read: raises CheckpointError for a damaged checkpoint, which is logged and skipped.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged.
+    """
+    found = list_checkpoints(checkpoints)
+    for checkpoint in reversed(found):
+        try:
+            return read(checkpoint)
+        except CheckpointError as error:
+            _log.warning("skipping a damaged checkpoint: %s", error.what)
+    if found:
+        raise CheckpointError(
+            f"all {len(found)} checkpoints in {checkpoints} are damaged",
+            fix="restore the folder from a copy, or train again with --resume never",
+        )
+    return None
 
 
 def verify_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Check every file against the manifest and give the manifest.
+    """Check every file against the manifest and return the manifest.
 
     Raises:
-        CheckpointError: a file is missing, has another size or hash, or another format version.
+        CheckpointError: a file is missing or damaged, or the format version is another one.
     """
-    fix = "the run falls back to an older checkpoint if it has one; or start it anew elsewhere"
+    fix = "restore the folder from a copy, or choose another checkpoint of the run"
     try:
         manifest: dict[str, Any] = read_json(checkpoint.folder / MANIFEST_FILE)
     except DataError as error:
@@ -92,15 +120,12 @@ def verify_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         raise CheckpointError(
             f"{checkpoint.folder} has checkpoint format {version!r}, this ladderlm reads "
             f"{FORMAT_VERSION}",
-            "the meaning of its files may differ",
-            "use the ladderlm version that wrote it",
+            fix="use the ladderlm version that wrote it",
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or {MODEL_FILE, STATE_FILE} - files.keys():
         raise CheckpointError(
-            f"{checkpoint.folder / MANIFEST_FILE} does not list the model and its state",
-            "the manifest is damaged",
-            fix,
+            f"{checkpoint.folder / MANIFEST_FILE} does not list the model and its state", fix=fix
         )
     for name, entry in files.items():
         _verify_file(checkpoint.folder, str(name), entry, fix)
@@ -110,13 +135,13 @@ def verify_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 def _verify_file(folder: Path, name: str, entry: Any, fix: str) -> None:
     path = folder / name
     if Path(name).name != name or path.is_symlink():
-        raise CheckpointError(f"{folder} lists {name!r}", "a checkpoint holds plain files", fix)
+        raise CheckpointError(f"{folder} must list plain files, got {name!r}", fix=fix)
     if not isinstance(entry, dict) or not path.is_file():
         raise CheckpointError(f"{path} is missing", "the manifest lists it", fix)
     if path.stat().st_size != entry.get("n_bytes") or sha256_file(path) != entry.get("sha256"):
         raise CheckpointError(
             f"{path} is damaged: its size or SHA-256 is not the manifest's",
-            "training on from changed weights would be silently wrong",
+            "a run that resumed from it would be wrong",
             fix,
         )
 

@@ -1,9 +1,9 @@
 """Read a checkpoint back, strictly.
 
-Owns the checks that every tensor is there, once, with its shape and dtype. No pickle anywhere.
+Owns the checks that every tensor is there, once, with its shape and dtype. Uses no pickle.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from ladderlm.checkpoint.layout import (
     OPTIMIZER_FILE,
     STATE_FILE,
     Checkpoint,
-    list_checkpoints,
     verify_checkpoint,
 )
 from ladderlm.checkpoint.slices import SlicedTensors, slice_files
@@ -30,7 +29,6 @@ from ladderlm.optim.groups import STATE_OF_RULE
 
 __all__ = [
     "SavedState",
-    "load_newest",
     "load_optimizer",
     "load_state",
     "load_weights",
@@ -49,7 +47,7 @@ class SavedState:
     average: dict[str, Tensor] = field(default_factory=dict)
 
     def chosen(self, averaged: bool) -> dict[str, Tensor]:
-        """Give the weights, or their average over the run.
+        """Return the weights, or their average over the run.
 
         Raises:
             CheckpointError: the run keeps no average.
@@ -57,8 +55,8 @@ class SavedState:
         if averaged and not self.average:
             raise CheckpointError(
                 f"{self.checkpoint.folder} holds no average of the weights",
-                "",
-                "runs with train.ema_decay keep one",
+                "only runs with train.ema_decay keep one",
+                "choose last, best or a step instead",
             )
         return self.average if averaged else self.weights
 
@@ -67,25 +65,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU.
 
     Raises:
-        CheckpointError: not a safetensors file.
+        CheckpointError: it is not a readable safetensors file.
     """
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}", "not a readable safetensors file") from error
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def load_state(checkpoint: Checkpoint, with_optimizer: bool = True) -> SavedState:
     """Verify and read one checkpoint.
 
     Raises:
-        CheckpointError: damaged; names the file.
+        CheckpointError: a file is missing or damaged.
     """
-    manifest = verify_checkpoint(checkpoint)
-    listed, slices = manifest.get("files", {}), slice_files(manifest)
-    folder = checkpoint.folder
+    manifest, folder = verify_checkpoint(checkpoint), checkpoint.folder
     optimizer: Mapping[str, Tensor] = {}
     if with_optimizer:
+        slices = slice_files(manifest)
         optimizer = (
             SlicedTensors(folder, slices) if slices else read_tensors(folder / OPTIMIZER_FILE)
         )
@@ -94,40 +91,15 @@ def load_state(checkpoint: Checkpoint, with_optimizer: bool = True) -> SavedStat
         read_tensors(folder / MODEL_FILE),
         optimizer,
         read_json(folder / STATE_FILE),
-        read_tensors(folder / AVERAGE_FILE) if AVERAGE_FILE in listed else {},
+        read_tensors(folder / AVERAGE_FILE) if AVERAGE_FILE in manifest["files"] else {},
     )
-
-
-def load_newest(checkpoints: Path, say: Callable[[str], object]) -> SavedState | None:
-    """Read the newest good checkpoint; None if the run has none at all.
-
-    Args:
-        checkpoints: the run's folder of checkpoints.
-        say: told about every damaged one that is passed over.
-
-    Raises:
-        CheckpointError: there are checkpoints and all are damaged.
-    """
-    found = list_checkpoints(checkpoints)
-    for checkpoint in reversed(found):
-        try:
-            return load_state(checkpoint)
-        except CheckpointError as error:
-            say(f"passing over a damaged checkpoint: {error.what}")
-    if found:
-        raise CheckpointError(
-            f"all {len(found)} checkpoints in {checkpoints} are damaged",
-            "there is no good state to go on from",
-            "start again with another --out, or with --resume never to overwrite this run",
-        )
-    return None
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy weights into a model; every name, shape and dtype must match.
 
     Raises:
-        CheckpointError: names what is missing, unknown or of another shape.
+        CheckpointError: a tensor is missing, unknown, or of another shape or dtype.
     """
     parameters = dict(model.named_parameters())
     _check_names(set(parameters), set(weights), source)
@@ -143,13 +115,13 @@ def load_optimizer(
     source: str,
     partial: bool = False,
 ) -> None:
-    """Put saved optimizer state back; kinds, names and shapes must match exactly.
+    """Restore saved optimizer state; kinds, names and shapes must match exactly.
 
     Args:
-        partial: the optimizer has only some of the parameters; others own the rest.
+        partial: the optimizer has only some of the parameters; other processes own the rest.
 
     Raises:
-        CheckpointError: state is missing, superfluous or of another shape or dtype.
+        CheckpointError: a tensor is missing, unknown, or of another shape or dtype.
     """
     named = [
         (name, parameter, STATE_OF_RULE[group["rule"]])
@@ -164,7 +136,7 @@ def load_optimizer(
             saved = tensors[f"{kind}.{name}"]
             like = torch.zeros(()) if kind == "step" else parameter
             _check_tensor(f"{kind}.{name}", saved, like, source)
-            # a count is one number on every process, beside the parameter as fused kernels want it
+            # fused kernels need the count of updates on the parameter's device
             count = kind == "step"
             state[kind] = saved.to(parameter.device) if count else cut_like(saved, parameter)
         optimizer.state[parameter] = state
@@ -177,7 +149,7 @@ def _check_names(expected: set[str], found: set[str], source: str) -> None:
         parts += [f"unknown: {', '.join(extra[:5])}"] if extra else []
         raise CheckpointError(
             f"{source} does not fit the model: {'; '.join(parts)}",
-            "a weight that is silently left out would keep its random value",
+            "a missing weight would keep its random value",
             "load it with the config it was saved with (config.json of the run)",
         )
 
@@ -187,6 +159,5 @@ def _check_tensor(name: str, saved: Tensor, parameter: Tensor, source: str) -> N
         raise CheckpointError(
             f"{source}: {name} is {saved.dtype} {tuple(saved.shape)}, the model has "
             f"{parameter.dtype} {tuple(parameter.shape)}",
-            "the checkpoint was written by another config",
-            "load it with the config it was saved with (config.json of the run)",
+            fix="load it with the config it was saved with (config.json of the run)",
         )

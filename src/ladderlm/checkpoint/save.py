@@ -35,7 +35,7 @@ _DTYPES = {
 
 
 class _Hashing:
-    """A binary stream that hashes and counts what passes."""
+    """A binary stream that hashes and counts what is written to it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.digest, self.n_bytes = stream, hashlib.sha256(), 0
@@ -55,8 +55,9 @@ def write_safetensors(
 ) -> None:
     """Write tensors in the safetensors format, one at a time, in the order of their names.
 
-    With `read`, `tensors` says dtypes and shapes only (it may lie on the meta device), and each
-    tensor is fetched when it is its turn.
+    Args:
+        read: returns each tensor when it is written; `tensors` then needs only dtypes and shapes
+            and may be on the meta device.
 
     Source: huggingface/safetensors, README, section Format: an 8-byte little-endian header
     length, a JSON header padded with spaces to 8 bytes, then the bytes of the tensors.
@@ -83,23 +84,19 @@ def write_safetensors(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Give the optimizer's state as `<kind>.<parameter name>`, for example exp_avg.norm.weight."""
-    tensors: dict[str, Tensor] = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for kind, value in optimizer.state[parameter].items():
-                tensors[f"{kind}.{name}"] = value
-    return tensors
+    """Return the optimizer's state by `<kind>.<parameter name>`, such as exp_avg.norm.weight."""
+    return {
+        f"{kind}.{name}": value
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        for kind, value in optimizer.state[parameter].items()
+    }
 
 
 def write_file(
     path: Path, tensors: Mapping[str, Tensor], read: Callable[[str], Tensor] | None = None
 ) -> dict[str, Any]:
-    """Publish tensors as a file; give its entry in the manifest.
-
-    Args:
-        read: gives each tensor when it is written; None: `tensors` does.
-    """
+    """Publish tensors (see `write_safetensors`) as a file and return its manifest entry."""
     with publish_stream(path) as stream:
         hashing = _Hashing(stream)
         write_safetensors(hashing, tensors, read)
@@ -115,23 +112,20 @@ def save_checkpoint(
     average: Mapping[str, Tensor] | None = None,
     slices: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Publish one checkpoint; the manifest, written last, makes it count.
+    """Publish one checkpoint and return its folder; the manifest, written last, completes it.
 
     Args:
         checkpoints: the run's folder of checkpoints.
         weights: float32 masters by Meta's names.
         optimizer: from `optimizer_tensors`.
-        state: JSON-able rest of the training state; its "step" names the folder.
-        read: fetches a weight by its name; then `weights` gives dtypes and shapes only.
-        average: of the weights over the run, by the same names; None: the run keeps none.
-        slices: entries of files that processes have written into the folder already, instead of
-            `optimizer`.
-
-    Returns:
-        The new folder.
+        state: rest of the training state, as JSON; its "step" names the folder.
+        read: returns a weight by its name; `weights` then needs only dtypes and shapes.
+        average: average of the weights over the run, by the same names; None: the run keeps none.
+        slices: manifest entries of the files with the optimizer's state that processes have
+            already written into the folder; `optimizer` is then not used.
 
     Raises:
-        LadderError: the disk is too small; older checkpoints are untouched.
+        LadderError: the disk is full; older checkpoints are untouched.
     """
     step: int = state["step"]
     parts = {MODEL_FILE: weights}

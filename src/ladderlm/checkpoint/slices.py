@@ -1,7 +1,7 @@
-"""Optimizer state that lies in one file for each process that wrote it.
+"""Optimizer state in several files, one for each process that wrote it.
 
-Owns the names of such files, their writing, and the reader that puts parts together, so that any
-number of processes can take over what another number has saved.
+Owns the names of these files, their writing, and the reader that joins the parts, so that a run
+can resume with another number of processes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ _PREFIX = "optimizer-"
 def write_slice(
     folder: Path, index: int, n_slices: int, parts: Mapping[str, tuple[Tensor, int | None]]
 ) -> dict[str, Any]:
-    """Write what one process keeps; give the manifest's entry of the file.
+    """Write the state that one process keeps and return the file's manifest entry by its name.
 
     Args:
-        folder: of the checkpoint.
-        index: of the process, from 0.
-        parts: name -> (tensor, its first row in the whole; None: it is the whole).
+        folder: folder of the checkpoint.
+        index: rank of the process.
+        parts: name -> (tensor, its first row in the whole tensor; None: it is the whole).
     """
     name = f"{_PREFIX}{index + 1:05d}-of-{n_slices:05d}.safetensors"
     entry = write_file(folder / name, {key: tensor for key, (tensor, _) in parts.items()})
@@ -37,20 +37,20 @@ def write_slice(
 
 
 def slice_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the slices among the files of a manifest; empty where the state is in one file."""
+    """Return the slices among the files of a manifest; empty if the state is in one file."""
     files = manifest.get("files", {})
     return {name: entry for name, entry in files.items() if name.startswith(_PREFIX)}
 
 
 class SlicedTensors(Mapping[str, Tensor]):
-    """Whole tensors out of slices, read when they are asked for.
+    """Whole tensors joined from slices, each read on access.
 
     Args:
-        folder: of a verified checkpoint.
+        folder: folder of a verified checkpoint.
         files: from `slice_files`.
 
     Raises:
-        CheckpointError: a slice is missing, or is no safetensors file.
+        CheckpointError: a slice is missing, or is not a readable safetensors file.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, Any]) -> None:
@@ -58,9 +58,8 @@ class SlicedTensors(Mapping[str, Tensor]):
         n_slices = int(next(iter(files)).split("-of-")[1].split(".")[0])
         if len(files) != n_slices:
             raise CheckpointError(
-                f"{folder} holds {len(files)} of {n_slices} slices of the optimizer",
-                "state that is silently left out would begin anew",
-                "restore the folder from a copy",
+                f"{folder} holds {len(files)} of {n_slices} slices of the optimizer's state",
+                fix="restore the folder from a copy",
             )
         for name, entry in files.items():
             path, rows = folder / name, entry.get("first_rows", {})
@@ -68,9 +67,8 @@ class SlicedTensors(Mapping[str, Tensor]):
                 with safe_open(path, framework="pt") as stored:
                     keys = list(stored.keys())
             except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    f"{path}: {error}", "not a readable safetensors file"
-                ) from error
+                message = f"{path} is not a readable safetensors file: {error}"
+                raise CheckpointError(message) from error
             for key in keys:
                 self._places.setdefault(key, []).append((int(rows.get(key, 0)), path))
 

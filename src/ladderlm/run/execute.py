@@ -17,11 +17,12 @@ import torch
 
 from ladderlm.checkpoint.layout import (
     list_checkpoints,
+    newest_good,
     remove_unfinished,
     step_folder,
     verify_checkpoint,
 )
-from ladderlm.checkpoint.load import load_newest
+from ladderlm.checkpoint.load import load_state
 from ladderlm.config import differences, meaning_of, to_dict
 from ladderlm.data.stream import RowStream
 from ladderlm.dist import Processes
@@ -224,7 +225,7 @@ def _resume(
 ) -> None:
     """Restore the newest state, and open the logs where it left them."""
     config, processes = session.config, session.processes
-    saved = load_newest(directory.checkpoints, _log.warning)
+    saved = newest_good(directory.checkpoints, load_state)
     if saved is None and config.execution.start_from is not None:
         saved = take_over(config, directory, processes)
     if saved is not None:
