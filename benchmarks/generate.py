@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from ladderlm.generate.config import SamplingConfig
-from ladderlm.generate.decoder import Decoder
-from ladderlm.generate.engine import GenerationRequest, generate_tokens
-from ladderlm.generate.kernel import CompiledDecoder
-from ladderlm.interop.gguf import write_gguf
-from ladderlm.interop.weights import Source
+from ladderlm.convert.gguf import write_gguf
+from ladderlm.convert.weights import Source
+from ladderlm.generation.config import SamplingConfig
+from ladderlm.generation.decoder import Decoder
+from ladderlm.generation.engine import GenerationRequest, generate_tokens
+from ladderlm.generation.kernel import CompiledDecoder
 from ladderlm.model.config import ModelConfig
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer

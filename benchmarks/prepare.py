@@ -97,8 +97,8 @@ def _files(source: Path) -> list[Path]:
 
 def relabel(source: Path, out: Path) -> None:
     """Copy the files with the key that litgpt looks at."""
-    from ladderlm.data.documents import read_blocks
-    from ladderlm.data.head import zstd
+    from ladderlm.corpus.documents import read_blocks
+    from ladderlm.corpus.head import zstd
 
     out.mkdir()
     for path in _files(source):
@@ -113,7 +113,7 @@ def relabel(source: Path, out: Path) -> None:
 
 def n_text_bytes(source: Path) -> int:
     """Count the UTF-8 bytes of all texts."""
-    from ladderlm.data.documents import Reader
+    from ladderlm.corpus.documents import Reader
 
     return sum(len(document.text.encode()) for document in Reader(_files(source)))
 

@@ -154,8 +154,8 @@ def by_ladderlm(args: argparse.Namespace, compiled: bool, bf16: bool) -> Step:
     """Build the update that our runs make, document masks off unless they are asked for."""
     from dataclasses import replace
 
-    from ladderlm.run.bench import SHAPES as OURS
-    from ladderlm.run.bench import build
+    from ladderlm.bench.step import SHAPES as OURS
+    from ladderlm.bench.step import build
 
     name = "ours" + ("-bf16" if bf16 else "") + ("-compiled" if compiled else "")
     work = replace(OURS[args.shape], n_rows=ROWS, mask_documents=args.documents)

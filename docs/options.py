@@ -7,7 +7,7 @@ from typing import Any
 
 from ladderlm.config import field_docs
 from ladderlm.study.options import LadderOptions, SearchOptions
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 HEAD = """\
 # Options

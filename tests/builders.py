@@ -15,7 +15,7 @@ from ladderlm.data.shards import PreparedData, Split
 from ladderlm.errors import LadderError
 from ladderlm.executors.base import Job, State
 from ladderlm.study.results import Row
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = [
     "SPLIT_BOS",

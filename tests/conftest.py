@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, settings
 
 from builders import make_records, write_jsonl
 from ladderlm.config import from_dict
-from ladderlm.data.prepare import PrepareConfig, prepare
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.train import save_tokenizer, train_bpe
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 for name in ("CI", "BUILD_NUMBER"):
     # With either, pytest prints every difference in full: minutes for two training histories that

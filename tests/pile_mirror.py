@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builders import make_records
-from ladderlm.data.pile_sources import PUBLISHED, SOURCES
+from ladderlm.corpus.pile_sources import PUBLISHED, SOURCES
 from mirror import Mirror, serve
 
 try:

@@ -24,7 +24,7 @@ from ladderlm.config import (
     to_dict,
 )
 from ladderlm.errors import ConfigError
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 DEFAULT = RunConfig()
 

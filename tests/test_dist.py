@@ -14,7 +14,7 @@ from ladderlm.dist import Processes, is_first_process
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.optim.owners import owners_of
-from ladderlm.train.compute import Compute
+from ladderlm.training.compute import Compute
 from reference.checks import one_step, ragged_batch, update
 from reference.hand_made import make_batch, make_model
 
@@ -27,8 +27,8 @@ sys.path.insert(0, sys.argv[1])
 from ladderlm.dist import Processes, is_first_process
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.train.compute import HALF_COPIES, Compute
-from ladderlm.train.sharding import Sharding
+from ladderlm.training.compute import HALF_COPIES, Compute
+from ladderlm.training.sharding import Sharding
 from reference.checks import one_step, ragged_batch
 from reference.hand_made import make_batch, make_model
 

@@ -4,8 +4,6 @@ The names below load what they need when they are first used, so `import ladderl
 """
 
 import importlib
-import sys
-import types
 from typing import Any
 
 __all__ = ["Study", "evaluate", "fit", "generate", "load", "train"]
@@ -31,15 +29,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names for completion."""
     return sorted(__all__)
-
-
-def _function_named(name: str) -> property:
-    """Keep a name a function, though the import system sets a folder of that name beside it."""
-    return property(lambda _package: __getattr__(name), lambda _package, _folder: None)
-
-
-class _Package(types.ModuleType):
-    generate, train = _function_named("generate"), _function_named("train")
-
-
-sys.modules[__name__].__class__ = _Package

@@ -26,8 +26,8 @@ from ladderlm.checkpoint.save import optimizer_tensors, save_checkpoint
 from ladderlm.errors import CheckpointError
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.train.compute import Compute
-from ladderlm.train.state import TrainState
+from ladderlm.training.compute import Compute
+from ladderlm.training.state import TrainState
 from reference.checks import ragged_batch, update
 from reference.hand_made import make_model
 

@@ -14,7 +14,7 @@ from builders import make_records, write_jsonl
 from ladderlm.cli.main import main
 from ladderlm.config import from_dict
 from ladderlm.run.execute import execute
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def test_no_pickle_of_any_name_is_run(alone, ladderlm, folder, tiny_data, tmp_pa
 def test_a_certificate_that_does_not_hold_gives_exit_code_1(
     ladderlm, folder, monkeypatch, tmp_path
 ):
-    from ladderlm.interop import hf
+    from ladderlm.convert import hf
 
     monkeypatch.setattr(hf, "to_halves", lambda weight, _n_heads: weight)
     words = ("--to=hf", f"--out={tmp_path / 'out'}", f"--certificate={tmp_path / 'c.json'}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ladderlm.interop.lm_eval import Answers
+from ladderlm.foreign.lm_eval import Answers
 from ladderlm.run.open import load
 from reference.tasks import RECORDS, TASKS, keep_datasets_in, write_tasks
 
@@ -75,7 +75,7 @@ def test_the_average_of_the_weights_can_be_asked(
         seen.append(run.model.norm.weight)
         return {"results": {}, "n-samples": {}}
 
-    monkeypatch.setattr("ladderlm.interop.lm_eval.run_tasks", keep)
+    monkeypatch.setattr("ladderlm.foreign.lm_eval.run_tasks", keep)
     for name in ("last", "average"):
         said = ladderlm("eval", out, "--tasks", "x", "--checkpoint", name)
         assert said.code == 0, said.err

@@ -7,9 +7,9 @@ import pytest
 
 from builders import make_records
 from ladderlm.cli import fetch
-from ladderlm.data.documents import Reader
-from ladderlm.data.local import fetch_local
-from ladderlm.data.pile_sources import PUBLISHED
+from ladderlm.corpus.documents import Reader
+from ladderlm.corpus.local import fetch_local
+from ladderlm.corpus.pile_sources import PUBLISHED
 from mirror import Answer, serve
 
 try:

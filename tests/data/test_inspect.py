@@ -93,7 +93,7 @@ def test_a_long_text_is_shortened_in_the_middle(tiny_data, tiny_tokenizer):
 def test_hostile_text_reaches_the_terminal_as_escapes(tiny_tokenizer, tmp_path):
     """P01: a document cannot move the cursor or colour the screen."""
     from builders import write_jsonl
-    from ladderlm.data.prepare import PrepareConfig, prepare
+    from ladderlm.prepare.prepare import PrepareConfig, prepare
     from ladderlm.tokenizer.train import save_tokenizer
 
     save_tokenizer(tmp_path / "t", tiny_tokenizer, {})

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from design.sources import PACKAGE
 from ladderlm.changes import MetaChange
 from ladderlm.report.sections import CHANGES
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 # `ModelArgs` of facebookresearch/llama; max_batch_size is the size of its cache.
 META_FIELDS = set(

@@ -22,7 +22,7 @@ IMPORT_NAMES = {"backports.zstd": "backports", "markdown-it-py": "markdown_it"}
 TOOLS = {"hatchling", "mypy", "pytest_timeout", "ruff", "scipy_stubs", "types_psutil", "xdist"}
 # A missing package may be passed over in silence here alone.
 QUIET = {
-    "interop/certificate.py": "transformers",  # a further witness, named where it was heard
+    "convert/certificate.py": "transformers",  # a further witness, named where it was heard
     "tokenizer/bpe.py": "tiktoken",  # the bare runner encodes by hand, to the same ids
     "tokenizer/fast.py": "fastokens",  # logged: encoding with tiktoken, fastokens is not installed
 }

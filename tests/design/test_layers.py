@@ -29,12 +29,12 @@ OPTIONAL = "fastokens gguf lm_eval pyarrow ray submitit transformers".split()
 MODULES = [path.removesuffix(".py").replace("/", ".") for path in TREES]
 TORCH_FREE = {
     "configs": [m for m in MODULES if m.endswith("config")],
-    "data": [m for m in MODULES if m.startswith("data.")],
+    "data": [m for m in MODULES if m.startswith(("corpus.", "data.", "prepare."))],
     "tokenizer": [m for m in MODULES if m.startswith("tokenizer.")],
     "accounting": ["model.accounting", "run.directory", "run.resolve", "dist"],
     "scaling": [m for m in MODULES if m.startswith("scaling.")],
     "study": [m for m in MODULES if m.startswith(("study.", "executors."))],
-    "report": [m for m in MODULES if m.startswith(("report.", "dashboard."))],
+    "report": [m for m in MODULES if m.startswith("report.")],
     "cli": [m for m in MODULES if m.startswith("cli.")],
 }
 

@@ -11,7 +11,7 @@ import pytest
 from design.sources import load_page
 from ladderlm.config import field_docs
 from ladderlm.study.options import LadderOptions, SearchOptions
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 FEWEST_WORDS = 3
 

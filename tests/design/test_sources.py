@@ -144,14 +144,14 @@ def test_nothing_unpickles() -> None:
             found.append(f"{path} imports a pickler")
         if "torch.load" in text or "allow_pickle=True" in text:
             found.append(f"{path} loads pickles")
-    assert found == ["interop/pickles.py loads pickles"], "\n".join(found)
+    assert found == ["convert/pickles.py loads pickles"], "\n".join(found)
 
 
 def test_foreign_pickles_are_opened_for_their_weights_alone() -> None:
     """I01: the one call of torch.load says so, and runs in a child (see test_pickles.py)."""
     calls = [
         ast.unparse(node)
-        for node in ast.walk(TREES["interop/pickles.py"])
+        for node in ast.walk(TREES["convert/pickles.py"])
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
     ]
     assert len(calls) == 1

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from builders import write_jsonl
-from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.errors import DataError
 from ladderlm.eval.documents import check_split, hash_texts, known_texts
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.tokenizer.load import load_tokenizer
 
 TEXTS = ["plain", "</s> <|end_of_text|>", "caf\u00e9 \U0001f389", " ", "x" * 500, "\x00\r\n"]

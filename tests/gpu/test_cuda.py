@@ -14,7 +14,7 @@ from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import resolve_precision
-from ladderlm.train.compute import Compute
+from ladderlm.training.compute import Compute
 from reference.checks import one_step, ragged_batch
 
 pytestmark = [

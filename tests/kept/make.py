@@ -155,7 +155,7 @@ def stop_midway() -> None:
     from ladderlm.config import from_dict, read_config_file
     from ladderlm.errors import Stopped
     from ladderlm.run.execute import execute
-    from ladderlm.train.run_config import RunConfig
+    from ladderlm.training.run_config import RunConfig
 
     values = read_config_file("run.toml") | {"out": "stopped"}
 

@@ -9,7 +9,7 @@ from ladderlm.model.published import PUBLISHED_SHAPES
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.schedule import learning_rate_at
 from ladderlm.run.presets import PRESETS, preset
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 # Parameters of the published files, and the published width of the MLP.
 PUBLISHED = {

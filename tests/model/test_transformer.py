@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladderlm.generate.decoder import can_decode
+from ladderlm.generation.decoder import can_decode
 from ladderlm.model.attention import attend_reference, attend_sdpa, document_mask
 from ladderlm.model.init import init_weights
 from ladderlm.model.loss import token_nats

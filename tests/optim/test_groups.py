@@ -5,8 +5,8 @@ import torch
 
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer, parameter_groups, set_learning_rate
-from ladderlm.train.compute import Compute
-from ladderlm.train.step import accumulate_gradients
+from ladderlm.training.compute import Compute
+from ladderlm.training.step import accumulate_gradients
 from reference.adamw import AdamWNumber, clip_scale
 from reference.checks import one_step
 from reference.hand_made import make_batch, make_model

@@ -13,8 +13,8 @@ from ladderlm.errors import CheckpointError
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer, set_learning_rate
 from ladderlm.optim.muon import MuonAdamW, orthogonalize
-from ladderlm.train.compute import Compute
-from ladderlm.train.state import TrainState
+from ladderlm.training.compute import Compute
+from ladderlm.training.state import TrainState
 from reference.checks import ragged_batch, update
 from reference.hand_made import make_model
 from reference.muon import MuonMatrix, driven, orthogonalize_slow

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ladderlm.train import step as step_module
 
 from ladderlm.data.batch import Batch
 from ladderlm.model.config import ModelConfig
@@ -14,11 +15,10 @@ from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.train import step as step_module
-from ladderlm.train.compute import Compute
-from ladderlm.train.config import ExecutionConfig
-from ladderlm.train.run_config import RunConfig
-from ladderlm.train.state import TrainState
+from ladderlm.training.compute import Compute
+from ladderlm.training.config import ExecutionConfig
+from ladderlm.training.run_config import RunConfig
+from ladderlm.training.state import TrainState
 from reference.hand_made import make_batch, make_model
 
 __all__ = [

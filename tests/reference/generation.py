@@ -1,6 +1,6 @@
 """Ask the decoding loop in one line."""
 
-from ladderlm.generate.engine import GenerationRequest, generate_tokens
+from ladderlm.generation.engine import GenerationRequest, generate_tokens
 
 
 def generate(

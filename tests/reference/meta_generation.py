@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ladderlm.generate.config import SamplingConfig
-from ladderlm.generate.sampling import sample_tokens
+from ladderlm.generation.config import SamplingConfig
+from ladderlm.generation.sampling import sample_tokens
 from ladderlm.model.transformer import Transformer
 
 __all__ = ["generate_as_meta"]

@@ -11,7 +11,7 @@ from ladderlm.model.accounting import count_params, train_flops_6nd, train_flops
 from ladderlm.study.launch import launch
 from ladderlm.study.plan import StudyPlan, plan_study
 from ladderlm.study.spec import StudySpec
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["Planted", "carry_out"]
 

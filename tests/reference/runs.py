@@ -9,7 +9,7 @@ from typing import Any
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.config import to_dict
 from ladderlm.files import remove_tree
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 from reference.hand_made import strip_timing
 
 __all__ = ["BrokenError", "Observer", "break_at", "lines_of", "outcome", "rewind", "write_config"]

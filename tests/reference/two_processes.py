@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 
 from ladderlm.config import to_dict
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["run_on_two"]
 
@@ -16,7 +16,7 @@ import torch
 torch.set_num_threads(1)
 from ladderlm.config import from_dict
 from ladderlm.errors import Stopped
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 from ladderlm.run.execute import execute
 
 for port, stop, values in json.loads(sys.stdin.read()):

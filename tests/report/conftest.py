@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builders import InOwnProcess, make_records, tiny_study, write_jsonl, write_study
-from ladderlm.data.prepare import PrepareConfig, prepare
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.report import data_facts
 from ladderlm.report.render import write_report
 from ladderlm.study.study import Study

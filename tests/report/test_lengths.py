@@ -16,7 +16,7 @@ from ladderlm.study.ladder import name_rung
 from ladderlm.study.options import LadderOptions
 from ladderlm.study.results import Results
 from ladderlm.study.spec import Arm, StudySpec
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 LENGTHS = (0.5, 1.0, 2.0)
 

@@ -11,11 +11,11 @@ from browser import open_offline
 from builders import make_records, write_jsonl
 from ladderlm.data.config import DataConfig
 from ladderlm.data.inspect import POLICIES, show_tokens
-from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.data.stream import RowStream
 from ladderlm.eval.proofs import Proof
 from ladderlm.model.attention import document_mask
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.report.figures.xray import attention_svg, histogram_svg, strip_svg
 from ladderlm.report.xray import HEAT_STEPS, Xray, heat_levels, render_xray
 from ladderlm.text import visible

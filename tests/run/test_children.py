@@ -131,7 +131,7 @@ else:
 
 from ladderlm.config import from_dict, read_config_file
 from ladderlm.run.__main__ import main
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 from ladderlm.run.environment import BARE_PACKAGES
 from ladderlm.run.execute import execute
 
@@ -154,7 +154,7 @@ from ladderlm.data.shards import open_data
 from ladderlm.eval.config import Policy
 from ladderlm.eval.meter import score_documents
 from ladderlm.eval.subsets import summarise
-from ladderlm.generate.config import SamplingConfig
+from ladderlm.generation.config import SamplingConfig
 from ladderlm.run.open import complete, load
 
 run = load(folder)

@@ -4,11 +4,11 @@ import pytest
 
 from builders import write_jsonl
 from ladderlm.config import from_dict
-from ladderlm.data.prepare import PrepareConfig, prepare
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.execute import execute
 from ladderlm.tokenizer.train import save_tokenizer, train_bpe
-from ladderlm.train.run_config import NUMERICS_VERSION, RunConfig
+from ladderlm.training.run_config import NUMERICS_VERSION, RunConfig
 
 GOLDEN_VERSION = 2
 GOLDEN = [
@@ -71,7 +71,7 @@ def test_the_golden_run_gives_the_committed_losses(execution, tmp_path):
     shown = ",\n    ".join(f"{loss:.9f}" for loss in losses)
     assert losses == pytest.approx(GOLDEN, rel=TOLERANCE), (
         "The golden run has moved: the same config now gives other numbers. If that was not the "
-        "aim, find out why. If it was, raise NUMERICS_VERSION in src/ladderlm/train/run_config.py, "
+        "aim, find out why. If it was, raise NUMERICS_VERSION in training/run_config.py, "
         "so that no old run is taken for a new one, set GOLDEN_VERSION here to the same number, "
         f"say so in the changelog, and commit these losses:\n    {shown},"
     )

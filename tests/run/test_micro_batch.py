@@ -11,7 +11,7 @@ from ladderlm.run import micro_batch as micro_batch_module
 from ladderlm.run.execute import execute
 from ladderlm.run.micro_batch import fit_micro_batch
 from ladderlm.run.settle import settle
-from ladderlm.train.step import accumulate_gradients
+from ladderlm.training.step import accumulate_gradients
 
 
 @pytest.fixture

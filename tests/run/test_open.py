@@ -9,7 +9,7 @@ import torch
 import ladderlm
 from ladderlm.checkpoint.layout import step_folder
 from ladderlm.errors import CheckpointError, ConfigError
-from ladderlm.generate.config import SamplingConfig
+from ladderlm.generation.config import SamplingConfig
 from ladderlm.run.execute import execute
 from ladderlm.run.open import Writing, complete, load
 from ladderlm.tokenizer.prompt import encode_prompt

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from builders import make_records, write_jsonl
 from ladderlm.config import meaning_of, to_dict
-from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import manifest_fingerprint, open_data
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.eval.config import EvalConfig
 from ladderlm.eval.meter import head_documents
 from ladderlm.files import sha256_file
 from ladderlm.model.accounting import forward_flops_per_token, train_flops_per_token
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import resolve
 from ladderlm.tokenizer.train import save_tokenizer, train_bpe
-from ladderlm.train.config import TrainConfig
-from ladderlm.train.run_config import NUMERICS_VERSION, RunConfig
+from ladderlm.training.config import TrainConfig
+from ladderlm.training.run_config import NUMERICS_VERSION, RunConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from ladderlm.model.precision import FLOAT32_ERROR, float32_matmul, float32_matm
 from ladderlm.run import settle as settle_module
 from ladderlm.run.execute import execute
 from ladderlm.run.settle import probe_matmul
-from ladderlm.train.config import ExecutionConfig
+from ladderlm.training.config import ExecutionConfig
 from reference.runs import BrokenError, break_at
 
 BRIEF = {"eval__n_evals": 0, "eval__n_samples": 0}

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from builders import InOwnProcess, tiny_study, write_study
+from ladderlm.bench.probe import measure_all
 from ladderlm.errors import ExecutorError
-from ladderlm.run.probe import measure_all
 from ladderlm.run.resolve import open_splits
 from ladderlm.study.cost import (
     ProbedShape,

@@ -8,11 +8,11 @@ import pytest
 
 from builders import TINY_LADDER, make_records, tiny_study, write_jsonl, write_study
 from ladderlm.config import meaning_of
-from ladderlm.data.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_json
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.run.resolve import resolve
 from ladderlm.study.launch import pending_runs
 from ladderlm.study.plan import plan_study

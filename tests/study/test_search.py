@@ -12,7 +12,7 @@ from ladderlm.study.plan import plan_study
 from ladderlm.study.results import collect_results
 from ladderlm.study.search import to_toml
 from ladderlm.study.spec import read_study
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 from reference.planted import Planted, carry_out
 
 DECAYS, RATES = [0.01, 0.03, 0.1, 0.3], [0.01, 0.02, 0.04]

@@ -45,9 +45,9 @@ def run(argv: list[str]) -> int:
 
     import torch
 
+    from ladderlm.bench.step import SHAPES, compare_ways, describe
     from ladderlm.model.accounting import count_params
     from ladderlm.optim.config import OptimConfig
-    from ladderlm.run.bench import SHAPES, compare_ways, describe
     from ladderlm.run.resolve import resolve_precision
 
     find_device(options.device)

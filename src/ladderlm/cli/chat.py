@@ -12,7 +12,7 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.machine import find_device
 
 if TYPE_CHECKING:
-    from ladderlm.generate.chat import Message
+    from ladderlm.generation.chat import Message
     from ladderlm.run.open import LoadedRun
 
 __all__ = ["run"]
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     options.sampling()
     device = find_device(options.device)
 
-    from ladderlm.generate.chat import pick_format
+    from ladderlm.generation.chat import pick_format
     from ladderlm.run.open import load
 
     loaded = load(options.run, options.checkpoint, device)
@@ -79,7 +79,7 @@ def _answer(
     options: ChatOptions, loaded: "LoadedRun", dialog: "list[Message]", n_answers: int
 ) -> str | None:
     """Write the answer to the screen; give it, or None if it is no part of the dialogue."""
-    from ladderlm.generate.chat import UNSAFE_ANSWER, encode_dialog
+    from ladderlm.generation.chat import UNSAFE_ANSWER, encode_dialog
     from ladderlm.run.open import answer
 
     prompt = encode_dialog(loaded.tokenizer, dialog, options.format)

@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
     if options.max_seq_len is not None and not 2 <= options.max_seq_len < 2**24:
         raise ConfigError(f"--max-seq-len {options.max_seq_len}", "it is at least 2")
 
-    from ladderlm.interop.convert import convert, describe_weights, open_source
+    from ladderlm.convert.convert import convert, describe_weights, open_source
 
     tokenizer = None if options.tokenizer is None else Path(options.tokenizer)
     source = open_source(
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
     if options.certificate is None:
         return 0
 
-    from ladderlm.interop.certificate import certify, write_certificate
+    from ladderlm.convert.certificate import certify, write_certificate
 
     certificate = certify(source, options.to, out)
     page = write_certificate(certificate, Path(options.certificate))

@@ -139,7 +139,7 @@ class _Evaluator:
     def __init__(
         self, options: EvalOptions, request: "EvaluationRequest", processes: "Processes"
     ) -> None:
-        from ladderlm.interop.hub import find_foreign
+        from ladderlm.foreign.hub import find_foreign
 
         self.options, self.request, self.processes = options, request, processes
         against = () if options.against is None else (options.against,)
@@ -173,7 +173,7 @@ class _Evaluator:
             watch = Watch(progress=progress) if processes.first else UNWATCHED
             if name not in self.foreign:
                 return evaluate_run(name, request, processes, watch)
-            from ladderlm.interop.evaluate import ForeignSubject
+            from ladderlm.foreign.subject import ForeignSubject
 
             subject = ForeignSubject(self.foreign[name], Path(self.options.out))
             texts = read_texts(self._texts(), request.split, request.n_documents)

@@ -9,8 +9,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from ladderlm.cli.options import parse, print_json
 from ladderlm.cli.transfers import show_transfers
-from ladderlm.data.local import MIN_CORPUS_BYTES, fetch_local
-from ladderlm.data.pile import PileRequest, fetch_pile
+from ladderlm.corpus.local import MIN_CORPUS_BYTES, fetch_local
+from ladderlm.corpus.pile import PileRequest, fetch_pile
 from ladderlm.errors import ConfigError
 from ladderlm.units import format_bytes
 

@@ -10,7 +10,7 @@ import tyro
 
 from ladderlm.cli.options import CheckpointOptions, parse, print_json
 from ladderlm.errors import ConfigError, DataError
-from ladderlm.generate.config import SamplingConfig
+from ladderlm.generation.config import SamplingConfig
 from ladderlm.machine import find_device
 from ladderlm.text import visible
 

@@ -31,7 +31,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.text import visible
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
-from ladderlm.train.config import BatchGrowth
+from ladderlm.training.config import BatchGrowth
 
 if TYPE_CHECKING:
     from ladderlm.eval.proofs import Proof
@@ -158,8 +158,8 @@ def _prove_batch(view: View, data: PreparedData) -> "list[Proof]":
     """Prove on the run's model, or on a fresh one."""
     from ladderlm.eval.proofs import proof_rows, prove
     from ladderlm.eval.xray import fresh_model
-    from ladderlm.train.compute import Compute
-    from ladderlm.train.step import accumulate_gradients
+    from ladderlm.training.compute import Compute
+    from ladderlm.training.step import accumulate_gradients
 
     config = view.stream.config
     model = view.model or fresh_model(data.vocab_size, config.seq_len)

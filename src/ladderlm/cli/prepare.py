@@ -8,18 +8,18 @@ from typing import Annotated, Any
 import tyro
 
 from ladderlm.cli.options import parse, parse_part, print_json, progress_bar, to_argv
-from ladderlm.data.estimate import PrepareEstimate
-from ladderlm.data.prepare import (
+from ladderlm.errors import ConfigError, ExecutorError
+from ladderlm.executors.base import Job, State, run_jobs
+from ladderlm.executors.choice import ExecutorName, make_executor
+from ladderlm.files import read_json, remove_tree
+from ladderlm.prepare.estimate import PrepareEstimate
+from ladderlm.prepare.prepare import (
     PrepareConfig,
     estimate_prepare,
     merge_parts,
     prepare,
     prepare_part,
 )
-from ladderlm.errors import ConfigError, ExecutorError
-from ladderlm.executors.base import Job, State, run_jobs
-from ladderlm.executors.choice import ExecutorName, make_executor
-from ladderlm.files import read_json, remove_tree
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count
 

@@ -12,7 +12,7 @@ from ladderlm.text import visible
 from ladderlm.units import format_seconds
 
 if TYPE_CHECKING:
-    from ladderlm.run.bench import Workload
+    from ladderlm.bench.step import Workload
 
 __all__ = ["run"]
 
@@ -47,8 +47,8 @@ def run(argv: list[str]) -> int:
     find_device(options.device)
     import torch
 
-    from ladderlm.run.bench import build
-    from ladderlm.run.profile import profile_steps
+    from ladderlm.bench.profile import profile_steps
+    from ladderlm.bench.step import build
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -64,7 +64,7 @@ def run(argv: list[str]) -> int:
 def _workload(options: ProfileOptions) -> "Workload":
     from dataclasses import replace
 
-    from ladderlm.run.bench import SHAPES, Workload
+    from ladderlm.bench.step import SHAPES, Workload
     from ladderlm.run.directory import RunDirectory
 
     if options.run is None:

@@ -11,14 +11,14 @@ from ladderlm.cli.options import parse, progress_bar
 from ladderlm.cli.study import show_fits
 from ladderlm.cli.study_runs import StudyProgress, run_study
 from ladderlm.cli.tokenizer import train_tokenizer
-from ladderlm.data.local import fetch_local
-from ladderlm.data.prepare import PrepareConfig, prepare
+from ladderlm.corpus.local import fetch_local
 from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError, ExecutorError
 from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.machine import count_cores
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import ModelConfig
+from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
 from ladderlm.study.budget import (
@@ -31,7 +31,7 @@ from ladderlm.study.budget import (
 )
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.study import Study
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = ["run"]
@@ -192,9 +192,9 @@ def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
     from ladderlm.model.transformer import Transformer
     from ladderlm.optim.groups import build_optimizer
     from ladderlm.run.settle import probe_matmul
-    from ladderlm.train.compute import Compute
-    from ladderlm.train.state import TrainState
-    from ladderlm.train.step import train_step
+    from ladderlm.training.compute import Compute
+    from ladderlm.training.state import TrainState
+    from ladderlm.training.step import train_step
 
     torch.set_num_threads(n_threads)
     matmul = probe_matmul(replace(base.execution, device="cpu"))

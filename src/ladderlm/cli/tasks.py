@@ -41,8 +41,8 @@ def run_tasks_of(runs: list[str], request: TaskRequest, json: bool) -> None:
     Raises:
         LadderError: no such run, task or checkpoint, or lm-eval is not installed.
     """
-    from ladderlm.interop.lm_eval import run_tasks
-    from ladderlm.interop.native import is_native
+    from ladderlm.convert.native import is_native
+    from ladderlm.foreign.lm_eval import run_tasks
     from ladderlm.run.open import load
 
     for name in runs:

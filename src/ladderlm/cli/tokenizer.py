@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from ladderlm.cli.options import parse, print_json
-from ladderlm.data.documents import Reader, ReadingOptions
+from ladderlm.corpus.documents import Reader, ReadingOptions
 from ladderlm.errors import ConfigError
 from ladderlm.files import read_json
 from ladderlm.text import visible

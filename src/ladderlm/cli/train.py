@@ -14,8 +14,8 @@ from ladderlm.dist import is_first_process
 from ladderlm.errors import ConfigError
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
-from ladderlm.train.config import ExecutionConfig
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.config import ExecutionConfig
+from ladderlm.training.run_config import RunConfig
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
 __all__ = ["run"]

@@ -219,7 +219,7 @@ MODEL_CHANGES = (
         "none: forward runs under inference_mode",
         "token_nats gives nats per token; sums over micro-batches and processes are divided once "
         "by the global count of targets",
-        "model/loss.py, train/step.py",
+        "model/loss.py, training/step.py",
         {"model.logit_softcap": "bounds the logits by a tanh"},
     ),
     MetaChange(
@@ -292,6 +292,6 @@ MODEL_CHANGES = (
         "Key/value cache",
         "allocated on the GPU in every constructor",
         "made when generating and handed in",
-        "model/attention.py, generate/engine.py",
+        "model/attention.py, generation/engine.py",
     ),
 )

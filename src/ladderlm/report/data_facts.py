@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ladderlm.data.baselines import trivial_models
 from ladderlm.data.config import DataConfig
 from ladderlm.data.inspect import row_pieces
 from ladderlm.data.shards import PreparedData, Split, open_data
 from ladderlm.data.stream import RowStream
 from ladderlm.errors import DataError
+from ladderlm.eval.baselines import trivial_models
 from ladderlm.files import read_json
 from ladderlm.study.records import NoAnswer, parse_record
 from ladderlm.tokenizer.base import RECORD, Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["DataFacts", "TrivialScores", "read_data"]
 

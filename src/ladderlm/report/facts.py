@@ -29,7 +29,7 @@ from ladderlm.report.studies import StudyFacts
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.ladder import name_rung
 from ladderlm.study.records import NoAnswer, parse_record, plain
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["FACTS_VERSION", "ForecastCheck", "ReportFacts", "facts_of", "gather"]
 

@@ -14,7 +14,7 @@ from ladderlm.model.accounting import count_params
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.records import parse_record
 from ladderlm.text import without_home
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = [
     "Curves",

@@ -24,7 +24,7 @@ from ladderlm.scaling.compare import Comparison
 from ladderlm.study.documents import DocumentInterval
 from ladderlm.study.fits import Unjudged, VariantFit
 from ladderlm.tokenizer.base import TOKENIZER_CHANGES
-from ladderlm.train.config import TRAIN_CHANGES
+from ladderlm.training.config import TRAIN_CHANGES
 from ladderlm.units import format_count, format_flops, format_seconds
 
 __all__ = [

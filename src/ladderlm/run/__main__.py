@@ -14,7 +14,7 @@ from typing import cast
 from ladderlm.config import from_dict, read_config_file
 from ladderlm.errors import ConfigError, LadderError, Stopped
 from ladderlm.run.execute import Resume, execute
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 
 def main(argv: list[str]) -> int:

@@ -18,7 +18,7 @@ from ladderlm.errors import CheckpointError, ConfigError
 from ladderlm.files import publish_text, to_json
 from ladderlm.optim.schedule import count_stable_steps
 from ladderlm.run.directory import RunDirectory
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["check_trunk", "take_over"]
 

@@ -12,7 +12,7 @@ from ladderlm.checkpoint.choose import ChosenCheckpoint, choose
 from ladderlm.config import from_dict
 from ladderlm.errors import CheckpointError
 from ladderlm.files import read_json
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["RunDirectory"]
 

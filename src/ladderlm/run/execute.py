@@ -41,16 +41,16 @@ from ladderlm.run.peak import measured_peak
 from ladderlm.run.resolve import open_splits, resolve
 from ladderlm.run.settle import settle
 from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
-from ladderlm.train.average import WeightAverage
-from ladderlm.train.compute import HALF_COPIES, Compute
-from ladderlm.train.guards import SignalFlag, explain_memory
-from ladderlm.train.loop import run_loop
-from ladderlm.train.run_config import RunConfig
-from ladderlm.train.session import FileLogs, Session
-from ladderlm.train.sharding import Sharding
-from ladderlm.train.state import TrainState
-from ladderlm.train.step import accumulate_gradients
-from ladderlm.train.throughput import Peaks, peak_flops_per_second
+from ladderlm.training.average import WeightAverage
+from ladderlm.training.compute import HALF_COPIES, Compute
+from ladderlm.training.guards import SignalFlag, explain_memory
+from ladderlm.training.loop import run_loop
+from ladderlm.training.run_config import RunConfig
+from ladderlm.training.session import FileLogs, Session
+from ladderlm.training.sharding import Sharding
+from ladderlm.training.state import TrainState
+from ladderlm.training.step import accumulate_gradients
+from ladderlm.training.throughput import Peaks, peak_flops_per_second
 
 __all__ = ["Resume", "execute"]
 

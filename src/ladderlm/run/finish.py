@@ -21,9 +21,9 @@ from ladderlm.eval.stored import evaluation_key, save_evaluation
 from ladderlm.files import publish_json, read_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.summary import describe_run
-from ladderlm.train.run_config import RunConfig
-from ladderlm.train.session import Session
-from ladderlm.train.state import TrainState
+from ladderlm.training.run_config import RunConfig
+from ladderlm.training.session import Session
+from ladderlm.training.state import TrainState
 
 __all__ = ["finish", "note_end", "write_summary"]
 

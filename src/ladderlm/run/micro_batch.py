@@ -13,9 +13,9 @@ from ladderlm.data.batch import Batch
 from ladderlm.dist import Processes
 from ladderlm.errors import ConfigError
 from ladderlm.model.transformer import Transformer
-from ladderlm.train.compute import Compute
-from ladderlm.train.run_config import RunConfig
-from ladderlm.train.step import accumulate_gradients
+from ladderlm.training.compute import Compute
+from ladderlm.training.run_config import RunConfig
+from ladderlm.training.step import accumulate_gradients
 
 __all__ = ["fit_micro_batch"]
 

@@ -13,17 +13,17 @@ import torch
 from ladderlm.checkpoint.choose import ChosenCheckpoint
 from ladderlm.checkpoint.load import load_weights, read_tensors
 from ladderlm.errors import CheckpointError
-from ladderlm.generate.chat import ChatPrompt
-from ladderlm.generate.config import SamplingConfig
-from ladderlm.generate.engine import Completion, GenerationRequest, generate_tokens
-from ladderlm.generate.kernel import make_stepper
-from ladderlm.generate.text import TextStream
+from ladderlm.generation.chat import ChatPrompt
+from ladderlm.generation.config import SamplingConfig
+from ladderlm.generation.engine import Completion, GenerationRequest, generate_tokens
+from ladderlm.generation.kernel import make_stepper
+from ladderlm.generation.text import TextStream
 from ladderlm.model.transformer import Transformer
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.tokenizer.prompt import encode_prompt
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["LoadedRun", "Writing", "Written", "answer", "complete", "load", "open_chosen"]
 

@@ -12,9 +12,9 @@ import torch
 
 from ladderlm.errors import LadderError
 from ladderlm.files import publish_json, read_json
-from ladderlm.train.compute import HALF_COPIES
-from ladderlm.train.config import Precision
-from ladderlm.train.throughput import matmul_rate
+from ladderlm.training.compute import HALF_COPIES
+from ladderlm.training.config import Precision
+from ladderlm.training.throughput import matmul_rate
 
 __all__ = ["measured_peak", "products_of"]
 

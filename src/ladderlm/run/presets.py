@@ -7,7 +7,7 @@ plain `RunConfig`; options override it.
 from ladderlm.config import from_dict, nearest
 from ladderlm.errors import ConfigError
 from ladderlm.model.published import PUBLISHED_SHAPES
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["PRESETS", "preset"]
 

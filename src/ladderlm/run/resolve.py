@@ -12,8 +12,8 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.machine import count_cores, find_device, has_bfloat16
 from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.optim.schedule import count_stable_steps
-from ladderlm.train.config import ExecutionConfig, Precision
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.config import ExecutionConfig, Precision
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["open_splits", "resolve", "resolve_attention", "resolve_precision"]
 

@@ -16,9 +16,9 @@ from ladderlm.errors import ConfigError
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.precision import FLOAT32_ERROR, Float32Matmul, float32_matmul_error
 from ladderlm.run.micro_batch import fit_micro_batch
-from ladderlm.train.compute import find_cpp_compiler
-from ladderlm.train.config import ExecutionConfig
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.compute import find_cpp_compiler
+from ladderlm.training.config import ExecutionConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["probe_matmul", "settle", "settle_compile"]
 

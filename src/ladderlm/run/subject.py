@@ -30,8 +30,8 @@ from ladderlm.run.open import open_chosen
 from ladderlm.run.settle import probe_matmul
 from ladderlm.run.summary import describe_run
 from ladderlm.tokenizer.load import load_tokenizer
-from ladderlm.train.config import ExecutionConfig
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.config import ExecutionConfig
+from ladderlm.training.run_config import RunConfig
 from ladderlm.watch import UNWATCHED, Watch
 
 __all__ = ["RunSubject", "data_of", "evaluate_run", "exact_matmul", "open_material"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ladderlm.model.accounting import count_params, train_flops_6nd, train_flops_per_token
 from ladderlm.run.directory import RunDirectory
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["describe_run"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.ladder import MAX_MISS, Target, natural_budget, nearest_shape, snap_budgets
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = [
     "ASPECT_RATIO",

@@ -127,7 +127,7 @@ def probe(
         jobs = []
         for i in range(n_at_once):
             files = (str(folder / "request.json"), str(folder / f"measured-{i}.json"))
-            argv = (sys.executable, "-m", "ladderlm.run.probe", *files)
+            argv = (sys.executable, "-m", "ladderlm.bench.probe", *files)
             threads = {"OMP_NUM_THREADS": n_threads, "MKL_NUM_THREADS": n_threads}
             jobs.append(Job(f"probe-{i}", argv, folder / f"{i}.log", threads, resources=resources))
         for outcome in run_jobs(LocalExecutor(n_at_once), jobs, max_tries=1):

@@ -21,7 +21,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.run.resolve import open_splits, resolve
 from ladderlm.study.ladder import Rung, Target, choose_shape, nearest_shape, plan_rung
 from ladderlm.study.spec import Arm, StudySpec
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = ["PlannedRun", "Planner", "Role"]
 

@@ -15,7 +15,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.study.options import SearchOptions
 from ladderlm.study.planner import PlannedRun, Planner
 from ladderlm.study.records import plain
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 from ladderlm.units import format_flops
 
 __all__ = ["SearchResult", "Trial", "plan_search", "to_toml"]

@@ -17,7 +17,7 @@ from ladderlm.errors import ConfigError
 from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.run.presets import preset
 from ladderlm.study.options import LadderOptions, SearchOptions
-from ladderlm.train.run_config import RunConfig
+from ladderlm.training.run_config import RunConfig
 
 __all__ = [
     "Arm",

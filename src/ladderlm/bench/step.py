@@ -1,0 +1,303 @@
+"""How fast a training step is on this machine, beside what others do and beside its ceiling.
+
+Owns the workloads, the ways of carrying a step out, ours and the plain ones of `peers.py`, and the
+rounds in which they take turns, so that a busy minute hurts all alike. Whole updates are measured:
+forward, backward, clipping, optimizer, on made-up tokens.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ladderlm.bench.peers import PlainGPT, PlainLlama
+from ladderlm.data.batch import Batch
+from ladderlm.data.config import DataConfig
+from ladderlm.errors import ConfigError
+from ladderlm.model.accounting import train_flops_per_token
+from ladderlm.model.config import AttentionBackend, ModelConfig
+from ladderlm.model.init import init_weights
+from ladderlm.model.precision import Float32Matmul, float32_matmul
+from ladderlm.model.transformer import Transformer
+from ladderlm.optim.config import OptimConfig
+from ladderlm.optim.groups import build_optimizer
+from ladderlm.run.peak import products_of
+from ladderlm.run.resolve import resolve_attention
+from ladderlm.run.settle import probe_matmul
+from ladderlm.training.compute import Compute
+from ladderlm.training.config import ExecutionConfig, Precision, TrainConfig
+from ladderlm.training.run_config import RunConfig
+from ladderlm.training.state import TrainState
+from ladderlm.training.step import train_step
+from ladderlm.training.throughput import matmul_rate
+
+__all__ = ["SHAPES", "WAYS", "Measured", "Workload", "build", "compare_ways", "describe"]
+
+Kind = Literal["ladderlm", "gpt", "llama"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every contender trains: a shape, rows of random tokens, and where.
+
+    Args:
+        model: with a known vocabulary.
+        seq_len, n_rows: tokens of a row and rows of a step.
+        optim: update rule of ours; the others have AdamW.
+        mask_documents: two documents a row, for ours alone.
+        device: cpu or cuda.
+    """
+
+    model: ModelConfig
+    seq_len: int
+    n_rows: int
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mask_documents: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def n_tokens(self) -> int:
+        """Row positions of a step."""
+        return self.seq_len * self.n_rows
+
+    @property
+    def flops(self) -> float:
+        """Of a step, nominal causal; the same number for every contender."""
+        return train_flops_per_token(self.model, self.seq_len) * self.n_tokens
+
+
+def _shape(dim: int, n_layers: int, n_heads: int, vocab: int, seq_len: int, rows: int) -> Workload:
+    model = ModelConfig(
+        dim=dim, n_layers=n_layers, n_heads=n_heads, vocab_size=vocab, max_seq_len=seq_len
+    )
+    return Workload(model, seq_len, rows)
+
+
+SHAPES = {
+    "quickstart": _shape(64, 2, 8, 2048, 128, 16),
+    "192": _shape(192, 4, 3, 8192, 512, 8),
+    "384": _shape(384, 6, 6, 8192, 512, 8),
+    "124m": _shape(768, 12, 12, 32768, 1024, 32),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of carrying out the step.
+
+    Args:
+        kind: whose step it is; gpt and llama are the plain ones.
+        plain: of ours: PyTorch's attention and its default route of float32 products, instead of
+            what a run would choose.
+    """
+
+    kind: Kind
+    precision: Precision = "float32"
+    compiled: bool = False
+    plain: bool = False
+
+
+WAYS = {
+    "gpt": Way("gpt"),
+    "gpt-compiled": Way("gpt", compiled=True),
+    "gpt-autocast": Way("gpt", "bf16-autocast"),
+    "gpt-autocast-compiled": Way("gpt", "bf16-autocast", True),
+    "llama": Way("llama"),
+    "llama-compiled": Way("llama", compiled=True),
+    "llama-autocast": Way("llama", "bf16-autocast"),
+    "llama-autocast-compiled": Way("llama", "bf16-autocast", True),
+    "ours-plain": Way("ladderlm", plain=True),
+    "ours": Way("ladderlm"),
+    "ours-compiled": Way("ladderlm", compiled=True),
+    "ours-bf16": Way("ladderlm", "bf16"),
+    "ours-bf16-compiled": Way("ladderlm", "bf16", True),
+    "ours-autocast": Way("ladderlm", "bf16-autocast"),
+    "ours-fp16": Way("ladderlm", "fp16"),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model, carried out in one way, that makes one update when it is called.
+
+    Args:
+        update: gives the loss, which also waits for the device.
+    """
+
+    name: str
+    way: Way
+    update: Callable[[], float]
+
+
+def build(name: str, work: Workload) -> Contender:
+    """Make a contender ready to go.
+
+    Raises:
+        ConfigError: there is no such way.
+    """
+    if name not in WAYS:
+        raise ConfigError(f"unknown way {name!r}", f"there are {', '.join(WAYS)}")
+    way = WAYS[name]
+    make = _ours if way.kind == "ladderlm" else _plain
+    return Contender(name, way, make(way, work))
+
+
+def _make_batch(work: Workload) -> Batch:
+    """Give rows of random tokens, two documents in each."""
+    n_rows, seq_len = work.n_rows, work.seq_len
+    ids = np.random.default_rng(0).integers(0, work.model.vocabulary, (n_rows, seq_len + 1))
+    half = seq_len // 2
+    positions = np.concatenate([np.arange(half), np.arange(seq_len - half)])
+    shape = (n_rows, seq_len)
+    segments = np.broadcast_to(np.repeat([0, 1], [half, seq_len - half]), shape).copy()
+    return Batch(
+        tokens=ids[:, :-1],
+        targets=ids[:, 1:],
+        loss_mask=np.ones(shape, dtype=bool),
+        segment_ids=segments,
+        positions=np.broadcast_to(positions, shape).copy(),
+        document_ids=segments,
+    )
+
+
+def _ours(way: Way, work: Workload) -> Callable[[], float]:
+    """Give our own update, the one that runs make."""
+    setting: Float32Matmul = "highest"
+    attention: AttentionBackend = "sdpa"
+    if not way.plain:
+        attention = resolve_attention(work.model, work.seq_len, work.device)
+        setting = probe_matmul(ExecutionConfig(device=work.device))["setting"]
+    model = Transformer(replace(work.model, attention=attention))
+    init_weights(model, 1)
+    model.to(work.device)
+    optimizer = build_optimizer(model, work.optim)
+    compute = Compute(model, way.precision, way.compiled)
+    batch, state = _make_batch(work), TrainState(model, optimizer, compute, "bench")
+    config = RunConfig(
+        model=model.config,
+        data=DataConfig(seq_len=work.seq_len, mask_documents=work.mask_documents),
+        train=TrainConfig(global_batch_tokens=batch.n_rows * work.seq_len),
+        optim=replace(work.optim, grad_clip=1.0),
+    )
+
+    def update() -> float:
+        with float32_matmul(setting):
+            return train_step(state, batch, batch.n_targets, config).loss
+
+    return update
+
+
+def _plain(way: Way, work: Workload) -> Callable[[], float]:
+    """Give the update of a plain model, with AdamW as each of them builds it."""
+    torch.manual_seed(1)
+    model: nn.Module = {"gpt": PlainGPT, "llama": PlainLlama}[way.kind](work.model).to(work.device)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, (0.9, 0.95), weight_decay=0.1)
+    if way.compiled:
+        model.compile()
+    batch = _make_batch(work)
+    tokens, targets = (
+        torch.from_numpy(array).to(work.device) for array in (batch.tokens, batch.targets)
+    )
+    half = way.precision == "bf16-autocast"
+
+    def update() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(work.device, torch.bfloat16, enabled=half):
+            loss = model(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return float(loss.detach())
+
+    return update
+
+
+@dataclass
+class Measured:
+    """What one contender did.
+
+    Args:
+        first_seconds: of its first update, compilation in.
+        wall, cpu: seconds of each later update, by the clock and of all this process's threads.
+        losses: after each of them.
+    """
+
+    first_seconds: float
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def compare_ways(
+    names: list[str], work: Workload, n_rounds: int, probe_seconds: float = 0.2
+) -> tuple[dict[str, Measured], dict[str, float]]:
+    """Let contenders take turns.
+
+    Args:
+        names: of `WAYS`.
+        n_rounds: updates of each, after the first one.
+        probe_seconds: spent on each ceiling in each round.
+
+    Returns:
+        What each did, and the ceiling of each in FLOP/s: the median over rounds of the rate of
+        square matrix products in its precision.
+    """
+    contenders = {name: build(name, work) for name in names}
+    found: dict[str, Measured] = {}
+    for name, contender in contenders.items():
+        began = time.perf_counter()
+        contender.update()
+        found[name] = Measured(time.perf_counter() - began)
+    kinds = {name: products_of(one.way.precision) for name, one in contenders.items()}
+    rates: dict[torch.dtype, list[float]] = {kind: [] for kind in kinds.values()}
+    setting = probe_matmul(ExecutionConfig(device=work.device))["setting"]
+    for _ in range(n_rounds):
+        for dtype, seen in rates.items():
+            with float32_matmul(setting):
+                seen.append(matmul_rate(work.device, dtype, probe_seconds))
+        for name, contender in contenders.items():
+            began, spent = time.perf_counter(), time.process_time()
+            loss = contender.update()
+            found[name].wall.append(time.perf_counter() - began)
+            found[name].cpu.append(time.process_time() - spent)
+            found[name].losses.append(loss)
+    return found, {name: statistics.median(rates[kind]) for name, kind in kinds.items()}
+
+
+def describe(
+    found: Mapping[str, Measured], ceilings: Mapping[str, float], work: Workload
+) -> list[dict[str, Any]]:
+    """Give one row of numbers for each contender; ratios are medians over rounds to the first.
+
+    `times_first` above 1 is faster. `of_ceiling` is model FLOP/s over the ceiling.
+    """
+    first = next(iter(found.values()))
+    rows = []
+    for name, one in found.items():
+        pairs = zip(first.wall, one.wall, first.cpu, one.cpu, strict=True)
+        ratios = [(a / b, c / d) for a, b, c, d in pairs]
+        seconds = statistics.median(one.wall)
+        rows.append(
+            {
+                "way": name,
+                "tokens_per_second": work.n_tokens / seconds,
+                "slowest": work.n_tokens / max(one.wall),
+                "fastest": work.n_tokens / min(one.wall),
+                "flops_per_second": work.flops / seconds,
+                "ceiling_flops_per_second": ceilings[name],
+                "of_ceiling": work.flops / seconds / ceilings[name],
+                "times_first": statistics.median(wall for wall, _ in ratios),
+                "times_first_cpu": statistics.median(cpu for _, cpu in ratios),
+                "cpu_over_wall": statistics.median(
+                    c / w for c, w in zip(one.cpu, one.wall, strict=True)
+                ),
+                "first_step_seconds": one.first_seconds,
+                "loss": one.losses[-1],
+            }
+        )
+    return rows

@@ -1,0 +1,121 @@
+"""Run folders as a format: read a checkpoint's weights, write a folder that every command opens.
+
+Owns the config of a run that was not trained here.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ladderlm.checkpoint.layout import MODEL_FILE
+from ladderlm.checkpoint.save import save_checkpoint
+from ladderlm.config import to_dict
+from ladderlm.convert.tensors import read_safetensors
+from ladderlm.convert.weights import FLOATS, Source, check_shapes, parameter_shapes
+from ladderlm.data.config import DataConfig
+from ladderlm.errors import CheckpointError
+from ladderlm.files import publish_json
+from ladderlm.run.directory import RunDirectory
+from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
+from ladderlm.training.config import TrainConfig
+from ladderlm.training.run_config import RunConfig
+
+__all__ = ["is_native", "read_native", "write_native"]
+
+
+def is_native(folder: Path) -> bool:
+    """Tell whether a folder is a run's."""
+    try:
+        return "numerics_version" in json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def read_native(folder: Path, checkpoint: str | None = None) -> Source:
+    """Open a checkpoint of a run.
+
+    Args:
+        checkpoint: which one, see `checkpoint.choose.choose`.
+
+    Raises:
+        CheckpointError: no such checkpoint, or damaged.
+    """
+    directory = RunDirectory(folder)
+    config = directory.config().model
+    path = directory.choose(checkpoint).weights_file
+    stored = read_safetensors(path)
+    shapes = parameter_shapes(config)
+    check_shapes({name: entry.shape for name, entry in stored.items()}, shapes, path)
+    tokenizer = folder / "tokenizer"
+
+    def read(name: str) -> Tensor:
+        return stored[name].read()
+
+    return Source(
+        kind="native",
+        folder=folder,
+        config=config,
+        dtypes={name: stored[name].dtype for name in shapes},
+        read=read,
+        files=(path, directory.config_file),
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        raw=read,
+        raw_names=frozenset(stored),
+    )
+
+
+def write_native(source: Source, out: Path) -> list[Path]:
+    """Write a run folder with one float32 checkpoint of step 0; give its files.
+
+    Memory: one tensor. The config comes last, so that a folder that was cut short is no run.
+
+    Raises:
+        CheckpointError: the model has no tokenizer, without which no text can be read or written.
+    """
+    if source.tokenizer is None:
+        raise CheckpointError(
+            f"{source.folder} has no tokenizer",
+            "a run reads and writes text",
+            "name a folder with one: --tokenizer DIR",
+        )
+    copy_tokenizer(source.tokenizer, out / "tokenizer")
+    tokenizer = load_tokenizer(out / "tokenizer")
+    if tokenizer.vocab_size > source.config.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model has "
+            f"{source.config.vocabulary}",
+            "the model has no row for some of them",
+            "name the model's own tokenizer: --tokenizer DIR",
+        )
+    seq_len = source.config.max_seq_len
+    config = RunConfig(
+        model=source.config,
+        data=DataConfig(seq_len=seq_len, tokenizer_fingerprint=tokenizer.fingerprint),
+        train=TrainConfig(global_batch_tokens=seq_len),
+    )
+    state = {
+        "run_id": config.run_id,
+        "step": 0,
+        "n_tokens": 0,
+        "best": {},
+        "timing": {"seconds": 0.0, "restarts": 0},
+    }
+    meta = torch.device("meta")
+    layout = {
+        name: torch.empty(shape, dtype=torch.float32, device=meta)
+        for name, shape in parameter_shapes(source.config).items()
+    }
+    read = partial(_read_float32, source)
+    folder = save_checkpoint(out / "checkpoints", layout, {}, state, read=read)
+    publish_json(out / "config.json", to_dict(config))
+    return [folder / MODEL_FILE, out / "config.json"]
+
+
+def _read_float32(source: Source, name: str) -> Tensor:
+    tensor = source.read(name)
+    if tensor.dtype not in FLOATS:
+        raise CheckpointError(f"{source.folder}: {name} holds {tensor.dtype}", "weights are floats")
+    return tensor.float()

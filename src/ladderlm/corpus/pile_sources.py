@@ -1,0 +1,229 @@
+"""Where the Pile can be had.
+
+Owns the table of sources, the names of files, the published hashes, and what `--source` means.
+Asks no server but for lists of hashes.
+"""
+
+import http.client
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ladderlm.config import nearest
+from ladderlm.corpus.hub import dataset_url
+from ladderlm.corpus.web import PROBE_TIMEOUT_SECONDS, open_url
+from ladderlm.errors import ConfigError, DataError
+
+__all__ = [
+    "ORIGINAL",
+    "PACKED",
+    "PLAIN",
+    "PUBLISHED",
+    "SOURCES",
+    "PileSource",
+    "Place",
+    "file_stems",
+    "places_for",
+    "read_list",
+]
+
+N_SHARDS = 30
+PACKED, PLAIN = ".jsonl.zst", ".jsonl"
+ORIGINAL = "the Pile"
+MAX_LIST_BYTES = 1 << 20
+_log = logging.getLogger(__name__)
+
+# Of the files that were released with the paper.
+# Source: EleutherAI's lm-evaluation-harness, task "pile", versions of 2021 and 2022.
+PUBLISHED = {
+    "val.jsonl.zst": "264c875d8bbd355d8daa9d032b75fd8fb91606218bb84dd1155b203fcd5fab92",
+    "test.jsonl.zst": "0bb28c52d0b5596d389bf179ce2d43bf7f7ffae76b0d2d20b180c97f62e0975e",
+}
+
+
+@dataclass(frozen=True)
+class PileSource:
+    """A dataset of the Hugging Face hub with files of the Pile.
+
+    Args:
+        repository: owner and name.
+        splits: what it holds.
+        note: how it differs from the original.
+        corpus: files of two corpora are never mixed in one split.
+        suffix: of its files.
+        has_list: it has a `SHA256SUMS.txt`.
+    """
+
+    repository: str
+    splits: tuple[str, ...]
+    note: str
+    corpus: str = ORIGINAL
+    suffix: str = PACKED
+    has_list: bool = False
+
+
+# In the order in which they are tried: the original bytes first, another corpus last. The
+# original host is gone since August 2023.
+SOURCES = {
+    "pile-val-backup": PileSource(
+        "mit-han-lab/pile-val-backup", ("val",), "the original val.jsonl.zst"
+    ),
+    "pile-full": PileSource(
+        "xvjiarui/pile",
+        ("train", "val", "test"),
+        "the original files, all 22 subsets",
+        has_list=True,
+    ),
+    "pile-val-test": PileSource(
+        "EleutherAI/pile_val_test",
+        ("val", "test"),
+        "the original documents as plain JSON lines, so the file is not the original one",
+        suffix=PLAIN,
+    ),
+    "pile-uncopyrighted": PileSource(
+        "monology/pile-uncopyrighted",
+        ("train", "val", "test"),
+        "five of 22 subsets removed, so its val is another file than the original",
+        corpus="Pile Uncopyrighted",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place where files are looked for.
+
+    Args:
+        name: as recorded: a repository, a host, or "a folder".
+        base: URL or folder below which the files lie.
+        corpus: see `PileSource`; None: not known.
+        suffixes: endings to try in turn.
+        note: what is known of its files.
+        repository: of the hub, if it is one.
+        has_list: look for a `SHA256SUMS.txt`.
+    """
+
+    name: str
+    base: str | Path
+    corpus: str | None
+    suffixes: tuple[str, ...]
+    note: str
+    repository: str | None = None
+    has_list: bool = True
+
+    def published(self, name: str, listed: dict[str, str]) -> tuple[str, str] | None:
+        """Give the SHA-256 that a file should have and who says so, None if nobody does.
+
+        Args:
+            listed: the place's own list, see `read_list`.
+        """
+        if digest := _look_up(name, listed):
+            return digest, "SHA256SUMS.txt of the source"
+        if self.corpus == ORIGINAL and name in PUBLISHED:
+            return PUBLISHED[name], "the published hash of the original file"
+        return None
+
+
+def file_stems(split: str, shards: tuple[int, ...]) -> list[str]:
+    """Give the paths of a split's files below a source, without their endings.
+
+    Raises:
+        ConfigError: no such split or shard.
+    """
+    if split in ("val", "test"):
+        return [split]
+    if split != "train":
+        raise ConfigError(f"--split {split!r}", "it is one of train, val, test")
+    wrong = [shard for shard in shards if not 0 <= shard < N_SHARDS]
+    if wrong or not shards:
+        raise ConfigError(f"--shards {list(shards)}", f"they lie between 0 and {N_SHARDS - 1}")
+    return [f"train/{shard:02d}" for shard in dict.fromkeys(shards)]
+
+
+def places_for(split: str, source: str | None) -> list[Place]:
+    """List the places to try in turn.
+
+    Args:
+        source: a name of `SOURCES` or its repository, a URL, a folder, or None for all that
+            have the split.
+
+    Raises:
+        ConfigError: no such source, or it lacks the split.
+    """
+    if source is None:
+        return [_hub_place(known) for known in SOURCES.values() if split in known.splits]
+    if source.startswith(("http://", "https://")):
+        note = "as named by --source"
+        host = urlsplit(source).hostname or "a server"
+        return [Place(host, source.rstrip("/"), None, (PACKED, PLAIN), note)]
+    names = {name: name for name in SOURCES} | {s.repository: n for n, s in SOURCES.items()}
+    if source in names:
+        known = SOURCES[names[source]]
+        if split not in known.splits:
+            raise ConfigError(
+                f"--source {source} does not have the split {split}",
+                f"it has {', '.join(known.splits)}",
+                "leave --source out: the known sources are tried in turn",
+            )
+        return [_hub_place(known)]
+    if Path(source).is_dir():
+        note = "from a folder, as named by --source"
+        return [Place("a folder", Path(source), None, (PACKED, PLAIN), note)]
+    close = nearest(source, SOURCES)
+    raise ConfigError(
+        f"--source {source!r} is no known source, URL or folder",
+        f"known: {', '.join(SOURCES)}",
+        f"did you mean {close}?" if close else "name a URL (https://...) or a folder",
+    )
+
+
+def _hub_place(source: PileSource) -> Place:
+    return Place(
+        source.repository,
+        dataset_url(source.repository),
+        source.corpus,
+        (source.suffix,),
+        source.note,
+        source.repository,
+        source.has_list,
+    )
+
+
+def read_list(base: str | Path) -> dict[str, str]:
+    """Read `SHA256SUMS.txt` of a place: names below it to hashes; empty if there is none.
+
+    Raises:
+        DataError: a folder's list cannot be read.
+    """
+    if isinstance(base, Path):
+        file = base / "SHA256SUMS.txt"
+        try:
+            return _parse_list(file.read_bytes()) if file.is_file() else {}
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error}", "", "check its permissions") from error
+    try:
+        with open_url(f"{base}/SHA256SUMS.txt", timeout=PROBE_TIMEOUT_SECONDS) as answer:
+            return _parse_list(answer.read(MAX_LIST_BYTES))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        _log.info("%s/SHA256SUMS.txt: %s", base, error)
+        return {}
+
+
+def _look_up(name: str, listed: dict[str, str]) -> str | None:
+    """Find a file in a list that may begin its paths higher up, or name files alone."""
+    if name in listed:
+        return listed[name]
+    below = [digest for path, digest in listed.items() if path.endswith("/" + name)]
+    alone = listed.get(name.rpartition("/")[2])
+    return below[0] if len(below) == 1 else alone
+
+
+def _parse_list(raw: bytes) -> dict[str, str]:
+    """Read lines of `HASH  NAME`, as sha256sum writes them; others are passed over."""
+    found = {}
+    for line in raw.decode("utf-8", "replace").splitlines():
+        if match := re.fullmatch(r"([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S+)", line.strip()):
+            found[match[2]] = match[1].lower()
+    return found

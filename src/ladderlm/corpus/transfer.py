@@ -1,0 +1,279 @@
+"""Bring bytes from a web server to the end of a file, whatever the server does.
+
+Owns Range requests, retries with growing pauses, and the rule that what has arrived stays.
+Whether the file is the right one is judged in `fetch.py`.
+"""
+
+import http.client
+import logging
+import threading
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ladderlm.corpus.web import open_url, total_of
+from ladderlm.errors import DataError, LadderError
+from ladderlm.files import append_bytes, check_free_space, make_folder, publish_text, remove_tree
+
+__all__ = ["Transfer", "keep_version", "version_file"]
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 30.0
+MAX_TRIES = 8
+MAX_FIRST_TRIES = 4  # of a server that has not answered at all: it may well be gone
+MAX_WAIT_SECONDS = 120.0  # however long the server asks us to wait
+OTHER_SOURCE = "name another --source, or fetch the file by hand and put it in the folder"
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Transfer:
+    """Bytes on their way from a URL to the end of a part.
+
+    Args:
+        url, part: from and to.
+        has_checksum: the end of the file is judged by its hash, not only by its length.
+        progress: told bytes so far and in all (None if the server does not say).
+        back_off_seconds: pause after the first failure; doubles with each in a row.
+        stop: ends the transfer when set.
+        window: bytes to ask for, given how many are there; None: all that follow.
+        enough: told how many bytes are there; True: no more are wanted.
+
+    `n_received` counts bytes that came over the network, `total` is the length of the whole file.
+    """
+
+    url: str
+    part: Path
+    has_checksum: bool
+    progress: Callable[[int, int | None], None]
+    back_off_seconds: float
+    stop: threading.Event
+    window: Callable[[int], int | None] = lambda done: None
+    enough: Callable[[int], bool] = lambda done: False
+    n_received: int = field(default=0, init=False)
+    total: int | None = field(default=None, init=False)
+    _has_answered: bool = field(default=False, init=False)
+
+    def run(self, version: str | None = None) -> None:
+        """Receive until the file is whole or there is enough of it.
+
+        Raises:
+            DataError, LadderError: see `download`.
+        """
+        make_folder(self.part.parent)
+        keep_version(self.part, version)
+        failures, most = 0, _size(self.part)
+        cause: Exception | None = None
+        while True:
+            if self.stop.is_set():
+                raise LadderError("the transfer was stopped")
+            before = _size(self.part)
+            wait = 0.0
+            try:
+                if self._receive():
+                    return
+                continue  # the window is full, the next one follows
+            except urllib.error.HTTPError as error:
+                self._has_answered = True
+                error.close()
+                if error.code == 416 and before:  # nothing is left, or the part is too long
+                    self.total = total_of(error.headers.get("Content-Range"))
+                    if self.total == before:
+                        return
+                    remove_tree(self.part)
+                elif error.code not in _RETRIED:
+                    raise DataError(
+                        f"{self.url}: the server answers {error.code} {error.reason}",
+                        "the file is not there, or not for everyone",
+                        OTHER_SOURCE,
+                    ) from error
+                cause = error
+                wait = _seconds(error.headers.get("Retry-After"))
+                reason = f"the server answers {error.code}"
+            except (ValueError, http.client.InvalidURL) as error:
+                raise DataError(
+                    f"{self.url!r} is not a URL: {error}", "", "check its spelling"
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
+                cause = error
+                reason = str(getattr(error, "reason", error)) or type(error).__name__
+            # A server may make us begin anew: only more than ever before is progress.
+            failures = 0 if _size(self.part) > most else failures + 1
+            most = max(most, _size(self.part))
+            limit = MAX_TRIES if self._has_answered else MAX_FIRST_TRIES
+            if failures >= limit:
+                kept = f"{_size(self.part):,} bytes are kept in {self.part}"
+                raise DataError(
+                    f"{self.url}: {reason}, {limit} times in a row",
+                    kept if _size(self.part) else "nothing has come",
+                    "run the same command again later: it goes on from there",
+                ) from cause
+            wait = max(wait, self.back_off_seconds * 2 ** (failures - 1) if failures else 0.0)
+            _log.warning("%s: %s; going on in %.0f s", self.url, reason, wait)
+            _pause(self.stop, wait)
+
+    def _receive(self) -> bool:
+        """Send one request and append its answer; False if the window ended before the file."""
+        done = _size(self.part)
+        window = self.window(done)
+        headers = {}
+        if done or window is not None:
+            last = "" if window is None else str(done + window - 1)
+            headers["Range"] = f"bytes={done}-{last}"
+        with open_url(self.url, headers, timeout=TIMEOUT_SECONDS) as answer:
+            self._has_answered = True
+            _check_is_file(self.url, answer)
+            is_partial = answer.status == 206
+            if is_partial and _first_byte(answer) != done:
+                remove_tree(self.part)
+                raise http.client.HTTPException("the server sends other bytes than asked for")
+            start = done if is_partial else 0
+            length, total = _announced_bytes(answer, start, window)
+            self._check_same(total)
+            end = total if length is None else start + length
+            is_blind = end is None and not answer.chunked and not self.has_checksum
+            if is_blind or (is_partial and total is None):
+                raise DataError(
+                    f"{self.url}: the server does not say how long the file is",
+                    "a connection that is cut would look like the end of the file",
+                    OTHER_SOURCE,
+                )
+            if window is None:
+                check_free_space(self.part.parent, (end or done) - done)
+            if done and not is_partial:
+                self._pass_over(answer, done)  # the server ignores Range and begins anew
+            if self._append(answer, done, end):
+                return True
+        done = _size(self.part)
+        if not done and self.total in (0, None):
+            raise DataError(
+                f"{self.url}: the file is empty", "a mirror that is broken", OTHER_SOURCE
+            )
+        if end is not None and done < end:
+            raise http.client.HTTPException("the connection was cut")
+        # Without a length, a chunked answer or a checksum tells that this is the end.
+        return self.total is None or done >= self.total
+
+    def _append(self, answer: Any, done: int, end: int | None) -> bool:
+        """Move what arrives to the part; True if there is enough."""
+        waiting = bytearray()
+        try:
+            while end is None or done < end:
+                if self.stop.is_set():
+                    raise LadderError("the transfer was stopped")
+                # read1 gives what has arrived; read would lose it when the connection breaks
+                left = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - done)
+                if not (piece := answer.read1(left)):
+                    break
+                waiting += piece
+                done += len(piece)
+                self.n_received += len(piece)
+                if len(waiting) >= CHUNK_BYTES:
+                    _flush(self.part, waiting)
+                    self.progress(done, self.total)
+                    if self.enough(done):
+                        return True
+        finally:
+            _flush(self.part, waiting)
+        self.progress(done, self.total)
+        return self.enough(done)
+
+    def _check_same(self, total: int | None) -> None:
+        """Throw the part away if the file at the server has another length than before."""
+        before, self.total = self.total, total
+        if None not in (before, total) and before != total:
+            remove_tree(self.part)
+            raise http.client.HTTPException("the file at the server has changed")
+
+    def _pass_over(self, answer: Any, done: int) -> None:
+        """Read what is there already; if it is not the same, what is there is thrown away."""
+        with open(self.part, "rb") as old:
+            while done and (piece := answer.read1(min(CHUNK_BYTES, done))):
+                self.n_received += len(piece)
+                done -= len(piece)
+                if piece != old.read(len(piece)):
+                    remove_tree(self.part)
+                    raise http.client.HTTPException("the file at the server has changed")
+        if done:
+            raise http.client.HTTPException("the connection was cut")
+
+
+def version_file(part: Path) -> Path:
+    """Give the place of the note that says which version of a file a part was begun from."""
+    return part.with_name(part.name + ".version")
+
+
+def keep_version(part: Path, version: str | None) -> None:
+    """Throw a part away that was begun from another version of the file."""
+    if version is None:
+        return
+    note = version_file(part)
+    if note.is_file() and note.read_text(encoding="utf-8") != version and part.exists():
+        _log.warning("%s: the file at the server has changed; beginning anew", part)
+        remove_tree(part)
+    publish_text(note, version)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _pause(stop: threading.Event, seconds: float) -> None:
+    stop.wait(seconds)
+
+
+def _flush(part: Path, waiting: bytearray) -> None:
+    """Move bytes from memory to the part; a full disk is no fault of the server."""
+    try:
+        if waiting:
+            append_bytes(part, bytes(waiting))
+    except OSError as error:
+        raise LadderError(
+            f"cannot write {part}: {error.strerror}",
+            "what was written before is kept",
+            "free some space or mend the permissions; the same command goes on from there",
+        ) from error
+    waiting.clear()
+
+
+def _check_is_file(url: str, answer: Any) -> None:
+    """Refuse an answer that is not the bytes of the file."""
+    if "text/html" in (answer.headers.get("Content-Type") or ""):
+        raise DataError(
+            f"{url} answers with a web page, not a file",
+            "a mirror that is gone or asks for a login often does",
+            OTHER_SOURCE,
+        )
+    encoding = answer.headers.get("Content-Encoding") or "identity"
+    own = {"zstd": ".zst", "gzip": ".gz", "x-gzip": ".gz"}.get(encoding)  # named after its ending
+    if encoding != "identity" and not (own and url.endswith(own)):
+        raise DataError(
+            f"{url}: the server sends it in Content-Encoding {encoding}, which was not asked for",
+            "the bytes are not those of the file",
+            OTHER_SOURCE,
+        )
+
+
+def _first_byte(answer: Any) -> int | None:
+    """Read where a partial answer begins: `bytes 100-199/200` gives 100."""
+    head = (answer.headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
+    return int(head) if answer.status == 206 and head.isdigit() else None
+
+
+def _announced_bytes(answer: Any, start: int, window: int | None) -> tuple[int | None, int | None]:
+    """Give the bytes of this answer and of the whole file, None for what is not said."""
+    text = answer.headers.get("Content-Length") or ""
+    length = int(text) if text.isdigit() else None
+    total = total_of(answer.headers.get("Content-Range")) if answer.status == 206 else None
+    if total is None and length is not None and (window is None or answer.status != 206):
+        total = start + length
+    return length, total
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Read how long the server asks us to wait; a date counts as not at all."""
+    asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+    return min(asked, MAX_WAIT_SECONDS)

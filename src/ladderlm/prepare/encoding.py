@@ -1,0 +1,294 @@
+"""Encode a share of a corpus into pieces.
+
+Owns the cutting of files into pieces, the sharing of files and pieces among parts, and how a part
+is made. A piece is a fixed run of blocks of one file, so what
+it holds does not depend on who makes it, and a piece that is there already is not made again.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from ladderlm.corpus.documents import RecordParser, TextBlock, read_blocks
+from ladderlm.data.shards import token_dtype
+from ladderlm.errors import DataError
+from ladderlm.files import publish_json, read_json
+from ladderlm.prepare.encoded_piece import (
+    EncodedPiece,
+    encode_documents,
+    join_pieces,
+    piece_sizes,
+    write_piece,
+)
+from ladderlm.tokenizer.base import Tokenizer
+
+__all__ = [
+    "PartJob",
+    "SourceFile",
+    "SourceLimits",
+    "Turn",
+    "encode_part",
+    "find_pieces",
+    "share_files",
+]
+
+Turn = tuple[int, int]  # (n, r): piece i of file f is taken if (f + i) % n == r; n = 0: none
+_LOOK_SECONDS = 0.02  # between two looks for a piece that is being made
+_SLACK = 1.05  # more than an even share that a worker may have, to read no file twice
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceLimits:
+    """How much of the sources is taken, from their beginning. None: all."""
+
+    max_documents: int | None = None
+    max_tokens: int | None = None  # BOS and EOS in
+    max_bytes: int | None = None  # UTF-8 bytes of the texts
+
+    @property
+    def each(self) -> tuple[int | None, int | None, int | None]:
+        """Documents, bytes, tokens."""
+        return (self.max_documents, self.max_bytes, self.max_tokens)
+
+    def met(self, sizes: list[int]) -> bool:
+        """Say whether so many documents, bytes and tokens are enough."""
+        pairs = zip(sizes, self.each, strict=True)
+        return any(limit is not None and n >= limit for n, limit in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file as it was when it was hashed.
+
+    Args:
+        path: where it lies.
+        shown: what errors call it.
+        state: size, modification time and inode; another state means that it has changed.
+    """
+
+    path: str
+    shown: str
+    state: tuple[int, ...]
+
+    @staticmethod
+    def state_of(path: Path | str) -> tuple[int, ...]:
+        """Give what changes when a file is written to or replaced."""
+        status = Path(path).stat()
+        return (status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is no longer what was hashed.
+
+        Raises:
+            DataError: names it.
+        """
+        if self.state_of(self.path) != self.state:
+            raise DataError(
+                f"{self.shown} changed while it was read",
+                "the shards would hold a mixture of two versions",
+                "let it settle, then run the same command again",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartJob:
+    """One part of the work on one split.
+
+    Args:
+        folder: where its pieces go; several parts may share it.
+        files: all source files of the split, in order.
+        tokenizer: folder.
+        turns: which pieces of each file it makes.
+        block_bytes, piece_blocks: bytes of a block, and blocks of a piece.
+        near: make keys for near duplicates.
+        text_key, subset_key, skip_bad: see `RecordParser`.
+    """
+
+    folder: str
+    files: tuple[SourceFile, ...]
+    tokenizer: str
+    turns: tuple[Turn, ...]
+    block_bytes: int
+    piece_blocks: int
+    near: bool
+    text_key: str
+    subset_key: str
+    skip_bad: bool
+    limits: SourceLimits
+
+
+Report = Callable[[int], None]  # told documents encoded since the last call
+
+
+def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: None) -> None:
+    """Make the pieces of one part that are not there yet.
+
+    A part never needs more than the limits allow the whole, so it stops once it has that much.
+    A piece is written while the next one is encoded.
+
+    Raises:
+        DataError: bad input, or a source that changes meanwhile.
+    """
+    folder = Path(job.folder)
+    parser = RecordParser(job.text_key, job.subset_key, job.skip_bad)
+    sizes = [0, 0, 0]
+    with _Writer() as writer:
+        for number, (file, (n, r)) in enumerate(zip(job.files, job.turns, strict=True)):
+            if n == 0:
+                continue
+            n_pieces = _known_pieces(folder, number)
+            takes_all = job.limits == SourceLimits()
+            if n_pieces is not None and takes_all and _complete(job, number, n_pieces):
+                continue
+            n_pieces = 0
+            for index, blocks in _pieces(job, file):
+                n_pieces = index + 1
+                if (number + index) % n != r:
+                    continue
+                path = _piece_path(folder, number, index)
+                if path.exists():
+                    found = piece_sizes(path)
+                else:
+                    piece = _encode_piece(blocks, parser, tokenizer, job, file, report)
+                    writer.write(path, piece)
+                    found = (piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens))
+                sizes = [a + b for a, b in zip(sizes, found, strict=True)]
+                if job.limits.met(sizes):
+                    return
+            writer.wait()
+            file.check_unchanged()
+            publish_json(_count_path(folder, number), {"n_pieces": n_pieces})
+
+
+class _Writer:
+    """Write one piece at a time on a thread of its own; leaving waits for the last."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def write(self, path: Path, piece: EncodedPiece) -> None:
+        """Begin to write a piece once the one before is written."""
+        self.wait()
+        self._last = self._pool.submit(write_piece, path, piece)
+
+    def wait(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            OSError: it could not be.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
+def _encode_piece(
+    blocks: Iterable[TextBlock],
+    parser: RecordParser,
+    tokenizer: Tokenizer,
+    job: PartJob,
+    file: SourceFile,
+    report: Report,
+) -> EncodedPiece:
+    dtype = token_dtype(tokenizer.vocab_size)
+    encoded = []
+    for block in blocks:
+        parsed = parser.parse(block)
+        # Data should not depend on where its corpus lies, so only the name is kept.
+        parsed.examples = [e.replace(file.shown, Path(file.shown).name) for e in parsed.examples]
+        encoded.append(encode_documents(parsed, tokenizer, dtype, job.near))
+        report(encoded[-1].n_documents)
+    file.check_unchanged()
+    return join_pieces(encoded)
+
+
+def _pieces(job: PartJob, file: SourceFile) -> Iterator[tuple[int, Iterator[TextBlock]]]:
+    """Group the blocks of a file into pieces: (index, its blocks)."""
+    numbered = enumerate(read_blocks(Path(file.path), file.shown, job.block_bytes))
+    for index, group in groupby(numbered, lambda item: item[0] // job.piece_blocks):
+        yield index, (block for _, block in group)
+
+
+def _piece_path(folder: Path, file: int, index: int) -> Path:
+    return folder / f"{file:05d}-{index:06d}.piece"
+
+
+def _count_path(folder: Path, file: int) -> Path:
+    return folder / f"{file:05d}.json"
+
+
+def _known_pieces(folder: Path, file: int) -> int | None:
+    path = _count_path(folder, file)
+    return int(read_json(path)["n_pieces"]) if path.is_file() else None
+
+
+def _complete(job: PartJob, file: int, n_pieces: int) -> bool:
+    n, r = job.turns[file]
+    own = (index for index in range(n_pieces) if (file + index) % n == r)
+    return all(_piece_path(Path(job.folder), file, index).exists() for index in own)
+
+
+def find_pieces(
+    folders: list[Path], n_files: int, still_made: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, Path]]:
+    """Give the pieces of a split in the order of its documents: (number of the file, path).
+
+    Args:
+        folders: where the parts wrote.
+        n_files: how many source files there are.
+        still_made: says whether pieces may still appear; one that is missing is then waited for.
+
+    Raises:
+        DataError (when it is reached): a piece is in none of the folders.
+    """
+    for file in range(n_files):
+        index = 0
+        while True:
+            waiting = still_made()  # asked before looking, so that the last piece is seen
+            found = [p for f in folders if (p := _piece_path(f, file, index)).is_file()]
+            if found:
+                yield file, found[0]
+                index += 1
+            elif any(_known_pieces(folder, file) == index for folder in folders):
+                break
+            elif waiting:
+                time.sleep(_LOOK_SECONDS)
+            else:
+                raise DataError(
+                    f"piece {index} of source file {file} is in none of the parts",
+                    "a part is missing, has not finished, or lost a file",
+                    "run each `prepare --part i/n` to its end, and name all their folders",
+                )
+
+
+def share_files(sizes: Sequence[float], n: int) -> list[int | None]:
+    """Share files among n workers so that as few as possible are read by more than one.
+
+    A file is read from its beginning even by a worker that takes only some of its pieces.
+
+    Returns:
+        For each file the worker that takes all of it; None: all share its pieces.
+    """
+    owners: list[int | None] = [None] * len(sizes)
+    loads = [0.0] * n
+    most = _SLACK * sum(sizes) / n
+    for number in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        least = loads.index(min(loads))
+        if loads[least] + sizes[number] <= most:
+            loads[least] += sizes[number]
+            owners[number] = least
+    return owners

@@ -1,0 +1,148 @@
+"""What a `prepare` will take: time, disk, tokens.
+
+Owns the sample that is encoded beforehand and the sums made from it. An estimate depends on the
+machine and its load, so it stands in no manifest.
+"""
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ladderlm.corpus.decompress import read_head
+from ladderlm.corpus.documents import RecordParser, TextBlock
+from ladderlm.data.shard_writer import INDEX_DTYPE
+from ladderlm.data.shards import token_dtype
+from ladderlm.errors import DataError
+from ladderlm.prepare.encoded_piece import encode_documents
+from ladderlm.prepare.encoding import SourceFile
+from ladderlm.prepare.request import SplitRequest
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.units import format_bytes, format_count, format_seconds
+
+__all__ = ["PrepareEstimate", "SampleJob", "Sums", "estimate_splits", "take_samples"]
+
+SAMPLE_BYTES, SAMPLE_FILES = 512 << 10, 3
+_WRITE_BYTES_PER_SECOND = 200e6  # of tokens, when pieces become shards; hashing decides it
+_PER_DOCUMENT_BYTES = INDEX_DTYPE.itemsize + 16  # index and two hashes
+
+
+@dataclass(frozen=True)
+class PrepareEstimate:
+    """What is to be expected, from a sample of a few files.
+
+    Args:
+        n_documents, text_bytes, n_tokens: of all splits together.
+        data_bytes: size of the result.
+        disk_bytes: most that lies on the disk meanwhile.
+        seconds: with this many workers, on this machine, as busy as it is now.
+    """
+
+    n_documents: float
+    text_bytes: float
+    n_tokens: float
+    data_bytes: int
+    disk_bytes: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as plain numbers."""
+        return {key: round(value) for key, value in asdict(self).items() if key != "seconds"} | {
+            "timing": {"seconds": round(self.seconds, 1)}
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"about {format_count(self.n_documents)} documents, {format_bytes(self.text_bytes)} of "
+            f"text, {format_count(self.n_tokens)} tokens; {format_bytes(self.data_bytes)} of data, "
+            f"{format_bytes(self.disk_bytes)} of disk meanwhile, {format_seconds(self.seconds)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleJob:
+    """A file whose beginning is encoded, and how; see `PartJob`."""
+
+    file: SourceFile
+    tokenizer: str
+    near: bool
+    text_key: str
+    subset_key: str
+
+
+Sums = list[float]  # documents, bytes, tokens, seconds of one process, bytes of the file
+
+
+def estimate_splits(
+    requests: list[SplitRequest],
+    vocab_size: int,
+    take: Callable[[list[SampleJob]], list[Sums]],
+) -> PrepareEstimate:
+    """Encode the beginnings of a few files of each split, and scale them up.
+
+    Args:
+        take: gives what `take_samples` gives.
+    """
+    jobs = [_sample_jobs(request) for request in requests]
+    sums = iter(take([job for some in jobs for job in some]))
+    total = [0.0] * 4
+    for request, some in zip(requests, jobs, strict=True):
+        *amounts, taken_bytes = map(sum, zip(*[next(sums) for _ in some], strict=True))
+        all_bytes = sum(file.state[0] for file in request.files)
+        found = [amount * all_bytes / max(taken_bytes, 1) for amount in amounts]
+        limits = request.config.limits.each
+        shares = [limit / n for limit, n in zip(limits, found, strict=False) if limit and n]
+        share = min([1.0, *shares])
+        total = [a + share * b for a, b in zip(total, found, strict=True)]
+    n_documents, text_bytes, n_tokens, seconds = total
+    token_bytes = n_tokens * token_dtype(vocab_size).itemsize
+    data_bytes = int(token_bytes + n_documents * _PER_DOCUMENT_BYTES)
+    near = any(request.config.near_duplicates for request in requests)
+    piece_bytes = int(token_bytes + n_documents * (40 + 64 * near))
+    n_workers = requests[0].config.n_workers if requests else 1
+    seconds = seconds / n_workers + token_bytes / _WRITE_BYTES_PER_SECOND
+    disk_bytes = data_bytes + piece_bytes
+    return PrepareEstimate(n_documents, text_bytes, n_tokens, data_bytes, disk_bytes, seconds)
+
+
+def _sample_jobs(request: SplitRequest) -> list[SampleJob]:
+    config = request.config
+    step = -(-len(request.files) // SAMPLE_FILES)
+    return [
+        SampleJob(
+            file=file,
+            tokenizer=config.tokenizer,
+            near=config.near_duplicates,
+            text_key=config.text_key,
+            subset_key=config.subset_key,
+        )
+        for file in request.files[::step]
+    ]
+
+
+def take_samples(jobs: list[SampleJob], tokenizer: Tokenizer) -> list[Sums]:
+    """Encode the beginning of each file; one that cannot be read gives zeros.
+
+    What it is read for says later what is wrong with it.
+    """
+    return [_take_sample(job, tokenizer) for job in jobs]
+
+
+def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
+    file = job.file
+    try:
+        parser = RecordParser(job.text_key, job.subset_key, skip_bad=True)
+        seconds = 0.0
+        for _ in range(2):  # the first time has the start of the encoder in it
+            started = time.perf_counter()
+            raw, consumed = read_head(Path(file.path), file.shown, SAMPLE_BYTES)
+            whole_lines = raw[: raw.rfind(b"\n") + 1] or raw
+            parsed = parser.parse(TextBlock(file.shown, 1, whole_lines))
+            piece = encode_documents(parsed, tokenizer, token_dtype(tokenizer.vocab_size), job.near)
+            seconds = time.perf_counter() - started
+    except (DataError, OSError, EOFError, zlib.error):
+        return [0.0] * 5
+    taken = min(consumed, file.state[0]) * len(whole_lines) // max(len(raw), 1)
+    return [piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens), seconds, taken]

@@ -1,0 +1,140 @@
+"""What one training process holds besides the state.
+
+Owns `Session` and the logs of a run, which only the first process writes.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ladderlm.data.shards import Split
+from ladderlm.dist import Processes
+from ladderlm.eval.meter import Scoring, head_documents
+from ladderlm.files import AppendLog
+from ladderlm.tokenizer.base import Tokenizer
+from ladderlm.tokenizer.prompt import EncodedPrompt, encode_prompt
+from ladderlm.training.guards import SignalFlag
+from ladderlm.training.run_config import RunConfig
+from ladderlm.training.throughput import Peaks
+from ladderlm.watch import UNWATCHED, Watch
+
+__all__ = ["FileLogs", "Logs", "Session"]
+
+
+class Logs:
+    """Where rows go. These drop them, as every process but the first does."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Log a row of metrics."""
+
+    def write_sample(self, row: dict[str, Any]) -> None:
+        """Log a text written during the run."""
+
+    def sync(self) -> None:
+        """Force what was logged to disk."""
+
+    def close(self) -> None:
+        """Sync and close."""
+
+
+class FileLogs(Logs):
+    """metrics.jsonl and samples.jsonl of a run, cut back to the step that it resumes from.
+
+    Args:
+        metrics, samples: the files.
+        last_step: rows of later steps are dropped.
+        observe: called with every row of metrics.
+    """
+
+    def __init__(
+        self,
+        metrics: Path,
+        samples: Path,
+        last_step: int,
+        observe: Callable[[dict[str, Any]], None],
+    ) -> None:
+        def keep(row: dict[str, Any]) -> bool:
+            return bool(row.get("step", 0) <= last_step)
+
+        self._metrics, self._samples = AppendLog(metrics, keep), AppendLog(samples, keep)
+        self._observe = observe
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Log a row of metrics and show it to the observer."""
+        self._metrics.write(row)
+        self._observe(row)
+
+    def write_sample(self, row: dict[str, Any]) -> None:
+        """Log a text written during the run."""
+        self._samples.write(row)
+
+    def sync(self) -> None:
+        """Force what was logged to disk."""
+        self._metrics.sync()
+        self._samples.sync()
+
+    def close(self) -> None:
+        """Sync and close."""
+        self._metrics.close()
+        self._samples.close()
+
+
+@dataclass
+class Session:
+    """What one training process holds besides the state.
+
+    Args:
+        config: settled for this machine.
+        processes: those of the run.
+        flag: set by signals.
+        checkpoints: the run's folder of checkpoints.
+        validation: split that the head is taken from.
+        tokenizer: of the data, to write the samples.
+        peaks: what the speed of a step is compared with.
+        began: monotonic seconds when this process began to open the run.
+        logs: where rows go.
+        validated, sampled: steps whose validation and texts the logs already hold.
+        saved_step: step of the checkpoint that the state came from; None: there is none.
+    """
+
+    config: RunConfig
+    processes: Processes
+    flag: SignalFlag
+    checkpoints: Path
+    validation: Split
+    tokenizer: Tokenizer
+    peaks: Peaks
+    began: float
+    logs: Logs = field(default_factory=Logs)
+    validated: frozenset[int] = frozenset()
+    sampled: frozenset[int] = frozenset()
+    saved_step: int | None = None
+
+    @property
+    def watch(self) -> Watch:
+        """What stops scoring at a signal; several processes stop together, between steps."""
+        return Watch(self.flag.check) if self.processes.world_size == 1 else UNWATCHED
+
+    @property
+    def scoring(self) -> Scoring:
+        """How validation is shared out and watched."""
+        return Scoring(processes=self.processes, watch=self.watch)
+
+    @functools.cached_property
+    def head(self) -> NDArray[np.int64]:
+        """Documents of the validation head."""
+        wanted = self.config.eval
+        return head_documents(self.validation, wanted.n_documents, wanted.head_tokens or 1)
+
+    @functools.cached_property
+    def prompts(self) -> list[EncodedPrompt]:
+        """What the samples continue: empty prompts, then those of the config."""
+        config = self.config
+        texts = [*([""] * config.eval.n_samples), *config.eval.sample_prompts]
+        room = config.model.max_seq_len - 1
+        return [encode_prompt(self.tokenizer, text, room) for text in texts]
