@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from ladderlm.bench import step as bench_module
 from ladderlm.bench.peers import PlainGPT, PlainLlama
 from ladderlm.bench.step import WAYS, Measured, Workload, build, compare_ways, describe
 from ladderlm.config import to_dict
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
-from ladderlm.run import bench as bench_module
 from ladderlm.run import peak as peak_module
 from ladderlm.run.peak import measured_peak
 from ladderlm.training.throughput import (

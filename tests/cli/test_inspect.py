@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from ladderlm.train import step as step_module
 
 from ladderlm.model import transformer as transformer_module
 from ladderlm.model.attention import document_mask
+from ladderlm.training import step as step_module
 
 
 def test_rows_of_data_are_described(ladderlm, tiny_data):

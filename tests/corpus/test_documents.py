@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import make_records, write_jsonl
+from ladderlm.corpus import documents
 from ladderlm.corpus.corpus_files import expand_sources
 from ladderlm.corpus.documents import Document, Reader
-from ladderlm.data import documents
 from ladderlm.errors import DataError
 
 if sys.version_info >= (3, 14):

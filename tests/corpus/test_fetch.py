@@ -10,10 +10,10 @@ import time
 
 import pytest
 
+from ladderlm.corpus import transfer
 from ladderlm.corpus.fetch import download, part_file
 from ladderlm.corpus.transfer import MAX_FIRST_TRIES, MAX_TRIES
 from ladderlm.corpus.web import Remote
-from ladderlm.data import transfer
 from ladderlm.errors import DataError, LadderError
 from mirror import Answer, serve
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis.strategies import integers, lists, sampled_from, text
 
 from builders import make_records
+from ladderlm.corpus import head as head_module
 from ladderlm.corpus.documents import Reader
 from ladderlm.corpus.head import Head, HeadLimits
-from ladderlm.data import head as head_module
 from ladderlm.errors import ConfigError, DataError
 
 try:

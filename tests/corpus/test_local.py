@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ladderlm.corpus import local
 from ladderlm.corpus.documents import Reader
 from ladderlm.corpus.local import (
     collect_package,
@@ -20,7 +21,6 @@ from ladderlm.corpus.local import (
     subset_of,
     update_pins,
 )
-from ladderlm.data import local
 from ladderlm.errors import DataError
 
 PROSE = "A line of prose that is long enough to be worth keeping as text.\n"

@@ -8,12 +8,12 @@ import re
 import pytest
 
 from builders import make_records
+from ladderlm.corpus import fetch, transfer
 from ladderlm.corpus.documents import Reader
 from ladderlm.corpus.head import HeadLimits
 from ladderlm.corpus.pile import PileRequest, fetch_pile
 from ladderlm.corpus.pile_sources import SOURCES
 from ladderlm.corpus.transfer import MAX_FIRST_TRIES
-from ladderlm.data import fetch, transfer
 from ladderlm.errors import CheckpointError, ConfigError, DataError, LadderError
 from ladderlm.files import FolderLock
 from mirror import Answer, serve

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from builders import make_records
+from ladderlm.corpus import head as head_module
+from ladderlm.corpus import transfer
 from ladderlm.corpus.documents import Reader
 from ladderlm.corpus.pile import PileRequest, fetch_pile
-from ladderlm.data import head as head_module
-from ladderlm.data import transfer
 from ladderlm.errors import ConfigError, DataError, LadderError
 from mirror import Answer, serve
 

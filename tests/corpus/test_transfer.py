@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from ladderlm.corpus import transfer
 from ladderlm.corpus.fetch import download, part_file
-from ladderlm.data import transfer
 from mirror import Answer, serve
 
 DATA = b"\x28\xb5\x2f\xfd" + random.Random(7).randbytes(2_999_996)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ladderlm.train import step as step_module
 
 from builders import SPLIT_BOS, make_split
 from ladderlm.data import stream as stream_module
@@ -15,6 +14,7 @@ from ladderlm.eval import xray as xray_module
 from ladderlm.eval.proofs import proof_rows, prove
 from ladderlm.model import transformer as transformer_module
 from ladderlm.model.attention import document_mask
+from ladderlm.training import step as step_module
 from ladderlm.training.compute import Compute
 from reference.hand_made import make_model
 

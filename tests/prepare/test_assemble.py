@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import make_records, write_jsonl
-from ladderlm.data import dedup, overlap
-from ladderlm.data import request as request_module
 from ladderlm.data.shards import open_data
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.prepare import dedup, overlap
+from ladderlm.prepare import request as request_module
 from ladderlm.prepare.overlap import count_common, write_hashes
 from ladderlm.prepare.prepare import PrepareConfig, estimate_prepare, prepare
 

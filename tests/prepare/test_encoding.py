@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from builders import content_of, make_records, write_jsonl
-from ladderlm.data import prepare as prepare_module
-from ladderlm.data import request as request_module
 from ladderlm.errors import ConfigError, DataError, ExecutorError
 from ladderlm.files import publish, publish_json
+from ladderlm.prepare import prepare as prepare_module
+from ladderlm.prepare import request as request_module
 from ladderlm.prepare.encoded_piece import read_piece
 from ladderlm.prepare.encoding import find_pieces, share_files
 from ladderlm.prepare.estimate import SampleJob, take_samples
@@ -205,7 +205,7 @@ def test_workers_end_with_the_one_who_started_them(config, tmp_path, child_envir
     write_jsonl(tmp_path / "corpus/train/0.jsonl", make_records(20_000, seed=3, n_words=200))
     code = """
 import sys
-from ladderlm.data import prepare as module
+from ladderlm.prepare import prepare as module
 from ladderlm.prepare.prepare import PrepareConfig, prepare
 module.SMALL_BYTES = 0
 prepare(PrepareConfig(sources=(sys.argv[1],), tokenizer=sys.argv[2], out=sys.argv[3], n_workers=2))

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from builders import content_of, make_records, write_jsonl
-from ladderlm.data import prepare as prepare_module
-from ladderlm.data import request as request_module
 from ladderlm.data.shard_writer import SplitWriter
 from ladderlm.data.shards import open_data
 from ladderlm.errors import CheckpointError, ConfigError, DataError
 from ladderlm.files import FolderLock
+from ladderlm.prepare import prepare as prepare_module
+from ladderlm.prepare import request as request_module
 from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.load import load_tokenizer

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from builders import content_of, make_records, write_jsonl
-from ladderlm.data import prepare as prepare_module
-from ladderlm.data import request as request_module
 from ladderlm.data.shards import open_data
 from ladderlm.errors import DataError, LadderError
 from ladderlm.files import publish_json
+from ladderlm.prepare import prepare as prepare_module
+from ladderlm.prepare import request as request_module
 from ladderlm.prepare.prepare import PrepareConfig, prepare
 
 if sys.version_info >= (3, 14):
@@ -267,7 +267,9 @@ def test_a_full_disk_is_named_and_leaves_no_half_data(config, tmp_path, monkeypa
 
 PEAK = """
 import resource, sys
-from ladderlm.data import assemble, dedup, request
+from ladderlm.prepare import assemble
+from ladderlm.prepare import dedup
+from ladderlm.prepare import request
 from ladderlm.prepare.prepare import PrepareConfig, prepare
 from ladderlm.data.shards import open_data
 request.BLOCK_BYTES, request.PIECE_BLOCKS = 1 << 20, 2
@@ -325,7 +327,8 @@ def test_eight_times_the_input_takes_no_more_memory(
 
 KILLED = """
 import sys
-from ladderlm.data import prepare as module, request
+from ladderlm.prepare import prepare as module
+from ladderlm.prepare import request
 from ladderlm.prepare.prepare import PrepareConfig, prepare
 module.SMALL_BYTES, request.BLOCK_BYTES, request.PIECE_BLOCKS = 0, 100_000, 2
 print("ready", flush=True)

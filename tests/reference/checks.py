@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ladderlm.train import step as step_module
 
 from ladderlm.data.batch import Batch
 from ladderlm.model.config import ModelConfig
@@ -15,6 +14,7 @@ from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
+from ladderlm.training import step as step_module
 from ladderlm.training.compute import Compute
 from ladderlm.training.config import ExecutionConfig
 from ladderlm.training.run_config import RunConfig

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ladderlm.train import loop as loop_module
 
 from ladderlm.checkpoint.layout import list_checkpoints, step_folder
 from ladderlm.checkpoint.load import load_state
@@ -20,6 +19,7 @@ from ladderlm.errors import CheckpointError, Stopped, TrainingError
 from ladderlm.model.transformer import Transformer
 from ladderlm.run import __main__ as runner
 from ladderlm.run.execute import execute
+from ladderlm.training import loop as loop_module
 from reference.runs import BrokenError, break_at, lines_of, outcome, rewind, write_config
 
 QUICK = {"eval__n_evals": 4, "eval__n_samples": 0, "eval__n_documents": 3}

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from ladderlm.train import loss_scale
 
 from ladderlm.errors import ConfigError, TrainingError
 from ladderlm.optim.config import OptimConfig
@@ -14,6 +13,7 @@ from ladderlm.optim.groups import build_optimizer
 from ladderlm.run import resolve as resolve_module
 from ladderlm.run.execute import execute
 from ladderlm.run.resolve import resolve
+from ladderlm.training import loss_scale
 from ladderlm.training.compute import Compute
 from ladderlm.training.loss_scale import LossScale
 from reference.checks import one_step, ragged_batch

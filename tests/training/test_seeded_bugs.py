@@ -5,10 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ladderlm.train import loop as loop_module
-from ladderlm.train import session as session_module
-from ladderlm.train import state as state_module
-from ladderlm.train import step as step_module
 
 from ladderlm.checkpoint import layout
 from ladderlm.checkpoint import load as load_module
@@ -19,6 +15,10 @@ from ladderlm.model.attention import document_mask
 from ladderlm.model.loss import sum_head_nats, token_nats
 from ladderlm.run import execute as execute_module
 from ladderlm.run.execute import execute
+from ladderlm.training import loop as loop_module
+from ladderlm.training import session as session_module
+from ladderlm.training import state as state_module
+from ladderlm.training import step as step_module
 from reference import checks
 from reference.hand_made import make_model
 from reference.runs import BrokenError, break_at, outcome
