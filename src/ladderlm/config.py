@@ -35,6 +35,7 @@ __all__ = [
     "read_config_file",
     "replace_all",
     "replace_at",
+    "require",
     "to_dict",
 ]
 
@@ -67,6 +68,12 @@ def field_docs(cls: type) -> dict[str, str]:
             ):
                 found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
     return found
+
+
+def require(name: str, value: object, holds: bool, rule: str, fix: str = "") -> None:
+    """Raise ConfigError, such as "n_steps must be at least 1, got 0", unless the rule holds."""
+    if not holds:
+        raise ConfigError(f"{name} must {rule}, got {value}", fix=fix)
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:

@@ -91,12 +91,12 @@ def test_a_closed_standard_input_ends_the_talk(ladderlm, shared_run, monkeypatch
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--temperature", "-1"], "temperature = -1"),
+        (["--temperature", "-1"], "temperature must be finite and not negative, got -1"),
         (["--max-new-tokens", "0"], "at least 1"),
         (["--format", "llama3"], "<|start_header_id|>"),
         (["--device", "gpu"], "cpu, cuda"),
         (["--checkpoint", "average"], "holds no average"),
-        (["--checkpoint", "7"], "it has [4, 8]"),
+        (["--checkpoint", "7"], "only those of steps [4, 8]"),
         (["--average"], "--average"),
     ],
 )

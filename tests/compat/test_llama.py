@@ -202,7 +202,7 @@ def test_a_run_can_be_asked_in_metas_words_too(native, llama):
         ({"max_seq_len": 0}, "max_seq_len = 0"),
         ({"max_batch_size": 0}, "max_batch_size = 0"),
         ({"model_parallel_size": 0}, "parallel = 0"),
-        ({"seed": -1}, "seed = -1"),
+        ({"seed": -1}, "seed must be at least 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(build, options, says):

@@ -110,12 +110,12 @@ def test_a_plain_transcript_ends_where_the_assistant_speaks():
         ([], "does not exist"),
         (["system"], "last message is from system"),
         (["user", "assistant"], "last message is from assistant"),
-        (["user", "user"], "turn 2 is from user, not from assistant"),
-        (["assistant", "user"], "turn 1 is from assistant, not from user"),
-        (["system", "assistant", "user"], "turn 1 is from assistant"),
-        (["user", "system", "user"], "turn 2 is from system"),
-        (["system", "system", "user"], "turn 1 is from system"),
-        (["user", "robot", "user"], "message 1 has role 'robot'"),
+        (["user", "user"], "turn 2 must be from assistant, got user"),
+        (["assistant", "user"], "turn 1 must be from user, got assistant"),
+        (["system", "assistant", "user"], "turn 1 must be from user, got assistant"),
+        (["user", "system", "user"], "turn 2 must be from assistant, got system"),
+        (["system", "system", "user"], "turn 1 must be from user, got system"),
+        (["user", "robot", "user"], "system, user or assistant, got role 'robot'"),
     ],
 )
 def test_roles_out_of_turn_are_refused(style, roles, says):

@@ -173,7 +173,7 @@ def test_the_longest_prompt_that_fits_gets_one_token():
 
 def test_an_empty_prompt_is_refused_and_no_prompt_gives_nothing():
     """G01: an unconditional text begins with BOS, which the caller adds."""
-    with pytest.raises(ConfigError, match="empty prompt"):
+    with pytest.raises(ConfigError, match="a prompt must have at least one token"):
         generate(chain_model(), [[]], 5, GREEDY, NEVER)
     assert generate(chain_model(), [], 5, GREEDY, NEVER) == []
 

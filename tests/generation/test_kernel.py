@@ -81,7 +81,7 @@ def test_greedy_texts_are_those_of_the_model_in_any_batch():
 @needs_compiler
 def test_what_the_kernel_does_not_know_is_refused():
     for model in (make_model(mlp="gelu"), make_model(attention="reference")):
-        with pytest.raises(ConfigError, match="--compile with this model"):
+        with pytest.raises(ConfigError, match="--compile needs a LLaMA model on the CPU"):
             CompiledDecoder(model)
     with pytest.raises(ConfigError, match="float16"):
         CompiledDecoder(make_model(), torch.float16)

@@ -94,5 +94,5 @@ def test_nothing_follows_a_stop_string():
 
 
 def test_an_empty_stop_string_is_refused():
-    with pytest.raises(ConfigError, match="empty stop string"):
+    with pytest.raises(ConfigError, match="a stop string must have at least one character"):
         TextStream(BYTES, [""])

@@ -92,9 +92,9 @@ def choose(
         if checkpoint.step == step:
             return ChosenCheckpoint.verified(checkpoint, wanted == "average")
     raise CheckpointError(
-        f"{checkpoints.parent} has no checkpoint {wanted!r}",
-        f"it has those of steps {[checkpoint.step for checkpoint in found]}",
-        "choose one of these steps, last, best or average, or leave it out for the newest",
+        f"{checkpoints.parent} has no checkpoint {wanted!r}, only those of steps "
+        f"{[checkpoint.step for checkpoint in found]}",
+        fix="choose one of these steps, last, best or average, or leave it out for the newest",
     )
 
 

@@ -1,6 +1,6 @@
 """Dialogues as token ids, in the formats of LLaMA 2 and LLaMA 3 and as a plain transcript.
 
-Owns the formats and the checks of a dialogue. Generating the answer is the caller's business.
+Owns the formats and the checks of a dialogue; the caller generates the answer.
 Sources: facebookresearch/llama and meta-llama/llama3, chat_completion.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from ladderlm.config import require
 from ladderlm.errors import ConfigError
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.bpe import BytePairTokenizer
@@ -44,27 +45,20 @@ Dialog = Sequence[Message]
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A dialogue ready to be answered.
+    """A dialogue ready to be answered."""
 
-    Args:
-        tokens: ids up to where the answer begins.
-        stop_ids: ids that end the answer.
-        stop: strings that end it.
-        unsafe: a message holds tags of the format; `UNSAFE_ANSWER` is the answer.
-    """
-
-    tokens: tuple[int, ...]
-    stop_ids: frozenset[int]
-    stop: tuple[str, ...] = ()
-    unsafe: bool = False
+    tokens: tuple[int, ...]  # up to where the answer begins
+    stop_ids: frozenset[int]  # ids that end the answer
+    stop: tuple[str, ...] = ()  # strings that end it
+    unsafe: bool = False  # a message contains tags of the format: answer with UNSAFE_ANSWER
 
 
 def pick_format(tokenizer: Tokenizer) -> str:
-    """Guess the format that a model was taught from the tokens that its tokenizer has.
+    """Guess a model's chat format from its tokenizer.
 
-    LLaMA 3's tokenizer has control tokens for headers; Meta's SentencePiece has none, and its
-    chat models use LLaMA 2's tags. A tokenizer of our own says nothing of chat: a plain transcript
-    is what a model knows from its corpus.
+    LLaMA 3's tokenizer has control tokens for headers. Meta's SentencePiece has none, and its
+    chat models use LLaMA 2's tags. A model with a tokenizer of ours was trained on no chat
+    format, so it gets a plain transcript.
     """
     if _controls(tokenizer).keys() >= {_HEADER, _END_HEADER, _END_TURN}:
         return "llama3"
@@ -72,56 +66,49 @@ def pick_format(tokenizer: Tokenizer) -> str:
 
 
 def encode_dialog(tokenizer: Tokenizer, dialog: Dialog, style: str) -> ChatPrompt:
-    """Encode a dialogue, whose last message is the user's.
-
-    Args:
-        style: one of `FORMATS`.
+    """Encode a dialogue, whose last message is the user's, in one of `FORMATS`.
 
     Raises:
-        ConfigError: an unknown format or role, roles out of turn, or a tokenizer without the
-            control tokens of LLaMA 3.
+        ConfigError: the format or a role is unknown, the roles are out of order, or the tokenizer
+            lacks the control tokens of LLaMA 3.
     """
+    require("the chat format", repr(style), style in FORMATS, f"be one of {', '.join(FORMATS)}")
     _check_messages(dialog, style)
     if style == "llama2":
         return _encode_llama2(tokenizer, dialog)
-    if style == "llama3":
-        return _encode_llama3(tokenizer, dialog)
-    return _encode_plain(tokenizer, dialog)
+    return (
+        _encode_llama3(tokenizer, dialog) if style == "llama3" else _encode_plain(tokenizer, dialog)
+    )
 
 
 def _check_messages(dialog: Dialog, style: str) -> None:
-    if style not in FORMATS:
-        raise ConfigError(f"chat format {style!r}", f"it is one of {', '.join(FORMATS)}")
     for i, message in enumerate(dialog):
         role = message.get("role")
         if role not in ("system", "user", "assistant") or "content" not in message:
             raise ConfigError(
-                f"message {i} has role {role!r}",
-                "a message has a content, and its role is system, user or assistant",
+                f"message {i} must have a content and the role system, user or assistant, "
+                f"got role {role!r}"
             )
     if not dialog or dialog[-1]["role"] != "user":
         last = f"is from {dialog[-1]['role']}" if dialog else "does not exist"
         raise ConfigError(
-            f"the last message {last}",
-            "the model answers the user",
-            "end the dialogue with a message of role user",
+            f"the last message {last}", fix="end the dialogue with a message of role user"
         )
-    if style == "llama3":  # its format has a header for every turn, so any order can be said
+    if style == "llama3":  # every turn has a header, so any order can be written
         return
     turns = dialog[1:] if dialog[0]["role"] == "system" else dialog
     for i, message in enumerate(turns):
         expected = "assistant" if i % 2 else "user"
         if message["role"] != expected:
             raise ConfigError(
-                f"turn {i + 1} is from {message['role']}, not from {expected}",
-                "user and assistant alternate, beginning with the user; one system message may "
-                "stand before them",
-                "put the messages in that order, or join two of one role",
+                f"turn {i + 1} must be from {expected}, got {message['role']}",
+                fix="let user and assistant alternate, beginning with the user after at most one "
+                "system message; join consecutive messages of one role",
             )
 
 
 def _encode_llama2(tokenizer: Tokenizer, dialog: Dialog) -> ChatPrompt:
-    """Each finished pair is BOS ... EOS, the last turn BOS ... alone."""
+    """Write each question with its answer as BOS ... EOS, and the last question as BOS ..."""
     tags = (_INST, _END_INST, _SYS, _END_SYS)
     unsafe = any(tag in message["content"] for tag in tags for message in dialog)
     contents = [message["content"] for message in dialog]
@@ -136,17 +123,16 @@ def _encode_llama2(tokenizer: Tokenizer, dialog: Dialog) -> ChatPrompt:
 
 
 def _encode_llama3(tokenizer: Tokenizer, dialog: Dialog) -> ChatPrompt:
-    """A header, a blank line, the content and an end of turn; the answer's header stands open.
+    """Write each turn as header, blank line, content and end of turn, then the answer's header.
 
-    Text never yields a control id, so a tag in a message is plain text and does no harm.
+    Text never encodes to a control id, so a tag in a message is harmless plain text.
     """
     controls = _controls(tokenizer)
     missing = [name for name in (_HEADER, _END_HEADER, _END_TURN) if name not in controls]
     if missing:
         raise ConfigError(
-            f"the tokenizer has no {', '.join(missing)}",
-            "turns of LLaMA 3's format stand between them",
-            "choose the format llama2 or plain",
+            f"the tokenizer has no {', '.join(missing)}, which the format llama3 needs",
+            fix="choose the format llama2 or plain",
         )
 
     def header(role: str) -> list[int]:
@@ -162,7 +148,7 @@ def _encode_llama3(tokenizer: Tokenizer, dialog: Dialog) -> ChatPrompt:
 
 
 def _encode_plain(tokenizer: Tokenizer, dialog: Dialog) -> ChatPrompt:
-    """A transcript, for models that were never taught a format of chat."""
+    """Write a transcript, for models that were not trained on a chat format."""
     names = {"user": "User: ", "assistant": "Assistant: "}
     lines = [names.get(message["role"], "") + message["content"].strip() for message in dialog]
     text = "\n\n".join([*lines, "Assistant:"])
@@ -171,5 +157,5 @@ def _encode_plain(tokenizer: Tokenizer, dialog: Dialog) -> ChatPrompt:
 
 
 def _controls(tokenizer: Tokenizer) -> dict[str, int]:
-    """Give ids of control tokens by name, as far as the tokenizer names them."""
+    """Return the ids of the control tokens that the tokenizer names."""
     return dict(getattr(tokenizer, "controls", {}))

@@ -1,18 +1,18 @@
-"""How texts are drawn.
+"""Options of sampling.
 
 Owns `SamplingConfig`, whose defaults hold on the command line and in Python.
 """
 
 from dataclasses import dataclass
 
-from ladderlm.errors import ConfigError
+from ladderlm.config import require
 
 __all__ = ["SamplingConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How tokens are drawn. None switches a filter off."""
+    """Options of drawing tokens. None switches a filter off."""
 
     temperature: float = 0.8
     """Temperature of sampling. 0 takes the most likely token."""
@@ -30,17 +30,11 @@ class SamplingConfig:
     """Seed of sampling. Text i uses seed + i."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < 1e6:
-            raise ConfigError(f"temperature = {self.temperature}", "it is finite and not negative")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p = {self.top_p}", "it lies in (0, 1]")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k = {self.top_k}", "it is at least 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p = {self.min_p}", "it lies in [0, 1]")
-        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < 1e6:
-            raise ConfigError(
-                f"repetition_penalty = {self.repetition_penalty}", "it is finite and positive"
-            )
-        if not 0 <= self.seed < 2**62:
-            raise ConfigError(f"seed = {self.seed}", "it lies in [0, 2^62)")
+        t, p, k, penalty = self.temperature, self.top_p, self.top_k, self.repetition_penalty
+        require("temperature", t, 0 <= t < 1e6, "be finite and not negative")
+        require("top_p", p, p is None or 0 < p <= 1, "be above 0 and at most 1")
+        require("top_k", k, k is None or k >= 1, "be at least 1")
+        require("min_p", self.min_p, 0 <= (self.min_p or 0) <= 1, "be between 0 and 1")
+        valid = penalty is None or 0 < penalty < 1e6
+        require("repetition_penalty", penalty, valid, "be finite and positive")
+        require("seed", self.seed, 0 <= self.seed < 2**62, "be at least 0 and below 2^62")

@@ -1,8 +1,8 @@
-"""A transformer arranged for reading one token at a time.
+"""A transformer optimized for reading one token at a time.
 
 Owns `Decoder`: the same mathematics as `Transformer.step`, with the matrices that share an input
-joined, the rotation in place and the cache of a layer in one tensor. It copies the weights once,
-so it is made anew when they have changed. Training never uses it.
+joined and each layer's cache in one tensor. It copies the weights, so it must be rebuilt after
+they change. Training never uses it.
 """
 
 from dataclasses import dataclass, fields
@@ -19,8 +19,8 @@ from ladderlm.model.transformer import Block, Transformer
 
 __all__ = ["Decoder", "LayerWeights", "can_decode"]
 
-# Fields that the arithmetic below honours; any other must stand at its default. Those of RoPE are
-# in the model's table of angles, a tied head is in its weights.
+# Fields that the code below implements; all others must have their defaults. The model's table of
+# angles covers those of RoPE, and its weights cover a tied head.
 _KNOWN_FIELDS = frozenset(
     "dim n_layers n_heads n_kv_heads vocab_size max_seq_len mlp ffn_dim multiple_of "
     "ffn_dim_multiplier norm_eps rope_theta rope_scaling_factor rope_low_freq_factor "
@@ -32,7 +32,7 @@ _MLP = {"w1.weight", "w2.weight", "w3.weight"}
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer, matrices with the same input stacked along their rows.
+    """Weights of one layer; matrices with the same input are stacked along their rows.
 
     Args:
         attention_norm, ffn_norm: (D,).
@@ -51,19 +51,16 @@ class LayerWeights:
 
 
 def can_decode(model: Transformer) -> bool:
-    """Say whether `Decoder` knows everything about this model.
-
-    A model with a part or an option that it does not know is read by `Transformer.step`.
-    """
+    """Return whether `Decoder` implements all options and parts of this model."""
     config = model.config
-    if (
-        config.attention == "reference"
-    ):  # the reference backend is asked for its order of operations
+    unknown = [field for field in fields(ModelConfig) if field.name not in _KNOWN_FIELDS]
+    # the reference backend is chosen for its order of operations, which `Decoder` does not keep
+    if config.attention == "reference" or any(
+        getattr(config, field.name) != field.default
+        for field in unknown
+        if field.name != "attention"
+    ):
         return False
-    for field in fields(ModelConfig):
-        known = field.name in _KNOWN_FIELDS or field.name == "attention"
-        if not known and getattr(config, field.name) != field.default:
-            return False
     mlp = _MLP if config.mlp == "swiglu" else _MLP - {"w3.weight"}
     return all(
         isinstance(layer, Block)
@@ -74,11 +71,11 @@ def can_decode(model: Transformer) -> bool:
 
 
 class Decoder:
-    """Compute logits as the model does, faster.
+    """A faster equivalent of a model's `step`.
 
     Args:
         model: on any device; its weights are copied.
-        dtype: of the copies and of the cache; None: that of the model. The norms' statistics,
+        dtype: dtype of the copies and the cache; None: that of the model. The norms' statistics,
             the rotation and the logits stay in float32.
     """
 
@@ -91,7 +88,7 @@ class Decoder:
         self.head = self.embeddings if tied else self._copy(model.output.weight)
         self.norm = self._copy(model.norm.weight)
         self.layers = [self._layer(layer) for layer in model.layers if isinstance(layer, Block)]
-        # cos + i sin: pairs of channels turn by one complex product
+        # cos + i sin: one complex multiplication rotates a pair of channels
         self.turns = torch.view_as_complex(widen(model.angles).contiguous())
 
     def _copy(self, *weights: Tensor) -> Tensor:
@@ -111,7 +108,7 @@ class Decoder:
 
     def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:
         """Allocate empty caches for `batch` sequences of at most `seq_len` positions."""
-        # the positions of a head lie side by side, as attention reads them
+        # the positions of a head are adjacent in memory, as attention reads them
         shape = (2, batch, self.config.kv_heads, seq_len, self.config.head_dim)
         both = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.layers]
         return [LayerCache(cache[0].transpose(1, 2), cache[1].transpose(1, 2)) for cache in both]
@@ -119,13 +116,13 @@ class Decoder:
     def step(
         self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
     ) -> Tensor:
-        """Read T more tokens of every sequence, with all earlier ones in the caches.
+        """Read T more tokens of every sequence; the caches hold all earlier ones.
 
         Args:
-            tokens: (B, T), int64, standing at positions start .. start + T - 1.
+            tokens: (B, T), int64, at positions start .. start + T - 1.
             caches: from `make_caches`; written in place.
-            start: how many positions the caches hold.
-            last: give the logits of the last position alone.
+            start: number of positions in the caches.
+            last: return the logits of the last position only.
 
         Returns:
             Logits (B, T, V) or (B, 1, V), float32.
@@ -157,7 +154,7 @@ class Decoder:
     def _attend(
         self, qkv: Tensor, turns: Tensor, cache: LayerCache, start: int, mask: Tensor | None
     ) -> Tensor:
-        """Turn, store and attend: qkv (B, T, H + 2K, E) to (B T, H E)."""
+        """Rotate, cache and attend: qkv (B, T, H + 2K, E) to (B T, H E)."""
         n_rows, n_new, n_all, head_dim = qkv.shape
         n_kv = self.config.kv_heads
         n_heads, end = n_all - 2 * n_kv, start + n_new
@@ -170,8 +167,8 @@ class Decoder:
         v = cache.values[:, :end].transpose(1, 2)
         q = turned[:, :, :n_heads]
         if n_new == 1:
-            # The query heads of one kv head stand as the queries of one attention: no copies of
-            # keys for grouped heads, and no mask, since each of them sees everything.
+            # The query heads of one kv head become the queries of one attention: grouped heads
+            # need no copies of keys, and no mask, since each query sees all positions.
             q = q.view(n_rows, n_kv, n_heads // n_kv, head_dim)
             return F.scaled_dot_product_attention(q, k, v).reshape(n_rows, -1)
         if n_kv != n_heads:

@@ -1,6 +1,6 @@
 """Continue prompts with a key/value cache.
 
-Owns the decoding loop over token ids. Text and tokenizers are the caller's business.
+Owns the decoding loop over token ids. The caller handles text and tokenizers.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ladderlm.config import require
 from ladderlm.errors import ConfigError
 from ladderlm.generation.config import SamplingConfig
 from ladderlm.generation.sampling import penalise_repetition, sample_tokens
@@ -18,12 +19,11 @@ from ladderlm.model.config import ModelConfig
 
 __all__ = ["Completion", "GenerationRequest", "Stepper", "generate_tokens"]
 
-# Positions whose logits are held at once while a prompt is scored.
-_SCORED_POSITIONS = 64
+_SCORED_POSITIONS = 64  # whose logits are held in memory at once while a prompt is scored
 
 
 class Stepper(Protocol):
-    """What the loop needs of a model: a `Transformer`, or a `Decoder` made from one."""
+    """The part of a model that the loop uses: a `Transformer`, or a `Decoder` made from one."""
 
     config: ModelConfig
 
@@ -34,21 +34,21 @@ class Stepper(Protocol):
     def step(
         self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
     ) -> Tensor:
-        """Read (B, T) more tokens; give float32 logits of all T positions or the last."""
+        """Read (B, T) more tokens and return float32 logits of all T positions or the last."""
         ...
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came after one prompt.
+    """Continuation of one prompt.
 
     Args:
-        tokens: new token ids, the stop token left out.
-        stopped: True if a stop token or `watch` ended it, False if the length did.
-        log_probabilities: of each new token under the unmodified distribution, nats; None
-            unless asked for.
-        prompt_log_probabilities: of each token of the prompt given those before it; the first
-            has nothing before it and is 0. None unless asked for.
+        tokens: new token ids, without the stop token.
+        stopped: True if a stop token or `watch` ended the text, False if its length did.
+        log_probabilities: of each new token under the unmodified distribution, in nats; None
+            unless requested.
+        prompt_log_probabilities: of each token of the prompt given those before it, 0 for the
+            first; None unless requested.
     """
 
     tokens: list[int]
@@ -59,7 +59,7 @@ class Completion:
 
 @dataclass(eq=False)
 class _Row:
-    """One text on its way."""
+    """A text that is being generated."""
 
     index: int
     n_prompt: int
@@ -72,22 +72,22 @@ class _Row:
     stopped: bool = False
 
     def writes(self, position: int) -> bool:
-        """Say whether this position is to be filled with a drawn token."""
+        """Return whether this position is to be filled with a drawn token."""
         return not self.done and len(self.ids) == position < self.end
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """What is asked for after each of some prompts.
+    """Options of continuing a list of prompts.
 
     Args:
-        max_new_tokens: at most this many for each prompt.
+        max_new_tokens: limit for each prompt.
         sampling: sequence i draws with seed + i.
         stop_ids: ids that end a text.
-        first_ids: for each prompt the ids that may come first; None, or nothing at all: any.
-        n_ids: ids of the tokenizer; rows of the head past them are never drawn. None: all.
+        first_ids: for each prompt the ids allowed first; None, or an empty sequence: any.
+        n_ids: number of the tokenizer's ids; ids from there on are never drawn. None: all.
         logprobs: compute log-probabilities of the new tokens.
-        prompt_logprobs: compute those of the prompts' tokens too, which costs their logits.
+        prompt_logprobs: compute those of the prompts' tokens, for which all logits are needed.
     """
 
     max_new_tokens: int
@@ -109,23 +109,28 @@ def generate_tokens(
 ) -> list[Completion]:
     """Continue every prompt until a stop token, `max_new_tokens` or the model's context.
 
-    Prompts of unequal length run together in Meta's way: all are read up to the length of the
-    shortest, then one position at a time, where a prompt's own token wins over a drawn one. No
-    row is ever padded, so none needs a mask. Each sequence has its own random stream, so its text
-    is the same alone and in a batch. Prompts that begin alike are read once.
+    Prompts of unequal length are batched as in Meta's code: all are read up to the length of the
+    shortest, then one position at a time, where a prompt's own token replaces a drawn one. So no
+    row needs padding or a mask. Each sequence has its own random stream, so its text is the same
+    alone and in a batch. Prompts with the same beginning are read once.
 
     Args:
-        prompts: token ids, each at least one; one that fills the context gets no new token.
-        should_stop: asked before every position; True ends early with what there is.
-        watch: told (index of the prompt, token) of every new token; True ends that text after it.
+        prompts: token ids; a prompt that fills the context gets no new token.
+        should_stop: called before every position; True ends all texts as they are.
+        watch: called with (index of the prompt, token) for every new token; True ends that text.
 
     Raises:
-        ConfigError: an empty prompt, or one longer than the context.
+        ConfigError: a prompt is empty or longer than the context.
     """
     context = model.config.max_seq_len
     rows = []
     for i, prompt in enumerate(prompts):
-        _check_prompt(prompt, context)
+        require("a prompt", "none", bool(prompt), "have at least one token", "begin it with BOS")
+        if len(prompt) > context:
+            raise ConfigError(
+                f"a prompt of {len(prompt)} tokens does not fit the context of {context}",
+                fix=f"shorten it to {context - 1} tokens or fewer",
+            )
         end = min(len(prompt) + request.max_new_tokens, context)
         allowed = request.first_ids[i] if i < len(request.first_ids) else None
         stream = torch.Generator().manual_seed(request.sampling.seed + i)
@@ -146,19 +151,8 @@ def generate_tokens(
     ]
 
 
-def _check_prompt(prompt: Sequence[int], context: int) -> None:
-    if not prompt:
-        raise ConfigError("an empty prompt", "there is no position to predict from", "add BOS")
-    if len(prompt) > context:
-        raise ConfigError(
-            f"a prompt of {len(prompt)} tokens does not fit the context of {context}",
-            "the model has no positions past it",
-            f"shorten it to {context - 1} tokens or fewer, which leaves room for an answer",
-        )
-
-
 class _Decoding:
-    """The rows of one call, position by position."""
+    """The decoding of one call's rows, position by position."""
 
     def __init__(
         self,
@@ -181,11 +175,11 @@ class _Decoding:
             live = [i for i, row in enumerate(batch) if not row.done]
             if not live or should_stop():
                 return
-            if len(live) * 2 <= len(batch):  # ended rows cost time as long as they are carried
+            if len(live) * 2 <= len(batch):  # finished rows cost time while they are in the batch
                 batch = [batch[i] for i in live]
                 caches = _select_rows(caches, torch.tensor(live))
                 seen = None if seen is None else seen[live]
-            # an ended row has no token here; what it reads is of no account
+            # a finished row has no token here, so it reads any
             new = [[row.ids[position - 1] if len(row.ids) >= position else 0] for row in batch]
             logits = self._step(torch.tensor(new), caches, position - 1)[:, -1]
 
@@ -196,28 +190,25 @@ class _Decoding:
         return self.model.step(tokens.to(device), caches, start, last).cpu()
 
     def _read_prompts(self, batch: list[_Row], n: int) -> tuple[Tensor, list[LayerCache]]:
-        """Read the first n tokens of every row; give the logits that follow and the caches."""
-        total = max(row.end for row in batch)
+        """Read the first n tokens of every row; return the logits after them and the caches."""
         starts = [tuple(row.ids[:n]) for row in batch]
         different = list(dict.fromkeys(starts))
         tokens = torch.tensor(different)
         place = torch.tensor([different.index(start) for start in starts])
-        caches = self.model.make_caches(len(tokens), total)
+        caches = self.model.make_caches(len(tokens), max(row.end for row in batch))
         at = 0
         while self.request.prompt_logprobs and at < n - 1:
             end = min(at + _SCORED_POSITIONS, n - 1)
             logits = self._step(tokens[:, at:end], caches, at, last=False)
-            shares = torch.log_softmax(logits.double(), -1)
-            following = tokens[:, at + 1 : end + 1].unsqueeze(-1)
-            scores = shares.gather(-1, following).squeeze(-1)
+            scores = _score(logits, tokens[:, at + 1 : end + 1].unsqueeze(-1)).squeeze(-1)
             for row, i in zip(batch, place.tolist(), strict=True):
                 row.scores += scores[i].tolist()
             at = end
         logits = self._step(tokens[:, at:], caches, at)[:, -1]
         if len(tokens) < len(batch):
             logits, caches = logits[place], _select_rows(caches, place)
-        for row in batch:  # not asked for, so as good as any
-            row.scores += [0.0] * (n - len(row.scores))
+        for row in batch:
+            row.scores += [0.0] * (n - len(row.scores))  # not requested
         return logits, caches
 
     def _seen(self, batch: list[_Row], n: int, vocab_size: int) -> Tensor | None:
@@ -229,7 +220,7 @@ class _Decoding:
     def _advance(
         self, batch: list[_Row], position: int, logits: Tensor, seen: Tensor | None
     ) -> None:
-        """Put a token at `position` of every row: the prompt's own, or a drawn one."""
+        """Set the token at `position` of every row: the prompt's own, or a drawn one."""
         writes = [row.writes(position) for row in batch]
         tokens = self._draw(batch, writes, logits, seen) if any(writes) else [0] * len(batch)
         tokens = [
@@ -240,28 +231,23 @@ class _Decoding:
         if seen is not None:
             seen.scatter_(1, chosen, True)
         if self.request.logprobs or self.request.prompt_logprobs:
-            shares = torch.log_softmax(logits.double(), -1)
-            for row, score in zip(batch, shares.gather(-1, chosen).tolist(), strict=True):
+            for row, score in zip(batch, _score(logits, chosen).tolist(), strict=True):
                 row.scores += score
         for row, token, new in zip(batch, tokens, writes, strict=True):
             if new:
-                self._write(row, token)
-            row.done |= position + 1 >= row.end
-
-    def _write(self, row: _Row, token: int) -> None:
-        if token in self.request.stop_ids:
-            row.done = row.stopped = True
-            return
-        row.ids.append(token)
-        if self.watch is not None and self.watch(row.index, token):
-            row.done = row.stopped = True
+                row.stopped = token in self.request.stop_ids
+                if not row.stopped:
+                    row.ids.append(token)
+                    row.stopped = self.watch is not None and self.watch(row.index, token)
+            row.done |= row.stopped or position + 1 >= row.end
 
     def _draw(
         self, batch: list[_Row], writes: list[bool], logits: Tensor, seen: Tensor | None
     ) -> list[int]:
-        """Draw a token for every row; only those that write use up their streams."""
-        if seen is not None and self.request.sampling.repetition_penalty is not None:
-            logits = penalise_repetition(logits, seen, self.request.sampling.repetition_penalty)
+        """Draw a token for every row; only rows that write advance their streams."""
+        sampling = self.request.sampling
+        if seen is not None and sampling.repetition_penalty is not None:
+            logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
         limits = {
             i: row.first_ids
             for i, row in enumerate(batch)
@@ -276,15 +262,19 @@ class _Decoding:
                 allowed[i, ids] = logits[i, ids]
             logits = allowed
         uniforms = torch.zeros(len(batch), dtype=torch.float64)
-        if self.request.sampling.temperature > 0:
-            for i, row in enumerate(batch):
-                if writes[i]:
-                    uniforms[i] = torch.rand((), generator=row.generator, dtype=torch.float64)
-        drawn: list[int] = sample_tokens(logits, self.request.sampling, uniforms).tolist()
+        for i, row in enumerate(batch):
+            if writes[i] and sampling.temperature > 0:
+                uniforms[i] = torch.rand((), generator=row.generator, dtype=torch.float64)
+        drawn: list[int] = sample_tokens(logits, sampling, uniforms).tolist()
         return drawn
 
 
+def _score(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return log-probabilities of tokens (..., 1) under logits (..., V), in float64."""
+    return torch.log_softmax(logits.double(), -1).gather(-1, tokens)
+
+
 def _select_rows(caches: list[LayerCache], rows: Tensor) -> list[LayerCache]:
-    """Copy the named rows, in this order and as often as they are named."""
+    """Copy rows by index; an index may occur several times."""
     rows = rows.to(caches[0].keys.device)
     return [LayerCache(cache.keys[rows], cache.values[rows]) for cache in caches]

@@ -1,8 +1,8 @@
-"""A decoder whose single tokens go through C code compiled for this machine.
+"""A decoder that reads single tokens with C code compiled for this machine.
 
-Owns `CompiledDecoder`, the call of the compiler, and the choice of what reads a model. Prompts stay
-with PyTorch, whose matrix products are good at them; a token of each of a few texts is bound by
-reading weights and caches, which `kernel.c` does once for all of them.
+Owns `CompiledDecoder`, the call of the compiler, and the choice of a decoder for a model. PyTorch
+reads the prompts, since its matrix multiplications are fast there. Single tokens of a few texts
+are bound by reading weights and caches, which `kernel.c` does once for all of them.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ladderlm.config import require
 from ladderlm.errors import ConfigError
 from ladderlm.generation.decoder import Decoder, can_decode
 from ladderlm.generation.engine import Stepper
@@ -27,8 +28,8 @@ __all__ = ["CompiledDecoder", "make_stepper"]
 
 _SOURCE = Path(__file__).with_name("kernel.c")
 _JOINED_WEIGHTS = 500_000_000
-# Sums keep the order they are written in, so that a text has the same bits in any batch. And
-# -ffast-math makes the whole process, PyTorch included, take small numbers for zero.
+# No -ffast-math: sums must keep their order, so that a text has the same bits in any batch, and it
+# makes the whole process, PyTorch included, flush small numbers to zero.
 _FLAGS = "-O3 -march=native -fno-signed-zeros -fno-trapping-math -fno-math-errno -fopenmp".split()
 
 
@@ -58,13 +59,12 @@ class _Model(ctypes.Structure):
 
 @functools.cache
 def _compile(half: bool) -> Any:
-    """Compile the kernel into memory of this process; give its function."""
+    """Compile the kernel, load it into this process and return its function."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise ConfigError(
-            "--compile finds no C compiler",
-            "the kernel is built for the processor it runs on",
-            "install gcc or clang, set CC, or leave --compile out",
+            "--compile found no C compiler",
+            fix="install gcc or clang, set CC, or leave --compile out",
         )
     types = ("-DWEIGHT=uint16_t", "-DHALF") if half else ("-DWEIGHT=float",)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def _compile(half: bool) -> Any:
                 done.stderr.strip()[-500:],
                 "set CC to gcc or clang with OpenMP, or leave --compile out",
             )
-        function = ctypes.CDLL(str(out)).step  # stays mapped when the file is gone
+        function = ctypes.CDLL(str(out)).step  # stays mapped after the file is deleted
     function.argtypes = [
         *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p),  # model, texts, tokens
         *(ctypes.c_int64, ctypes.c_void_p),  # position, logits
@@ -87,14 +87,14 @@ def _compile(half: bool) -> Any:
 
 
 class CompiledDecoder(Decoder):
-    """A `Decoder` that reads single tokens, of any number of texts, by compiled code.
+    """A `Decoder` that reads single tokens, of any number of texts, with compiled code.
 
     Args:
         model: on the CPU, with the SwiGLU MLP.
         dtype: float32 or bfloat16; None: the model's.
 
     Raises:
-        ConfigError: another device, dtype or model, or no compiler.
+        ConfigError: the device, dtype or model is another one, or there is no compiler.
     """
 
     def __init__(self, model: Transformer, dtype: torch.dtype | None = None) -> None:
@@ -102,12 +102,11 @@ class CompiledDecoder(Decoder):
         fits = can_decode(model) and model.config.mlp == "swiglu"
         if not fits or model.tok_embeddings.weight.device.type != "cpu":
             raise ConfigError(
-                "--compile with this model",
-                "the kernel is for LLaMA models on the CPU (SwiGLU, not the reference attention)",
-                "leave --compile out",
+                "--compile needs a LLaMA model on the CPU (SwiGLU, no reference attention)",
+                fix="leave --compile out",
             )
-        if wanted not in (torch.float32, torch.bfloat16):
-            raise ConfigError(f"--compile with {wanted}", "the kernel knows float32 and bfloat16")
+        known = wanted in (torch.float32, torch.bfloat16)
+        require("the dtype with --compile", wanted, known, "be float32 or bfloat16")
         super().__init__(model, dtype)
         self._call = _compile(self.dtype == torch.bfloat16)
         self._caches: list[LayerCache] = []
@@ -116,20 +115,19 @@ class CompiledDecoder(Decoder):
     def step(
         self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
     ) -> Tensor:
-        """Read T more tokens of every sequence; arguments and result as in `Decoder.step`."""
+        """Read T more tokens of every sequence; see `Decoder.step`."""
         n_rows, n_new = tokens.shape
         if n_new > 1:
             return super().step(tokens, caches, start, last)
         if caches is not self._caches:
             self._bind(caches)
-        tokens = tokens.contiguous()
-        logits = torch.empty(n_rows, 1, self.config.vocabulary)
+        tokens, logits = tokens.contiguous(), torch.empty(n_rows, 1, self.config.vocabulary)
         model = ctypes.byref(self._model)
         self._call(model, n_rows, tokens.data_ptr(), start, logits.data_ptr())
         return logits
 
     def _bind(self, caches: list[LayerCache]) -> None:
-        """Write down where everything lies."""
+        """Describe caches, buffers and weights to the kernel."""
         config, (n_rows, capacity, _, _) = self.config, caches[0].keys.shape
         n_all, n_threads = config.n_heads + 2 * config.kv_heads, torch.get_num_threads()
         strides = caches[0].keys.stride()
@@ -144,8 +142,8 @@ class CompiledDecoder(Decoder):
         buffers = {name: torch.empty(size) for name, size in sizes.items()}
         layers = (_Layer * config.n_layers)()
         for place, weights, cache in zip(layers, self.layers, caches, strict=True):
-            for name in ("attention_norm", "qkv", "wo", "ffn_norm", "up", "w2"):
-                setattr(place, name, getattr(weights, name).data_ptr())
+            for name, weight in vars(weights).items():
+                setattr(place, name, weight.data_ptr())
             place.keys, place.values = cache.keys.data_ptr(), cache.values.data_ptr()
         turns = torch.view_as_real(self.turns).contiguous()
         self._model = _Model(
@@ -169,24 +167,24 @@ class CompiledDecoder(Decoder):
             layers=ctypes.addressof(layers),
             **{name: buffer.data_ptr() for name, buffer in buffers.items()},
         )
-        # pointers keep nothing alive
-        self._caches, self._kept = caches, [layers, turns, buffers]
+        self._caches, self._kept = caches, [layers, turns, buffers]  # pointers keep nothing alive
 
 
 def make_stepper(
     model: Transformer, dtype: torch.dtype | None = None, compiled: bool = False
 ) -> Stepper:
-    """Give what reads a model's tokens fastest: a `Decoder`, or the model itself.
+    """Return the fastest reader of a model's tokens: a `Decoder`, or the model itself.
 
-    A large model reads its own tokens unless another precision is asked for: joined matrices save
-    calls, not arithmetic, and would double its memory.
+    A large model is its own reader unless another dtype is requested: joined matrices save calls,
+    not arithmetic, and would double its memory.
 
     Args:
-        dtype: of weights and cache; None: the model's own.
-        compiled: give a `CompiledDecoder`.
+        dtype: dtype of weights and cache; None: the model's own.
+        compiled: return a `CompiledDecoder`.
 
     Raises:
-        ConfigError: a dtype for a model that a `Decoder` does not know; as `CompiledDecoder`.
+        ConfigError: a dtype is given for a model that `Decoder` does not implement, or
+            `CompiledDecoder` raises.
     """
     if compiled:
         return CompiledDecoder(model, dtype)
@@ -197,9 +195,8 @@ def make_stepper(
             return Decoder(model, dtype)
     elif dtype not in (None, own):
         raise ConfigError(
-            f"dtype = {dtype} with this model",
-            "it is decoded by its own forward pass (model.attention = "
-            f"{model.config.attention}), in its own precision {own}",
+            f"the dtype of this model must be its own, {own}, got {dtype}",
+            f"its own forward pass decodes it (model.attention = {model.config.attention})",
             "leave the dtype out",
         )
     return model

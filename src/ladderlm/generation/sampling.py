@@ -1,7 +1,7 @@
 """Choose the next token from logits.
 
-Owns the filters. Each sequence draws from its own stream of uniforms, so a
-text does not depend on what stands beside it in the batch.
+Owns the filters. Each sequence has its own stream of uniforms, so a text does not depend on the
+others in its batch.
 """
 
 import torch
@@ -15,33 +15,28 @@ __all__ = ["next_token_probabilities", "penalise_repetition", "sample_tokens"]
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Divide the positive logits of seen tokens by `penalty`, multiply the negative ones by it.
 
-    Source: Keskar et al. 2019 (CTRL), section 4.1, with the sign taken care of as in the
-    libraries that followed it.
+    Source: Keskar et al. 2019 (CTRL), section 4.1, which does not treat negative logits.
 
     Args:
         logits: (B, V), float32.
-        seen: (B, V), bool; tokens that the row's text holds.
+        seen: (B, V), bool; tokens that the row's text contains.
 
     Returns:
         (B, V).
     """
-    weaker = torch.where(logits > 0, logits / penalty, logits * penalty)
-    return torch.where(seen, weaker, logits)
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def next_token_probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """Apply temperature, top-k, top-p and min-p.
+    """Apply temperature, top-k, top-p and min-p to logits (B, V), float32.
 
-    top-p drops a token when the mass of the likelier ones already *exceeds* p, so the likeliest
-    always stays. Source: Holtzman et al. 2019, section 3.1; the rule as in facebookresearch/llama.
-    min-p: Nguyen et al. 2024, equation 2. Each filter looks at the distribution after temperature
-    and before the others, so their order does not matter.
-
-    Args:
-        logits: (B, V), float32.
+    top-p drops a token if the more likely tokens together already *exceed* p, so the most likely
+    one always stays. Source: Holtzman et al. 2019, section 3.1; the rule as in
+    facebookresearch/llama. min-p: Nguyen et al. 2024, equation 2. Each filter is applied to the
+    distribution after temperature, so their order does not matter.
 
     Returns:
-        probabilities (B, V), float64, sorted descending and summing to 1, and their token ids.
+        Probabilities (B, V), float64, sorted descending and summing to 1, and their token ids.
     """
     probabilities, ids = torch.sort(
         torch.softmax(logits.double() / config.temperature, dim=-1), descending=True, stable=True
@@ -58,7 +53,7 @@ def next_token_probabilities(logits: Tensor, config: SamplingConfig) -> tuple[Te
 
 
 def sample_tokens(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
-    """Draw one token a row.
+    """Draw one token per row.
 
     Args:
         logits: (B, V), float32, the repetition penalty already applied.

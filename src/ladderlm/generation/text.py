@@ -1,32 +1,31 @@
-"""From new token ids to text that may be shown at once.
+"""Text from new token ids, shown while it is generated.
 
-Owns `TextStream`: whole characters only, and nothing of a stop string, wherever the borders of
-tokens lie.
+Owns `TextStream`, which returns whole characters only and no part of a stop string, however the
+tokens split them.
 """
 
 import codecs
 from collections.abc import Sequence
 
-from ladderlm.errors import ConfigError
+from ladderlm.config import require
 from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = ["TextStream"]
 
 
 class TextStream:
-    """Turn one text's tokens into pieces to show.
+    """Decoder of one text's tokens into pieces to show.
 
     Args:
-        tokenizer: decodes them.
-        stop: strings that end the text and are left out; found across the borders of tokens. The
-            first that is complete counts.
-        healed: bytes at the front that belong to the prompt, see `encode_prompt`.
+        stop: strings that end the text and are left out, also where they span tokens. The first
+            complete one counts.
+        healed: bytes at the start that belong to the prompt, see `encode_prompt`.
         continued: the tokens follow others; SentencePiece writes the first word of a text without
             the space that its token has.
 
     Attributes:
-        text: everything that was given out.
-        stopped: whether a stop string was met; later tokens are ignored.
+        text: all text returned so far.
+        stopped: whether a stop string was found; later tokens are ignored.
     """
 
     def __init__(
@@ -36,50 +35,45 @@ class TextStream:
         healed: bytes = b"",
         continued: bool = False,
     ) -> None:
-        if "" in stop:
-            raise ConfigError("an empty stop string", "it ends every text before it begins")
+        require("a stop string", "''", "" not in stop, "have at least one character")
         self.tokenizer, self.stop, self.n_skipped = tokenizer, tuple(stop), len(healed)
         self.continued = continued
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self.held = ""  # may be the front of a stop string
+        self.held = ""  # may be the start of a stop string
         self.text, self.stopped = "", False
 
     def add(self, token: int) -> str:
-        """Take a token; give the text that is safe to show now, which may be empty."""
+        """Add a token and return the text that is safe to show now, which may be empty."""
         raw = self.tokenizer.decode_bytes([token], continued=self.continued)
         self.continued |= bool(raw)
-        skipped, raw = raw[: self.n_skipped], raw[self.n_skipped :]
-        self.n_skipped -= len(skipped)
-        return self._give(self.utf8.decode(raw))
+        n_skipped = min(self.n_skipped, len(raw))
+        self.n_skipped -= n_skipped
+        return self._release(self.utf8.decode(raw[n_skipped:]))
 
     def finish(self) -> str:
-        """Give what was held back; bytes that are not UTF-8 become U+FFFD."""
-        shown = self._give(self.utf8.decode(b"", final=True))
+        """Return the text held back so far; bytes that are not UTF-8 become U+FFFD."""
+        shown = self._release(self.utf8.decode(b"", final=True))
         if not self.stopped:
             self.text += self.held
             shown, self.held = shown + self.held, ""
         return shown
 
-    def _give(self, new: str) -> str:
+    def _release(self, new: str) -> str:
         if self.stopped:
             return ""
         pending = self.held + new
-        # the one that is complete first, so that the borders of tokens play no part
+        # the one that ends first, so that the result does not depend on how tokens split the text
         met = [(at + len(stop), at) for stop in self.stop if (at := pending.find(stop)) >= 0]
         if met:
-            self.stopped, self.held = True, ""
-            shown = pending[: min(met)[1]]
+            self.stopped, self.held, shown = True, "", pending[: min(met)[1]]
         else:
-            n_held = max((_overlap(pending, stop) for stop in self.stop), default=0)
-            at = len(pending) - n_held
+            at = len(pending) - max((_overlap(pending, stop) for stop in self.stop), default=0)
             shown, self.held = pending[:at], pending[at:]
         self.text += shown
         return shown
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Give the length of the longest end of `text` that is a front of `stop`, not all of it."""
-    for n in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:n]):
-            return n
-    return 0
+    """Return the length of the longest end of `text` that is a proper prefix of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
