@@ -1,7 +1,7 @@
-"""The next batch, made while the current one is trained on.
+"""The next batch, made during training on the current one.
 
-Owns one background thread. What it makes is a pure function of the step, so nothing of it is
-state: a run that is stopped loses only a batch that it can make again.
+Owns one background thread. A batch is a pure function of the step, so none of this belongs to the
+run's state.
 """
 
 import time
@@ -15,10 +15,9 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Call `make(step)` one step ahead of its use.
+    """Values of `make(step)`, a pure function, computed one step ahead of their use.
 
     Args:
-        make: a pure function of the step.
         n_steps: steps 0 .. n_steps - 1 exist.
     """
 
@@ -28,11 +27,7 @@ class Ahead(Generic[T]):
         self._coming: dict[int, Future[T]] = {}
 
     def take(self, step: int) -> tuple[T, float]:
-        """Give the value of a step and the seconds that were waited for it.
-
-        Raises:
-            Whatever `make` raised for this step.
-        """
+        """Return the value of a step and the seconds waited for it; raise what `make` raised."""
         began = time.monotonic()
         coming = self._coming.pop(step, None) or self._pool.submit(self._make, step)
         self._coming.clear()

@@ -1,7 +1,7 @@
-"""An average of the weights over the run, kept beside them.
+"""An average of the weights over the run.
 
 Owns the exponential moving average and the exchange of model and average for scoring. The
-optimizer never sees it, so that a run with an average trains exactly as one without.
+optimizer never sees it, so a run with an average trains exactly like one without.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ __all__ = ["WeightAverage"]
 
 
 class WeightAverage:
-    """Keep a <- d a + (1 - d) w after every update.
+    """Exponential moving average a <- d a + (1 - d) w of the weights, taken after every update.
 
-    The decay d rises as (1 + n) / (10 + n) with the updates n done until it reaches `decay`, so
-    that the first weights, which are random, are soon forgotten. Source of the average: Polyak and
-    Juditsky 1992; of the rise: TensorFlow's ExponentialMovingAverage with num_updates.
+    The decay d rises as (1 + n) / (10 + n) with the number n of updates until it reaches `decay`,
+    so that the random first weights soon count little. Source of the average: Polyak and Juditsky
+    1992; of the rise: TensorFlow's ExponentialMovingAverage with num_updates.
 
     Args:
         model: float32 weights; the average begins as a copy of them.
@@ -31,13 +31,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, n_updates: int) -> None:
-        """Take in the weights after update number `n_updates`, from 1."""
+        """Add the weights after update number `n_updates`, from 1."""
         decay = min(self.decay, (1 + n_updates) / (10 + n_updates))
         torch._foreach_lerp_(list(self.weights.values()), list(self.model.parameters()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model hold the average meanwhile; one tensor at a time is exchanged."""
+        """Exchange the model's weights with the average inside the context."""
         self._exchange()
         try:
             yield

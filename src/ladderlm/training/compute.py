@@ -1,8 +1,7 @@
-"""The model that a step runs through: the masters themselves, or a twin made for speed.
+"""The model that a step computes with: the masters themselves, or a faster twin.
 
-Owns half-precision compute copies of float32 master weights, autocast, and compilation. The
-masters alone are saved, evaluated and moved by the optimizer; nothing outside a training step sees
-the twin.
+Owns half-precision compute copies of float32 master weights, autocast, and compilation. Only the
+masters are saved, evaluated and updated by the optimizer; only a training step uses the twin.
 """
 
 import copy
@@ -29,19 +28,19 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Compute:
-    """Weights in the precision of the products, and gradients given back to the masters.
+    """Weights in the precision of matrix multiplications; gradients go to the masters.
 
-    bf16 and fp16: products and the residual stream are of half precision; softmax, norm
-    statistics, loss, gradients over micro-batches, optimizer and weights are float32. The copies
-    are made once a step, where autocast would make them at every use. fp16 scales its loss.
+    bf16 and fp16: matrix multiplications and the residual stream have half precision; softmax,
+    norm statistics, loss, gradients over micro-batches, optimizer and weights are float32. The
+    copies are made once per step; autocast would make them at every use. fp16 scales its loss.
     bf16-autocast: PyTorch's choice of dtypes, with a float32 residual stream.
 
     Args:
         master: float32 weights.
-        precision: of the products.
+        precision: precision of matrix multiplications.
         compiled: compile each layer, for static shapes.
-        backend: of torch.compile.
-        sharding: how the weights lie over processes; by default all are here.
+        backend: backend of torch.compile.
+        sharding: distribution of the weights over processes; None: all are here.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Compute:
         if half is not None:
             angles = self.model.angles
             self.model.to(half)
-            self.model.angles = angles  # positions need all their bits
+            self.model.angles = angles  # positions need float32
             self.masters, self.copies = list(master.parameters()), list(self.model.parameters())
         else:
             for name, weight in master.named_parameters(remove_duplicate=False):
@@ -79,7 +78,7 @@ class Compute:
                 layer.compile(dynamic=False, fullgraph=True, backend=backend)
 
     def refresh(self) -> None:
-        """Copy the masters, which the optimizer has moved, and the mode of the master."""
+        """Copy the updated masters, and whether they are in training mode."""
         self.model.train(self.master.training)
         if self.copies:
             with torch.no_grad():
@@ -87,13 +86,13 @@ class Compute:
 
     @property
     def scale(self) -> float:
-        """What every loss is multiplied by before its gradient is taken."""
+        """Factor on every loss before the backward pass."""
         return 1.0 if self.loss_scale is None else self.loss_scale.value
 
     def hidden_and_head(
         self, tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Give `Transformer.hidden` and the head (V, D), both in the precision of the products."""
+        """Return `Transformer.hidden` and the head (V, D), in the matmul precision."""
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.model.hidden(tokens, positions, segment_ids)
         head = self.model.output.weight  # after the pass, in which FSDP2 has gathered it
@@ -108,12 +107,11 @@ class Compute:
                 twin.grad = None
 
     def warm_up(self, once: Callable[[], object], cache: Path) -> None:
-        """Compile before the first step, so that what cannot be compiled stops nothing later.
+        """Compile before the first step, so that an error comes before anything is trained.
 
         Args:
-            once: forward and backward of the shapes of a step; its gradients are dropped.
-            cache: folder where compiled code is kept from run to run, unless the environment names
-                another.
+            once: runs forward and backward with the shapes of a step; its gradients are dropped.
+            cache: folder for compiled code of all runs, unless the environment names another.
 
         Raises:
             ConfigError: the layers cannot be compiled here.
@@ -122,23 +120,20 @@ class Compute:
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            with warnings.catch_warnings():  # torch warns of what it does itself
+            with warnings.catch_warnings():  # torch warns about its own code
                 warnings.simplefilter("ignore")
                 once()
         except (TorchDynamoException, RuntimeError, OSError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise  # another trouble than compiling
+                raise  # not a problem of the compiler
             first = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConfigError(
-                f"the layers could not be compiled: {first[0]}",
-                "nothing has been trained yet",
-                "set execution.compile to 'off'",
-            ) from error
+            message = f"the layers could not be compiled: {first[0]}"
+            raise ConfigError(message, fix="set execution.compile to 'off'") from error
         for model in (self.master, self.model):
             model.zero_grad(set_to_none=True)
 
 
 def find_cpp_compiler() -> str | None:
-    """Give the C++ compiler that torch.compile needs on a CPU; None if there is none."""
+    """Return the C++ compiler that torch.compile needs on a CPU; None if there is none."""
     names = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
     return next((found for name in names if name and (found := shutil.which(name))), None)

@@ -1,14 +1,13 @@
-"""How long and how carefully a model is trained.
+"""Options of length, batch, precision, checkpoints and execution of a run.
 
-Owns `TrainConfig` (length, batch, seed), `CheckpointConfig` and `ExecutionConfig`.
+Owns `TrainConfig`, `CheckpointConfig` and `ExecutionConfig`.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from ladderlm.changes import MetaChange
-from ladderlm.config import added_later, execution_field
-from ladderlm.errors import ConfigError
+from ladderlm.config import added_later, execution_field, require
 
 __all__ = [
     "TRAIN_CHANGES",
@@ -24,10 +23,10 @@ Precision = Literal["auto", "float32", "bf16", "bf16-autocast", "fp16"]
 
 @dataclass(frozen=True)
 class BatchGrowth:
-    """How many rows each update takes: a straight rise from the first update on, then constant.
+    """Rows of each update: a linear rise from the first update on, then constant.
 
-    Everything is whole numbers and a function of the step alone, since the count of rows is the
-    state of the data. Source of the straight rise: Brown et al. 2020 (GPT-3), appendix B.
+    All numbers are integers and functions of the step alone, since the count of rows is the state
+    of the data. Source of the linear rise: Brown et al. 2020 (GPT-3), appendix B.
 
     Args:
         first, full: rows of the first update and of those after the rise.
@@ -39,13 +38,13 @@ class BatchGrowth:
     n_rising: int
 
     def rows_before(self, step: int) -> int:
-        """Count the rows that all updates before `step` (0-based) take together."""
+        """Return the number of rows of all updates before `step` (0-based) together."""
         rising = min(step, self.n_rising)
         grown = (self.full - self.first) * rising * (rising - 1) // (2 * max(self.n_rising, 1))
         return self.first * rising + grown + self.full * (step - rising)
 
     def rows_at(self, step: int) -> int:
-        """Count the rows of update number `step` (0-based)."""
+        """Return the number of rows of update number `step` (0-based)."""
         return self.rows_before(step + 1) - self.rows_before(step)
 
 
@@ -80,25 +79,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "global_batch_tokens", "log_every_steps"):
-            if not 1 <= getattr(self, name) < 2**40:
-                raise ConfigError(f"train.{name} = {getattr(self, name)}", "it is at least 1")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"train.seed = {self.seed}", "it lies in [0, 2^32)")
-        first = self.first_batch_tokens
-        if first is not None and not 1 <= first <= self.global_batch_tokens:
-            raise ConfigError(
-                f"train.first_batch_tokens = {first}",
-                f"the batch grows from it to global_batch_tokens = {self.global_batch_tokens}",
-                "choose a smaller one, or leave it out for a constant batch",
-            )
-        if not 0 < self.batch_warmup_fraction <= 1:
-            raise ConfigError(
-                f"train.batch_warmup_fraction = {self.batch_warmup_fraction}", "it lies in (0, 1]"
-            )
-        if self.z_loss is not None and self.z_loss <= 0:
-            raise ConfigError(f"train.z_loss = {self.z_loss}", "it is positive", "leave it out")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ConfigError(f"train.ema_decay = {self.ema_decay}", "it lies between 0 and 1")
+            value = getattr(self, name)
+            require(f"train.{name}", value, 1 <= value < 2**40, "be at least 1 and below 2^40")
+        valid = 0 <= self.seed < 2**32
+        require("train.seed", self.seed, valid, "be at least 0 and below 2^32")
+        first, full = self.first_batch_tokens, self.global_batch_tokens
+        valid = first is None or 1 <= first <= full
+        rule = f"be between 1 and train.global_batch_tokens = {full}"
+        require("train.first_batch_tokens", first, valid, rule, "leave it out for a constant batch")
+        share = self.batch_warmup_fraction
+        require("train.batch_warmup_fraction", share, 0 < share <= 1, "be above 0 and at most 1")
+        valid = self.z_loss is None or self.z_loss > 0
+        require("train.z_loss", self.z_loss, valid, "be positive", "leave it out to turn it off")
+        valid = self.ema_decay is None or 0 < self.ema_decay < 1
+        require("train.ema_decay", self.ema_decay, valid, "be above 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +108,11 @@ class CheckpointConfig:
     these."""
 
     def __post_init__(self) -> None:
-        if self.every_steps is not None and self.every_steps < 1:
-            raise ConfigError(f"checkpoint.every_steps = {self.every_steps}", "it is at least 1")
-        if self.keep < 1:
-            raise ConfigError(
-                f"checkpoint.keep = {self.keep}",
-                "a run without a checkpoint cannot be resumed",
-                "keep at least 1",
-            )
-        if any(step < 1 for step in self.keep_steps):
-            raise ConfigError(f"checkpoint.keep_steps = {list(self.keep_steps)}", "steps count up")
+        valid = self.every_steps is None or self.every_steps >= 1
+        require("checkpoint.every_steps", self.every_steps, valid, "be at least 1")
+        require("checkpoint.keep", self.keep, self.keep >= 1, "be at least 1")
+        kept = list(self.keep_steps)
+        require("checkpoint.keep_steps", kept, min(kept, default=1) >= 1, "be at least 1 each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +148,8 @@ class ExecutionConfig:
     def __post_init__(self) -> None:
         for name in ("n_threads", "micro_batch_seqs"):
             value = getattr(self, name)
-            if value is not None and not 1 <= value < 2**31:
-                raise ConfigError(f"execution.{name} = {value}", "it is at least 1")
+            valid = value is None or 1 <= value < 2**31
+            require(f"execution.{name}", value, valid, "be at least 1 and below 2^31")
 
 
 TRAIN_CHANGES = (

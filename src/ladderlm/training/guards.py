@@ -1,6 +1,6 @@
-"""Signals and non-finite numbers: what must stop a run without spoiling it.
+"""Signals, non-finite numbers and exhausted memory, which stop a run without damage.
 
-Owns the flag that a signal sets and the checks before the optimizer moves.
+Owns the flag that a signal sets and the checks before an update and a save.
 """
 
 import math
@@ -23,10 +23,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class SignalFlag:
-    """Remember the first signal; every long phase looks at it.
+    """The first signal that came, which every long phase checks.
 
-    A signal only sets the flag, so that a save under way is never cut in two. Use as a context:
-    the previous handlers come back at its end.
+    A signal only sets the flag, so it never interrupts a save. As a context manager it restores
+    the previous handlers at its end.
     """
 
     def __init__(self) -> None:
@@ -56,16 +56,10 @@ class SignalFlag:
 
 
 def check_finite(loss: float, grad_norm: float, step: int, batch: Batch) -> None:
-    """Refuse to update weights from a loss or gradient that is not a number.
-
-    Args:
-        loss: nats per token of the batch.
-        grad_norm: before clipping.
-        step: update about to be made, from 1.
-        batch: whose documents are named in the error.
+    """Check loss and gradient norm of update number `step`, from 1, before it is made.
 
     Raises:
-        TrainingError: either is NaN or infinite.
+        TrainingError: either is NaN or infinite; names the documents of the batch.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
@@ -73,35 +67,31 @@ def check_finite(loss: float, grad_norm: float, step: int, batch: Batch) -> None
     named = ", ".join(map(str, documents[:8])) + (" ..." if len(documents) > 8 else "")
     raise TrainingError(
         f"step {step}: loss {loss}, gradient norm {grad_norm}",
-        f"the weights were not moved; the batch held documents {named}; "
+        f"the weights were not updated; the batch contained documents {named}; "
         "the last checkpoint is good",
-        "lower optim.learning_rate or lengthen optim.warmup_fraction; "
+        "lower optim.learning_rate or raise optim.warmup_fraction; "
         "look at the batch with `ladderlm inspect`",
     )
 
 
 def check_weights(model: nn.Module, step: int) -> None:
-    """Refuse to publish weights that are not numbers.
+    """Check weights before they are saved.
 
     Raises:
-        TrainingError: names the first such weight; older checkpoints stay.
+        TrainingError: a weight is not finite; older checkpoints stay.
     """
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(local_part(weight)[0]).all()):
             raise TrainingError(
-                f"step {step}: {name} holds numbers that are not finite (nan or infinity)",
-                "nothing was saved; the checkpoint before it is good",
-                "lower optim.learning_rate, or run the same command again to go on from there",
+                f"step {step}: {name} has values that are not finite (nan or infinity)",
+                "nothing was saved; the last checkpoint is good",
+                "lower optim.learning_rate, or run the same command again to resume from it",
             )
 
 
 @contextmanager
 def explain_memory(micro_batch_seqs: int, step: int) -> Iterator[None]:
-    """Turn PyTorch's errors of exhausted memory into one that says what to set.
-
-    Raises:
-        TrainingError: the memory of the GPU or of this machine did not suffice.
-    """
+    """Raise TrainingError, with the options to change, where memory is exhausted."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

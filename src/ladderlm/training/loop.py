@@ -1,7 +1,7 @@
 """The training loop.
 
-Owns the order of things in a run: validate, save, update, log. There is one loop for every
-device and any number of processes.
+Owns the order of a run: validate, save, update, log. There is one loop for every device and any
+number of processes.
 """
 
 import logging
@@ -38,8 +38,8 @@ def run_loop(session: Session, state: TrainState, stream: RowStream) -> None:
     """Train from `state.step` to the end.
 
     Raises:
-        Stopped: a signal came; a checkpoint of the last whole step has been saved.
-        TrainingError: a number was not finite; nothing of that step was kept.
+        Stopped: a signal came; a checkpoint of the last complete step has been saved.
+        TrainingError: a number was not finite; that step was discarded.
     """
     training = _Training(session, state, stream)
     state.model.train()
@@ -51,7 +51,7 @@ def run_loop(session: Session, state: TrainState, stream: RowStream) -> None:
 
 
 class _Training:
-    """The steps of a run; `run_loop` is its only user."""
+    """The steps of a run, called by `run_loop`."""
 
     def __init__(self, session: Session, state: TrainState, stream: RowStream) -> None:
         self.session, self.state, self.stream = session, state, stream
@@ -65,7 +65,7 @@ class _Training:
         self.started = False  # an update has been made by this process
 
     def _make_batch(self, step: int) -> tuple[Batch, int]:
-        """Return this process's rows of a step, and the targets of all its rows."""
+        """Return this process's rows of a step and the number of targets of all rows."""
         growth, processes = self.session.config.batch_growth, self.session.processes
         first, n_rows = growth.rows_before(step), growth.rows_at(step)
         batch = self.stream.rows(first, n_rows, processes.rank, processes.world_size)
@@ -73,10 +73,10 @@ class _Training:
         return batch, self.stream.n_targets(first, n_rows)
 
     def do_what_is_due(self) -> None:
-        """Validate, write texts and save where this step asks for it; then leave if a signal came.
+        """Validate, write texts and save if this step is due for it; then check for signals.
 
         Raises:
-            Stopped: any process has got a signal; the state has been saved.
+            Stopped: a process has received a signal; the state has been saved.
         """
         session, config, step = self.session, self.session.config, self.state.step
         unscored = step in config.eval_steps and step not in session.validated
@@ -88,7 +88,7 @@ class _Training:
                 if unwritten:
                     self.write_samples()
                 if unscored or unwritten or step != session.saved_step:
-                    self.save()  # again where a signal had cut this step's work short
+                    self.save()  # again if a signal had interrupted this step
             elif step in config.checkpoint.keep_steps and step != session.saved_step:
                 self.save()
         except Stopped:
@@ -114,8 +114,8 @@ class _Training:
         state.step += 1
         if done.skipped:
             _log.warning(
-                "step %d: a gradient overflowed fp16, the update is skipped; the loss is scaled "
-                "by %g from now on",
+                "step %d: a gradient overflowed fp16; skipped the update and set the loss scale "
+                "to %g",
                 state.step,
                 state.compute.scale,
             )
@@ -130,30 +130,26 @@ class _Training:
 
     def _log_update(self, done: Update, rate: float, seconds: float, waited: float) -> None:
         state, config = self.state, self.session.config
-        fields: dict[str, Any] = {"loss": done.loss, "learning_rate": rate}
-        fields["grad_norm"] = done.grad_norm
+        fields = {"loss": done.loss, "learning_rate": rate, "grad_norm": done.grad_norm}
         if (scale := state.loss_scale) is not None:
             fields |= {"loss_scale": scale.value, "n_skipped": scale.n_skipped}
         n_rows = config.batch_growth.rows_at(state.step - 1)
         flops = self.flops_per_row * n_rows
-        again = flops * self.recomputed_share
-        n_positions = n_rows * config.data.seq_len
+        again, n_positions = flops * self.recomputed_share, n_rows * config.data.seq_len
         speed = throughput(seconds, n_positions, flops, self.session.peaks, again)
-        speed["data_wait_seconds"] = waited
-        speed["aside_seconds"] = state.aside_seconds
+        speed |= {"data_wait_seconds": waited, "aside_seconds": state.aside_seconds}
         speed["peak_memory_bytes"] = peak_memory_bytes(state.device)
         if self.first_seconds is not None:
             speed["seconds_to_first_step"], self.first_seconds = self.first_seconds, None
         self._log_row("train", fields, speed)
 
     def _log_row(self, kind: str, fields: dict[str, Any], timing: dict[str, float | None]) -> None:
-        state = self.state
-        n_rows = self.session.config.batch_growth.rows_before(state.step)
+        state, growth = self.state, self.session.config.batch_growth
         row = {
             "kind": kind,
             "step": state.step,
             "n_tokens": state.n_tokens,
-            "flops": self.flops_per_row * n_rows,
+            "flops": self.flops_per_row * growth.rows_before(state.step),
             **fields,
             "timing": {"seconds": state.seconds, **timing},
         }
@@ -162,7 +158,7 @@ class _Training:
         state.aside_seconds += time.monotonic() - began
 
     def validate(self) -> None:
-        """Score the head and note whether it is the best so far."""
+        """Score the validation head, log it and update the best step."""
         config, state = self.session.config, self.state
         began = time.monotonic()
         summary = self._score_head()
@@ -185,7 +181,7 @@ class _Training:
         self._log_row("eval", fields, {"eval_seconds": time.monotonic() - began})
 
     def _score_head(self) -> dict[str, Any]:
-        """Sum up what the model, as it stands, makes of the head."""
+        """Return the scores of the present weights on the validation head."""
         session, policy = self.session, self.session.config.eval_policy
         with self.state.sharding.whole(self.state.model) as model:
             losses = score_documents(
@@ -194,11 +190,10 @@ class _Training:
         return summarise(losses, with_interval=False)
 
     def write_samples(self) -> None:
-        """Continue the prompts from the weights as they are."""
-        session, state = self.session, self.state
+        """Continue the prompts with the present weights and log the texts."""
+        session, state, sampling = self.session, self.state, SamplingConfig()
         tokenizer, prompts = session.tokenizer, session.prompts
         alone = session.processes.world_size == 1
-        sampling = SamplingConfig()
         with state.sharding.whole(state.model) as model:
             if not session.processes.first:
                 return
@@ -215,17 +210,22 @@ class _Training:
                 request,
                 lambda: alone and session.flag.number is not None,
             )
-        session.watch.check()  # half a text is not logged: it is written when the run goes on
+        session.watch.check()  # half a text is not logged but written when the run resumes
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            row = {"step": state.step, "index": i, "prompt": prompt.text}
-            text = prompt.continuation(tokenizer, completion.tokens)
-            row |= {"text": text, "stopped": completion.stopped}
-            row |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-            row["seed"] = sampling.seed + i
+            row = {
+                "step": state.step,
+                "index": i,
+                "prompt": prompt.text,
+                "text": prompt.continuation(tokenizer, completion.tokens),
+                "stopped": completion.stopped,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "seed": sampling.seed + i,
+            }
             session.logs.write_sample(row)
 
     def save(self) -> None:
-        """Make what was logged durable, then publish a checkpoint.
+        """Sync the logs, then publish a checkpoint.
 
         Raises:
             TrainingError: a weight is not finite; nothing is published.

@@ -1,7 +1,7 @@
-"""`RunConfig`: everything one run needs, and the hash that names it.
+"""`RunConfig`: all options of one run, and the hash that names it.
 
-Owns the assembly of the parts and `NUMERICS_VERSION`. Resolution against data and machine is the
-business of `run/resolve.py`.
+Owns the assembly of the parts and `NUMERICS_VERSION`. `run/resolve.py` resolves a config against
+data and machine.
 """
 
 import functools
@@ -45,32 +45,31 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.numerics_version != NUMERICS_VERSION:
             raise ConfigError(
-                f"numerics_version = {self.numerics_version}, this ladderlm has {NUMERICS_VERSION}",
-                "the same config would give other numbers here than where it was written",
-                "remove the key to run it anew, or use the ladderlm version it was written by",
+                f"numerics_version must be {NUMERICS_VERSION} in this ladderlm, got "
+                f"{self.numerics_version}",
+                "the config would give other numbers here than where it was written",
+                "remove the key for a new run, or use the ladderlm version that wrote the config",
             )
         for name in ("global_batch_tokens", "first_batch_tokens"):
             n_tokens = getattr(self.train, name)
             n_rows, rest = divmod(n_tokens or 0, self.data.seq_len)
             if rest:
                 raise ConfigError(
-                    f"train.{name} = {n_tokens} is not a multiple of data.seq_len = "
-                    f"{self.data.seq_len}",
-                    "a batch is made of whole rows",
-                    f"choose {self.data.seq_len * (n_rows + 1)}",
+                    f"train.{name} must be a multiple of data.seq_len = {self.data.seq_len}, got "
+                    f"{n_tokens}",
+                    fix=f"set train.{name} to {self.data.seq_len * (n_rows + 1)}",
                 )
         longest = max(self.data.seq_len, self.eval_context)
         if longest > self.model.max_seq_len:
             raise ConfigError(
-                f"model.max_seq_len = {self.model.max_seq_len} is shorter than a row or an "
-                f"evaluation window of {longest} tokens",
-                "the table of rotary angles ends there",
-                f"set model.max_seq_len to {longest} or more",
+                f"model.max_seq_len must be at least data.seq_len and eval.context, {longest}, "
+                f"got {self.model.max_seq_len}",
+                fix=f"set model.max_seq_len to {longest}",
             )
 
     @property
     def global_batch_seqs(self) -> int:
-        """Rows of one update, over all processes; of a growing batch those of the largest."""
+        """Rows of one update over all processes; with a growing batch, of the largest."""
         return self.train.global_batch_tokens // self.data.seq_len
 
     @property
@@ -83,7 +82,7 @@ class RunConfig:
         return BatchGrowth(train.first_batch_tokens // self.data.seq_len, full, n_rising)
 
     def positions_after(self, step: int) -> int:
-        """Count the row positions that the first `step` updates take."""
+        """Return the number of row positions of the first `step` updates."""
         return self.batch_growth.rows_before(step) * self.data.seq_len
 
     @property
@@ -98,7 +97,7 @@ class RunConfig:
 
     @functools.cached_property
     def eval_steps(self) -> frozenset[int]:
-        """Steps after which the validation head is scored: 0, then evenly to the last step."""
+        """Steps after which the validation head is scored: 0, then evenly spaced to the last."""
         n_steps, n_evals = self.train.n_steps, min(self.eval.n_evals, self.train.n_steps)
         evenly = (round(n_steps * i / n_evals) for i in range(1, n_evals + 1))
         return frozenset({0, n_steps, *evenly})
@@ -110,11 +109,11 @@ class RunConfig:
 
     @functools.cached_property
     def checkpoint_steps(self) -> frozenset[int]:
-        """Steps after which the state is saved; `checkpoint.keep_steps` come besides."""
+        """Steps after which the state is saved, in addition to `checkpoint.keep_steps`."""
         n_steps, every = self.train.n_steps, self.checkpoint_every_steps
         return frozenset({*range(every, n_steps, every), n_steps})
 
-    @functools.cached_property  # plans ask for it thousands of times
+    @functools.cached_property  # plans read it thousands of times
     def meaning_hash(self) -> str:
         """SHA-256 over the half of the config that can change a number."""
         return content_hash(meaning_of(self))

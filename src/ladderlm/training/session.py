@@ -1,4 +1,4 @@
-"""What one training process holds besides the state.
+"""The resources of one training process.
 
 Owns `Session` and the logs of a run, which only the first process writes.
 """
@@ -27,7 +27,7 @@ __all__ = ["FileLogs", "Logs", "Session"]
 
 
 class Logs:
-    """Where rows go. These drop them, as every process but the first does."""
+    """Logs that drop their rows, for every process but the first."""
 
     def write(self, row: dict[str, Any]) -> None:
         """Log a row of metrics."""
@@ -43,10 +43,9 @@ class Logs:
 
 
 class FileLogs(Logs):
-    """metrics.jsonl and samples.jsonl of a run, cut back to the step that it resumes from.
+    """metrics.jsonl and samples.jsonl of a run, truncated to the step that it resumes from.
 
     Args:
-        metrics, samples: the files.
         last_step: rows of later steps are dropped.
         observe: called with every row of metrics.
     """
@@ -65,7 +64,7 @@ class FileLogs(Logs):
         self._observe = observe
 
     def write(self, row: dict[str, Any]) -> None:
-        """Log a row of metrics and show it to the observer."""
+        """Log a row of metrics and pass it to the observer."""
         self._metrics.write(row)
         self._observe(row)
 
@@ -86,43 +85,29 @@ class FileLogs(Logs):
 
 @dataclass
 class Session:
-    """What one training process holds besides the state.
+    """Everything of one training process except its state."""
 
-    Args:
-        config: settled for this machine.
-        processes: those of the run.
-        flag: set by signals.
-        checkpoints: the run's folder of checkpoints.
-        validation: split that the head is taken from.
-        tokenizer: of the data, to write the samples.
-        peaks: what the speed of a step is compared with.
-        began: monotonic seconds when this process began to open the run.
-        logs: where rows go.
-        validated, sampled: steps whose validation and texts the logs already hold.
-        saved_step: step of the checkpoint that the state came from; None: there is none.
-    """
-
-    config: RunConfig
+    config: RunConfig  # settled for this machine
     processes: Processes
     flag: SignalFlag
-    checkpoints: Path
+    checkpoints: Path  # folder of all checkpoints
     validation: Split
     tokenizer: Tokenizer
     peaks: Peaks
-    began: float
+    began: float  # monotonic seconds at which this process began to open the run
     logs: Logs = field(default_factory=Logs)
-    validated: frozenset[int] = frozenset()
-    sampled: frozenset[int] = frozenset()
-    saved_step: int | None = None
+    validated: frozenset[int] = frozenset()  # steps whose validation the logs already contain
+    sampled: frozenset[int] = frozenset()  # steps whose texts the logs already contain
+    saved_step: int | None = None  # of the checkpoint that the state came from; None: there is none
 
     @property
     def watch(self) -> Watch:
-        """What stops scoring at a signal; several processes stop together, between steps."""
+        """Check that stops scoring at a signal; several processes stop together, between steps."""
         return Watch(self.flag.check) if self.processes.world_size == 1 else UNWATCHED
 
     @property
     def scoring(self) -> Scoring:
-        """How validation is shared out and watched."""
+        """Processes that share validation, and its check for signals."""
         return Scoring(processes=self.processes, watch=self.watch)
 
     @functools.cached_property
@@ -133,7 +118,7 @@ class Session:
 
     @functools.cached_property
     def prompts(self) -> list[EncodedPrompt]:
-        """What the samples continue: empty prompts, then those of the config."""
+        """Prompts of the samples: empty ones, then those of the config."""
         config = self.config
         texts = [*([""] * config.eval.n_samples), *config.eval.sample_prompts]
         room = config.model.max_seq_len - 1

@@ -1,8 +1,8 @@
-"""How weights and optimizer state lie over the processes of a run.
+"""The distribution of weights and optimizer state over the processes of a run.
 
-Owns the three ways: every process has everything; each keeps the optimizer's state of the
-parameters it owns; or FSDP2 cuts every tensor into rows. All give the update of one process, up to
-the order of additions.
+Owns the three kinds: every process has everything; each keeps the optimizer's state of the
+parameters it owns; or FSDP2 splits every tensor by rows. All give the same update as one process,
+up to the order of additions.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ Kind = Literal["none", "optimizer", "weights"]
 
 
 class Sharding:
-    """What lies where, and what that asks of a step.
+    """Distribution of tensors over processes, and the communication of a step.
 
     Args:
-        processes: of the run; alone, every kind is "none".
-        kind: of `ExecutionConfig.shard`.
+        processes: processes of the run; with one, every kind becomes "none".
+        kind: see `ExecutionConfig.shard`.
     """
 
     def __init__(self, processes: Processes, kind: Kind = "none") -> None:
@@ -37,22 +37,21 @@ class Sharding:
         self.owners: dict[str, int] = {}
 
     def prepare(self, model: Transformer, products: torch.dtype | None) -> None:
-        """Lay out the weights; called once, before the optimizer is built.
+        """Distribute the weights; called once, before the optimizer is built.
 
         Args:
-            products: half precision that FSDP2 casts whole weights to; None: as they are.
+            products: half precision that FSDP2 casts whole weights to; None: no cast.
 
         Raises:
-            ConfigError: more processes than tensors.
+            ConfigError: there are more processes than tensors.
         """
         if self.kind == "optimizer":
             self.owners = owners_of(model, self.processes.world_size)
             if len(set(self.owners.values())) < self.processes.world_size:
                 raise ConfigError(
-                    f"execution.shard = 'optimizer' with {self.processes.world_size} processes "
-                    f"and {len(self.owners)} tensors in the model",
-                    "each process owns the state of whole tensors, and some would have none",
-                    "set execution.shard to 'none' or 'weights', or start fewer processes",
+                    f"execution.shard = 'optimizer' needs a tensor of the model for each process, "
+                    f"got {len(self.owners)} for {self.processes.world_size}",
+                    fix="set execution.shard to 'none' or 'weights', or start fewer processes",
                 )
         if self.kind != "weights":
             return
@@ -66,7 +65,7 @@ class Sharding:
 
         device = model.tok_embeddings.weight.device.type
         mesh = init_device_mesh(device, (self.processes.world_size,))
-        # Inputs are not cast: the angles keep all their bits, and the stream follows the weights.
+        # Inputs are not cast: the angles stay float32, and the stream follows the weights.
         policy = MixedPrecisionPolicy(
             param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
@@ -75,30 +74,30 @@ class Sharding:
         fully_shard(model, mesh=mesh, mp_policy=policy)
         register_fsdp_forward_method(model, "hidden")
         for module in model.modules():
-            if isinstance(module, FSDPModule):  # sums, as everywhere: the loss is divided already
+            if isinstance(module, FSDPModule):  # sum, not mean: the loss is divided already
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
 
     @property
     def owned(self) -> set[str] | None:
-        """Names of the parameters whose state is kept here; None: of all."""
+        """Names of the parameters whose state this process keeps; None: all."""
         if self.kind != "optimizer":
             return None
         return {name for name, owner in self.owners.items() if owner == self.processes.rank}
 
     def n_micro_batches(self, own: int) -> int:
-        """Give how many micro-batches this process goes through; FSDP2 needs all in step."""
+        """Return the number of micro-batches of this process; FSDP2 needs it equal on all."""
         return self.processes.agree(own) if self.kind == "weights" else own
 
     def announce(self, model: Any, last: bool) -> None:
-        """Say before a micro-batch whether it is the step's last: gradients are summed then."""
+        """Let FSDP2 sum gradients only in the step's last micro-batch."""
         if self.kind == "weights":
             model.set_requires_gradient_sync(last)
 
     def sum_gradients(self, parameters: list[nn.Parameter]) -> list[Tensor]:
-        """Sum over processes what FSDP2 has not; give the gradients as they lie here."""
+        """Sum gradients over processes, unless FSDP2 has, and return this process's parts."""
         for parameter in parameters:
-            if parameter.grad is None:  # a process without rows still takes part in the sum
+            if parameter.grad is None:  # a process without rows takes part in the sum
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [local_part(p.grad)[0] for p in parameters if p.grad is not None]
         if self.kind != "weights":
@@ -106,7 +105,7 @@ class Sharding:
         return gradients
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Give the global norm of gradients from `sum_gradients`."""
+        """Return the global norm of gradients from `sum_gradients`."""
         norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
         norm: Tensor = torch.linalg.vector_norm(norms)
         if self.kind != "weights":
@@ -116,7 +115,7 @@ class Sharding:
         return torch.sqrt(square)
 
     def share_weights(self, model: nn.Module) -> None:
-        """Give every process the weights that their owners have moved."""
+        """Send the weights that their owners have updated to all processes."""
         if self.kind != "optimizer":
             return
         with torch.no_grad():
@@ -126,12 +125,12 @@ class Sharding:
 
     @contextmanager
     def whole(self, model: Transformer, filled: bool = True) -> Iterator[Transformer]:
-        """Give a model with all float32 weights on this process, for scoring and sampling.
+        """Yield a model with all float32 weights on this process, for scoring and sampling.
 
         FSDP2's rows are gathered into a second model, which is dropped afterwards.
 
         Args:
-            filled: with the present weights; without, whoever asks loads others.
+            filled: copy the present weights; False: the caller loads others.
         """
         if self.kind != "weights":
             yield model
@@ -146,7 +145,7 @@ class Sharding:
         yield replica
 
     def whole_on_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gather named tensors onto the CPU of the first process; the others get none of them."""
+        """Gather named tensors on the CPU of the first process; the others get none."""
         if self.kind != "weights":
             return tensors
         gathered = {}
@@ -157,7 +156,7 @@ class Sharding:
         return gathered
 
     def own_state(self, optimizer: torch.optim.Optimizer) -> dict[str, tuple[Tensor, int | None]]:
-        """Give what this process has of the optimizer's state: name -> (part, its first row)."""
+        """Return this process's part of the optimizer's state: name -> (part, its first row)."""
         found = {}
         for name, tensor in optimizer_tensors(optimizer).items():
             part, begin = local_part(tensor)

@@ -1,6 +1,6 @@
-"""Everything that a resumed run must take over.
+"""The state that a resumed run must restore.
 
-Owns `TrainState` and its way into and out of a checkpoint.
+Owns `TrainState`, its saving and its restoring.
 """
 
 from collections.abc import Iterable
@@ -27,17 +27,17 @@ __all__ = ["TrainState"]
 
 @dataclass
 class TrainState:
-    """Model, optimizer and the few numbers beside them.
+    """Model, optimizer and counters of a run.
 
     Args:
-        compute: what a step runs through.
+        compute: the model that a step computes with.
         step: updates done; the position in the data and all randomness follow from it.
         n_tokens: targets trained on so far.
-        seconds: monotonic seconds spent training, summed over restarts.
-        aside_seconds: seconds spent in logging and saving, beside `seconds`.
-        restarts: how often the run was taken up again.
+        seconds: seconds of training, summed over restarts.
+        aside_seconds: seconds of logging and saving, not in `seconds`.
+        restarts: number of times the run was resumed.
         best: {"step", "loss"} of the checkpoint with the lowest validation loss so far.
-        average: of the weights over the run; None: none is kept.
+        average: average of the weights over the run; None: the run keeps none.
         branched_from: {"trunk", "step"} of the run whose first steps were taken over; None: the
             run has made all its steps.
     """
@@ -57,7 +57,7 @@ class TrainState:
 
     @property
     def sharding(self) -> Sharding:
-        """How weights and state lie over the processes."""
+        """Distribution of weights and state over the processes."""
         return self.compute.sharding
 
     @property
@@ -67,21 +67,20 @@ class TrainState:
 
     @property
     def loss_scale(self) -> LossScale | None:
-        """The scale of an fp16 run."""
+        """Loss scale of an fp16 run; None with any other precision."""
         return self.compute.loss_scale
 
     def restore(self, saved: SavedState) -> None:
-        """Take over a verified checkpoint.
+        """Restore a verified checkpoint.
 
         Raises:
-            CheckpointError: it belongs to another config, or does not fit.
+            CheckpointError: it belongs to another config, or does not fit the model.
         """
         source = str(saved.checkpoint.folder)
         if saved.state.get("run_id") != self.run_id:
             raise CheckpointError(
-                f"{source} belongs to run {saved.state.get('run_id')}, the config names "
-                f"{self.run_id}",
-                "an option that can change a number differs from the one it was trained with",
+                f"{source} belongs to run {saved.state.get('run_id')}, the config to {self.run_id}",
+                "they differ in an option that can change a number",
                 "use the run's own config.json, or another --out for the new config",
             )
         load_weights(self.model, saved.weights, source)
@@ -91,26 +90,26 @@ class TrainState:
         self.step, self.n_tokens = int(saved.state["step"]), int(saved.state["n_tokens"])
         n_updates = self.step
         if self.loss_scale is not None:
-            for name, value in saved.state["loss_scale"].items():
-                setattr(self.loss_scale, name, value)
+            vars(self.loss_scale).update(saved.state["loss_scale"])
             n_updates -= self.loss_scale.n_skipped
         if n_updates > 0:  # before the first update the optimizer keeps no state
             partial = self.sharding.owned is not None
             load_optimizer(self.optimizer, saved.optimizer, source, partial)
+        timing = saved.state["timing"]
         self.best = dict(saved.state["best"])
         self.branched_from = saved.state.get("branched_from")
-        self.seconds = float(saved.state["timing"]["seconds"])
-        self.aside_seconds = float(saved.state["timing"].get("aside_seconds", 0.0))
-        self.restarts = int(saved.state["timing"]["restarts"]) + 1
+        self.seconds = float(timing["seconds"])
+        self.aside_seconds = float(timing.get("aside_seconds", 0.0))
+        self.restarts = int(timing["restarts"]) + 1
 
     def save(self, checkpoints: Path, keep: int, keep_steps: Iterable[int] = ()) -> None:
-        """Publish a checkpoint of this step, then delete the ones no longer wanted.
+        """Publish a checkpoint of this step, then delete checkpoints that need not be kept.
 
-        Every process calls it; where state is cut over them, each writes its own slice.
+        Every process calls it; if state is distributed over them, each writes its own slice.
 
         Args:
-            keep: newest ones that stay.
-            keep_steps: those that stay besides them and the best.
+            keep: number of newest checkpoints to keep, besides the best.
+            keep_steps: further steps to keep.
 
         Raises:
             LadderError: a process could not write; older checkpoints are untouched.
@@ -150,7 +149,7 @@ class TrainState:
         rotate(checkpoints, keep, {*best, *keep_steps})
 
     def _save_slices(self, checkpoints: Path) -> dict[str, Any]:
-        """Let each process write its part of the optimizer's state; give the files' entries."""
+        """Write each process's part of the optimizer's state and return the files' entries."""
         sharding, processes = self.sharding, self.sharding.processes
         folder = step_folder(checkpoints, self.step)
         if processes.first and folder.exists():
@@ -159,11 +158,11 @@ class TrainState:
         try:
             parts = sharding.own_state(self.optimizer)
             made: Any = write_slice(folder, processes.rank, processes.world_size, parts)
-        except LadderError as error:  # all must know, or the others would wait for ever
+        except LadderError as error:  # all must know, or the others would wait forever
             made = f"process {processes.rank}: {error.what}"
         entries: dict[str, Any] = {}
         for found in processes.gather(made):
             if isinstance(found, str):
-                raise CheckpointError(found, "its part of the optimizer was not saved")
+                raise CheckpointError(f"the optimizer's state could not be saved: {found}")
             entries |= found
         return entries

@@ -1,7 +1,7 @@
 """One update: forward, backward, clip, optimizer.
 
 Owns the arithmetic of a step: sums of nats over micro-batches and processes, divided once by the
-global count of targets.
+number of targets of the global batch.
 """
 
 import math
@@ -23,19 +23,12 @@ __all__ = ["Update", "accumulate_gradients", "train_step"]
 
 @dataclass(frozen=True)
 class Update:
-    """What one step did.
+    """Result of one step over the global batch."""
 
-    Args:
-        loss: nats per target over the whole global batch.
-        grad_norm: global gradient norm before clipping.
-        n_targets: targets of the global batch.
-        skipped: the scaled gradient overflowed half precision, so the weights were not moved.
-    """
-
-    loss: float
-    grad_norm: float
+    loss: float  # nats per target
+    grad_norm: float  # before clipping
     n_targets: int
-    skipped: bool = False
+    skipped: bool = False  # the scaled gradient overflowed half precision: weights are unchanged
 
 
 def accumulate_gradients(
@@ -46,18 +39,18 @@ def accumulate_gradients(
     mask_documents: bool,
     z_loss: float | None = None,
 ) -> torch.Tensor:
-    """Add this process's share of the gradient of the mean loss; give its sum of nats.
+    """Add this process's share of the gradient of the mean loss and return its sum of nats.
 
     Args:
-        compute: what the rows go through; the gradient, times its scale, goes to its masters.
+        compute: its masters get the gradient, times its scale.
         batch: this process's rows.
         n_targets: targets of the *global* batch, by which every sum is divided.
         micro_batch_seqs: rows of one forward pass.
-        mask_documents: hand segments and restarting positions to the model.
-        z_loss: as in `sum_head_nats`.
+        mask_documents: pass segments, and positions that restart with each document, to the model.
+        z_loss: see `sum_head_nats`.
 
     Returns:
-        Sum of nats over the rows, float64 scalar, detached.
+        Float64 scalar, detached.
     """
     device = compute.master.tok_embeddings.weight.device
     softcap = compute.master.config.logit_softcap
@@ -65,14 +58,12 @@ def accumulate_gradients(
     n_micro = compute.sharding.n_micro_batches(-(-batch.n_rows // micro_batch_seqs))
     for i in range(n_micro):
         rows = batch.rows(i * micro_batch_seqs, (i + 1) * micro_batch_seqs)
-        if not rows.n_rows:  # others still have some, and all must go through the layers together
+        if not rows.n_rows:  # FSDP2 needs as many passes on all processes
             rows = batch.padding_row()
         compute.sharding.announce(compute.model, last=i == n_micro - 1)
         tokens = _send(rows.tokens, device)
-        positions = segments = None
-        if mask_documents:
-            positions = _send(rows.positions, device)
-            segments = _send(rows.segment_ids, device)
+        positions = _send(rows.positions, device) if mask_documents else None
+        segments = _send(rows.segment_ids, device) if mask_documents else None
         hidden, head = compute.hidden_and_head(tokens, positions, segments)
         targets, counted = _send(rows.targets, device), _send(rows.loss_mask, device)
         loss = sum_head_nats(hidden, head, targets, counted, softcap, z_loss)
@@ -83,7 +74,7 @@ def accumulate_gradients(
 
 
 def _send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Give an array as a tensor on the device; a GPU fetches it while it computes."""
+    """Return an array as a tensor on the device; a GPU copies it asynchronously."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
@@ -93,14 +84,12 @@ def _send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 def train_step(state: TrainState, batch: Batch, n_targets: int, config: RunConfig) -> Update:
     """Make one update from the global batch, of which this process holds `batch`.
 
-    A gradient that overflows fp16 is the loss scale's fault as long as that can be lowered: the
-    update is skipped, and the next one is made with half the scale.
+    If a gradient overflows fp16 and the loss scale can still be lowered, the update is skipped and
+    the scale halved.
 
     Args:
-        state: its model and optimizer are changed; its step, which is counted by the caller, is
-            named in errors.
-        n_targets: as in `accumulate_gradients`.
-        config: how large micro-batches are, what is masked and where the gradient is clipped.
+        state: its model and optimizer are changed; the caller counts its step.
+        n_targets: targets of the global batch.
 
     Raises:
         TrainingError: the loss or the gradient is not finite; nothing has been changed.
@@ -115,13 +104,13 @@ def train_step(state: TrainState, batch: Batch, n_targets: int, config: RunConfi
     sharding.processes.sum_tensors([nats])
     norm = sharding.norm(gradients)
     loss, scaled_norm = torch.stack([nats / n_targets, norm.double()]).tolist()
-    scale, loss_scale = compute.scale, compute.loss_scale
-    grad_norm = scaled_norm / scale
+    loss_scale = compute.loss_scale
+    factor = 1 / compute.scale  # a power of two, so exact
+    grad_norm = scaled_norm * factor
     overflow = math.isfinite(loss) and not math.isfinite(grad_norm)
     if overflow and loss_scale is not None and loss_scale.skip():
         return Update(loss, grad_norm, n_targets, skipped=True)
     check_finite(loss, grad_norm, state.step + 1, batch)
-    factor = 1 / scale
     if grad_clip is not None and grad_norm > grad_clip:
         factor *= grad_clip / (grad_norm + 1e-6)
     if factor != 1:

@@ -1,8 +1,7 @@
-"""How fast a step was.
+"""The speed of a step.
 
-Owns the two peaks that a step is held against, the one measured here and the data sheet's, and
-model FLOPs utilisation. A device without a known data sheet has the measured peak alone: an MFU
-against a guessed peak says nothing.
+Owns model FLOPs utilisation and the two peaks that a step is compared with: the one measured here
+and the data sheet's, which may be unknown.
 """
 
 import resource
@@ -14,12 +13,12 @@ import torch
 
 __all__ = ["Peaks", "matmul_rate", "peak_flops_per_second", "peak_memory_bytes", "throughput"]
 
-_PROBE_SECONDS = 0.02  # one product of a probe takes about this long
+_PROBE_SECONDS = 0.02  # about the duration of one matrix multiplication of a probe
 _LARGEST_PROBE = 8192
 
-# Dense TFLOP/s by device name: of float32 outside the tensor cores, and of half precision on them
-# with sums in float32 and without sparsity. Source: NVIDIA's data sheets of each; of the GeForce
-# cards the white papers of Ampere GA102 and Ada.
+# Dense TFLOP/s by device name: float32 outside the tensor cores, and half precision on them with
+# float32 accumulation and without sparsity. Source: NVIDIA's data sheets; for the GeForce cards the
+# white papers of Ampere GA102 and Ada.
 _PEAKS = {
     "Tesla T4": (8.1, 65),
     "Tesla V100-SXM2-16GB": (15.7, 125),
@@ -40,20 +39,20 @@ _PEAKS = {
 
 
 def peak_flops_per_second(hardware: str, precision: str) -> float | None:
-    """Give the data sheet's peak of one device; None if it is not in the table.
+    """Return the data sheet's peak of one device, equal for both half precisions.
 
-    Tensor cores multiply both half precisions at one rate.
+    Returns:
+        None if the device is not in the table.
     """
     if hardware not in _PEAKS:
         return None
-    whole, half = _PEAKS[hardware]
-    return (whole if precision == "float32" else half) * 1e12
+    return _PEAKS[hardware][precision != "float32"] * 1e12
 
 
 def matmul_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
-    """Give the FLOP/s of the best of many square matrix products.
+    """Return the FLOP/s of the fastest of many square matrix multiplications.
 
-    The size doubles from 256 until one product takes 20 ms or is 8,192 wide.
+    The size doubles from 256 until one multiplication takes 20 ms or is 8,192 wide.
     """
     size, best = 256, 0.0
     end = time.perf_counter() + seconds
@@ -79,15 +78,10 @@ def _wait(device: str) -> None:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What steps are held against, FLOPs per second of all devices together.
+    """Peak FLOPs per second of all devices together."""
 
-    Args:
-        measured: by `matmul_rate` on this machine.
-        datasheet: of the vendor; None: not known.
-    """
-
-    measured: float
-    datasheet: float | None = None
+    measured: float  # by `matmul_rate` on this machine
+    datasheet: float | None = None  # None: not known
 
     def times(self, n_devices: int) -> "Peaks":
         """Return the peaks of several such devices together."""
@@ -98,13 +92,12 @@ class Peaks:
 def throughput(
     step_seconds: float, n_positions: int, flops: float, peaks: Peaks, recomputed: float = 0.0
 ) -> dict[str, float | None]:
-    """Describe the speed of one step.
+    """Return the speed of one step, as it is logged.
 
     Args:
-        step_seconds: wall time.
         n_positions: row positions of the global batch.
-        flops: of the step, nominal causal.
-        recomputed: FLOPs that were done a second time to save memory; they count in `hfu` alone.
+        flops: nominal causal FLOPs of the step.
+        recomputed: FLOPs repeated to save memory, which count in `hfu` only.
     """
     rate = flops / step_seconds
     speed = {
@@ -120,7 +113,7 @@ def throughput(
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Give the most memory that this process has had: of the GPU, or resident on a CPU."""
+    """Return the peak memory of this process: GPU memory, or resident memory on a CPU."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
