@@ -370,7 +370,7 @@ def test_options_that_are_valid_only_together_may_come_in_any_order():
     options = {"train.global_batch_tokens": 300, "data.seq_len": 100}
     for items in (list(options.items()), list(options.items())[::-1]):
         assert replace_all(DEFAULT, dict(items)).global_batch_seqs == 3
-        with pytest.raises(ConfigError, match="must be a multiple of data.seq_len"):
+        with pytest.raises(ConfigError, match="must be a multiple of"):
             replace_at(DEFAULT, *items[[k for k, _ in items].index("data.seq_len")])
 
 
