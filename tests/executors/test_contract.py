@@ -153,7 +153,7 @@ def test_the_same_study_gives_the_same_losses(executor, tiny_data, tmp_path):
         outcomes = launch(plan, tmp_path / place, chosen)
         assert [outcome.state for outcome in outcomes] == [State.DONE] * 2
         rows = collect_results(plan, tmp_path / place)
-        tables.append([row | dict.fromkeys(TIMING_COLUMNS) for row in rows])
+        tables.append([replace(row, **dict.fromkeys(TIMING_COLUMNS)) for row in rows])
     assert tables[0] == tables[1]
 
 
@@ -172,7 +172,7 @@ def test_branches_begin_at_their_trunks_wherever_these_were_made(executor, tiny_
         outcomes = launch(plan, pool, chosen)
         assert [outcome.state for outcome in outcomes] == [State.DONE] * 4
         rows = collect_results(plan, pool)
-        tables.append([row | dict.fromkeys(TIMING_COLUMNS) for row in rows])
+        tables.append([replace(row, **dict.fromkeys(TIMING_COLUMNS)) for row in rows])
         for run in plan.runs:
             summary = json.loads((pool / run.run_id / "summary.json").read_text())
             wanted = {"trunk": run.trunk, "step": run.shared_steps} if run.trunk else None

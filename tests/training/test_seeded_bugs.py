@@ -155,7 +155,7 @@ def test_a_position_in_the_data_that_starts_anew_is_caught(tiny_config, tmp_path
 
 def test_a_checkpoint_that_is_not_verified_is_caught(tiny_config, tmp_path, monkeypatch):
     """C10: changed weights would be trained on without a word."""
-    monkeypatch.setattr(load_module, "verify_checkpoint", lambda checkpoint: {})
+    monkeypatch.setattr(load_module, "verify_checkpoint", lambda _: {"files": {}})
     fields = {"eval__n_evals": 0, "eval__n_samples": 0, "checkpoint__keep": 2}
     whole = outcome(execute(tiny_config(**fields, out=str(tmp_path / "whole"))))
     config = tiny_config(**fields)
