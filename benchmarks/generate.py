@@ -41,7 +41,7 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 
 def make_model() -> Transformer:
-    """Give random weights whose head is scaled up, so that the likeliest token stands out."""
+    """Return random weights whose head is scaled up, so that the likeliest token stands out."""
     torch.manual_seed(0)
     model = Transformer(SHAPE)
     init_weights(model, 1)
@@ -51,14 +51,14 @@ def make_model() -> Transformer:
 
 
 def make_prompts(n: int) -> list[list[int]]:
-    """Give random prompts."""
+    """Return random prompts."""
     stream = torch.Generator().manual_seed(7)
     rows: list[list[int]] = torch.randint(0, 8192, (n, N_PROMPT), generator=stream).tolist()
     return rows
 
 
 def to_transformers(model: Transformer, dtype: torch.dtype) -> Any:
-    """Give the same weights as a `LlamaForCausalLM`; None where transformers is not installed."""
+    """Return the same weights as a `LlamaForCausalLM`; None where transformers is not installed."""
     try:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
@@ -163,7 +163,7 @@ def count_equal(model: Transformer, stepper: Any, prompts: Sequence[Sequence[int
 def measure(
     contenders: dict[str, Callable[[], Any]], n_tokens: int, n_rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Give tokens per second of wall time and of processor time, best round of each."""
+    """Return tokens per second of wall time and of processor time, best round of each."""
     best = dict.fromkeys(contenders, (0.0, 0.0))
     for _ in range(n_rounds + 1):  # the first warms up, and counts if it is the best
         for name, run in contenders.items():

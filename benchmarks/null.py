@@ -48,7 +48,7 @@ def _columns(points: Points) -> list[np.ndarray]:
 
 
 def judge(points: Points) -> dict[str, object]:
-    """Give the word of the rules by numbers, whether the hold-out passed, and the pooled m."""
+    """Return the word of the rules by numbers, whether the hold-out passed, and the pooled m."""
     comparison = compare_arms(points, *ARMS)
     is_top = points.rung == points.rung.max()
     rows = prediction_errors(fit_law(points.where(~is_top), ARMS[0]), points.where(is_top))

@@ -46,14 +46,14 @@ Step = Callable[[Any, Any], Any]
 
 
 def adamw(parameters: Any) -> Any:
-    """Give PyTorch's AdamW as it comes."""
+    """Return PyTorch's AdamW as it comes."""
     import torch
 
     return torch.optim.AdamW(parameters, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
 
 def plain_step(model: Any, loss_of: Callable[[Any, Any], Any], optimizer: Any, bf16: bool) -> Step:
-    """Give forward, backward, clipping and update, in the order that all peers have."""
+    """Return forward, backward, clipping and update, in the order that all peers have."""
     import torch
 
     def step(tokens: Any, targets: Any) -> Any:
@@ -237,7 +237,7 @@ def main() -> None:
 
 
 def is_installed(package: str) -> bool:
-    """Say whether a package can be imported."""
+    """Return whether a package can be imported."""
     return importlib.util.find_spec(package) is not None
 
 

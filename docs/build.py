@@ -50,25 +50,25 @@ def find_outdated() -> dict[Path, str]:
 
 
 def find_pages() -> list[Path]:
-    """Give every page, README first."""
+    """Return every page, README first."""
     top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     return [page for page in top if page.exists()] + sorted((ROOT / "docs").rglob("*.md"))
 
 
 def anchor_of(heading: str) -> str:
-    """Give the name of a heading as forges make it: lower case, hyphens, no punctuation."""
+    """Return the name of a heading as forges make it: lower case, hyphens, no punctuation."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def walk(tokens: list[Token]) -> Iterator[Token]:
-    """Give all tokens, those inside lines too."""
+    """Return all tokens, those inside lines too."""
     for token in tokens:
         yield token
         yield from walk(token.children or [])
 
 
 def parse(page: Path) -> list[Token]:
-    """Give the tokens of a page, its headings named."""
+    """Return the tokens of a page, its headings named."""
     tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
@@ -77,7 +77,7 @@ def parse(page: Path) -> list[Token]:
 
 
 def place_of(path: Path) -> Path:
-    """Give where a file of the checkout lies in the site, relative to it."""
+    """Return where a file of the checkout lies in the site, relative to it."""
     place = path.relative_to(ROOT)
     if place.name == "README.md":
         return place.with_name("index.html")
@@ -85,7 +85,7 @@ def place_of(path: Path) -> Path:
 
 
 def resolve_link(page: Path, link: str) -> tuple[Path, str] | None:
-    """Give file and anchor of a relative link; None for one that leaves the checkout's files."""
+    """Return file and anchor of a relative link; None for one that leaves the checkout's files."""
     parts = urllib.parse.urlsplit(link)
     if parts.scheme or parts.netloc:
         return None
@@ -94,7 +94,7 @@ def resolve_link(page: Path, link: str) -> tuple[Path, str] | None:
 
 
 def find_faults(pages: dict[Path, list[Token]]) -> list[str]:
-    """Give a line for every link that leads nowhere."""
+    """Return a line for every link that leads nowhere."""
     anchors = {
         page: {token.attrGet("id") for token in tokens if token.type == "heading_open"}
         for page, tokens in pages.items()
@@ -145,7 +145,7 @@ def write_site(pages: dict[Path, list[Token]], site: Path) -> None:
 
 
 def title_of(tokens: list[Token]) -> str:
-    """Give the first heading, as text for HTML."""
+    """Return the first heading, as text for HTML."""
     headings = [t for o, t in itertools.pairwise(tokens) if o.type == "heading_open"]
     return html.escape(headings[0].content if headings else "ladderlm")
 

@@ -12,7 +12,7 @@ _NAMES = ("chromium", "google-chrome", "chromium-browser", "chrome")
 
 
 def open_offline(page: Path, profile: Path) -> str:
-    """Open a page with the network off; give its DOM. A line on the console is a failure.
+    """Open a page with the network off; return its DOM. A line on the console is a failure.
 
     Args:
         profile: a folder for the browser's own files.

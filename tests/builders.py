@@ -37,7 +37,7 @@ WORDS = "the a of model loss token batch step rate layer def return for in print
 
 
 def make_text(rng: random.Random, n_words: int) -> str:
-    """Give a text with some structure to learn: lines of words with indents."""
+    """Return a text with some structure to learn: lines of words with indents."""
     lines = []
     for _ in range(max(n_words // 8, 1)):
         lines.append("    " * rng.randint(0, 2) + " ".join(rng.choices(WORDS, k=8)))
@@ -45,7 +45,7 @@ def make_text(rng: random.Random, n_words: int) -> str:
 
 
 def make_records(n: int, seed: int = 0, n_words: int = 60) -> list[dict[str, Any]]:
-    """Give records in the Pile's shape, in two subsets, all of different text."""
+    """Return records in the Pile's shape, in two subsets, all of different text."""
     rng = random.Random(seed)
     return [
         {
@@ -64,7 +64,7 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def content_of(folder: Path | str) -> dict[str, str]:
-    """Give name -> SHA-256 of all files below a folder but the lock."""
+    """Return name -> SHA-256 of all files below a folder but the lock."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(folder).rglob("*"))
@@ -96,7 +96,7 @@ TINY_LADDER = (2.27e8, 4.53e8, 6.73e8)
 
 
 def tiny_study(data: Path, **changes: Any) -> dict[str, Any]:
-    """Give a study file as a dict: two arms on three rungs of a fraction of a second each.
+    """Return a study file as a dict: two arms on three rungs of a fraction of a second each.
 
     Args:
         changes: replace whole tables; None leaves one out.
@@ -149,7 +149,7 @@ def write_study(path: Path, values: dict[str, Any]) -> Path:
 
 
 def make_row(**changes: Any) -> Row:
-    """Give a finished run of a ladder that is compared, with some of its values changed."""
+    """Return a finished run of a ladder that is compared, with some of its values changed."""
     known: dict[str, Any] = {"study": "tiny", "run_id": "r", "config_hash": "r", "arm": "base"}
     known |= {"role": "ladder", "rung": 0, "seed": 1, "dim": 16, "n_layers": 1, "cluster": "r"}
     known |= {"params": 100, "tokens": 1000, "n_steps": 10, "global_batch_tokens": 100}
@@ -179,15 +179,15 @@ class InOwnProcess:
         return handle
 
     def poll(self, handle: str) -> State:
-        """Say how it ended."""
+        """Return how it ended."""
         return State.FAILED if self.codes[handle] else State.DONE
 
     def cancel(self, *handles: str) -> None:
         """Do nothing: they have ended."""
 
     def reattach(self, job: Job) -> None:
-        """Give None: nothing goes on by itself."""
+        """Return None: nothing goes on by itself."""
 
     def exit_code(self, handle: str) -> int | None:
-        """Give its code."""
+        """Return its code."""
         return self.codes[handle]

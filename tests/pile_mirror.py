@@ -43,17 +43,17 @@ OTHER = MAGIC + random.Random(1).randbytes(150_000)
 
 
 def sha256(data: bytes) -> str:
-    """Give the digest in hex."""
+    """Return the digest in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def asked_of(hub: Mirror) -> list[str]:
-    """Give the paths asked for by GET, in order."""
+    """Return the paths asked for by GET, in order."""
     return [path for path, _ in hub.asked]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Give all bytes below a folder but those of the lock."""
+    """Return all bytes below a folder but those of the lock."""
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))

@@ -159,14 +159,14 @@ def bootstrap(
 
 
 def lay_out(empty_venv: Path, project: Path) -> None:
-    """Give the project an environment as an interrupted setup would have left it."""
+    """Return the project an environment as an interrupted setup would have left it."""
     shutil.copytree(empty_venv, project / ".venv", symlinks=True)
     state = {"ours": True, "with_base_packages": False}
     (project / ".venv/ladderlm.json").write_text(json.dumps(state))
 
 
 def installed(project: Path, name: str = "torch") -> str | None:
-    """Give the version that the project's environment has of a package."""
+    """Return the version that the project's environment has of a package."""
     code = f"from importlib.metadata import version; print(version({name!r}))"
     words = [project / ".venv/bin/python", "-c", code]
     found = subprocess.run(words, capture_output=True, text=True)

@@ -30,7 +30,7 @@ DEFAULT = RunConfig()
 
 
 def options_of(kind, place=""):
-    """Give (dotted name, type) of every option below a config class."""
+    """Return (dotted name, type) of every option below a config class."""
     hints = typing.get_type_hints(kind)
     for option in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[option.name]):
@@ -49,7 +49,7 @@ SWITCHES = [name for name, kind in OPTIONS.items() if kind is bool]
 
 
 def nested(dotted, value):
-    """Give the table that a file with one option would hold."""
+    """Return the table that a file with one option would hold."""
     for place in reversed(dotted.split(".")):
         value = {place: value}
     return value
@@ -62,7 +62,7 @@ def option_at(config, dotted):
 
 
 def refused(dotted, value):
-    """Read a file with one option, expecting an error; give it."""
+    """Read a file with one option, expecting an error; return it."""
     with pytest.raises(ConfigError) as caught:
         from_dict(RunConfig, nested(dotted, value))
     return caught.value

@@ -45,7 +45,7 @@ RUN_BY_CI = ("make quickstart", "make test")
 
 
 def blocks(language: str) -> list[str]:
-    """Give the README's code blocks of a language, in order."""
+    """Return the README's code blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -83,7 +83,7 @@ def mirror(tmp_path: Path):
 
 
 def run_line(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run one command line of the README in the folder that we are in; give what it prints."""
+    """Run one command line of the README in the folder that we are in; return what it prints."""
     words = shlex.split(line, comments=True)
     if words[0] == "ladderlm":  # here, since a process for each takes seconds to load torch
         code, printed = main(words[1:]), capsys.readouterr()

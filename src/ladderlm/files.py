@@ -66,7 +66,7 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
-    """Give a binary file that appears under `path` only when the block ends well.
+    """Return a binary file that appears under `path` only when the block ends well.
 
     Writes to a temporary file in the same folder, then flush, fsync, rename, fsync folder. An
     exception removes the temporary file and leaves the old content untouched.
@@ -159,7 +159,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def sha256_file(path: Path | str) -> str:
-    """Give the hex SHA-256 of a file, read in pieces of 1 MiB."""
+    """Return the hex SHA-256 of a file, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while piece := stream.read(1 << 20):
@@ -329,7 +329,7 @@ class FolderLock:
         self._stream.flush()
 
     def release(self) -> None:
-        """Give the folder back; a second call does nothing."""
+        """Return the folder back; a second call does nothing."""
         if not self._stream.closed:
             self._stream.truncate(0)
             self._stream.close()

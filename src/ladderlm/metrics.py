@@ -8,7 +8,7 @@ LN_2 = math.log(2.0)
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """Give nats / (ln 2 x bytes): tokenizer-free compression of the raw UTF-8 text.
+    """Return nats / (ln 2 x bytes): tokenizer-free compression of the raw UTF-8 text.
 
     Source: Gao et al. 2020 (The Pile), section 3.1, with exact byte counts per document. NaN for
     zero bytes.

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def talk(ladderlm, shared_run, monkeypatch):
-    """Say lines to the shared run; give what the command said."""
+    """Say lines to the shared run; return what the command said."""
 
     def call(raw, *words):
         raw = raw if isinstance(raw, bytes) else raw.encode()

@@ -305,7 +305,7 @@ def test_runs_of_two_tokenizers_are_compared_on_the_same_bytes(
 
 
 def start_two(python, environment, run):
-    """Start two processes of one evaluation, as torchrun would; give what they print together."""
+    """Start two processes of one evaluation, as torchrun would; return what they print together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

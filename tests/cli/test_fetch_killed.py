@@ -62,7 +62,7 @@ def files_of(folder):
 
 
 def kill_at_random(mode, n_kills, start, tmp_path, rng):
-    """Run the command until so many kills have hit it; give kills per finished result."""
+    """Run the command until so many kills have hit it; return kills per finished result."""
     began = time.monotonic()
     process = start(tmp_path / "good", MODES[mode])
     _, errors = process.communicate(timeout=60)

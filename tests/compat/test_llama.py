@@ -109,7 +109,7 @@ def test_generate_follows_metas_rule(again, temperature, echo):
 
 
 def make_plain(llama):
-    """Give our own model with the weights of a compatible one."""
+    """Return our own model with the weights of a compatible one."""
     from ladderlm.model.transformer import Transformer as Own
 
     model = Own(llama.model.config)

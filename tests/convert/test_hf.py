@@ -102,7 +102,7 @@ def read_hf_like(model, tmp_path):
 
 
 def relative(found, expected):
-    """Give max|a - b| / max|b| of the worst row."""
+    """Return max|a - b| / max|b| of the worst row."""
     rows = zip(found, expected, strict=True)
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in rows)
 

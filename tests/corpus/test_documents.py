@@ -39,7 +39,7 @@ def write(path, content):
 
 
 def refused(path, **options):
-    """Read a file to its end, expecting an error that names it and a way out; give it."""
+    """Read a file to its end, expecting an error that names it and a way out; return it."""
     with pytest.raises(DataError) as caught:
         read(path, **options)
     assert str(path) in caught.value.what

@@ -58,7 +58,7 @@ def files_in(folder):
 
 
 def part_in(tmp_path, mirror):
-    """Give the place of the part of the mirror's file, in a folder that exists."""
+    """Return the place of the part of the mirror's file, in a folder that exists."""
     (tmp_path / "got").mkdir()
     return part_file(mirror.url + "/a.zst", tmp_path / "got/a.zst")
 

@@ -29,7 +29,7 @@ SIZES = [len(record["text"].encode()) for record in RECORDS]
 
 
 def cut(data, limits, pieces=(10**9,), at_end=True):
-    """Give counts and bytes of a head of `data`, fed in pieces of the given sizes in turn."""
+    """Return counts and bytes of a head of `data`, fed in pieces of the given sizes in turn."""
     sink = io.BytesIO()
     head = Head(limits, sink, "source")
     start, turn = 0, 0

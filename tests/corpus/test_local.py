@@ -157,7 +157,7 @@ def packages(site):
 
 
 def read_corpus(out):
-    """Give split -> records, read as anyone would read a corpus."""
+    """Return split -> records, read as anyone would read a corpus."""
     return {
         name: [(d.subset, d.text) for d in Reader([out / f"{name}.jsonl.zst"])]
         for name in ("train", "val")

@@ -30,7 +30,7 @@ CONFIGS = st.builds(
 
 @pytest.fixture
 def stream_of(tmp_path_factory):
-    """Give a builder of streams over documents of given lengths."""
+    """Return a builder of streams over documents of given lengths."""
 
     def build(lengths, config):
         folder = tmp_path_factory.mktemp("split")
@@ -40,7 +40,7 @@ def stream_of(tmp_path_factory):
 
 
 def pairs_of(batch):
-    """Give (document, input, target) of all places that count."""
+    """Return (document, input, target) of all places that count."""
     mask = batch.loss_mask
     columns = (batch.document_ids[mask], batch.tokens[mask], batch.targets[mask])
     return list(zip(*(column.tolist() for column in columns), strict=True))

@@ -65,13 +65,13 @@ class Trees(Mapping[str, ast.Module]):
         self._parsed: dict[str, ast.Module] = {}
 
     def __getitem__(self, place: str) -> ast.Module:
-        """Give the tree of a module."""
+        """Return the tree of a module."""
         if place not in self._parsed:
             self._parsed[place] = ast.parse(self._paths[place].read_text(encoding="utf-8"))
         return self._parsed[place]
 
     def __iter__(self) -> Iterator[str]:
-        """Give the paths, sorted."""
+        """Return the paths, sorted."""
         return iter(self._paths)
 
     def __len__(self) -> int:
@@ -83,13 +83,13 @@ TREES = Trees()
 
 
 def package_of(place: str) -> str:
-    """Give the room that a path or a dotted name lies in; modules of the root are the floor."""
+    """Return the room that a path or a dotted name lies in; modules of the root are the floor."""
     parts = place.removeprefix("ladderlm.").removesuffix(".py").replace("/", ".").split(".")
     return parts[0] if (PACKAGE / parts[0]).is_dir() else "floor"
 
 
 def imports_of(tree: ast.AST, deferred: bool = False) -> Iterator[Import]:
-    """Give every import statement of a tree, those inside functions marked as deferred."""
+    """Return every import statement of a tree, those inside functions marked as deferred."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -104,7 +104,7 @@ def imports_of(tree: ast.AST, deferred: bool = False) -> Iterator[Import]:
 
 
 def public_names(tree: ast.Module) -> list[str]:
-    """Give `__all__` of a module, which is a plain list of strings; [] if it has none."""
+    """Return `__all__` of a module, which is a plain list of strings; [] if it has none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             names: list[str] = ast.literal_eval(node.value)

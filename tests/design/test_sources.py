@@ -27,7 +27,7 @@ EXCEPTIONS = {("cli/main.py", "open(os.devnull, 'w')")}
 
 
 def stream_names(tree: ast.AST) -> set[str]:
-    """Give the names that hold a stream of `files.publish*` or a buffer in memory."""
+    """Return the names that hold a stream of `files.publish*` or a buffer in memory."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "publish":
@@ -50,7 +50,7 @@ def stream_names(tree: ast.AST) -> set[str]:
 
 
 def opens_for_writing(call: ast.Call) -> bool:
-    """Tell whether a call of something named open may write: its mode says so, or is unknown."""
+    """Return whether a call of something named open may write: its mode says so, or is unknown."""
     if ast.unparse(call.func) == "os.open":
         return re.search("WRONLY|RDWR|CREAT|APPEND", ast.unparse(call)) is not None
     is_method = isinstance(call.func, ast.Attribute) and len(call.args) == 1
@@ -65,7 +65,7 @@ def opens_for_writing(call: ast.Call) -> bool:
 
 
 def find_writes(tree: ast.AST) -> Iterator[ast.Call]:
-    """Give the calls that write files otherwise than through `files.py`."""
+    """Return the calls that write files otherwise than through `files.py`."""
     streams = stream_names(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -195,7 +195,7 @@ def test_every_module_names_what_is_public() -> None:
 
 
 def bound_names(node: ast.stmt) -> Iterator[str]:
-    """Give the names that a statement of a module binds."""
+    """Return the names that a statement of a module binds."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield node.name
     elif isinstance(node, ast.Assign):

@@ -33,7 +33,7 @@ LEAKY = tuple(name.replace("are isolated", "leak, as chosen") for name in NAMES)
 
 @pytest.fixture
 def proven(tmp_path):
-    """Give a builder: the proofs of two rows of a small split, by name."""
+    """Return a builder: the proofs of two rows of a small split, by name."""
 
     def build(packing="concat", mask_documents=True, attention="sdpa", lengths=LENGTHS):
         folder = tmp_path / f"{packing}{mask_documents}{attention}"

@@ -19,7 +19,7 @@ SLURM_DAEMONS = ("munged", "slurmctld", "slurmd")
 
 @pytest.fixture(scope="session")
 def on_ray() -> Iterator[Callable[[Path], Executor]]:
-    """Give the maker of an executor on a Ray cluster of two cores."""
+    """Return the maker of an executor on a Ray cluster of two cores."""
     pytest.importorskip("ray", reason="[ray] Ray is not installed")
     import ray
 
@@ -58,7 +58,7 @@ PartitionName=main Nodes={host} Default=YES State=UP
 
 @pytest.fixture(scope="session")
 def on_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Executor]]:
-    """Give the maker of an executor on a Slurm cluster of two cores."""
+    """Return the maker of an executor on a Slurm cluster of two cores."""
     path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])  # where daemons lie
     programs = {name: shutil.which(name, path=path) for name in SLURM_DAEMONS}
     if None in programs.values():
@@ -99,7 +99,7 @@ def on_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Pat
 
 
 def free_ports(n: int) -> list[int]:
-    """Give ports that nobody listens on."""
+    """Return ports that nobody listens on."""
     sockets = [socket.socket() for _ in range(n)]
     for own in sockets:
         own.bind(("127.0.0.1", 0))

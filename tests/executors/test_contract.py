@@ -41,7 +41,7 @@ def name(request):
 
 @pytest.fixture
 def make_executor(name, request):
-    """Give a maker of executors with two cores; called with a folder of their own."""
+    """Return a maker of executors with two cores; called with a folder of their own."""
     if name == "local":
         return lambda folder: LocalExecutor(2)
     return request.getfixturevalue(f"on_{name}")

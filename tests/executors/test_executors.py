@@ -24,7 +24,7 @@ SECONDS = 30  # nothing here takes longer
 
 @pytest.fixture
 def make_executor():
-    """Give the class; called with the threads it may fill."""
+    """Return the class; called with the threads it may fill."""
     return LocalExecutor
 
 
@@ -55,7 +55,7 @@ def wait_until(condition):
 
 
 def alive(pid):
-    """Say whether a process runs (a zombie does not)."""
+    """Return whether a process runs (a zombie does not)."""
     try:
         with open(f"/proc/{pid}/stat") as stream:
             return stream.read().rsplit(")", 1)[1].split()[0] != "Z"

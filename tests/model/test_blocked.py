@@ -26,7 +26,7 @@ def draw(n_rows, n_positions, dtype=torch.float64, n_heads=3, seed=0):
 
 
 def value_and_slopes(attend, tensors):
-    """Give the result and the gradients of q, k and v for a given gradient of the result."""
+    """Return the result and the gradients of q, k and v for a given gradient of the result."""
     *inputs, slope = (t.detach().clone().requires_grad_() for t in tensors)
     mixed = attend(*inputs)
     mixed.backward(slope.detach())

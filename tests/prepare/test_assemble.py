@@ -21,7 +21,7 @@ RECORDS = make_records(40, seed=1)
 
 @pytest.fixture
 def config(tiny_tokenizer_folder, tmp_path, monkeypatch):
-    """Give a builder of requests on records, cut into many pieces."""
+    """Return a builder of requests on records, cut into many pieces."""
     monkeypatch.setattr(request_module, "BLOCK_BYTES", 300)
     monkeypatch.setattr(request_module, "PIECE_BLOCKS", 2)
 

@@ -1,4 +1,4 @@
-"""Parts of a prepare: any number of them, made anywhere in any order, give the same bytes."""
+"""Parts of a prepare: any number of them, made anywhere in any order, return the same bytes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def _small_pieces(monkeypatch):
 
 @pytest.fixture
 def config(tiny_tokenizer_folder, tmp_path):
-    """Give a builder of requests on a corpus of two training files and a validation file."""
+    """Return a builder of requests on a corpus of two training files and a validation file."""
     write_jsonl(tmp_path / "corpus/train/0.jsonl", TRAIN[:25])
     write_jsonl(tmp_path / "corpus/train/1.jsonl", TRAIN[25:])
     write_jsonl(tmp_path / "corpus/val.jsonl", VAL)
@@ -226,7 +226,7 @@ prepare(PrepareConfig(sources=(sys.argv[1],), tokenizer=sys.argv[2], out=sys.arg
 
 
 def workers_of(tmp_path):
-    """Give the processes that carry the mark of this test."""
+    """Return the processes that carry the mark of this test."""
     mark = f"LADDERLM_TEST_MARK={tmp_path}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

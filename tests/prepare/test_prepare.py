@@ -41,7 +41,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def config(corpus, tiny_tokenizer_folder, tmp_path):
-    """Give a builder of requests on that corpus."""
+    """Return a builder of requests on that corpus."""
 
     def build(**fields):
         fields = {"out": str(tmp_path / "data"), "sources": (str(corpus),)} | fields

@@ -31,7 +31,7 @@ TRAIN, VAL = make_records(40, seed=1), make_records(8, seed=2)
 
 @pytest.fixture
 def config(tiny_tokenizer_folder, tmp_path):
-    """Give a builder of requests on a corpus of train and val."""
+    """Return a builder of requests on a corpus of train and val."""
     write_jsonl(tmp_path / "corpus/train.jsonl", TRAIN)
     write_jsonl(tmp_path / "corpus/val.jsonl", VAL)
 
@@ -156,7 +156,7 @@ def test_a_pipe_or_device_is_no_source(config, tmp_path):
 
 
 def mutations(folder, n, seed):
-    """Give n seeded ways to damage a file of a folder: (name, damaged bytes)."""
+    """Return n seeded ways to damage a file of a folder: (name, damaged bytes)."""
     rng = random.Random(seed)
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != ".lock")
     for _ in range(n):
@@ -182,7 +182,7 @@ def mutations(folder, n, seed):
 
 
 def same_meaning(damaged, whole):
-    """Say whether nothing that is read has changed: no byte, or only white space of the JSON."""
+    """Return whether nothing that is read has changed: no byte, or only white space of the JSON."""
     try:
         return json.loads(damaged) == json.loads(whole)
     except ValueError:
@@ -197,7 +197,7 @@ def check_everything(folder):
 
 
 def refuse_mutations(folder, n, seed):
-    """Damage one file after another; give how many were tried."""
+    """Damage one file after another; return how many were tried."""
     whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     n_tried = 0
     for name, damaged in mutations(folder, n, seed):

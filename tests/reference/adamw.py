@@ -32,6 +32,6 @@ class AdamWNumber:
 
 
 def clip_scale(gradients: list[float], limit: float) -> float:
-    """Give the factor that brings the norm of all gradients together down to the limit."""
+    """Return the factor that brings the norm of all gradients together down to the limit."""
     norm = math.sqrt(sum(g * g for g in gradients))
     return min(1.0, limit / (norm + 1e-6))

@@ -14,7 +14,7 @@ _CORPUS = ["def f(x): return the loss of a batch\n" * 4, "the model of a layer, 
 
 
 def write_tokenizer(folder: Path, bos: str | None, eos: str | None, normalizer: Any = None) -> int:
-    """Write a byte-level BPE as GPT-2 has it; give the size of its vocabulary."""
+    """Write a byte-level BPE as GPT-2 has it; return the size of its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -64,7 +64,7 @@ def write_causal_lm(
 
 
 def plain_nats(folder: Path, ids: Sequence[int], context: int, stride: int) -> list[float]:
-    """Give the nats of ids[1:], each by a forward pass of its own over what it may look back on.
+    """Return the nats of ids[1:], each by a forward pass of its own over what it may look back on.
 
     The first `context` targets see everything before them. The others stand in runs of `stride`,
     and a run sees at most `context` tokens, counted from its last one.

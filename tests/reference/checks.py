@@ -34,7 +34,7 @@ __all__ = [
 
 
 def ragged_batch() -> Batch:
-    """Give 8 rows of very different numbers of real tokens, 46 targets in all."""
+    """Return 8 rows of very different numbers of real tokens, 46 targets in all."""
     rng = np.random.default_rng(0)
     rows = [[[1, *rng.integers(3, 50, n - 1).tolist(), 2]] for n in (15, 1, 9, 2, 1, 12, 1, 5)]
     return make_batch(rows, 16)
@@ -58,7 +58,7 @@ def one_step(
 def gradients_of(
     model: Transformer, batch: Batch, micro_batch_seqs: int, mask_documents: bool = True
 ) -> list[torch.Tensor]:
-    """Give [sum of nats, gradient of each parameter]."""
+    """Return [sum of nats, gradient of each parameter]."""
     model.zero_grad()
     nats = step_module.accumulate_gradients(
         Compute(model), batch, batch.n_targets, micro_batch_seqs, mask_documents
@@ -116,7 +116,7 @@ def update(
 
 
 def successor_model(n: int, strength: float) -> Transformer:
-    """Give a model without layers' work that expects id + 1 after each id.
+    """Return a model without layers' work that expects id + 1 after each id.
 
     Layers add nothing, the embedding of an id is its own axis, the norm scales it to sqrt(n), and
     the head gives the next id a logit of `strength` and every other id 0.
@@ -140,13 +140,13 @@ def check_identity_model() -> None:
 
 
 def counting_batch(step: int) -> Batch:
-    """Give rows that count up from different numbers, modulo 32."""
+    """Return rows that count up from different numbers, modulo 32."""
     starts = [(5 * step + 3 * i) % 32 for i in range(8)]
     return make_batch([[[(start + i) % 32 for i in range(25)]] for start in starts], 24)
 
 
 def copy_batch(step: int) -> Batch:
-    """Give rows a A b B c C ...: 16 small letters at random, each followed by its capital."""
+    """Return rows a A b B c C ...: 16 small letters at random, each followed by its capital."""
     drawn = np.random.default_rng(step).integers(0, 16, (16, 12))
     rows = [[letter + capital for letter in row for capital in (0, 16)] for row in drawn.tolist()]
     return make_batch([[row] for row in rows], 24)
@@ -155,7 +155,7 @@ def copy_batch(step: int) -> Batch:
 def train_on(
     model: Transformer, batches: Callable[[int], Batch], n_steps: int, learning_rate: float = 1e-2
 ) -> list[float]:
-    """Train and give the loss of each step."""
+    """Train and return the loss of each step."""
     optimizer = build_optimizer(model, OptimConfig(learning_rate=learning_rate, weight_decay=0.0))
     return [update(model, batches(step), optimizer).loss for step in range(n_steps)]
 

@@ -24,7 +24,7 @@ def in_halves(weight: Tensor, n_heads: int) -> Tensor:
 
 
 def hf_tensors(model: Transformer) -> dict[str, Tensor]:
-    """Give the weights under Hugging Face's names."""
+    """Return the weights under Hugging Face's names."""
     config, found = model.config, {}
     weights = {name: p.detach() for name, p in model.named_parameters()}
     found["model.embed_tokens.weight"] = weights["tok_embeddings.weight"]
@@ -45,7 +45,7 @@ def hf_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 def hf_values(model: Transformer) -> dict[str, Any]:
-    """Give `config.json` in the dialect of transformers 4."""
+    """Return `config.json` in the dialect of transformers 4."""
     config = model.config
     return {
         "architectures": ["LlamaForCausalLM"],

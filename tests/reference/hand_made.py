@@ -33,7 +33,7 @@ def make_model(seed: int = 0, **fields: Any) -> Transformer:
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Give the weights by name as float64 arrays."""
+    """Return the weights by name as float64 arrays."""
     return {n: p.detach().double().numpy().copy() for n, p in model.named_parameters()}
 
 

@@ -29,7 +29,7 @@ def turned(x: Tensor, table: Tensor) -> Tensor:
 def logits_in_metas_order(
     weights: dict[str, Tensor], config: ModelConfig, tokens: Tensor
 ) -> Tensor:
-    """Give float32 logits (B, T, V) in the dtype of the weights until the end."""
+    """Return float32 logits (B, T, V) in the dtype of the weights until the end."""
     n_rows, n_positions = tokens.shape
     width, n_repeats = config.head_dim, config.n_heads // config.kv_heads
     exponents = torch.arange(0, width, 2).float() / width

@@ -22,7 +22,7 @@ def driven(value: float) -> float:
 
 
 def orthogonalize_slow(matrix: Matrix) -> Matrix:
-    """Give U f(S / |S|) V': an odd polynomial of a matrix acts on its singular values alone."""
+    """Return U f(S / |S|) V': an odd polynomial of a matrix acts on its singular values alone."""
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     norm = math.sqrt(sum(value**2 for value in values)) + 1e-7
     result = np.zeros_like(matrix)

@@ -27,7 +27,7 @@ def lines_of(path: Path) -> list[Any]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Give all that must be equal, byte for byte, between equal runs."""
+    """Return all that must be equal, byte for byte, between equal runs."""
     last = list_checkpoints(folder / "checkpoints")[-1].folder
     summary = strip_timing(json.loads((folder / "summary.json").read_text()))
     return {
@@ -41,7 +41,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def break_at(step: int, kind: str = "train") -> Observer:
-    """Give an observer that raises when the row of a step is logged."""
+    """Return an observer that raises when the row of a step is logged."""
 
     def observe(row: dict[str, Any]) -> None:
         if row["kind"] == kind and row["step"] == step:

@@ -94,7 +94,7 @@ def _feed_forward(weights: dict[str, Array], config: ModelConfig, x: Array) -> A
 
 
 def _layer_weights(weights: dict[str, Array], layer: int) -> dict[str, Array]:
-    """Give the weights of one layer by the last part of their names."""
+    """Return the weights of one layer by the last part of their names."""
     start = f"layers.{layer}."
     found = {}
     for name, value in weights.items():
@@ -110,7 +110,7 @@ def reference_logits(
     positions: list[int] | None = None,
     segments: list[int] | None = None,
 ) -> Array:
-    """Give next-token logits (T, V) of one row."""
+    """Return next-token logits (T, V) of one row."""
     positions = positions if positions is not None else list(range(len(tokens)))
     segments = segments if segments is not None else [0] * len(tokens)
     stream = [weights["tok_embeddings.weight"][token].copy() for token in tokens]
@@ -131,7 +131,7 @@ def reference_logits(
 
 
 def reference_nats(logits: Array, targets: list[int]) -> list[float]:
-    """Give -log softmax(logits)[target] of every position."""
+    """Return -log softmax(logits)[target] of every position."""
     nats = []
     for row, target in zip(logits, targets, strict=True):
         peak = float(row.max())

@@ -38,7 +38,7 @@ def _count_bytes_once() -> Iterator[None]:
 
 
 def build(folder: Path, values: dict[str, Any]) -> Sources:
-    """Carry out a study and give it with one of its runs."""
+    """Carry out a study and return it with one of its runs."""
     file = write_study(folder / "tiny.toml", values)
     study = Study.open(file, folder / "study")
     plan = study.run(InOwnProcess()).plan
@@ -94,7 +94,7 @@ def hostile(tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def copy_sources(tmp_path: Path, sources: Sources) -> Callable[[], Sources]:
-    """Give a copy that may be changed, without its checkpoints."""
+    """Return a copy that may be changed, without its checkpoints."""
 
     def give() -> Sources:
         skip = shutil.ignore_patterns("checkpoints", ".requests")

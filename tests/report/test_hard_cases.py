@@ -47,7 +47,7 @@ def render(facts):
 
 
 def texts_of(figure):
-    """Give every text of a figure."""
+    """Return every text of a figure."""
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 

@@ -54,7 +54,7 @@ class Page(HTMLParser):
                 self.sections[self._section] += data
 
     def urls(self):
-        """Give all addresses."""
+        """Return all addresses."""
         names = ("href", "src", "srcset", "action", "data", "poster", "background", "xlink:href")
         return [(t, n, v) for t, n, v in self.attributes if n in names]
 

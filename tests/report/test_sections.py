@@ -21,7 +21,7 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan, math.nan, math.nan)
 
 
 def judged(estimate=UNKNOWN, rate_error=0.0, documents=None):
-    """Give what a study says of a variant whose multiplier is known."""
+    """Return what a study says of a variant whose multiplier is known."""
     comparison = Comparison(
         law=None,
         baseline="old",
@@ -62,7 +62,7 @@ def test_nothing_is_claimed_of_a_multiplier_without_a_lower_bound(ends):
 
 
 def data_of(corpus, trained_on, names=("a b.jsonl",)):
-    """Give the facts of data that its commands are drawn from."""
+    """Return the facts of data that its commands are drawn from."""
     sources = tuple({"name": name} for name in names)
     split = SplitFacts(1, 1, 1, {}, {}, "f", sources)
     tokenizer = TokenizerFacts("f", 512, trained_on)
@@ -82,7 +82,7 @@ def test_data_is_made_again_from_its_sources_by_the_commands_shown():
 
 
 def study_of(ladder):
-    """Give the facts of a study of one compared run."""
+    """Return the facts of a study of one compared run."""
     about = StudyDescription(
         name="s",
         question="",

@@ -127,7 +127,7 @@ def test_an_edited_table_is_corrected_by_rereading(done, tmp_path):
 
 
 def edited(done, tmp_path, edit):
-    """Copy the pool, change the summary of the first run, and give the new rows."""
+    """Copy the pool, change the summary of the first run, and return the new rows."""
     pool = tmp_path / "pool"
     shutil.copytree(done.pool, pool, ignore=shutil.ignore_patterns("checkpoints"))
     file = pool / done.rows[0].run_id / "summary.json"

@@ -80,7 +80,7 @@ class Clocked(Planted):
 
 @pytest.fixture
 def carried_out(tmp_path, monkeypatch):
-    """Carry out a study on such a machine; give all its plans, and the machine."""
+    """Carry out a study on such a machine; return all its plans, and the machine."""
 
     def give(spec, seconds_of, n_places=2):
         plans = [plan_study(spec, tmp_path / "pool", ())]

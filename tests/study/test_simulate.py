@@ -16,7 +16,7 @@ N_STUDIES = 100
 
 
 def some_cases():
-    """Give all cases that do not fall; two of them are drawn each time."""
+    """Return all cases that do not fall; two of them are drawn each time."""
     quick = ("m = 1.00", "m = 1.20")
     return [
         pytest.param(case, marks=() if case in quick else pytest.mark.long)

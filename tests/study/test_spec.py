@@ -16,7 +16,7 @@ from ladderlm.study.spec import read_stored_study, read_study, store_study
 
 @pytest.fixture
 def write(tmp_path, tiny_data):
-    """Write the tiny study with changes; give its path."""
+    """Write the tiny study with changes; return its path."""
     return lambda **changes: write_study(tmp_path / "study.toml", tiny_study(tiny_data, **changes))
 
 

@@ -20,7 +20,7 @@ TEXTS = st.one_of(
 
 
 def bytes_of(prompt, new):
-    """Give the bytes that a prompt and its continuation stand for."""
+    """Return the bytes that a prompt and its continuation stand for."""
     return WORDS.decode_bytes([*prompt.tokens, *new])
 
 

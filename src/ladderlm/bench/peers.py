@@ -26,11 +26,11 @@ class _PlainModel(nn.Module):
         self.apply(_init)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Give (B, T, D)."""
+        """Return (B, T, D)."""
         return self.embedding(tokens)  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Give the mean nats of targets (B, T) after tokens (B, T)."""
+        """Return the mean nats of targets (B, T) after tokens (B, T)."""
         x = self.embed(tokens)
         for layer in self.layers:
             x = layer(x)
@@ -57,7 +57,7 @@ class PlainGPT(_PlainModel):
         self.positions = nn.Embedding(config.max_seq_len, config.dim)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Give (B, T, D), positions added."""
+        """Return (B, T, D), positions added."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         return self.embedding(tokens) + self.positions(places)  # type: ignore[no-any-return]
 

@@ -65,7 +65,7 @@ def measure_all(
 
 
 def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
-    """Give a run of the same shape and batch that shows in seconds what the whole one takes."""
+    """Return a run of the same shape and batch that shows in seconds what the whole one takes."""
     _, _, val = open_splits(config)
     n_tokens = max(EVAL_BATCHES * config.train.global_batch_tokens, int(val.offsets[1]))
     n_documents = int(np.searchsorted(val.offsets, n_tokens, side="right")) - 1
@@ -87,7 +87,7 @@ def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
 
 
 def measure(config: RunConfig) -> dict[str, float]:
-    """Carry out a short run and give what its parts took.
+    """Carry out a short run and return what its parts took.
 
     Args:
         config: a run of at least four steps, all logged, with checkpoints at every second step and
@@ -127,7 +127,7 @@ def measure(config: RunConfig) -> dict[str, float]:
 
 
 def _peak_memory(device: str) -> int:
-    """Give the bytes that this process has held at most: of the GPU if it used one."""
+    """Return the bytes that this process has held at most: of the GPU if it used one."""
     if device == "cuda":
         return int(torch.cuda.max_memory_reserved())
     return peak_memory_bytes(device)

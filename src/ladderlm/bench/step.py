@@ -148,7 +148,7 @@ def build(name: str, work: Workload) -> Contender:
 
 
 def _make_batch(work: Workload) -> Batch:
-    """Give rows of random tokens, two documents in each."""
+    """Return rows of random tokens, two documents in each."""
     n_rows, seq_len = work.n_rows, work.seq_len
     ids = np.random.default_rng(0).integers(0, work.model.vocabulary, (n_rows, seq_len + 1))
     half = seq_len // 2
@@ -166,7 +166,7 @@ def _make_batch(work: Workload) -> Batch:
 
 
 def _ours(way: Way, work: Workload) -> Callable[[], float]:
-    """Give our own update, the one that runs make."""
+    """Return our own update, the one that runs make."""
     setting: Float32Matmul = "highest"
     attention: AttentionBackend = "sdpa"
     if not way.plain:
@@ -193,7 +193,7 @@ def _ours(way: Way, work: Workload) -> Callable[[], float]:
 
 
 def _plain(way: Way, work: Workload) -> Callable[[], float]:
-    """Give the update of a plain model, with AdamW as each of them builds it."""
+    """Return the update of a plain model, with AdamW as each of them builds it."""
     torch.manual_seed(1)
     model: nn.Module = {"gpt": PlainGPT, "llama": PlainLlama}[way.kind](work.model).to(work.device)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, (0.9, 0.95), weight_decay=0.1)
@@ -272,7 +272,7 @@ def compare_ways(
 def describe(
     found: Mapping[str, Measured], ceilings: Mapping[str, float], work: Workload
 ) -> list[dict[str, Any]]:
-    """Give one row of numbers for each contender; ratios are medians over rounds to the first.
+    """Return one row of numbers for each contender; ratios are medians over rounds to the first.
 
     `times_first` above 1 is faster. `of_ceiling` is model FLOP/s over the ceiling.
     """

@@ -78,7 +78,7 @@ def _talk(options: ChatOptions, loaded: "LoadedRun") -> int:
 def _answer(
     options: ChatOptions, loaded: "LoadedRun", dialog: "list[Message]", n_answers: int
 ) -> str | None:
-    """Write the answer to the screen; give it, or None if it is no part of the dialogue."""
+    """Write the answer to the screen; return it, or None if it is no part of the dialogue."""
     from ladderlm.generation.chat import UNSAFE_ANSWER, encode_dialog
     from ladderlm.run.open import answer
 

@@ -14,7 +14,7 @@ __all__ = ["describe_comparison", "describe_evaluation", "describe_table"]
 
 
 def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
-    """Give the block of one run: what was scored and how, the averages, a line a subset."""
+    """Return the block of one run: what was scored and how, the averages, a line a subset."""
     n_documents, n_all = summary["n_documents"], summary["split_documents"]
     which = "the first of a longer file" if n_all is None else f"the first of {n_all:,}"
     if n_documents == n_all:
@@ -56,7 +56,7 @@ def _has_end(summary: dict[str, Any]) -> bool:
 
 
 def _foreign(summary: dict[str, Any]) -> list[str]:
-    """Say what must be known of a foreign model and its tokenizer."""
+    """Return what must be known of a foreign model and its tokenizer."""
     if "foreign" not in summary:
         return []
     model, text = summary["foreign"], summary["text"]
@@ -110,7 +110,7 @@ def _interval(ends: Sequence[float] | None, form: str = "{:.4f}") -> str:
 
 
 def describe_comparison(found: dict[str, Any]) -> str:
-    """Give the block of two runs: the difference over all bytes, on average and per subset."""
+    """Return the block of two runs: the difference over all bytes, on average and per subset."""
     own, against = found["policies"]
     lines = [
         f"{visible(found['run'])} against {visible(found['against'])}, on the same "
@@ -145,7 +145,7 @@ def _difference_line(name: str, row: dict[str, Any], p: str) -> str:
 def describe_table(
     runs: Sequence[tuple[str, dict[str, Any]]], comparisons: Sequence[dict[str, Any]]
 ) -> str:
-    """Give one line a run, with the paired difference of each to the first."""
+    """Return one line a run, with the paired difference of each to the first."""
     name, first = runs[0]
     width = max(len("run"), *(len(visible(run)) for run, _ in runs))
     lines = [

@@ -91,7 +91,7 @@ def _fetch_pile(options: FetchPileOptions) -> int:
 
 
 def _describe_file(path: str, file: dict[str, Any]) -> None:
-    """Say what a file is and how far it is known to be what it should be."""
+    """Return what a file is and how far it is known to be what it should be."""
     checked = file.get("checksum_from")
     how = f"as in {checked}" if checked else "recorded, no list to check it against"
     print(f"{path}: {format_bytes(file['n_bytes'])} from {file['source']} ({file['note']})")

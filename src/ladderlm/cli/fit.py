@@ -102,7 +102,7 @@ def _lines_of(found: Fit) -> list[str]:
 
 
 def _describe_comparison(variant: str, comparison: dict[str, Any]) -> list[str]:
-    """Say what a variant is worth, pooled and at every rung."""
+    """Return what a variant is worth, pooled and at every rung."""
     if "problem" in comparison:
         return [f"{variant}: {comparison['problem'].splitlines()[0]}"]
     pooled, trend = comparison["pooled"], comparison["trend"]

@@ -122,7 +122,7 @@ def run(argv: list[str]) -> int:
 
 
 def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGrowth]:
-    """Give data config, data and rows of each batch."""
+    """Return data config, data and rows of each batch."""
     if (Path(options.data) / "config.json").is_file():
         run = RunDirectory(options.data).config()
         if run.data.path is None:

@@ -164,7 +164,7 @@ def _find_budget(out: Path, data: Path, minutes: float) -> Budget:
 
 
 def _find_final(out: Path, data: Path, budget: Budget, seconds_left: float) -> float:
-    """Give the FLOPs of the final run: what the machine does now, for the time that is left."""
+    """Return the FLOPs of the final run: what the machine does now, for the time that is left."""
     file = out / "budget.json"
     known = read_json(file)
     if "final_flops" not in known:
@@ -183,7 +183,7 @@ def _count_cores() -> int:
 
 
 def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
-    """Give the FLOPs per second of training steps of a shape, over about one second."""
+    """Return the FLOPs per second of training steps of a shape, over about one second."""
     import torch
 
     from ladderlm.data.stream import RowStream

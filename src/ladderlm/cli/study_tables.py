@@ -98,7 +98,7 @@ def print_plan(
 
 
 def _describe_power(power: Mapping[str, float]) -> str:
-    """Say which gain in compute the design sees, and under which noise."""
+    """Return which gain in compute the design sees, and under which noise."""
     if power["detects_95"] == float("inf"):
         return "  power: no gain can be shown: an interval needs at least two rungs"
     return (
@@ -213,7 +213,7 @@ def describe_search(found: SearchResult | None) -> None:
 
 
 def follow(look: Callable[[], StudyStatus]) -> StudyStatus:
-    """Show a live table until no run is left, or until it is interrupted; give the last look."""
+    """Show a live table until no run is left, or until it is interrupted; return the last look."""
     status = look()
     with live_table(lambda: status):
         while not status.over:

@@ -72,7 +72,7 @@ def run_tasks_of(runs: list[str], request: TaskRequest, json: bool) -> None:
 
 
 def describe_tasks(found: dict[str, Any]) -> str:
-    """Give a line for each metric of each task, with its standard error."""
+    """Return a line for each metric of each task, with its standard error."""
     lines = [f"{visible(found['run'])}, step {found['step']}"]
     lines.append(f"  {'task':<24} {'documents':>9}  {'metric':<20} {'value':>10} {'+-':>10}")
     for task, values in sorted(found["results"].items()):

@@ -126,7 +126,7 @@ def _training_texts(
 def train_tokenizer(
     sources: tuple[str, ...], vocab_size: int, out: Path, max_bytes: int, **reading: Any
 ) -> dict[str, Any]:
-    """Train, prove the encoders identical, measure on held-out text, publish; give the report.
+    """Train, prove the encoders identical, measure on held-out text, publish; return the report.
 
     The corpus is read once and never held: memory is that of a million different pieces at most
     and of a few megabytes of held-out text.

@@ -37,7 +37,7 @@ class Transfers:
         self._files[name] = (min(first, done), done, total)
 
     def line(self) -> str:
-        """Give all files in one line: bytes, speed, time left, files done."""
+        """Return all files in one line: bytes, speed, time left, files done."""
         done = sum(at for _, at, _ in self._files.values())
         totals = [total for _, _, total in self._files.values()]
         seconds = self.now() - (self.now() if self._began is None else self._began)

@@ -77,11 +77,11 @@ class Tokenizer:
         self.pad_id = self.inner.pad_id
 
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
-        """Give the ids of a text."""
+        """Return the ids of a text."""
         return self.inner.encode(s, bos=bos, eos=eos)
 
     def decode(self, t: Sequence[int]) -> str:
-        """Give the text of ids."""
+        """Return the text of ids."""
         return self.inner.decode(list(t))
 
 

@@ -41,7 +41,7 @@ class ModelArgs:
     tied_head: bool = False
 
     def config(self) -> ModelConfig:
-        """Give the same shape as our config.
+        """Return the same shape as our config.
 
         Raises:
             ConfigError: a shape that cannot be, or an unset vocabulary.
@@ -72,7 +72,7 @@ class Transformer(OwnTransformer):
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, start_pos: int) -> Tensor:  # type: ignore[override]
-        """Give float32 logits (B, T, V) of tokens (B, T) that stand at start_pos and after.
+        """Return float32 logits (B, T, V) of tokens (B, T) that stand at start_pos and after.
 
         Raises:
             ConfigError: more texts or positions than the memory holds.

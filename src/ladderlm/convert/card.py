@@ -10,7 +10,7 @@ __all__ = ["model_card"]
 
 
 def model_card(source: Source, dtype: str) -> str:
-    """Give a Hugging Face model card."""
+    """Return a Hugging Face model card."""
     config, count = source.config, count_params(source.config)
     scaling = config.rope_scaling_factor
     rows = {

@@ -50,7 +50,7 @@ class _Probe:
 
 
 def compare(found: Tensor, expected: Tensor) -> dict[str, float]:
-    """Give the largest absolute difference and that over the largest expected logit."""
+    """Return the largest absolute difference and that over the largest expected logit."""
     absolute = float((found - expected).abs().max())
     return {"absolute": absolute, "relative": absolute / float(expected.abs().max())}
 
@@ -100,7 +100,7 @@ def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
 
 
 def _beside(certificate: dict[str, Any]) -> str:
-    """Say what rounding does on top, if it does anything."""
+    """Return what rounding does on top, if it does anything."""
     change = max(certificate["rounding"][part]["relative"] for part in ("short", "long"))
     dtype = certificate["rounding"]["dtype"]
     return f", beside the {change:.1e} that rounding to {dtype} makes" if change else ""
@@ -232,7 +232,7 @@ def _logits_by_module(embedding: torch.nn.Module, run: Callable[[Tensor], Tensor
 
 
 def write_certificate(certificate: dict[str, Any], path: Path) -> Path:
-    """Publish the certificate as JSON, and as a page of the same name beside it; give the page.
+    """Publish the certificate as JSON, and as a page of the same name beside it; return the page.
 
     `path` may end in .json, .md or nothing.
     """

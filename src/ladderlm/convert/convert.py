@@ -67,7 +67,7 @@ def open_source(
 def convert(
     source: Source, to: str, out: Path, *, dtype: str | None = None, n_shards: int = 1
 ) -> list[Path]:
-    """Write a model in another format; give the files its numbers depend on.
+    """Write a model in another format; return the files its numbers depend on.
 
     Args:
         to: "meta", "hf", "gguf" or "native".

@@ -67,7 +67,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _kept(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.dtype:
-    """Give the dtype a tensor is written in: norms wide, and no Q8_0 where blocks do not fit."""
+    """Return the dtype a tensor is written in: norms wide, and no Q8_0 where blocks do not fit."""
     if len(shape) == 1:
         return torch.float32
     if dtype == torch.int8 and shape[-1] % _BLOCK:
@@ -76,7 +76,7 @@ def _kept(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.dtype:
 
 
 def _encode(tensor: Tensor, dtype: torch.dtype) -> Any:
-    """Give the array of a tensor's bytes: numpy's own float32 and float16, else uint8."""
+    """Return the array of a tensor's bytes: numpy's own float32 and float16, else uint8."""
     gguf = _package()
     if dtype == torch.int8:
         return gguf.quants.quantize(tensor.float().numpy(), gguf.GGMLQuantizationType.Q8_0)
@@ -85,7 +85,7 @@ def _encode(tensor: Tensor, dtype: torch.dtype) -> Any:
 
 
 def write_gguf(source: Source, out: Path, dtype: str | None = None) -> list[Path]:
-    """Write `model.gguf` with tokenizer; give it in a list.
+    """Write `model.gguf` with tokenizer; return it in a list.
 
     Memory: one tensor.
 
@@ -216,7 +216,7 @@ def round_like(result: Source, name: str, tensor: Tensor) -> Tensor:
 
 
 def gguf_witness(source: Source) -> tuple[Recipe, Read]:
-    """Give recipe and parts of a GGUF file, for the certificate."""
+    """Return recipe and parts of a GGUF file, for the certificate."""
     config = source.config
     exponents = torch.arange(0, config.head_dim, 2).float() / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents

@@ -24,7 +24,7 @@ _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 2, 3, 5, 6  # llama.cpp's numbers
 
 
 def read_vocabulary(source: Source, vocab_size: int) -> dict[str, Any]:
-    """Give the arguments of `GGUFWriter.add_<key>` for a model's tokenizer.
+    """Return the arguments of `GGUFWriter.add_<key>` for a model's tokenizer.
 
     Pieces are padded to the model's `vocab_size` with unused ones.
 
@@ -82,7 +82,7 @@ def _byte_level(tokenizer: BytePairTokenizer) -> dict[str, Any]:
 
 
 def read_pieces(path: Path) -> dict[str, Any]:
-    """Give the pieces of a SentencePiece model, their kinds and scores, as GGUF lists them."""
+    """Return the pieces of a SentencePiece model, their kinds and scores, as GGUF lists them."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))

@@ -57,7 +57,7 @@ _BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 def hf_name(name: str) -> str:
-    """Give Hugging Face's name of a parameter that Meta calls `name`."""
+    """Return Hugging Face's name of a parameter that Meta calls `name`."""
     if name in _TOP:
         return _TOP[name]
     _, layer, rest = name.split(".", 2)
@@ -89,7 +89,7 @@ def _permuted(
 
 
 def is_hf(folder: Path) -> bool:
-    """Tell whether a folder looks like one of Hugging Face's."""
+    """Return whether a folder looks like one of Hugging Face's."""
     return (folder / "config.json").is_file()
 
 
@@ -226,7 +226,7 @@ def write_hf(
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:
-    """Write a folder that transformers 4 and 5 load as LlamaForCausalLM; give its files.
+    """Write a folder that transformers 4 and 5 load as LlamaForCausalLM; return its files.
 
     Memory: one tensor. `config.json` comes last, so that a folder that was cut short is no model.
 

@@ -45,7 +45,7 @@ _SCALING = {
 
 
 def read_hf_config(values: Any, where: Path) -> ModelConfig:
-    """Give the shape that a Hugging Face config means.
+    """Return the shape that a Hugging Face config means.
 
     Raises:
         CheckpointError: not a plain LLaMA, or a value that cannot be.
@@ -108,7 +108,7 @@ def _rope(values: dict[str, Any], where: Path) -> dict[str, Any]:
 def hf_config(
     config: ModelConfig, dtype: str, bos_id: int | None, eos_id: int | None
 ) -> dict[str, Any]:
-    """Give `config.json` as both generations of transformers read it.
+    """Return `config.json` as both generations of transformers read it.
 
     Args:
         dtype: for example float32, under the old name and the new one.

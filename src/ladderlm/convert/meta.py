@@ -43,7 +43,7 @@ _TABLE = "rope.freqs"  # in Meta's files; it follows from the config
 
 
 def is_meta(folder: Path) -> bool:
-    """Tell whether a folder looks like one of Meta's."""
+    """Return whether a folder looks like one of Meta's."""
     return (folder / "params.json").is_file() or any(folder.glob("consolidated.*"))
 
 
@@ -154,7 +154,7 @@ def _stored_tensors(path: Path, table: dict[str, dict[str, Any]]) -> dict[str, S
 
 
 def axis_of(name: str, embedding_by_rows: bool) -> int | None:
-    """Give the axis along which a parameter is split; None: every process has all of it."""
+    """Return the axis along which a parameter is split; None: every process has all of it."""
     if name == EMBEDDING:
         return 0 if embedding_by_rows else 1
     if name.endswith(_BY_ROWS):
@@ -163,7 +163,7 @@ def axis_of(name: str, embedding_by_rows: bool) -> int | None:
 
 
 def _shard_shape(shape: Shape, axis: int | None, n_shards: int) -> Shape:
-    """Give the shape of one process's part; what does not divide shows as another shape."""
+    """Return the shape of one process's part; what does not divide shows as another shape."""
     return tuple(n // n_shards if i == axis else n for i, n in enumerate(shape))
 
 
@@ -189,7 +189,7 @@ def _same_tables(read: partial[Tensor]) -> bool:
 def write_meta(
     source: Source, out: Path, dtype: torch.dtype | None = None, n_shards: int = 1
 ) -> list[Path]:
-    """Write a folder that Meta's code loads on `n_shards` processes; give its files.
+    """Write a folder that Meta's code loads on `n_shards` processes; return its files.
 
     Memory: one shard and one tensor. `params.json` comes last, so that a folder that was cut short
     is not taken for a model.

@@ -27,7 +27,7 @@ __all__ = ["is_native", "read_native", "write_native"]
 
 
 def is_native(folder: Path) -> bool:
-    """Tell whether a folder is a run's."""
+    """Return whether a folder is a run's."""
     try:
         return "numerics_version" in json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -68,7 +68,7 @@ def read_native(folder: Path, checkpoint: str | None = None) -> Source:
 
 
 def write_native(source: Source, out: Path) -> list[Path]:
-    """Write a run folder with one float32 checkpoint of step 0; give its files.
+    """Write a run folder with one float32 checkpoint of step 0; return its files.
 
     Memory: one tensor. The config comes last, so that a folder that was cut short is no run.
 

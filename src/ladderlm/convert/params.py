@@ -45,7 +45,7 @@ def read_params(folder: Path) -> dict[str, Any]:
 def model_config(
     params: dict[str, Any], vocab_size: int, max_seq_len: int | None, where: Path
 ) -> tuple[ModelConfig, tuple[str, ...]]:
-    """Give the config that `params.json` means, and the keys that mean nothing here.
+    """Return the config that `params.json` means, and the keys that mean nothing here.
 
     Args:
         vocab_size: rows of the head in the files; params.json often says -1.
@@ -83,7 +83,7 @@ def model_config(
 
 
 def _factor_of(values: dict[str, Any]) -> float:
-    """Give the factor that params.json leaves out: 32 for LLaMA 3.2's two shapes, else 8."""
+    """Return the factor that params.json leaves out: 32 for LLaMA 3.2's two shapes, else 8."""
     for shape in PUBLISHED_SHAPES.values():
         same = all(values.get(key) == shape[key] for key in ("dim", "n_layers", "n_heads"))
         if same and shape.get("tied_head"):
@@ -92,7 +92,7 @@ def _factor_of(values: dict[str, Any]) -> float:
 
 
 def params_of(config: ModelConfig) -> dict[str, Any]:
-    """Give `params.json`: only keys that Meta's `ModelArgs` of its generation knows.
+    """Return `params.json`: only keys that Meta's `ModelArgs` of its generation knows.
 
     Raises:
         CheckpointError: a width or scaling that no params.json can say.

@@ -23,7 +23,7 @@ _SAFE_TORCH = (2, 10)  # weights_only of older ones could be tricked
 
 
 def index_pickles(paths: list[Path]) -> list[dict[str, dict[str, Any]]]:
-    """Give for each file the tensors it holds: name -> {dtype, shape, stride, offset}.
+    """Return for each file the tensors it holds: name -> {dtype, shape, stride, offset}.
 
     Raises:
         CheckpointError: not a file of plain tensors, or the child hit a limit; names the file.
@@ -82,7 +82,7 @@ def main(paths: list[str]) -> int:
 
 
 def index_file(path: str) -> dict[str, Any]:
-    """Map the file, unpickle the names, and give the places relative to the mapping."""
+    """Map the file, unpickle the names, and return the places relative to the mapping."""
     import torch
 
     with open(path, "rb") as stream:

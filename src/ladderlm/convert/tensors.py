@@ -82,7 +82,7 @@ class Stored:
 
 
 def inside(folder: Path, name: Any) -> Path:
-    """Give the path of a file that a foreign index names, if it lies in the folder itself.
+    """Return the path of a file that a foreign index names, if it lies in the folder itself.
 
     A symbolic link may lead to another file of the folder, or into the `blobs` of the Hugging Face
     cache that the folder is a snapshot of; nowhere else.

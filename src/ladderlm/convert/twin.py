@@ -75,7 +75,7 @@ def _attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def run_twin(
     recipe: Recipe, read: Read, rows: Sequence[Sequence[int]], embedding_scale: float = 1.0
 ) -> list[Tensor]:
-    """Give the logits of token rows.
+    """Return the logits of token rows.
 
     Args:
         read: gives a part of the model, in the format's layout: one of `PARTS` with its layer, or

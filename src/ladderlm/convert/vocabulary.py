@@ -31,7 +31,7 @@ _MOST_BYTES = 64 << 20
 
 
 def find_tokenizer(place: Path, first: str = "tokenizer.json") -> Path | None:
-    """Give what `load_tokenizer` opens: a folder with a record, or one foreign file; None: none.
+    """Return what `load_tokenizer` opens: a folder with a record, or one foreign file; None: none.
 
     Args:
         place: a folder or a file.
@@ -112,7 +112,7 @@ def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:
 
 
 def special_ids(source: Source) -> dict[str, Any]:
-    """Give `bos_token_id` and `eos_token_id`: what the source says, else what its tokenizer does.
+    """Return `bos_token_id` and `eos_token_id`: what the source says, else what its tokenizer does.
 
     None where neither is known.
     """

@@ -70,7 +70,7 @@ class Source:
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Give the shape of every parameter by Meta's names; a tied head is not among them."""
+    """Return the shape of every parameter by Meta's names; a tied head is not among them."""
     dim, ffn = config.dim, config.ffn_width
     heads, kv_heads = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
     layer: dict[str, Shape] = {
@@ -151,7 +151,7 @@ _LLAMA: dict[str, Any] = {
 
 
 def beyond_llama(config: ModelConfig) -> str | None:
-    """Give the first option that makes a model none of the LLaMA architecture, with its value."""
+    """Return the first option that makes a model none of the LLaMA architecture, with its value."""
     for name, plain in _LLAMA.items():
         if getattr(config, name) != plain:
             return f"model.{name} = {getattr(config, name)}"

@@ -51,7 +51,7 @@ _HF_NAMES = {
 def frequencies_of(
     width: int, theta: float, scaling: tuple[float, float, float, float] | None
 ) -> Tensor:
-    """Give the turn per position of each pair, float32, by the published rule, pair by pair.
+    """Return the turn per position of each pair, float32, by the published rule, pair by pair.
 
     Args:
         width: channels of a head.
@@ -75,7 +75,7 @@ def frequencies_of(
 
 
 def witness_of(source: Source) -> Witness:
-    """Give recipe and parts of a folder.
+    """Return recipe and parts of a folder.
 
     Raises:
         CheckpointError: the config file lacks something, or the format has no recipe.

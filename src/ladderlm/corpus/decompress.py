@@ -40,12 +40,12 @@ def open_plain(path: Path, name: str, opened: contextlib.ExitStack) -> IO[bytes]
 
 
 def standard_input() -> IO[bytes]:
-    """Give standard input as bytes."""
+    """Return standard input as bytes."""
     return sys.stdin.buffer
 
 
 def read_head(path: Path, name: str, n_bytes: int) -> tuple[bytes, int]:
-    """Give the first plain bytes of a file, and about how many bytes of the file they took.
+    """Return the first plain bytes of a file, and about how many bytes of the file they took.
 
     Args:
         n_bytes: how many to read at most.

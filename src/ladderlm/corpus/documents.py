@@ -167,7 +167,7 @@ class RecordParser:
         self.skip_bad = skip_bad
 
     def parse(self, block: TextBlock) -> Parsed:
-        """Give the documents of a block.
+        """Return the documents of a block.
 
         Raises:
             DataError: names file, line and column of the first bad record, and how to go on.

@@ -83,7 +83,7 @@ def accept(
     sha256: str | None,
     before_publishing: Callable[[Fetched], None] = lambda fetched: None,
 ) -> Fetched:
-    """Check a whole part and give it its name.
+    """Check a whole part and return it its name.
 
     Raises:
         DataError: its hash is not the one known, or it is plainly not what its name says; what

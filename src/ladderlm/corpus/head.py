@@ -65,11 +65,11 @@ class HeadLimits:
         return min((guess for guess in guesses if guess is not None), default=0)
 
     def as_dict(self) -> dict[str, int | None]:
-        """Give both limits for the record."""
+        """Return both limits for the record."""
         return {"max_bytes": self.max_bytes, "max_documents": self.max_documents}
 
     def spell(self) -> str:
-        """Give the limits in words."""
+        """Return the limits in words."""
         words = []
         if self.max_bytes is not None:
             words.append(f"{format_bytes(self.max_bytes)} of text")
@@ -117,7 +117,7 @@ class Head:
             self._take(step)
 
     def finish(self, at_end: bool) -> dict[str, Any]:
-        """Close the last frame and give the counts.
+        """Close the last frame and return the counts.
 
         Args:
             at_end: the source has no more bytes.
@@ -195,7 +195,7 @@ class Head:
                 )
 
     def _decompress(self, step: bytes) -> Iterator[bytes]:
-        """Give the plain bytes of a step, at most a megabyte at a time."""
+        """Return the plain bytes of a step, at most a megabyte at a time."""
         if self._is_plain is None:
             self._is_plain = step[:4] != b"\x28\xb5\x2f\xfd" and step[1:4] != b"\x2a\x4d\x18"
         if self._is_plain:

@@ -81,7 +81,7 @@ def subset_of(name: str, group: str) -> str | None:
 
 
 def _why_not(raw: bytes, text: str) -> str | None:
-    """Give the reason to leave a file out, or None."""
+    """Return the reason to leave a file out, or None."""
     if len(raw) < 64:
         return "shorter than 64 bytes"
     longest = max(map(len, text.split("\n")))
@@ -137,7 +137,7 @@ def package_digest(files: Iterable[LocalFile]) -> str:
 
 
 def expected_packages() -> dict[str, dict[str, Any]]:
-    """Give the committed list: package -> version and digests (one for each known build)."""
+    """Return the committed list: package -> version and digests (one for each known build)."""
     text = importlib.resources.files(str(__package__)).joinpath("local_packages.json").read_text()
     packages: dict[str, dict[str, Any]] = json.loads(text)["packages"]
     return packages
@@ -205,7 +205,7 @@ def fetch_local(
     expected: dict[str, dict[str, Any]] | None = None,
     search_path: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Write the corpus of this machine's packages; give what `corpus.json` says.
+    """Write the corpus of this machine's packages; return what `corpus.json` says.
 
     Documents are files, or parts of them (`cut_file`). The hash of a file decides on its split, so
     parts of one file stay together and the split does not depend on anything but the texts; those
@@ -257,12 +257,12 @@ def fetch_local(
 
 
 def text_digest(text: str) -> str:
-    """Give the SHA-256 of a text's UTF-8, in hex."""
+    """Return the SHA-256 of a text's UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cut_file(file: LocalFile) -> list[LocalFile]:
-    """Give the documents of a file: source code is cut between definitions at the margin.
+    """Return the documents of a file: source code is cut between definitions at the margin.
 
     A model of short context meets few beginnings of files, and prompts are beginnings: what is
     asked of it, `def ` or `class `, has to be where its documents begin. Each part has at least
@@ -296,7 +296,7 @@ def _is_val(file: LocalFile) -> bool:
 
 
 def _split_files(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:
-    """Give the documents of each split; one that stands in both is left out of train."""
+    """Return the documents of each split; one that stands in both is left out of train."""
     seen: set[bytes] = set()
     splits: dict[str, list[LocalFile]] = {}
     for name in ("val", "train"):

@@ -140,7 +140,7 @@ class _Call:
     def fetch(
         self, stems: list[str], places: list[Place], complaints: dict[str, list[str]]
     ) -> list[str]:
-        """Fetch what can be had from places of one corpus; give what could not.
+        """Fetch what can be had from places of one corpus; return what could not.
 
         Args:
             complaints: by stem; what each place says is added.
@@ -190,7 +190,7 @@ class _Call:
         origin.ask(self.silent_hosts)
 
     def _announce(self, origins: dict[str, list[Origin]]) -> None:
-        """Say what will be fetched, and refuse what the disk cannot hold."""
+        """Return what will be fetched, and refuse what the disk cannot hold."""
         limits, sizes = self.taking.limits, []
         for stem, candidates in origins.items():
             for origin in candidates:
@@ -245,7 +245,7 @@ class _Call:
 
 
 def _is_silence(error: DataError) -> bool:
-    """Say whether a host did not answer at all, so that it need not be asked for more."""
+    """Return whether a host did not answer at all, so that it need not be asked for more."""
     cause = error.__cause__
     return isinstance(cause, OSError) and not isinstance(cause, urllib.error.HTTPError)
 
@@ -253,7 +253,7 @@ def _is_silence(error: DataError) -> bool:
 def _nowhere(
     missing: list[str], complaints: dict[str, list[str]], out: Path, source: str | None
 ) -> DataError:
-    """Say what every place said, and what to do by hand."""
+    """Return what every place said, and what to do by hand."""
     name = missing[0] + PACKED
     split = missing[0].partition("/")[0]
     others = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -180,7 +180,7 @@ class Origin:
             remove_tree(version_file(part))
 
     def _feed(self, head: Head, path: Path, how: Taking) -> bool:
-        """Give the head as many bytes as it needs; True if those were all."""
+        """Return the head as many bytes as it needs; True if those were all."""
         if isinstance(self.at, Path):
             self._check_cached(self.at)
             with _unchanged(self.at):
@@ -250,7 +250,7 @@ def _unchanged(source: Path) -> Iterator[None]:
 
 
 def _read_on(file: Path, start: int, head: Head) -> int:
-    """Feed a file to a head from a place on; give the place where it ended."""
+    """Feed a file to a head from a place on; return the place where it ended."""
     end = file.stat().st_size if file.exists() else 0
     if end <= start:
         return start

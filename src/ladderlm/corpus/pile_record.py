@@ -40,7 +40,7 @@ class PileRecord:
                 remove_tree(left)  # of a process that was killed
 
     def has(self, stem: str, limits: HeadLimits, say: Callable[[str], None]) -> bool:
-        """Say whether a file is there and good; one that a user put there is taken as it is.
+        """Return whether a file is there and good; one that a user put there is taken as it is.
 
         Raises:
             ConfigError: a head is wanted where the whole file lies.

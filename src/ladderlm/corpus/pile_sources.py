@@ -114,7 +114,7 @@ class Place:
     has_list: bool = True
 
     def published(self, name: str, listed: dict[str, str]) -> tuple[str, str] | None:
-        """Give the SHA-256 that a file should have and who says so, None if nobody does.
+        """Return the SHA-256 that a file should have and who says so, None if nobody does.
 
         Args:
             listed: the place's own list, see `read_list`.
@@ -127,7 +127,7 @@ class Place:
 
 
 def file_stems(split: str, shards: tuple[int, ...]) -> list[str]:
-    """Give the paths of a split's files below a source, without their endings.
+    """Return the paths of a split's files below a source, without their endings.
 
     Raises:
         ConfigError: no such split or shard.

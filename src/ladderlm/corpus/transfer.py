@@ -202,7 +202,7 @@ class Transfer:
 
 
 def version_file(part: Path) -> Path:
-    """Give the place of the note that says which version of a file a part was begun from."""
+    """Return the place of the note that says which version of a file a part was begun from."""
     return part.with_name(part.name + ".version")
 
 
@@ -264,7 +264,7 @@ def _first_byte(answer: Any) -> int | None:
 
 
 def _announced_bytes(answer: Any, start: int, window: int | None) -> tuple[int | None, int | None]:
-    """Give the bytes of this answer and of the whole file, None for what is not said."""
+    """Return the bytes of this answer and of the whole file, None for what is not said."""
     text = answer.headers.get("Content-Length") or ""
     length = int(text) if text.isdigit() else None
     total = total_of(answer.headers.get("Content-Range")) if answer.status == 206 else None

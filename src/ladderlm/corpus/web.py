@@ -28,7 +28,7 @@ PROBE_TIMEOUT_SECONDS = 10.0
 
 
 def hub_endpoint() -> str:
-    """Give the address of the Hugging Face hub; `HF_ENDPOINT` names a mirror of it."""
+    """Return the address of the Hugging Face hub; `HF_ENDPOINT` names a mirror of it."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
@@ -84,7 +84,7 @@ def open_url(
     method: str = "GET",
     timeout: float = 30.0,
 ) -> Any:
-    """Send one request and give the answer, whose body is still to be read.
+    """Send one request and return the answer, whose body is still to be read.
 
     `HF_TOKEN` goes to the hub alone. Proxies are taken from the environment.
 

@@ -44,11 +44,11 @@ class Batch:
         return int(self.loss_mask.sum())
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """Give rows start .. stop - 1 as a batch of their own (views, no copy)."""
+        """Return rows start .. stop - 1 as a batch of their own (views, no copy)."""
         return Batch(**{name: array[start:stop] for name, array in vars(self).items()})
 
     def padding_row(self) -> "Batch":
-        """Give a row of padding alone, as long as these."""
+        """Return a row of padding alone, as long as these."""
         shape = (1, self.tokens.shape[1])
         zeros, nothing = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
         return Batch(zeros, zeros, np.zeros(shape, np.bool_), nothing, zeros, nothing)

@@ -98,7 +98,7 @@ class RowPiece:
 
 
 def explain_policy(config: DataConfig) -> str:
-    """Say how documents become rows, and what is gained and lost by it."""
+    """Return how documents become rows, and what is gained and lost by it."""
     words = _PACKING_WORDS[config.packing].format(seq_len=config.seq_len)
     return f"{words} {_MASK_WORDS[config.mask_documents]}"
 

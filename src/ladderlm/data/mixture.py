@@ -85,7 +85,7 @@ class Mixture:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def _period(self, period: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Give the subset of each row of a period, and how many rows of it come before there."""
+        """Return the subset of each row of a period, and how many rows of it come before there."""
         order = np.repeat(np.arange(len(self._shares)), self._shares)
         np.random.default_rng([self.config.order_seed, period, _DOMAIN]).shuffle(order)
         before = np.empty(PERIOD_ROWS, np.int64)
@@ -101,7 +101,7 @@ class Mixture:
         return subset, period * int(self._shares[subset]) + int(before[offset])
 
     def _find(self, subset: int, index: int) -> tuple[int, int]:
-        """Give the epoch of a subset's row and its number there."""
+        """Return the epoch of a subset's row and its number there."""
         firsts = self._first_rows[subset]
         if self.config.packing in ("concat", "padded"):  # the order changes no number of rows
             return divmod(index, firsts[1])
@@ -111,7 +111,7 @@ class Mixture:
         return epoch, index - firsts[epoch]
 
     def row(self, row: int) -> list[Segment]:
-        """Give the pieces of a row; documents are numbered as in the split."""
+        """Return the pieces of a row; documents are numbered as in the split."""
         subset, index = self.place(row)
         epoch, index = self._find(subset, index)
         pieces = self._plan(subset, epoch).row(index)

@@ -36,7 +36,7 @@ class Segment:
 
 
 def document_order(n_documents: int, order_seed: int, epoch: int) -> NDArray[np.int64]:
-    """Give the order of documents in one epoch: a permutation drawn from (order_seed, epoch).
+    """Return the order of documents in one epoch: a permutation drawn from (order_seed, epoch).
 
     It depends on nothing else, so two tokenizers or packings see the same documents in turn.
     """
@@ -103,7 +103,7 @@ class PackingReport:
         return self.n_pieces / max(self.n_rows, 1)
 
     def as_dict(self) -> dict[str, float]:
-        """Give counts and rates for JSON."""
+        """Return counts and rates for JSON."""
         rates = ("waste", "tokens_per_document", "tokens_per_piece", "documents_per_row")
         return vars(self) | {name: getattr(self, name) for name in rates}
 
@@ -144,7 +144,7 @@ class EpochPlan:
         return -(-total // self.seq_len) if self.policy == "concat" else total
 
     def place(self, index: int) -> int:
-        """Give the place, in the order of packing, of the row that is read as number `index`.
+        """Return the place, in the order of packing, of the row that is read as number `index`.
 
         The epoch is cut into `n_lanes` runs of equal length (give or take one row), and one row
         of each is read in turn, far lanes after one another. So the rows of a batch come from
@@ -159,7 +159,7 @@ class EpochPlan:
         return lane * length + min(lane, rest) + depth
 
     def row(self, index: int) -> list[Segment]:
-        """Give the pieces of the row read as number `index`, 0 <= index < n_rows, in order."""
+        """Return the pieces of the row read as number `index`, 0 <= index < n_rows, in order."""
         place = self.place(index)
         return self._row_concat(place) if self.policy == "concat" else self._row_of_one(place)
 
@@ -177,7 +177,7 @@ class EpochPlan:
         return pieces
 
     def _row_of_one(self, index: int) -> list[Segment]:
-        """Give a whole row of a long document, or its last piece with those linked to it."""
+        """Return a whole row of a long document, or its last piece with those linked to it."""
         at = int(np.searchsorted(self.ends, index, side="right"))
         start = (index - (int(self.ends[at - 1]) if at else 0)) * self.seq_len
         n_tokens = min(self.seq_len, int(self.n_pairs[at]) - start)
@@ -219,7 +219,7 @@ class EpochPlan:
 
 @functools.lru_cache(maxsize=16)
 def _lane_stride(n_lanes: int) -> int:
-    """Give the step nearest to the golden section of `n_lanes` without a common divisor with it.
+    """Return the step nearest to the golden section of `n_lanes` without a common divisor with it.
 
     Its multiples fill the circle of lanes evenly (Weyl's sequence), so any few lanes that are
     read after one another lie far apart.

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def plan_file(split: Split, config: DataConfig, epoch: int) -> Path | None:
-    """Give the file of an epoch's plan; None where there is nothing to gain by one."""
+    """Return the file of an epoch's plan; None where there is nothing to gain by one."""
     if config.packing != "best-fit" or split.n_documents < CACHED_FROM_DOCUMENTS:
         return None
     key = {

@@ -135,7 +135,7 @@ class SplitWriter:
             self._shard = None
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
-        """Close the last shard and the index; give the split's entry for the manifest."""
+        """Close the last shard and the index; return the split's entry for the manifest."""
         self._close_shard()
         self._write_rows(*(np.empty(0, np.int64) for _ in range(3)))
         assert self._index is not None

@@ -35,7 +35,7 @@ FORMAT_VERSION = 2
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Give uint16 where every id fits, else uint32.
+    """Return uint16 where every id fits, else uint32.
 
     Raises:
         DataError: more than 2^32 ids.
@@ -215,7 +215,7 @@ class PreparedData:
 
 
 def files_of_split(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give every file that a split's entry of the manifest names."""
+    """Return every file that a split's entry of the manifest names."""
     return [*entry["shards"], entry["index"], *entry.get("text_hashes", {}).values()]
 
 

@@ -97,7 +97,7 @@ class RowStream:
         return plan_epoch(lengths, config.order_seed, epoch, *policy, link)
 
     def _find(self, row: int) -> tuple[int, int]:
-        """Give the epoch of a row and its number there.
+        """Return the epoch of a row and its number there.
 
         Only best-fit rows differ in number from epoch to epoch, and only where documents fill
         several windows: within one the number depends on the lengths, not on their order.
@@ -111,14 +111,14 @@ class RowStream:
         return epoch, row - self._first_rows[epoch]
 
     def pieces(self, row: int) -> list[Segment]:
-        """Give what stands in a row."""
+        """Return what stands in a row."""
         if self.mixture is not None:
             return self.mixture.row(row)
         epoch, index = self._find(row)
         return self.plan(epoch).row(index)
 
     def rows(self, first_row: int, n_rows: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Give this process's share of rows first_row .. first_row + n_rows - 1.
+        """Return this process's share of rows first_row .. first_row + n_rows - 1.
 
         The rows are the same for any number of processes; rank r takes a contiguous share, the
         first ranks one row more where the division leaves a rest.

@@ -50,14 +50,14 @@ class ByteModel:
             np.add.at(counts, places, 1)
 
     def _contexts(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Give for each order what followed each context: how often, and how many kinds."""
+        """Return for each order what followed each context: how often, and how many kinds."""
         if self._sums is None:
             rows = [counts.reshape(-1, 256) for counts in self.counts]
             self._sums = [(row.sum(axis=1), np.count_nonzero(row, axis=1)) for row in rows]
         return self._sums
 
     def probabilities(self, places: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        """Give p_k of some bytes, where places[0..k] are their indices into the counts."""
+        """Return p_k of some bytes, where places[0..k] are their indices into the counts."""
         below = np.full(len(places[0]), 1 / 256)
         for counts, (totals, kinds), place in zip(
             self.counts, self._contexts(), places, strict=False
@@ -68,7 +68,7 @@ class ByteModel:
         return below
 
     def bits(self, texts: Iterable[bytes], order: int) -> float:
-        """Give the code length of texts in bits with contexts of `order` bytes."""
+        """Return the code length of texts in bits with contexts of `order` bytes."""
         return float(
             sum(
                 -np.log2(self.probabilities(_places([text])[: order + 1])).sum()
@@ -79,7 +79,7 @@ class ByteModel:
 
 
 def _places(texts: Sequence[bytes]) -> list[NDArray[np.int64]]:
-    """Give for each order the index context * 256 + byte of every byte of the texts."""
+    """Return for each order the index context * 256 + byte of every byte of the texts."""
     before = bytes(ORDER)
     every_byte = np.frombuffer(b"".join(before + text for text in texts), dtype=np.uint8)
     joined = every_byte.astype(np.int64)

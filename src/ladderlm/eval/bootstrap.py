@@ -41,7 +41,7 @@ class Bootstrap:
             return np.where(distances > 0, distances / self.errors, 0.0)
 
     def interval(self, level: float = 0.95) -> list[float] | None:
-        """Give the ends of the symmetric bootstrap-t interval; None without resamples.
+        """Return the ends of the symmetric bootstrap-t interval; None without resamples.
 
         Source: Hall 1988, section 2 (symmetric percentile-t); Efron and Tibshirani 1993, 12.5.
         """
@@ -52,7 +52,7 @@ class Bootstrap:
         return [self.estimate - half, self.estimate + half]
 
     def p_value(self) -> float | None:
-        """Give the two-sided p of "it is zero", by the same distances as the interval.
+        """Return the two-sided p of "it is zero", by the same distances as the interval.
 
         The smallest that R resamples can give is 1 / (R + 1). None without resamples.
         """
@@ -71,7 +71,7 @@ def bootstrap_ratio(
     n_draws: int = 2000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Resample documents and give sum(numerator) / sum(denominator) of each resample.
+    """Resample documents and return sum(numerator) / sum(denominator) of each resample.
 
     Args:
         numerator, denominator: one entry a document.
@@ -106,7 +106,7 @@ def bootstrap_ratio(
 def _errors(
     tops: NDArray[np.float64], bottoms: NDArray[np.float64], ratios: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Give the linearised standard error of each row's ratio.
+    """Return the linearised standard error of each row's ratio.
 
     Source: Cochran 1977, Sampling Techniques, equation 6.13, without the finite population.
     """
@@ -118,7 +118,7 @@ def _errors(
 
 
 def mean_of(parts: Sequence[Bootstrap]) -> Bootstrap:
-    """Give the plain mean of independent ratios; without resamples if one of them has none."""
+    """Return the plain mean of independent ratios; without resamples if one of them has none."""
     n_draws = min((len(part.draws) for part in parts), default=0)
     n = max(len(parts), 1)
     return Bootstrap(

@@ -80,7 +80,7 @@ def compare_losses(
     names: tuple[str, str] = ("one run", "the other"),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Give how much better or worse `one` is than `other`: negative differences favour `one`.
+    """Return how much better or worse `one` is than `other`: negative differences favour `one`.
 
     Returns:
         `micro` (all bytes), `macro` (mean over subsets) and `subsets`, each with both bits per

@@ -125,7 +125,7 @@ def hash_texts(
 
 
 def short_hash(text: bytes) -> int:
-    """Give the first 8 bytes of a text's SHA-256 as a number."""
+    """Return the first 8 bytes of a text's SHA-256 as a number."""
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 

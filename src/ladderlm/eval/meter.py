@@ -64,7 +64,7 @@ class Documents(Protocol):
         ...
 
     def tokens(self, start: int, stop: int) -> NDArray[Any]:
-        """Give tokens start .. stop - 1."""
+        """Return tokens start .. stop - 1."""
         ...
 
 

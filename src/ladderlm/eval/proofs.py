@@ -136,7 +136,7 @@ def _prove_labels(batch: Batch, split: Split) -> Proof:
 
 
 def _contains(document: NDArray[np.int64], run: NDArray[np.int64]) -> bool:
-    """Say whether a run of ids stands in a document."""
+    """Return whether a run of ids stands in a document."""
     data, wanted = document.tobytes(), run.tobytes()
     at = data.find(wanted)
     while at >= 0 and at % document.itemsize:
@@ -200,7 +200,7 @@ def _prove_loss(
 def _changed_losses(
     model: Transformer, batch: Batch, mask_documents: bool, where: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Give the nats after every token at the places `where` was replaced by another."""
+    """Return the nats after every token at the places `where` was replaced by another."""
     rng, vocab_size = np.random.default_rng(0), model.config.vocabulary
     steps = rng.integers(1, vocab_size, batch.tokens.shape) if vocab_size > 1 else 0
     tokens = np.where(where, (batch.tokens + steps) % vocab_size, batch.tokens)
@@ -298,7 +298,7 @@ def _cut_short(batch: Batch) -> Batch:
 def _gradients(
     model: Transformer, batch: Batch, accumulate: Accumulate
 ) -> tuple[list[Tensor], NDArray[np.float32]]:
-    """Give [sum of nats, gradient of each weight], and |gradient| at each input place (B, T)."""
+    """Return [sum of nats, gradient of each weight], and |gradient| at each input place (B, T)."""
     kept: list[Tensor] = []
 
     def keep(_module: object, _inputs: object, embedded: Tensor) -> None:

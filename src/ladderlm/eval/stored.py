@@ -47,7 +47,7 @@ class StoredEvaluation:
 
 
 def evaluation_key(weights: str, split: Split | Texts, policy: Policy) -> dict[str, Any]:
-    """Give what decides the numbers: weights by hash, data by fingerprint, and the policy.
+    """Return what decides the numbers: weights by hash, data by fingerprint, and the policy.
 
     Batches, packing, processes and device are no part of it: they do not change what is measured.
 
@@ -66,7 +66,7 @@ def evaluation_key(weights: str, split: Split | Texts, policy: Policy) -> dict[s
 def save_evaluation(
     path: Path, losses: DocumentLosses, key: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """Publish `path`.npz, then `path`.json, which makes it count; give what the latter holds.
+    """Publish `path`.npz, then `path`.json, which makes it count; return what the latter holds.
 
     Args:
         path: without suffix.

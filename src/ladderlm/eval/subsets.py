@@ -91,7 +91,7 @@ def bootstrap_interval(
     n_bytes: NDArray[np.int64],
     clusters: NDArray[np.int64] | None = None,
 ) -> list[float] | None:
-    """Give the 95 % interval of bits per byte over documents; None for too few of them."""
+    """Return the 95 % interval of bits per byte over documents; None for too few of them."""
     return bootstrap_ratio(nats / LN_2, n_bytes, clusters).interval()
 
 
@@ -146,7 +146,7 @@ def summarise(losses: DocumentLosses, with_interval: bool = True) -> dict[str, A
 
 
 def official_names(names: Collection[str]) -> dict[str, list[str]]:
-    """Say how the names of subsets stand to the Pile's 22 official ones.
+    """Return how the names of subsets stand to the Pile's 22 official ones.
 
     Returns:
         Lists of names: `occurring` and `missing` of the official ones, `unknown` for the others.

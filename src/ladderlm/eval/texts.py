@@ -61,7 +61,7 @@ class Encoded:
     subset_names: tuple[str, ...]
 
     def tokens(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Give tokens start .. stop - 1."""
+        """Return tokens start .. stop - 1."""
         return self.ids[start:stop]
 
 
@@ -144,7 +144,7 @@ def _from_files(files: list[Path], n_documents: int, check: Callable[[], None]) 
 
 
 def describe_source(data: PreparedData, split: Split) -> dict[str, Any]:
-    """Say which text a split is, by the hashes of its files, and how much of it is in train."""
+    """Return which text a split is, by the hashes of its files, and how much of it is in train."""
     entry, overlap = data.manifest["splits"][split.name], data.manifest.get("overlap") or {}
     return {
         "files": (entry.get("request") or {}).get("sources", []),

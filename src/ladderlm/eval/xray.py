@@ -33,14 +33,14 @@ def fresh_model(vocab_size: int, seq_len: int) -> Transformer:
 
 
 def model_inputs(batch: Batch, mask_documents: bool, device: torch.device) -> list[Tensor]:
-    """Give what training hands to the model: tokens, and under a mask positions and segments."""
+    """Return what training hands to the model: tokens, and under a mask positions and segments."""
     arrays = [batch.tokens, batch.positions, batch.segment_ids]
     return [torch.from_numpy(a).to(device) for a in (arrays if mask_documents else arrays[:1])]
 
 
 @torch.no_grad()
 def token_losses(model: Transformer, batch: Batch, mask_documents: bool) -> NDArray[np.float64]:
-    """Give the nats of every place, (B, T); what stands where `loss_mask` is False means nothing.
+    """Return the nats of every place, (B, T); what stands where `loss_mask` is False means nothing.
 
     Args:
         model: in evaluation mode.

@@ -72,11 +72,11 @@ class Executor(Protocol):
     """Starts jobs and watches them."""
 
     def submit(self, job: Job) -> Handle:
-        """Take a job; give the handle by which it is asked for."""
+        """Take a job; return the handle by which it is asked for."""
         ...
 
     def poll(self, handle: Handle) -> State:
-        """Say where a job stands; starts queued jobs when there is room."""
+        """Return where a job stands; starts queued jobs when there is room."""
         ...
 
     def cancel(self, *handles: Handle) -> None:
@@ -84,11 +84,11 @@ class Executor(Protocol):
         ...
 
     def reattach(self, job: Job) -> Handle | None:
-        """Give the handle of this very job where an earlier process left it queued or running."""
+        """Return the handle of this very job where an earlier process left it queued or running."""
         ...
 
     def exit_code(self, handle: Handle) -> int | None:
-        """Give the exit code of a job that has ended."""
+        """Return the exit code of a job that has ended."""
         ...
 
 

@@ -46,7 +46,7 @@ class LocalExecutor:
         self._n_submitted = 0
 
     def room(self) -> Packing:
-        """Give the whole machine, with nothing on it."""
+        """Return the whole machine, with nothing on it."""
         return Packing(self.n_threads, self.memory_bytes, len(self.devices))
 
     def submit(self, job: Job) -> Handle:
@@ -77,7 +77,7 @@ class LocalExecutor:
         return handle
 
     def reattach(self, job: Job) -> Handle | None:
-        """Give None: jobs end with the process that started them."""
+        """Return None: jobs end with the process that started them."""
         del job
         return None
 
@@ -93,7 +93,7 @@ class LocalExecutor:
             self._running[handle] = (job, start_process(job, {**os.environ, **own}), names)
 
     def poll(self, handle: Handle) -> State:
-        """Say where a job stands, after collecting all that have ended."""
+        """Return where a job stands, after collecting all that have ended."""
         for running, (_, process, _) in list(self._running.items()):
             code = process.poll()
             if code is not None:
@@ -111,5 +111,5 @@ class LocalExecutor:
         stop_processes(self._running[handle][1] for handle in handles if handle in self._running)
 
     def exit_code(self, handle: Handle) -> int | None:
-        """Give the exit code of an ended job."""
+        """Return the exit code of an ended job."""
         return self._ended.get(handle)

@@ -36,7 +36,7 @@ class Packing:
         bisect.insort(self._queue, (rank, self._n_added, name, needs))
 
     def start(self) -> str | None:
-        """Take the first that waits, if there is room for it; give its name."""
+        """Take the first that waits, if there is room for it; return its name."""
         if not self._queue or not self._fits(self._queue[0][3]):
             return None
         _, _, name, self._running[name] = self._queue.pop(0)
@@ -48,7 +48,7 @@ class Packing:
         return not used or all(n <= most for n, most in zip(sums, self._whole, strict=True))
 
     def end(self, name: str) -> None:
-        """Give back what a job held."""
+        """Return back what a job held."""
         del self._running[name]
 
     def drop(self, names: Collection[str]) -> None:

@@ -60,7 +60,7 @@ def start_process(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[
 def run_to_end(
     job: Job, told: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
 ) -> int:
-    """Run a job in the environment of this process; give its exit code.
+    """Run a job in the environment of this process; return its exit code.
 
     What keeps it from starting goes to its log, where the user will look.
 
@@ -78,7 +78,7 @@ def run_to_end(
 
 
 def stop_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Send SIGTERM to all, give them `SAVE_SECONDS` in all to save, then SIGKILL to the rest."""
+    """Send SIGTERM to all, return them `SAVE_SECONDS` in all to save, then SIGKILL to the rest."""
     processes = list(processes)
     for process in processes:
         process.terminate()

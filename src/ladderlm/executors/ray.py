@@ -30,7 +30,7 @@ class _Actor:
         """Do nothing: that it is answered says that the job has its resources."""
 
     def run(self, job: Job) -> int:
-        """Run the job to its end; give its exit code."""
+        """Run the job to its end; return its exit code."""
         return run_to_end(job, self._started.append)
 
     def stop(self) -> None:
@@ -111,12 +111,12 @@ class RayExecutor:
         return handle
 
     def reattach(self, job: Job) -> Handle | None:
-        """Give None: jobs end with the process that started them."""
+        """Return None: jobs end with the process that started them."""
         del job
         return None
 
     def poll(self, handle: Handle) -> State:
-        """Say where a job stands. One whose node was lost has failed, without an exit code."""
+        """Return where a job stands. One whose node was lost has failed, without an exit code."""
         if handle not in self._ended:
             actor, begun, result = self._jobs[handle]
             if not self._is_ready(result):
@@ -145,5 +145,5 @@ class RayExecutor:
             self._ray.wait(results, num_returns=len(results), timeout=SAVE_SECONDS + 10)
 
     def exit_code(self, handle: Handle) -> int | None:
-        """Give the exit code of an ended job; None if its node was lost."""
+        """Return the exit code of an ended job; None if its node was lost."""
         return self._ended.get(handle)

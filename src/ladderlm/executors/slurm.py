@@ -49,7 +49,7 @@ class SlurmExecutor:
         self._ended: dict[Handle, int | None] = {}
 
     def submit(self, job: Job) -> Handle:
-        """Put a job into the queue; give Slurm's job id.
+        """Put a job into the queue; return Slurm's job id.
 
         Raises:
             ExecutorError: there is no Slurm, or it refuses what the job asks for.
@@ -92,7 +92,7 @@ class SlurmExecutor:
         return None
 
     def poll(self, handle: Handle) -> State:
-        """Say where a job stands. One that left the queue without a result has failed."""
+        """Return where a job stands. One that left the queue without a result has failed."""
         if handle in self._ended:
             return State.DONE if self._ended[handle] == 0 else State.FAILED
         gone = handle not in self._look()
@@ -134,7 +134,7 @@ class SlurmExecutor:
             time.sleep(self.poll_seconds)
 
     def exit_code(self, handle: Handle) -> int | None:
-        """Give the exit code of an ended job; None if it left no result."""
+        """Return the exit code of an ended job; None if it left no result."""
         return self._ended.get(handle)
 
 

@@ -47,7 +47,7 @@ class Framing:
     def encode(
         self, texts: Sequence[str], check: Callable[[], None] = lambda: None
     ) -> list[list[int]]:
-        """Give the ids of texts alone; names of control tokens in a text are plain text.
+        """Return the ids of texts alone; names of control tokens in a text are plain text.
 
         Args:
             check: called now and then; may raise to stop early.
@@ -65,14 +65,14 @@ class Framing:
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Give the text that ids stand for, nothing tidied up."""
+        """Return the text that ids stand for, nothing tidied up."""
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 
     def describe(self) -> dict[str, Any]:
-        """Say what begins and ends a document."""
+        """Return what begins and ends a document."""
         name = self.tokenizer.convert_ids_to_tokens
         return {
             "begins": self.begins,
@@ -103,7 +103,7 @@ class CausalLM:
 
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor) -> Tensor:
-        """Give (B, T, V) in the model's dtype."""
+        """Return (B, T, V) in the model's dtype."""
         ones = torch.ones_like(tokens_BT)  # padding stands at the end, where none looks back on it
         logits: Tensor = self.model(tokens_BT, attention_mask=ones, use_cache=False).logits
         return logits

@@ -42,7 +42,7 @@ class ForeignModel:
 
 
 def find_foreign(name: str) -> ForeignModel | None:
-    """Give the foreign model of that name; None: it is none (a run, or nothing at all).
+    """Return the foreign model of that name; None: it is none (a run, or nothing at all).
 
     A folder counts if its `config.json` names a `model_type`. A name that is no path here and has
     the form OWNER/NAME or OWNER/NAME@REVISION is one of the hub, unless a folder OWNER lies here:

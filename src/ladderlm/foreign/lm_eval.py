@@ -69,7 +69,7 @@ class Answers:
         self.context = run.model.config.max_seq_len
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
-        """Give the log-probability of each (context, continuation), and if it is the likeliest.
+        """Return the log-probability of each (context, continuation), and if it is the likeliest.
 
         An empty context is BOS alone. A text longer than the model's context is cut from the left;
         a continuation longer than that is scored window by window.
@@ -87,7 +87,7 @@ class Answers:
         return self._sums(windows, owners, len(requests))
 
     def loglikelihood_rolling(self, requests: Sequence[Request]) -> list[float]:
-        """Give the log-probability of each text after BOS; EOS is not asked for.
+        """Return the log-probability of each text after BOS; EOS is not asked for.
 
         A text longer than the context is cut as `ladderlm eval` cuts it, without overlap; the
         last window looks back as far as the model can.
@@ -232,7 +232,7 @@ def _read_options(options: dict[str, Any]) -> tuple[tuple[str, ...], int, Sampli
 
 
 def harness_model(answers: Answers) -> Any:
-    """Give a run as an `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate` and other code.
+    """Return a run as an `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate` and other code.
 
     Raises:
         ConfigError: lm-eval is not installed.

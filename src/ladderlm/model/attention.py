@@ -22,7 +22,7 @@ __all__ = ["Attention", "LayerCache", "document_mask"]
 
 
 def document_mask(segment_ids: Tensor) -> Tensor:
-    """Say which keys each query may see: earlier positions of its own document.
+    """Return which keys each query may see: earlier positions of its own document.
 
     Args:
         segment_ids: (B, T) int; equal ids belong together, -1 is padding.
@@ -159,7 +159,7 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
 
 
 def _repeat_heads(k: Tensor, v: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
-    """Give every query head a key/value head of its own: (B, K, S, E) to (B, H, S, E)."""
+    """Return every query head a key/value head of its own: (B, K, S, E) to (B, H, S, E)."""
     n_repeats = n_heads // k.shape[1]
     if n_repeats == 1:
         return k, v

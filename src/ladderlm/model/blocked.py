@@ -43,7 +43,7 @@ class BlockPlan:
     def groups(
         self, n_rows: int, n_heads: int
     ) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
-        """Give groups of rows, each with its blocks as (queries, keys)."""
+        """Return groups of rows, each with its blocks as (queries, keys)."""
         assert self.first_keys is not None  # a static plan has no groups
         n_positions = self.bias.shape[-1]
         per_row = n_heads * min(BLOCK, n_positions) * n_positions

@@ -48,7 +48,7 @@ def plan_flex(segment_ids: Tensor | None, n_positions: int, device: torch.device
 
 @functools.cache
 def _compiled() -> Any:
-    """Give the kernel's entry, compiled once for each shape; uncompiled it holds all scores."""
+    """Return the kernel's entry, compiled once for each shape; uncompiled it holds all scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)

@@ -23,7 +23,7 @@ GPU_CHUNK_LOGITS, GPU_CHUNK_ROWS = 1 << 27, 2048
 
 
 def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
-    """Give cap * tanh(logits / cap), of the same shape and dtype; None changes nothing.
+    """Return cap * tanh(logits / cap), of the same shape and dtype; None changes nothing.
 
     Source: Gemma Team 2024 (2408.00118), section 2, logit soft-capping.
     """
@@ -33,7 +33,7 @@ def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
 def token_nats(
     hidden: Tensor, head: Tensor, targets: Tensor, softcap: float | None = None
 ) -> Tensor:
-    """Give the negative log-likelihood of every target.
+    """Return the negative log-likelihood of every target.
 
     Args:
         hidden: (B, T, D), the normed residual stream.

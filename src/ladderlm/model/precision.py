@@ -36,7 +36,7 @@ def float32_matmul(setting: Float32Matmul) -> Iterator[None]:
 
 
 def float32_matmul_error(setting: Float32Matmul) -> float:
-    """Give the relative error (Frobenius norm) of one product on the CPU against float64."""
+    """Return the relative error (Frobenius norm) of one product on the CPU against float64."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, _PROBE_SIZE, _PROBE_SIZE, generator=generator)
     exact = a.double() @ b.double()

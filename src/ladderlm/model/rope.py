@@ -16,7 +16,7 @@ __all__ = ["apply_rotary", "rope_frequencies", "rope_table"]
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """Give the angle that each channel pair gains per position.
+    """Return the angle that each channel pair gains per position.
 
     With `scaling`, a pair whose wave is longer than original_seq_len / low_freq_factor turns
     `factor` times slower, one shorter than original_seq_len / high_freq_factor stays, and between
@@ -46,7 +46,7 @@ def rope_table(
     scaling: RopeScaling | None = None,
     polar: bool = False,
 ) -> Tensor:
-    """Give cos and sin of every angle.
+    """Return cos and sin of every angle.
 
     Args:
         head_dim: channels of a head, even.

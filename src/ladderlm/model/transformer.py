@@ -103,7 +103,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         segment_ids: Tensor | None = None,
     ) -> Tensor:
-        """Give the normed residual stream before the head.
+        """Return the normed residual stream before the head.
 
         Args:
             tokens: (B, T), int64.
@@ -129,7 +129,7 @@ class Transformer(nn.Module):
     def _plan(
         self, tokens: Tensor, segment_ids: Tensor | None
     ) -> Tensor | BlockPlan | FlexPlan | None:
-        """Give what the layers need to know of who sees whom; each device has its backend."""
+        """Return what the layers need to know of who sees whom; each device has its backend."""
         n_positions, device = tokens.shape[1], tokens.device
         if self.config.attention == "flex" and device.type == "cuda" and self.training:
             # scoring has windows of many lengths, each of which would be compiled
@@ -150,11 +150,11 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         segment_ids: Tensor | None = None,
     ) -> Tensor:
-        """Give next-token logits (B, T, V) in float32. Arguments as in `hidden`."""
+        """Return next-token logits (B, T, V) in float32. Arguments as in `hidden`."""
         return self._logits(self.hidden(tokens, positions, segment_ids))
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Give float32 logits (B, T, V) of the normed residual stream (B, T, D)."""
+        """Return float32 logits (B, T, V) of the normed residual stream (B, T, D)."""
         return cap_logits(widen(self.output(hidden)), self.config.logit_softcap)
 
     def make_caches(self, batch: int, seq_len: int) -> list[LayerCache]:

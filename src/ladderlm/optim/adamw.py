@@ -15,7 +15,7 @@ __all__ = ["AdamW"]
 
 
 def _beneath(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Give what a decorator was put around; the method itself where a torch has none."""
+    """Return what a decorator was put around; the method itself where a torch has none."""
     found: Callable[..., Any] = getattr(method, "__wrapped__", method)
     return found
 

@@ -11,7 +11,7 @@ __all__ = ["owners_of"]
 
 
 def owners_of(model: nn.Module, world_size: int) -> dict[str, int]:
-    """Give the owner of each parameter; the largest go first, each to who has least so far.
+    """Return the owner of each parameter; the largest go first, each to who has least so far.
 
     A pure function of shapes and names, so all processes find the same.
     """

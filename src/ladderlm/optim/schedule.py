@@ -30,7 +30,7 @@ def _count_decay_steps(config: OptimConfig, n_steps: int) -> int:
 
 
 def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
-    """Give the learning rate of update number `step` (0-based) of `n_steps`.
+    """Return the learning rate of update number `step` (0-based) of `n_steps`.
 
     Warm-up is linear from peak / n_warmup to the peak. Cosine: Loshchilov and Hutter 2016,
     equation 5, one half period, ending at `final_lr_fraction` of the peak at the last update.

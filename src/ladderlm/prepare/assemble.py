@@ -49,7 +49,7 @@ def assemble(
     selection: Selection,
     n_files: int,
 ) -> dict[str, Any]:
-    """Write the shards, index and hash files of one split; give its entry for the manifest.
+    """Write the shards, index and hash files of one split; return its entry for the manifest.
 
     Args:
         folder: where the files go, and temporary ones meanwhile.
@@ -120,7 +120,7 @@ def assemble(
 def _until_limit(
     pieces: Iterable[tuple[int, Path]], limits: SourceLimits
 ) -> Iterable[tuple[int, Path]]:
-    """Give the pieces up to the one in which a limit is met."""
+    """Return the pieces up to the one in which a limit is met."""
     sizes = [0, 0, 0]
     for file, path in pieces:
         yield file, path
@@ -206,7 +206,7 @@ class _Tally:
         return int(self.sizes[:, 0].sum())
 
     def entry(self) -> dict[str, Any]:
-        """Give documents and bytes of text taken from each source, before duplicates went."""
+        """Return documents and bytes of text taken from each source, before duplicates went."""
         taken = [{"n_documents": d, "n_bytes": b} for d, b in self.sizes.tolist()]
         skipped = dict(sorted(self.skipped.items()))
         return {"taken": taken, "skipped": skipped, "skipped_examples": self.examples}

@@ -21,7 +21,7 @@ _OWN_FILE = re.compile(
 
 
 def _own_files(out: Path) -> dict[str, list[Path]]:
-    """Give the files of splits that lie in a folder, by the prefix of their version."""
+    """Return the files of splits that lie in a folder, by the prefix of their version."""
     found: dict[str, list[Path]] = {}
     for path in sorted(out.iterdir()):
         match = _OWN_FILE.fullmatch(path.name)

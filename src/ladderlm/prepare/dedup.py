@@ -53,7 +53,7 @@ class KeyTable:
         self._runs.append((path, len(keys), self.n_entries - len(keys)))
 
     def _shares(self) -> Iterator[list[tuple[NDArray[np.uint64], NDArray[np.int64]]]]:
-        """Give each share of the range of keys: per run, in order, its (keys, positions)."""
+        """Return each share of the range of keys: per run, in order, its (keys, positions)."""
         if not self._runs:
             keys = np.concatenate([np.empty(0, np.uint64), *self._pending])
             order = np.argsort(keys, kind="stable")
@@ -82,7 +82,7 @@ class KeyTable:
         return keys.astype(np.uint64), places.astype(np.int64) + first
 
     def sorted_keys(self) -> Iterator[NDArray[np.uint64]]:
-        """Give all keys in rising order, in several arrays; equal keys are in one array."""
+        """Return all keys in rising order, in several arrays; equal keys are in one array."""
         for runs in self._shares():
             yield np.sort(np.concatenate([keys for keys, _ in runs]))
 

@@ -171,7 +171,7 @@ def write_piece(path: Path, piece: EncodedPiece) -> None:
 
 
 def piece_sizes(path: Path) -> tuple[int, int, int]:
-    """Give documents, bytes of text and tokens of a piece, without checking its columns.
+    """Return documents, bytes of text and tokens of a piece, without checking its columns.
 
     Raises:
         DataError: missing, or not a piece.

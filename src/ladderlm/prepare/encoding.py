@@ -54,7 +54,7 @@ class SourceLimits:
         return (self.max_documents, self.max_bytes, self.max_tokens)
 
     def met(self, sizes: list[int]) -> bool:
-        """Say whether so many documents, bytes and tokens are enough."""
+        """Return whether so many documents, bytes and tokens are enough."""
         pairs = zip(sizes, self.each, strict=True)
         return any(limit is not None and n >= limit for n, limit in pairs)
 
@@ -75,7 +75,7 @@ class SourceFile:
 
     @staticmethod
     def state_of(path: Path | str) -> tuple[int, ...]:
-        """Give what changes when a file is written to or replaced."""
+        """Return what changes when a file is written to or replaced."""
         status = Path(path).stat()
         return (status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -245,7 +245,7 @@ def _complete(job: PartJob, file: int, n_pieces: int) -> bool:
 def find_pieces(
     folders: list[Path], n_files: int, still_made: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, Path]]:
-    """Give the pieces of a split in the order of its documents: (number of the file, path).
+    """Return the pieces of a split in the order of its documents: (number of the file, path).
 
     Args:
         folders: where the parts wrote.

@@ -48,7 +48,7 @@ class PrepareEstimate:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain numbers."""
+        """Return it as plain numbers."""
         return {key: round(value) for key, value in asdict(self).items() if key != "seconds"} | {
             "timing": {"seconds": round(self.seconds, 1)}
         }

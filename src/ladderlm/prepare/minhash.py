@@ -31,7 +31,7 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def band_keys(tokens: NDArray[Any], n_tokens: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Give the MinHash keys of documents.
+    """Return the MinHash keys of documents.
 
     Args:
         tokens: (t,), documents end to end, each with BOS and EOS; those two are left out.

@@ -60,7 +60,7 @@ def prepare(
     progress: Progress = _quiet,
     announce: Callable[[PrepareEstimate], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Write or extend a data folder; give its manifest.
+    """Write or extend a data folder; return its manifest.
 
     A split whose request (sources by content, tokenizer, selection) is already there is left as
     it is. A call that was killed goes on with the pieces it had made, to the same bytes as one
@@ -157,7 +157,7 @@ def _encode_splits(
 
 
 def estimate_prepare(config: PrepareConfig) -> PrepareEstimate:
-    """Say what a `prepare` would take, from a sample; nothing is kept.
+    """Return what a `prepare` would take, from a sample; nothing is kept.
 
     Raises:
         DataError: no such source, or standard input, which is gone once it is read.
@@ -182,7 +182,7 @@ def _estimate(
 def prepare_part(
     config: PrepareConfig, part: int, n_parts: int, progress: Progress = _quiet
 ) -> Path:
-    """Encode part 1 <= part <= n_parts of the work into `config.out`; give its record.
+    """Encode part 1 <= part <= n_parts of the work into `config.out`; return its record.
 
     A part is whole once its record, `part-<i>-of-<n>.json`, is there. Parts need nothing of each
     other: any machine may run any of them, in any order.
@@ -229,7 +229,7 @@ def prepare_part(
 
 
 def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> dict[str, Any]:
-    """Make prepared data out of all parts of one request; give its manifest.
+    """Make prepared data out of all parts of one request; return its manifest.
 
     The result is, byte for byte, what one call of `prepare` gives.
 
@@ -324,7 +324,7 @@ def _assemble_splits(
     pieces: dict[str, Iterator[tuple[int, Path]]],
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
-    """Make the files of splits of their pieces as these come; give the manifest with them."""
+    """Make the files of splits of their pieces as these come; return the manifest with them."""
     for name in set(manifest["splits"]) - set(todo):
         open_data(out).check_files(name)
     manifest = manifest | {"splits": dict(manifest["splits"])}

@@ -102,7 +102,7 @@ class SplitRequest:
         return f"{self.name}-{content_hash(made_of)[:16]}"
 
     def jobs(self, folder: Path, part: int, n_parts: int, n_workers: int) -> list[PartJob]:
-        """Give the jobs of the workers of part 0 <= part < n_parts."""
+        """Return the jobs of the workers of part 0 <= part < n_parts."""
         config = self.config
         sizes = [file.state[0] for file in self.files]
         owners = share_files(sizes, n_parts)
@@ -143,7 +143,7 @@ class SplitRequest:
 
 
 def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
-    """Say which files make which split."""
+    """Return which files make which split."""
     if config.split is not None:
         if not (config.split.isascii() and config.split.isidentifier()):
             raise DataError(f"--split {config.split!r}", "a split is named by letters and digits")

@@ -22,7 +22,7 @@ WIDEST_FLOOR = 0.15  # of the smallest loss: an E that is known better than this
 def draw_weights(
     clusters: NDArray[np.int64], n_draws: int, n_needed: int, rng: np.random.Generator
 ) -> Array:
-    """Draw clusters with replacement; give how often each row was drawn: (n_draws, n).
+    """Draw clusters with replacement; return how often each row was drawn: (n_draws, n).
 
     Draws of fewer than `n_needed` different clusters cannot be fitted and are drawn again.
     Source: Efron 1979; clusters: Davison and Hinkley 1997, section 3.8.
@@ -46,14 +46,14 @@ def bootstrap(
     n_draws: int = 1000,
     seed: int = 0,
 ) -> Array:
-    """Give the parameters of refits to drawn clusters: (n_draws, p)."""
+    """Return the parameters of refits to drawn clusters: (n_draws, p)."""
     rng = np.random.default_rng(seed)
     weights = draw_weights(clusters, n_draws, problem.form.n_needed, rng) * problem.weight
     return refit(problem, solution.theta, weight=weights, n_iterations=100, tolerance=1e-7)[0]
 
 
 def interval(draws: Array, level: float = 0.95) -> tuple[float, float]:
-    """Give the percentile interval of draws."""
+    """Return the percentile interval of draws."""
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
@@ -78,7 +78,7 @@ class FloorProfile:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return plain values."""
         return {**vars(self), "floors": list(self.floors), "values": list(self.values)}
 
 
@@ -126,7 +126,7 @@ def profile_floor(
 
 
 def _held_floors(problem: Problem, solution: Solution, floors: Array) -> Array:
-    """Give the best objective with E held at each floor."""
+    """Return the best objective with E held at each floor."""
     start = np.tile(solution.theta, (len(floors), 1))
     start[:, 0] = np.log(floors)
     held = np.zeros(problem.form.n_params, dtype=bool)

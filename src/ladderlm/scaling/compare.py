@@ -101,7 +101,7 @@ class Comparison:
     rate_error: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Give everything as plain values."""
+        """Return everything as plain values."""
         return {**asdict(self), "law": self.law.to_json()}
 
     @classmethod
@@ -276,7 +276,7 @@ def _trend(ladder: PairedLadder) -> tuple[Estimate, Estimate, Array]:
 def _per_rung(
     ladder: PairedLadder, line: Array, base_range: tuple[float, float]
 ) -> tuple[RungMultiplier, ...]:
-    """Give each rung its mean; the sd of pairs is pooled over all about the trend line."""
+    """Return each rung its mean; the sd of pairs is pooled over all about the trend line."""
     n_rungs = len(ladder.ids)
     about = line if n_rungs > 2 else ladder.means / ladder.slopes
     residuals = np.concatenate(

@@ -115,7 +115,7 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
 
 
 def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int64]]:
-    """Give the names of arms, the baseline first, and each row's place among them."""
+    """Return the names of arms, the baseline first, and each row's place among them."""
     if options.form != "joint":
         return ["all"], np.zeros(len(table), dtype=np.int64)
     given = table.text("arm")
@@ -134,7 +134,7 @@ def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int6
 
 
 def _branch_lengths(table: Table, options: FitOptions) -> tuple[list[float], NDArray[np.int64]]:
-    """Give the values of the column `branch`, 1 first, and each row's place among them."""
+    """Return the values of the column `branch`, 1 first, and each row's place among them."""
     if options.form != "joint" or "branch" not in table:
         return [1.0], np.zeros(len(table), dtype=np.int64)
     given = table.numbers("branch").tolist()
@@ -209,7 +209,7 @@ def _predict(
 
 
 def _sigma(problem: Problem, solution: Solution) -> float:
-    """Give the residual sd of ln L."""
+    """Return the residual sd of ln L."""
     residual = problem.form.log_loss(solution.theta, problem.sample) - problem.log_loss
     freedom = max(len(residual) - problem.form.n_free, 1)
     return float(np.sqrt((residual**2).sum() / freedom))

@@ -59,7 +59,7 @@ class Sample:
         return cls(centred, centres, np.zeros(n, dtype=np.int64) if arm is None else arm, branch)
 
     def where(self, mask: NDArray[np.bool_]) -> "Sample":
-        """Give the chosen places in the same scaling."""
+        """Return the chosen places in the same scaling."""
         logs = {name: values[mask] for name, values in self.logs.items()}
         branch = None if self.branch is None else self.branch[mask]
         return Sample(logs, self.centres, self.arm[mask], branch)
@@ -96,33 +96,33 @@ class Form(ABC):
 
     @abstractmethod
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give t_k: eta (..., P) to (..., n, K)."""
+        """Return t_k: eta (..., P) to (..., n, K)."""
 
     @abstractmethod
     def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Give d t_k / d eta_p: (..., n, K, P)."""
+        """Return d t_k / d eta_p: (..., n, K, P)."""
 
     @abstractmethod
     def grid(self) -> Array:
-        """Give exponents to begin from: (G, P)."""
+        """Return exponents to begin from: (G, P)."""
 
     def bounds(self) -> Array:
-        """Give lower and upper bounds of eta: (P, 2)."""
+        """Return lower and upper bounds of eta: (P, 2)."""
         return np.tile(EXPONENTS, (self.n_exponents, 1))
 
     @abstractmethod
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give the parameters in their usual names and units: (..., K + P) to (...) each."""
+        """Return the parameters in their usual names and units: (..., K + P) to (...) each."""
 
     def log_loss(self, theta: Array, sample: Sample) -> Array:
-        """Give ln L at every place: (..., n)."""
+        """Return ln L at every place: (..., n)."""
         z = theta[..., None, : self.n_terms] + self.terms(theta[..., self.n_terms :], sample)
         top = z.max(axis=-1)
         log: Array = top + np.log(np.exp(z - top[..., None]).sum(axis=-1))
         return log
 
     def gradient(self, theta: Array, sample: Sample) -> tuple[Array, Array]:
-        """Give ln L (..., n) and its gradient (..., n, K + P)."""
+        """Return ln L (..., n) and its gradient (..., n, K + P)."""
         eta = theta[..., self.n_terms :]
         z = theta[..., None, : self.n_terms] + self.terms(eta, sample)
         top = z.max(axis=-1)
@@ -147,22 +147,22 @@ class PowerLaw(Form):
     n_exponents = 1
 
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0 and -c ln C."""
+        """Return 0 and -c ln C."""
         moved = -eta[..., 0, None] * sample.logs["flops"]
         return np.stack([np.zeros_like(moved), moved], axis=-1)
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Give the gradient of the terms."""
+        """Return the gradient of the terms."""
         out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, 1))
         out[..., 1, 0] = -sample.logs["flops"]
         return out
 
     def grid(self) -> Array:
-        """Give exponents from nearly flat to steep."""
+        """Return exponents from nearly flat to steep."""
         return np.geomspace(0.015, 0.8, 24)[:, None]
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, C0 and c."""
+        """Return E, C0 and c."""
         c = theta[..., 2]
         log_c0 = sample.centres["flops"] + theta[..., 1] / c
         return {"E": np.exp(theta[..., 0]), "C0": np.exp(np.minimum(log_c0, 700)), "c": c}
@@ -178,25 +178,25 @@ class Chinchilla(Form):
     n_exponents = 2
 
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0, -alpha ln N and -beta ln D."""
+        """Return 0, -alpha ln N and -beta ln D."""
         n = -eta[..., 0, None] * sample.logs["params"]
         d = -eta[..., 1, None] * sample.logs["tokens"]
         return np.stack([np.zeros_like(n), n, d], axis=-1)
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Give the gradient of the terms."""
+        """Return the gradient of the terms."""
         out = np.zeros((*eta.shape[:-1], len(sample.arm), 3, 2))
         out[..., 1, 0] = -sample.logs["params"]
         out[..., 2, 1] = -sample.logs["tokens"]
         return out
 
     def grid(self) -> Array:
-        """Give pairs of exponents."""
+        """Return pairs of exponents."""
         axis = np.geomspace(0.05, 1.0, 12)
         return _product(axis, axis)
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, A, B, alpha and beta."""
+        """Return E, A, B, alpha and beta."""
         alpha, beta = theta[..., 3], theta[..., 4]
         return {
             "E": np.exp(theta[..., 0]),
@@ -221,22 +221,22 @@ class OverTraining(Form):
         return log_m - sample.logs["flops"], -log_m - sample.logs["flops"]
 
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0, h (ln M - ln C) and -h (ln M + ln C)."""
+        """Return 0, h (ln M - ln C) and -h (ln M + ln C)."""
         up, down = (eta[..., 0, None] * move for move in self._moves(sample))
         return np.stack([np.zeros_like(up), up, down], axis=-1)
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Give the gradient of the terms."""
+        """Return the gradient of the terms."""
         out = np.zeros((*eta.shape[:-1], len(sample.arm), 3, 1))
         out[..., 1, 0], out[..., 2, 0] = self._moves(sample)
         return out
 
     def grid(self) -> Array:
-        """Give exponents."""
+        """Return exponents."""
         return np.geomspace(0.02, 0.6, 30)[:, None]
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, a, b and h."""
+        """Return E, a, b and h."""
         h, centres = theta[..., 3], sample.centres
         log_m = centres["tokens"] - centres["params"]
         return {

@@ -222,7 +222,7 @@ def _compare_ways(
     intervals: dict[str, tuple[float, float]],
     surface: dict[str, Any],
 ) -> list[str]:
-    """Say where the ways to the optimum disagree."""
+    """Return where the ways to the optimum disagree."""
     said = []
     total = parameters["exponent_params"] + parameters["exponent_tokens"]
     if abs(total - 1) > 0.03:

@@ -94,32 +94,32 @@ class LadderLaw:
         return Sample(logs, {"flops": float(np.log(self.c_ref))}, *places)
 
     def log_r(self, branch: float) -> float:
-        """Give ln r of a length: what its compute is worth, in compute of the first length."""
+        """Return ln r of a length: what its compute is worth, in compute of the first length."""
         place = self.branches.index(branch)
         end = len(self.theta) - self.bend
         return self.theta[end - len(self.branches) + place] if place else 0.0
 
     def log_m(self, log_x: float) -> float:
-        """Give ln m of the first variant at ln C."""
+        """Return ln m of the first variant at ln C."""
         trend = self.theta[3 + len(self.arms) - 1] if self.trend else 0.0
         return self.theta[3] + trend * (log_x - float(np.log(self.c_ref)))
 
     def predict(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
-        """Give the fitted loss of an arm at some FLOPs, for runs of a length."""
+        """Return the fitted loss of an arm at some FLOPs, for runs of a length."""
         return np.exp(self.form.log_loss(np.array(self.theta), self._sample(arm, flops, branch)))
 
     def standard_error(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
-        """Give the standard error of the fitted ln L."""
+        """Return the standard error of the fitted ln L."""
         _, slopes = self.form.gradient(np.array(self.theta), self._sample(arm, flops, branch))
         variance = np.einsum("np,pq,nq->n", slopes, np.array(self.covariance), slopes)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
     def mean_sd(self, n_runs: int) -> float:
-        """Give the sd of the mean of some runs of one arm and rung."""
+        """Return the sd of the mean of some runs of one arm and rung."""
         return self.sigma * float(np.sqrt((RUNG_SHARE + 1 / n_runs) / (RUNG_SHARE + 1)))
 
     def slope(self, flops: Array, branch: float = 1.0) -> Array:
-        """Give d ln L / d ln C of the baseline, for runs of a length."""
+        """Return d ln L / d ln C of the baseline, for runs of a length."""
         log_x = np.log(np.asarray(flops) / self.c_ref) + self.log_r(branch)
         return _slope(np.array(self.theta), log_x, self.bend)
 
@@ -134,7 +134,7 @@ class LadderLaw:
         return float(np.sqrt(max(gradient @ np.array(self.covariance) @ gradient, 0.0)))
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values, with the parameters under their usual names."""
+        """Return plain values, with the parameters under their usual names."""
         form, at = self.form, self._sample(self.arms[0], np.array([self.c_ref]), self.branches[0])
         public = {k: float(v) for k, v in form.public(np.array(self.theta), at).items()}
         multipliers = {
@@ -167,7 +167,7 @@ class LadderLaw:
 
 
 def _slope(theta: Array, log_x: Array, bend: bool) -> Array:
-    """Give -(c + b u) (L - E) / L of the baseline."""
+    """Return -(c + b u) (L - E) / L of the baseline."""
     b = theta[-1] if bend else 0.0
     fallen = (theta[2] + b * log_x / 2) * log_x
     with np.errstate(over="ignore"):
@@ -272,7 +272,7 @@ def _spread(cells: Cells, arm: int) -> int:
 def _pool_variances(
     residual: float, freedom: int, within: float, within_freedom: int
 ) -> tuple[float, int]:
-    """Give the seed variance and its degrees of freedom.
+    """Return the seed variance and its degrees of freedom.
 
     The scatter of means about the law and that inside of cells estimate the same variance, if
     rungs are mistuned by what `RUNG_SHARE` says. Where the means scatter by more than that
@@ -291,7 +291,7 @@ def _pool_variances(
 def holdout_errors(
     points: Points, n_rungs: int, baseline: str | None = None
 ) -> list[dict[str, Any]]:
-    """Fit without the top rungs, predict them, and give the errors.
+    """Fit without the top rungs, predict them, and return the errors.
 
     There is one row per arm, rung and length.
 

@@ -74,16 +74,16 @@ class Joint(Form):
         return self.n_free - self.branches
 
     def _is_variant(self, sample: Sample) -> Array:
-        """Give one indicator per variant: (variants, n)."""
+        """Return one indicator per variant: (variants, n)."""
         return _indicators(sample.arm, self.variants)
 
     def _is_branch(self, sample: Sample) -> Array:
-        """Give one indicator per further length: (branches, n)."""
+        """Return one indicator per further length: (branches, n)."""
         own = np.zeros_like(sample.arm) if sample.branch is None else sample.branch
         return _indicators(own, self.branches)
 
     def log_reach(self, eta: Array, sample: Sample) -> Array:
-        """Give ln(m r) at every place: (..., n)."""
+        """Return ln(m r) at every place: (..., n)."""
         chosen, (k0, k1, r) = self._is_variant(sample), self._ends
         total: Array = eta[..., 1:k0] @ chosen
         if self.trend:
@@ -93,7 +93,7 @@ class Joint(Form):
         return total
 
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Give 0 and -c u - b u^2 / 2 with u = ln(m r C)."""
+        """Return 0 and -c u - b u^2 / 2 with u = ln(m r C)."""
         u = sample.logs["flops"] + self.log_reach(eta, sample)
         moved = -eta[..., :1] * u
         if self.bend:
@@ -101,7 +101,7 @@ class Joint(Form):
         return np.stack([np.zeros_like(moved), moved], axis=-1)
 
     def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Give the gradient of the terms."""
+        """Return the gradient of the terms."""
         x, (k0, k1, _) = sample.logs["flops"], self._ends
         out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, self.n_exponents))
         u = x + self.log_reach(eta, sample)
@@ -119,7 +119,7 @@ class Joint(Form):
         return out
 
     def grid(self) -> Array:
-        """Give exponents; variants and other lengths begin as good as the baseline."""
+        """Return exponents; variants and other lengths begin as good as the baseline."""
         axis = np.geomspace(0.015, 0.8, 16)
         return np.hstack([axis[:, None], np.zeros((len(axis), self.n_exponents - 1))])
 
@@ -162,6 +162,6 @@ class Quadratic(Joint):
         return np.array([(-EXPONENTS[1], EXPONENTS[1]), (-BEND[1], BEND[1])])
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give L0, C_ref (the geometric mean of the C fitted), c and b."""
+        """Return L0, C_ref (the geometric mean of the C fitted), c and b."""
         c_ref = np.full(theta.shape[:-1], np.exp(sample.centres["flops"]))
         return {"L0": np.exp(theta[..., 1]), "C_ref": c_ref, "c": theta[..., 2], "b": theta[..., 3]}

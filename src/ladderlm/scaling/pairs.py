@@ -60,7 +60,7 @@ class PairedLadder:
         return mean_weight(np.array([len(d) for d in self.differences]))
 
     def variance(self, residuals: Array, freedom: int) -> float:
-        """Give the unit variance of the rungs' means, from their scatter.
+        """Return the unit variance of the rungs' means, from their scatter.
 
         Means may by luck scatter much less than the seeds inside of rungs say they must. The
         least that is believed is what seeds alone would undercut in `LUCK` of all ladders.
@@ -75,7 +75,7 @@ class PairedLadder:
         return max(between, least)
 
     def luck(self, shares: Array) -> float:
-        """Give the variance of sum(shares * means) that seeds add which are lucky on all rungs.
+        """Return the variance of sum(shares * means) that seeds add which are lucky on all rungs.
 
         The scatter of rungs does not show it. Clustered by rungs and by seeds (Cameron, Gelbach
         and Miller 2011, equation 2.11), a variance is that by rungs, plus that by seeds, less that

@@ -27,7 +27,7 @@ RUNG_SHARE = 0.64
 
 
 def mean_weight(n_runs: Array | int) -> Array:
-    """Give the inverse variance of the mean of some runs, in units of the seed variance."""
+    """Return the inverse variance of the mean of some runs, in units of the seed variance."""
     return np.asarray(1 / (RUNG_SHARE + 1 / np.asarray(n_runs, dtype=np.float64)))
 
 
@@ -56,7 +56,7 @@ class Points:
             object.__setattr__(self, "branch", np.ones(len(self.loss)))
 
     def where(self, mask: NDArray[np.bool_]) -> "Points":
-        """Give the chosen runs."""
+        """Return the chosen runs."""
         return Points(*(array[mask] for array in vars(self).values()))
 
     def __len__(self) -> int:

@@ -50,7 +50,7 @@ def detection_power(
     slopes: Sequence[float] | float = PLANNING_SLOPE,
     level: float = 0.95,
 ) -> float:
-    """Give the chance that the pooled interval of a true multiplier lies above 1.
+    """Return the chance that the pooled interval of a true multiplier lies above 1.
 
     The pooled ln m is a regression of rung means on slopes (see `compare_arms`); its t statistic is
     noncentral t with rungs - 1 degrees of freedom.
@@ -80,7 +80,7 @@ def detectable_gain(
     noise: Noise = PLANNING_NOISE,
     slopes: Sequence[float] | float = PLANNING_SLOPE,
 ) -> float:
-    """Give the smallest m below 20 that a design sees with some power; infinite if none is."""
+    """Return the smallest m below 20 that a design sees with some power; infinite if none is."""
 
     def missing(log_m: float) -> float:
         return detection_power(math.exp(log_m), seeds, noise, slopes) - power
@@ -92,7 +92,7 @@ def detectable_gain(
 
 
 def design_power(seeds: Sequence[int]) -> dict[str, float]:
-    """Say what a ladder detects under the planning noise, before anything has run.
+    """Return what a ladder detects under the planning noise, before anything has run.
 
     Args:
         seeds: pairs of runs at each rung.
@@ -111,7 +111,7 @@ def design_power(seeds: Sequence[int]) -> dict[str, float]:
 
 
 def rungs_needed(effect: float, rung_sd: float, power: float = 0.8) -> int:
-    """Give the fewest rungs whose 95 % interval excludes 0 with some power.
+    """Return the fewest rungs whose 95 % interval excludes 0 with some power.
 
     Args:
         effect: ln m, positive.

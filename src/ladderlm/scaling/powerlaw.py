@@ -95,7 +95,7 @@ def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
 
 
 def _centres(table: Table, x: Array, y: Array, options: FitOptions) -> tuple[Array, Array, int]:
-    """Give the centre of the near-optimal rows of every cell, and how many rows are not near."""
+    """Return the centre of the near-optimal rows of every cell, and how many rows are not near."""
     best = table.numbers(options.optimum or "")
     sizes = [table.numbers(name) for name in ("params", "tokens") if name in table]
     keys = np.column_stack([x, *map(np.log, sizes)]).round(9)

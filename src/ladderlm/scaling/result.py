@@ -42,7 +42,7 @@ class Fit:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values; details stand beside the rest."""
+        """Return plain values; details stand beside the rest."""
         return {**{k: v for k, v in vars(self).items() if k != "details"}, **self.details}
 
     @classmethod

@@ -72,7 +72,7 @@ def choose_rows(table: Table, options: FitOptions) -> Rows:
 
 
 def columns_of(table: Table, names: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
-    """Give numeric columns; flops that are not there are 6 N D, which is said.
+    """Return numeric columns; flops that are not there are 6 N D, which is said.
 
     Returns:
         The columns, and what to warn about.
@@ -89,7 +89,7 @@ def columns_of(table: Table, names: tuple[str, ...]) -> tuple[dict[str, Array], 
 
 
 def row_clusters(table: Table) -> NDArray[np.int64]:
-    """Give what the bootstrap draws: the column `cluster`, or every row by itself."""
+    """Return what the bootstrap draws: the column `cluster`, or every row by itself."""
     if "cluster" not in table:
         return np.arange(len(table))
     names = table.text("cluster")

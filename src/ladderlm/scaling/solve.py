@@ -37,7 +37,7 @@ OBJECTIVES = {
 
 
 def other_objective(name: str) -> str:
-    """Give the objective that is shown beside one, so that a reader sees what hangs on it."""
+    """Return the objective that is shown beside one, so that a reader sees what hangs on it."""
     return "least-squares" if name == "huber" else "huber"
 
 
@@ -112,7 +112,7 @@ class Solution:
 
 
 def _residuals(problem: Problem, log_loss: Array, target: Array) -> tuple[Array, Array]:
-    """Give residuals and what turns a gradient of ln L into theirs."""
+    """Return residuals and what turns a gradient of ln L into theirs."""
     if problem.objective == "least-squares":
         loss = np.exp(log_loss)
         return loss - np.exp(target), loss
@@ -120,7 +120,7 @@ def _residuals(problem: Problem, log_loss: Array, target: Array) -> tuple[Array,
 
 
 def _cost(problem: Problem, residual: Array) -> tuple[Array, Array]:
-    """Give each point's cost and its weight in reweighted least squares."""
+    """Return each point's cost and its weight in reweighted least squares."""
     square = 0.5 * residual**2
     if problem.objective != "huber":
         return square, np.ones_like(residual)
@@ -131,7 +131,7 @@ def _cost(problem: Problem, residual: Array) -> tuple[Array, Array]:
 
 
 def objective(problem: Problem, theta: Array) -> tuple[float, Array]:
-    """Give the value and the gradient at one parameter vector."""
+    """Return the value and the gradient at one parameter vector."""
     log_loss, slopes = problem.form.gradient(theta, problem.sample)
     residual, chain = _residuals(problem, log_loss, problem.log_loss)
     cost, weight = _cost(problem, residual)

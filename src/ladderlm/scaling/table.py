@@ -57,7 +57,7 @@ class Table:
         return column in self.columns
 
     def text(self, column: str) -> tuple[str, ...]:
-        """Give a column.
+        """Return a column.
 
         Raises:
             DataError: there is none of that name.
@@ -72,7 +72,7 @@ class Table:
         return self.columns[column]
 
     def numbers(self, column: str) -> Array:
-        """Give a column of positive finite numbers.
+        """Return a column of positive finite numbers.
 
         Raises:
             DataError: no such column, or a value that has no logarithm, with its line.
@@ -92,13 +92,13 @@ class Table:
         return values
 
     def take(self, mask: Mask) -> "Table":
-        """Give the chosen rows."""
+        """Return the chosen rows."""
         kept = np.flatnonzero(mask)
         columns = {k: tuple(values[i] for i in kept) for k, values in self.columns.items()}
         return Table(self.name, columns, tuple(self.lines[i] for i in kept))
 
     def matching(self, clause: str) -> Mask:
-        """Say which rows meet a clause.
+        """Return which rows meet a clause.
 
         Raises:
             DataError: the clause cannot be read, names no column, or no row meets it.

@@ -51,7 +51,7 @@ def warn_of_fit(
     columns: dict[str, Array],
     fitted: NDArray[np.bool_],
 ) -> list[str]:
-    """Say where objectives disagree, where ranges are short and where columns are tied."""
+    """Return where objectives disagree, where ranges are short and where columns are tied."""
     found = []
     apart = [
         f"{name} {parameters[name]:.4g} and {other[name]:.4g}"

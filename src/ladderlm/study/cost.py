@@ -46,7 +46,7 @@ ACTIVATION_BYTES = 110  # per token of a micro-batch, layer and channel
 
 
 def estimate_memory(run: PlannedRun) -> int:
-    """Give about the bytes of memory that a run will hold, by which runs are packed.
+    """Return about the bytes of memory that a run will hold, by which runs are packed.
 
     A probe measures it for the shapes that it tries; this needs none.
     """

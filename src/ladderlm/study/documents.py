@@ -40,7 +40,7 @@ class DocumentInterval:
 def resample_documents(
     results: Results, pool: Path, comparison: Comparison
 ) -> DocumentInterval | NoAnswer:
-    """Draw documents with replacement and give the interval of the pooled multiplier.
+    """Draw documents with replacement and return the interval of the pooled multiplier.
 
     The trained models are held: this is the error of the sample of texts alone, which seeds do not
     show and which all rungs share. Copies of a text are drawn together.
@@ -73,7 +73,7 @@ def resample_documents(
 
 
 def _log_rate(losses: DocumentLosses, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give ln(nats per byte) of every draw."""
+    """Return ln(nats per byte) of every draw."""
     return np.asarray(np.log(weights @ losses.nats / (weights @ losses.n_bytes)))
 
 

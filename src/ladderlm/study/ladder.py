@@ -59,7 +59,7 @@ class Rung:
 
 
 def name_rung(index: int, branch: float) -> str:
-    """Give the number of a rung, from 1, and the length of a run that is not as long as it."""
+    """Return the number of a rung, from 1, and the length of a run that is not as long as it."""
     return f"{index + 1}" + ("" if branch == 1 else f" ({branch:g}x as long)")
 
 
@@ -104,7 +104,7 @@ class Target:
     tokens: float | None = None
 
     def of(self, shape: ModelConfig) -> float:
-        """Give the tokens that a shape is to be trained on."""
+        """Return the tokens that a shape is to be trained on."""
         return self.tokens or self.tokens_per_param * count_params(shape).n_matmul
 
 
@@ -147,7 +147,7 @@ def choose_shape(
     heads_multiple_of: int = 1,
     min_layers: int = 1,
 ) -> ModelConfig:
-    """Give the nearest shape, if it is near enough. Arguments as in `nearest_shape`.
+    """Return the nearest shape, if it is near enough. Arguments as in `nearest_shape`.
 
     Raises:
         ConfigError: the best one misses by more than 20 %; names the smallest budget that works.
@@ -176,7 +176,7 @@ def choose_shape(
 
 
 def natural_budget(shape: ModelConfig, tokens_per_param: float, seq_len: int) -> float:
-    """Give the FLOPs at which a shape gets exactly its tokens per parameter."""
+    """Return the FLOPs at which a shape gets exactly its tokens per parameter."""
     n_tokens = tokens_per_param * count_params(shape).n_matmul
     return n_tokens * train_flops_per_token(shape, seq_len)
 
@@ -230,7 +230,7 @@ def snap_budgets(
 
 
 def batch_tokens(n_tokens: float, base_tokens: int, seq_len: int, min_updates: int) -> int:
-    """Give the global batch: the base's, made smaller until a rung has enough updates.
+    """Return the global batch: the base's, made smaller until a rung has enough updates.
 
     A multiple of seq_len, at least one row.
     """

@@ -51,7 +51,7 @@ def launch(
     on_change: Callable[[PlannedRun, State], None] = lambda run, state: None,
     replan: Callable[[Collection[str]], StudyPlan] | None = None,
 ) -> list[Outcome]:
-    """Run what is not finished; give how each ended. One failure does not stop the others.
+    """Run what is not finished; return how each ended. One failure does not stop the others.
 
     A run starts as soon as what it needs is there. A branch waits until its trunk has ended, well
     or not: it takes over what is there. A run whose rate or options a search will choose is in a
@@ -84,7 +84,7 @@ def launch(
 
 
 def _job(run: PlannedRun, pool: Path) -> Job:
-    """Write the request of a run; give the job that carries it out."""
+    """Write the request of a run; return the job that carries it out."""
     request = pool / ".requests" / f"{run.run_id}.json"
     publish_json(request, to_dict(run.config))
     needs = resources_of(run)

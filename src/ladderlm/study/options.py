@@ -117,7 +117,7 @@ class LadderOptions:
         return tuple(range(last + 1, last + 1 + self.noise_seeds))
 
     def seeds_of(self, rung: int) -> tuple[int, ...]:
-        """Give the seeds of a rung."""
+        """Return the seeds of a rung."""
         return self.seeds + (self.extra_seeds if rung < self.extra_seed_rungs else ())
 
 
@@ -153,7 +153,7 @@ class SearchOptions:
             )
 
     def combinations(self) -> list[dict[str, Any]]:
-        """Give the combinations that are tried, in a fixed order."""
+        """Return the combinations that are tried, in a fixed order."""
         names = [name for name, _ in self.options]
         every = list(itertools.product(*(values for _, values in self.options)))
         n = min(self.n_samples or len(every), len(every))

@@ -20,7 +20,7 @@ __all__ = ["Merged", "check_same_study", "merge_runs", "part_of"]
 
 
 def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
-    """Give the runs of part 1 <= part <= n_parts.
+    """Return the runs of part 1 <= part <= n_parts.
 
     The runs of one rung and seed stay together, so that arms that are compared have run on one
     machine, and branches where their trunk is. The dearest go first, each to the part with the

@@ -171,7 +171,7 @@ def _isoflop_run(
 def _rate_at(
     planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning]
 ) -> tuple[float | None, bool]:
-    """Give the arm's rate of a rung (None: its own), and whether it is still looked for."""
+    """Return the arm's rate of a rung (None: its own), and whether it is still looked for."""
     tuning = tunings.get(arm.name)
     if tuning is None:
         return None, False

@@ -84,7 +84,7 @@ class Planner:
         self._group = math.lcm(*(model.n_heads // model.kv_heads for model in models))
 
     def shape(self, index: int) -> ModelConfig:
-        """Give the baseline's shape of a rung.
+        """Return the baseline's shape of a rung.
 
         Raises:
             ConfigError: no shape meets the budget.
@@ -103,7 +103,7 @@ class Planner:
         )
 
     def isoflop_shapes(self, index: int) -> list[ModelConfig]:
-        """Give the other sizes of a rung: as many as the grid of shapes has, by rising size.
+        """Return the other sizes of a rung: as many as the grid of shapes has, by rising size.
 
         N is wanted in steps of sqrt(2) around the rung's own, so tokens per parameter in steps of
         one half.
@@ -220,7 +220,7 @@ class Planner:
 
 
 def _vocabularies(spec: StudySpec) -> dict[str, int]:
-    """Give the vocabulary of every arm's data.
+    """Return the vocabulary of every arm's data.
 
     An arm with another one keeps the rung's body; its head, and so its tokens, differ.
 
@@ -245,7 +245,7 @@ def _vocabularies(spec: StudySpec) -> dict[str, int]:
 
 
 def _data_state(config: RunConfig) -> tuple[tuple[int, ...], ...]:
-    """Give what changes when the data of a config is prepared again."""
+    """Return what changes when the data of a config is prepared again."""
     folders = [Path(folder) for folder in (config.data.path, config.eval.path) if folder]
     states = [(folder / "manifest.json").stat() for folder in folders]
     return tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in states)

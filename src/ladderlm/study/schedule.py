@@ -15,7 +15,7 @@ __all__ = ["in_order", "n_side_by_side", "rank", "resources_of", "wall_seconds"]
 
 
 def rank(run: PlannedRun) -> tuple[float, ...]:
-    """Give the place of a run among those that could start: the lowest first.
+    """Return the place of a run among those that could start: the lowest first.
 
     Searches and noise runs go before the ladder, which needs what they find; of the others the
     longest go first, which keeps all cores busy to the end.
@@ -29,7 +29,7 @@ def in_order(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
 
 
 def resources_of(run: PlannedRun) -> Resources:
-    """Give what a run holds while it runs."""
+    """Return what a run holds while it runs."""
     execution = run.config.execution
     return Resources(
         execution.n_threads or 1,
@@ -39,7 +39,7 @@ def resources_of(run: PlannedRun) -> Resources:
 
 
 def n_side_by_side(runs: Sequence[PlannedRun], room: Packing) -> int:
-    """Give how many of these runs a machine has room for at first."""
+    """Return how many of these runs a machine has room for at first."""
     for run in in_order(runs):
         room.add(run.run_id, resources_of(run), rank(run))
     n = 0
@@ -55,7 +55,7 @@ def wall_seconds(
     needs_of: Callable[[PlannedRun], Resources] = resources_of,
     running: Collection[str] = (),
 ) -> float:
-    """Give the seconds until the last run ends, by the rules by which they are started.
+    """Return the seconds until the last run ends, by the rules by which they are started.
 
     A branch waits for its trunk, a run of a rate or option that is not chosen yet for those that
     choose it. Grids of rates that will grow are not foreseen.
@@ -96,7 +96,7 @@ def wall_seconds(
 
 
 def _feeds(maker: PlannedRun, run: PlannedRun) -> bool:
-    """Say whether a run needs what another one makes."""
+    """Return whether a run needs what another one makes."""
     if run.trunk is not None and (maker.run_id, maker.role) == (run.trunk, "ladder"):
         return True
     if not run.provisional or maker.arm != run.arm:

@@ -65,7 +65,7 @@ class Planted:
         return np.asarray(EXPONENT * reach / (FLOOR + reach))
 
     def log_loss(self, u: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """Give ln L of the truth for u = ln(C / LOWEST) of the baseline."""
+        """Return ln L of the truth for u = ln(C / LOWEST) of the baseline."""
         if self.bent:
             return np.asarray(np.log(FLOOR + REACH) - BENT_SLOPE * u - BEND * u**2 / 2)
         return np.asarray(np.log(FLOOR + REACH * np.exp(-EXPONENT * u)))
@@ -103,7 +103,7 @@ def draw_losses(planted: Planted, rng: np.random.Generator) -> Points:
 
 
 def simulate(planted: Planted, n_studies: int, seed: int = 0) -> dict[str, Any]:
-    """Draw studies and judge them; give the shares that matter.
+    """Draw studies and judge them; return the shares that matter.
 
     Returns:
         Verdicts (and those of the rules after rule 0), failed hold-outs, coverage of the trend's

@@ -63,7 +63,7 @@ class StudySpec:
     search: SearchOptions | None = None
 
     def arm_config(self, arm: Arm) -> RunConfig:
-        """Give the base with an arm's options set.
+        """Return the base with an arm's options set.
 
         Raises:
             ConfigError: no such option, or a value that is refused; names the arm.

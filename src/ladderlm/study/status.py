@@ -119,7 +119,7 @@ def _look(run: PlannedRun, directory: RunDirectory) -> RunStatus:
 
 
 def _age(directory: RunDirectory) -> float:
-    """Give the seconds since a run wrote its metrics, log or summary."""
+    """Return the seconds since a run wrote its metrics, log or summary."""
     files = (directory.metrics_file, directory.log_file, directory.summary_file)
     return time.time() - max(file.stat().st_mtime for file in files if file.exists())
 
@@ -142,7 +142,7 @@ def _distance(one: PlannedRun, other: PlannedRun) -> tuple[int, bool]:
 
 
 def early_losses(status: StudyStatus) -> list[dict[str, Any]]:
-    """Give the mean bits per byte of the finished runs of the ladder's rungs, branches and arms.
+    """Return the mean bits per byte of the finished runs of the ladder's rungs, branches and arms.
 
     Returns:
         Rows of {"rung", "branch", "arm", "n_finished", "n_runs", "bits_per_byte"}, the last None

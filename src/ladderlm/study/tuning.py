@@ -31,7 +31,7 @@ LEAST_SD = math.log(FACTOR) / 4
 
 
 def grid(centre: float, n_points: int) -> list[float]:
-    """Give an odd number of rates around one, each twice its neighbour, rising."""
+    """Return an odd number of rates around one, each twice its neighbour, rising."""
     half = n_points // 2
     return [centre * FACTOR**k for k in range(-half, half + 1)]
 
@@ -60,7 +60,7 @@ class Bracket:
     edge: bool
 
     def regret(self, rate: float) -> float | None:
-        """Give by how much ln loss is above its best at a rate."""
+        """Return by how much ln loss is above its best at a rate."""
         if self.curvature is None:
             return None
         return self.curvature * math.log(rate / self.best_rate) ** 2
@@ -107,16 +107,16 @@ class RateLaw:
     spread: float
 
     def rate(self, flops: float) -> float:
-        """Give the rate for a budget, to three digits."""
+        """Return the rate for a budget, to three digits."""
         rate = self.at_reference * (flops / self.reference) ** self.exponent
         return float(f"{rate:.3g}")
 
     def rate_sd(self, flops: float) -> float:
-        """Give the standard error of ln rate for a budget, of a line fitted to points."""
+        """Return the standard error of ln rate for a budget, of a line fitted to points."""
         return math.sqrt(float(self.rate_covariance([flops])[0, 0]))
 
     def rate_covariance(self, flops: Sequence[float]) -> NDArray[np.float64]:
-        """Give the covariance (budgets, budgets) of the errors of ln rate, which share a line."""
+        """Return the covariance (budgets, budgets) of the errors of ln rate, which share a line."""
         x = np.log(np.asarray(flops) / self.reference)
         along = np.outer(x, x) / (self.spread or math.inf)
         return np.asarray(self.sd**2 * (1 / self.n_rungs + along))
@@ -166,7 +166,7 @@ class Tuning:
     budgets: tuple[float, ...] = ()
 
     def regret(self, flops: float) -> float | None:
-        """Give the loss, in ln loss, that a wrong rate must be expected to cost at a budget.
+        """Return the loss, in ln loss, that a wrong rate must be expected to cost at a budget.
 
         Mean curvature times the squared standard error of ln rate. It is the same for all seeds of
         a rung, which therefore do not average it away.

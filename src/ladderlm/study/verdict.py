@@ -127,7 +127,7 @@ def _by_numbers(comparison: Comparison) -> tuple[str, str]:
 
 
 def _runs_needed(comparison: Comparison) -> tuple[int | None, int | None]:
-    """Give rungs and runs for 80 % power to see the pooled effect, or 2 % if it is less."""
+    """Return rungs and runs for 80 % power to see the pooled effect, or 2 % if it is less."""
     if comparison.rung_sd is None or not comparison.pooled.value > 0:
         return None, None
     effect = max(abs(math.log(comparison.pooled.value)), math.log(1.02))

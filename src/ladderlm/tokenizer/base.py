@@ -61,7 +61,7 @@ class Tokenizer(Protocol):
     fingerprint: str  # SHA-256 of everything that decides an id
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Give the ids of a text, with BOS before and EOS after it if asked."""
+        """Return the ids of a text, with BOS before and EOS after it if asked."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
@@ -69,7 +69,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Give the exact bytes; control ids give none.
+        """Return the exact bytes; control ids give none.
 
         Args:
             continued: the ids follow others, so that a space which SentencePiece puts before the
@@ -78,7 +78,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Give the text; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text; bytes that are not UTF-8 become U+FFFD."""
         ...
 
 

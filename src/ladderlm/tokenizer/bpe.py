@@ -119,7 +119,7 @@ class BytePairTokenizer:
         )
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Give the ids of a text. Strings that look like control tokens are plain text.
+        """Return the ids of a text. Strings that look like control tokens are plain text.
 
         Raises:
             DataError: the text holds a lone surrogate, which no UTF-8 can carry.
@@ -128,7 +128,7 @@ class BytePairTokenizer:
         return [self.bos_id] * bos + self._encode_text(text) + [self.eos_id] * eos
 
     def _encode_text(self, text: str) -> list[int]:
-        """Give the ids of valid Unicode, by the encoder that others are measured against."""
+        """Return the ids of valid Unicode, by the encoder that others are measured against."""
         coder = self._tiktoken
         if coder is None:
             return encode_reference(text, self.ranks)
@@ -153,7 +153,7 @@ class BytePairTokenizer:
         return self._batches.encode(texts)
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Give the exact bytes of ids; control ids give none.
+        """Return the exact bytes of ids; control ids give none.
 
         Args:
             continued: of no effect here: the bytes of a token never depend on its neighbours.
@@ -166,5 +166,5 @@ class BytePairTokenizer:
         return b"".join(self._bytes[token] for token in ids)
 
     def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Give the text of ids; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids, continued=continued).decode("utf-8", "replace")

@@ -132,7 +132,7 @@ def open_recorded(path: Path, record: dict[str, Any]) -> Tokenizer:
 def _identify(
     path: Path, bos: str | None, eos: str | None, allow_lossy: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Tell which model a file is, and decide what a record must say about its use."""
+    """Return which model a file is, and decide what a record must say about its use."""
     head = path.read_bytes()[:4096]
     if head.lstrip()[:1] in (b"{", b"[") or path.suffix == ".json":
         return HUGGING_FACE, _decide_use(path, bos, eos, allow_lossy)

@@ -46,7 +46,7 @@ _SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def _stated(file: Path, key: str) -> str | None:
-    """Give a control token's name as a file beside the tokenizer states it."""
+    """Return a control token's name as a file beside the tokenizer states it."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))[key]
         return str(value["content"]) if isinstance(value, dict) else value
@@ -145,7 +145,7 @@ def _ids(library: Any, text: str) -> list[int]:
 
 
 def _byte_level_pattern(value: Mapping[str, Any]) -> str | None:
-    """Give the split pattern of a byte-level file; None: it is none, or cuts in another way."""
+    """Return the split pattern of a byte-level file; None: it is none, or cuts in another way."""
     steps = value.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers") if steps.get("type") == "Sequence" else [steps]
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
@@ -210,16 +210,16 @@ class HuggingFaceTokenizer:
         return _ids(self._library, text)
 
     def come_back(self, text: str) -> str:
-        """Give what is left of a text after encoding and decoding."""
+        """Return what is left of a text after encoding and decoding."""
         return self.decode(self._ids(text))
 
     def loses(self, text: str) -> bool:
-        """Tell whether a text does not come back as it was, or gives a control id."""
+        """Return whether a text does not come back as it was, or gives a control id."""
         ids = self._ids(text)
         return self.decode(ids) != text or not self._control_ids.isdisjoint(ids)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Give the ids of a text. Strings that look like control tokens are plain text.
+        """Return the ids of a text. Strings that look like control tokens are plain text.
 
         Raises:
             DataError: a lone surrogate; or the text does not come back from its ids.
@@ -239,7 +239,7 @@ class HuggingFaceTokenizer:
         return [np.array(self.encode(text), np.uint32) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Give the bytes of the text that ids stand for; cut characters become U+FFFD.
+        """Return the bytes of the text that ids stand for; cut characters become U+FFFD.
 
         Args:
             continued: the ids follow others; the text is then what they add to a letter.
@@ -250,7 +250,7 @@ class HuggingFaceTokenizer:
         return self.decode(ids, continued=continued).encode("utf-8", "replace")
 
     def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Give the text that ids stand for."""
+        """Return the text that ids stand for."""
         check_ids(ids, self.vocab_size)
         before = self._anchor if continued else []
         text: str = self._library.decode([*before, *ids], skip_special_tokens=True)

@@ -29,7 +29,7 @@ class EncodedPrompt:
     first_ids: tuple[int, ...] | None = None
 
     def continuation(self, tokenizer: Tokenizer, new: Sequence[int]) -> str:
-        """Give the text that new ids add to the prompt."""
+        """Return the text that new ids add to the prompt."""
         added = tokenizer.decode_bytes(new, continued=bool(self.text))
         return added[len(self.healed) :].decode("utf-8", "replace")
 

@@ -79,7 +79,7 @@ class SentencePieceTokenizer:
         self._prove(original, name)
 
     def _table(self) -> tuple[list[bytes], dict[int, int]]:
-        """Give the bytes of each token, and the token of each byte."""
+        """Return the bytes of each token, and the token of each byte."""
         spelt, byte_ids = [], {}
         for token in range(self.vocab_size):
             piece = self._model.id_to_piece(token)
@@ -107,7 +107,7 @@ class SentencePieceTokenizer:
         return self.vocab_size
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Give the ids of a text; `<s>`, `</s>` and `<0x0A>` in it are plain text.
+        """Return the ids of a text; `<s>`, `</s>` and `<0x0A>` in it are plain text.
 
         Raises:
             DataError: the text holds a lone surrogate, which no UTF-8 can carry.
@@ -127,7 +127,7 @@ class SentencePieceTokenizer:
         return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Give the exact bytes of ids; control ids give none.
+        """Return the exact bytes of ids; control ids give none.
 
         Args:
             continued: the ids follow others; else the space before the first word is taken off.
@@ -143,7 +143,7 @@ class SentencePieceTokenizer:
         return text.removeprefix(b" ")
 
     def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Give the text of ids; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids, continued=continued).decode("utf-8", "replace")
 
 
@@ -156,7 +156,7 @@ def _refusal(name: str, why: str) -> DataError:
 
 
 def _losses(normalizer: dict[int, Any], trainer: dict[int, Any]) -> str | None:
-    """Say how a model changes texts for good; None: it does not."""
+    """Return how a model changes texts for good; None: it does not."""
     if normalizer.get(_CHARSMAP):
         return "it normalises characters, so that different texts become one"
     if normalizer.get(_REMOVE_SPACES, 1):

@@ -41,7 +41,7 @@ def _run_end(text: str, at: int, accepts: Any, limit: int | None = None) -> int:
 
 
 def _split_end(text: str, at: int) -> int:
-    """Give the end of the piece that begins at `at`: the first alternative that matches."""
+    """Return the end of the piece that begins at `at`: the first alternative that matches."""
     for suffix in _CONTRACTIONS:
         if text[at : at + len(suffix)].lower() == suffix:
             return at + len(suffix)

@@ -25,7 +25,7 @@ def _control_names() -> list[str]:
 
 
 def looks_like_tiktoken(data: bytes) -> bool:
-    """Tell whether the first line is a token in base64 and a number."""
+    """Return whether the first line is a token in base64 and a number."""
     try:
         token, rank = data[:1000].split(b"\n")[0].split(b" ")
         return bool(base64.b64decode(token, validate=True)) and rank.strip().isdigit()

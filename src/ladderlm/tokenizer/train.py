@@ -46,7 +46,7 @@ class HeldOut:
             self._learnt.append((text[: self.max_bytes // 9], subset))
 
     def sample(self) -> list[str]:
-        """Give some texts for the proof that encoders agree."""
+        """Return some texts for the proof that encoders agree."""
         pairs = self._kept or self._learnt
         return [text for text, _ in pairs[:: max(len(pairs) // _N_PROVEN, 1)][:_N_PROVEN]]
 

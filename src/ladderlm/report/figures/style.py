@@ -77,22 +77,22 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def marker_of(index: int) -> str:
-    """Give the marker of an arm, so that arms are told apart without colour as well."""
+    """Return the marker of an arm, so that arms are told apart without colour as well."""
     return "osD^vP*"[index % 7]
 
 
 def colour_of(index: int) -> str:
-    """Give the colour of an arm by its place in the study."""
+    """Return the colour of an arm by its place in the study."""
     return ARM_COLOURS[index % len(ARM_COLOURS)]
 
 
 def shade_of(index: int, n: int) -> Any:
-    """Give a shade from dark to light for one of n steps that are no arms, such as budgets."""
+    """Return a shade from dark to light for one of n steps that are no arms, such as budgets."""
     return mpl.colormaps["cividis"](0.8 * index / max(n - 1, 1))
 
 
 def paler(colour: str) -> str:
-    """Give a colour half way to white."""
+    """Return a colour half way to white."""
     red, green, blue = ((1 + part) / 2 for part in to_rgb(colour))
     return to_hex((red, green, blue))
 
