@@ -99,7 +99,7 @@ def read_config_file(path: Path | str) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: {error}",
             "a config file is TOML, or JSON if its name ends in .json",
-            "mend the line named above",
+            "fix the line named above",
         ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds a {type(value).__name__}, not a table of options")

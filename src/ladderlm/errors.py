@@ -22,7 +22,7 @@ __all__ = [
 
 
 class LadderError(Exception):
-    """Return what is wrong, why it matters and how to mend it.
+    """Return what is wrong, why it matters and how to fix it.
 
     Args:
         what: the fault, with the offending value and the file (and line) it came from.

@@ -206,7 +206,7 @@ def remove_tree(folder: Path) -> None:
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder to a place where nothing is; it appears there whole, or not at all.
 
-    Locks, temporary files and whatever is neither a file nor a folder (links too) stay behind.
+    Locks, temporary files and all that is neither a file nor a folder (links too) stay behind.
 
     Raises:
         LadderError: there is no room for it.

@@ -125,7 +125,7 @@ def describe_hardware(device: str) -> str:
 
 
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroup of a controller and of those it lies in.
+    """Yield the folders of this process's cgroup of a controller and of its parents.
 
     Source: cgroups(7). Version 2 has one tree, version 1 one for each controller; a container may
     see its own folder as the top of the tree, though the name in /proc is the one outside.

@@ -170,7 +170,7 @@ def test_the_pause_that_a_server_asks_for_is_kept_within_bounds(get, mirror, wai
 def test_waiting_is_said(get, mirror, waits, caplog):
     mirror.script.append(Answer(status=503))
     get(back_off_seconds=9.0)
-    assert "answers 503; going on in 9 s" in caplog.text
+    assert "answers 503; retrying in 9 s" in caplog.text
 
 
 def test_a_complete_part_needs_no_byte_more(get, mirror, tmp_path):

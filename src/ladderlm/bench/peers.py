@@ -1,4 +1,4 @@
-"""What other trainers do in a step, in plain PyTorch, to measure ours beside.
+"""The step of other trainers in plain PyTorch, for comparison with ours.
 
 Owns two models written the usual way: a GPT as nanoGPT has it (LayerNorm, GELU, learned positions,
 joined projections) and a LLaMA as litgpt and transformers have it (RMSNorm, SwiGLU, rotated

@@ -96,7 +96,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     Returns:
         start_seconds (to the first validation), step_seconds (median of those after the first two),
         checkpoint_seconds (of one, with its texts), eval_seconds_per_token, end_seconds (of the end
-        beside its validation) and memory_bytes (the most that the process, or the GPU, has held).
+        next to its validation) and memory_bytes (the most that the process, or the GPU, has held).
     """
     began = time.monotonic()
     seen: list[tuple[float, dict[str, Any]]] = []

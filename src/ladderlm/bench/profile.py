@@ -44,7 +44,7 @@ def profile_steps(
         trace: JSON file to write.
 
     Returns:
-        `seconds`: of one update, in operations; `kinds` and `operations` (the 20 dearest): rows of
+        `seconds`: of one update, in operations; `kinds` and `operations` (the 20 slowest): rows of
         name, seconds of an update in the operation itself, share, calls of an update.
     """
     update()

@@ -1,4 +1,4 @@
-"""How fast a training step is on this machine, beside what others do and beside its ceiling.
+"""The speed of a training step, compared with other implementations and with the machine's peak.
 
 Owns the workloads, the ways of carrying a step out, ours and the plain ones of `peers.py`, and the
 rounds in which they take turns, so that a busy minute hurts all alike. Whole updates are measured:

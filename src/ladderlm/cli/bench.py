@@ -1,4 +1,4 @@
-"""`ladderlm bench`: the step beside what others do, and beside this machine's ceiling."""
+"""`ladderlm bench`: a step compared with other implementations and with this machine's peak."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

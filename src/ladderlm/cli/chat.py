@@ -1,4 +1,4 @@
-"""`ladderlm chat`: talk to a model in the terminal."""
+"""`ladderlm chat`: chat with a model in the terminal."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
         options = replace(options, format=pick_format(loaded.tokenizer))  # type: ignore[arg-type]
     _note(f"format {options.format}; {_COMMANDS}")
     if options.format == "plain":
-        _note("the model was not taught to chat: it goes on with a transcript")
+        _note("the model was not trained to chat: it continues a transcript")
     return _talk(options, loaded)
 
 
@@ -106,7 +106,7 @@ def _answer(
             options.precision(),
             options.compile,
         )
-    except KeyboardInterrupt:  # stop this answer, not the talk
+    except KeyboardInterrupt:  # stop this answer, not the chat
         print()
         _note("stopped; what was written stays in the dialogue")
         return shown.text.strip()
@@ -150,5 +150,5 @@ def _read_line() -> str | None:
 
 
 def _note(text: str) -> None:
-    """Say something about the talk, apart from its text."""
+    """Print a note about the chat, apart from its text."""
     print(f"[{text}]", file=sys.stderr, flush=True)

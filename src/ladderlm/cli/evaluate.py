@@ -191,7 +191,7 @@ class _Evaluator:
         raise ConfigError(
             "no data is named",
             "a model of Hugging Face's does not say on which text it shall be scored",
-            "add --data with prepared data or a corpus file, or name a run beside it",
+            "add --data with prepared data or a corpus file, or name a run as well",
         )
 
 

@@ -66,7 +66,7 @@ def _write_figure(found: Fit, path: Path) -> None:
 
 
 def _lines_of(found: Fit) -> list[str]:
-    """Say in lines what was found and how far to trust it."""
+    """Return lines with the result and its reliability."""
     beside = found.objective["beside"].get("parameters", {})
     left_out = sum(found.excluded.values())
     lines = [

@@ -263,7 +263,7 @@ def _print_row(view: View, row: int, batch: int) -> None:
 
 
 def _hardest(view: View, losses: NDArray[np.float64], row: int) -> str:
-    """Say the mean loss of a row and its dearest tokens."""
+    """Return the mean loss of a row and its tokens with the highest loss."""
     counted = np.flatnonzero(view.batch.loss_mask[row])
     if not len(counted):
         return "loss: no targets"

@@ -79,7 +79,7 @@ class Option:
     Args:
         name: of the field.
         flag: its name on the command line; a command's own counts have no `n_` there.
-        kind: its type, with what the parser must know beside it.
+        kind: its type, with what else the parser must know.
         value: its default, or `tyro.MISSING`.
         metavar: what stands for a value; None: it takes none, or is a section of options.
         text: its meaning.

@@ -240,10 +240,10 @@ def _run_study(out: Path, data: Path, budget: Budget) -> Path:
 
 
 class _LadderProgress(StudyProgress):
-    """A line in place of the whole plan."""
+    """One line instead of the whole plan."""
 
     def planned(self, study: Study, plan: StudyPlan) -> None:
-        """Print what the plan comes to."""
+        """Print a summary of the plan."""
         del study
         _print_stage(4, f"study: {len(plan.runs)} runs, {format_flops(plan.flops)}, one core each")
 

@@ -1,4 +1,4 @@
-"""How `ladderlm study run` shows what goes on."""
+"""How `ladderlm study run` shows its progress."""
 
 import sys
 from collections.abc import Callable

@@ -43,7 +43,7 @@ class Expected:
 def print_plan(
     plan: StudyPlan, pool: Path, as_json: bool = False, expected: Expected | None = None
 ) -> None:
-    """Print every run of a plan, what it comes to and what to be warned of.
+    """Print every run of a plan, its totals and its warnings.
 
     Args:
         expected: None: nothing was tried, so nothing is predicted.
@@ -189,7 +189,7 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _headline(status: StudyStatus) -> str:
-    """Say in a line how much is done and how long the rest takes."""
+    """Return one line with the progress and the time to go."""
     done = f"{status.n_finished} of {len(status.runs)} runs are finished"
     if status.over:
         return done

@@ -110,7 +110,7 @@ def run(argv: list[str]) -> int:
 def _training_texts(
     reader: Reader, max_bytes: int, held_out: HeldOut, read: dict[str, int]
 ) -> Iterator[str]:
-    """Give the texts to learn from, one at a time; every tenth is held out while there is room."""
+    """Yield the training texts; every tenth is held out while there is room."""
     for i, document in enumerate(reader):
         size = len(document.text.encode())
         if i % 10 == 9 and held_out.offer(document.text, document.subset, size):

@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     sections = [field.name for field in fields(RunConfig)]
     under = TrainOptions(**{name: getattr(base, name) for name in sections})
     options = parse(TrainOptions, argv, "train", base=under, aliases=_SHORT)
-    # Read anew, which refuses NaN and infinity.
+    # Read again, which refuses NaN and infinity.
     config = from_dict(RunConfig, {name: to_dict(getattr(options, name)) for name in sections})
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 

@@ -61,7 +61,7 @@ class Transfers:
 def show_transfers() -> Iterator[
     tuple[Callable[[str, int, int | None], None], Callable[[str], None]]
 ]:
-    """Give what takes progress (name, bytes, total) and what takes lines, both from any thread."""
+    """Yield a callback for progress (name, bytes, total) and one for lines, for any thread."""
     if sys.stderr.isatty():
         with _bars() as pair:
             yield pair

@@ -118,7 +118,7 @@ class Llama:
             tokenizer_path: as in `Tokenizer`.
             max_seq_len: longest text, prompt included.
             max_batch_size: most texts at once.
-            model_parallel_size: of no effect: the shards are merged, whatever their number.
+            model_parallel_size: of no effect: any number of shards is merged.
             seed: decides every text that is drawn.
             device: None: CUDA where it is, else CPU.
             dtype: None: float32 on CPU; on CUDA bfloat16, or float16 where that is not supported.

@@ -103,7 +103,7 @@ def _beside(certificate: dict[str, Any]) -> str:
     """Return what rounding does on top, if it does anything."""
     change = max(certificate["rounding"][part]["relative"] for part in ("short", "long"))
     dtype = certificate["rounding"]["dtype"]
-    return f", beside the {change:.1e} that rounding to {dtype} makes" if change else ""
+    return f", compared with {change:.1e} from rounding to {dtype}" if change else ""
 
 
 def _describe_files(kind: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _logits_by_module(embedding: torch.nn.Module, run: Callable[[Tensor], Tensor
 
 
 def write_certificate(certificate: dict[str, Any], path: Path) -> Path:
-    """Publish the certificate as JSON, and as a page of the same name beside it; return the page.
+    """Publish the certificate as JSON, and as a page of the same name; return the page.
 
     `path` may end in .json, .md or nothing.
     """

@@ -31,7 +31,7 @@ def open_source(
     max_seq_len: int | None = None,
     tokenizer: Path | None = None,
 ) -> Source:
-    """Open a folder of any format by what lies in it.
+    """Open a folder of any format, detected from its files.
 
     Args:
         checkpoint: of a run, see `checkpoint.choose.choose`.
@@ -106,7 +106,7 @@ def convert(
 
 
 def describe_weights(source: Source) -> str:
-    """Say in a line what a model is."""
+    """Return a one-line description of a model."""
     names = sorted({str(d).removeprefix("torch.") for d in source.dtypes.values()})
     return (
         f"{source.folder}: {source.kind}, {count_params(source.config).total:,} parameters in "

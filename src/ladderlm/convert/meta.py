@@ -86,7 +86,7 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
     read = partial(_join, tables, axes)
     if not config.tied_head and _same_tables(read):
         config = replace(config, tied_head=True)  # LLaMA 3.2's files hold the table twice
-    # Meta's download script puts LLaMA 2's tokenizer beside the folders of its sizes.
+    # Meta's download script puts LLaMA 2's tokenizer next to the folders of its sizes.
     tokenizer = find_tokenizer(folder, "tokenizer.model")
     beside = folder.resolve().parent / "tokenizer.model"
     return Source(

@@ -35,7 +35,7 @@ def read_params(folder: Path) -> dict[str, Any]:
         params = read_json(path)
     except DataError as error:
         raise CheckpointError(
-            error.what, "a folder of Meta's holds it beside consolidated.NN.pth", error.fix
+            error.what, "a Meta folder has it next to consolidated.NN.pth", error.fix
         ) from None
     if not isinstance(params, dict):
         raise CheckpointError(f"{path} holds no table of options")

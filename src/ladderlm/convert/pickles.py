@@ -1,4 +1,4 @@
-"""Where the tensors lie in PyTorch's pickle files, found out by a child process.
+"""Offsets of the tensors in PyTorch's pickle files, found by a child process.
 
 Owns the only `torch.load` of the package. A pickle can run code, so a foreign one is opened with
 `weights_only`, by a PyTorch in which that holds, in a child that may use little memory and time and
@@ -18,7 +18,7 @@ from ladderlm.errors import CheckpointError
 __all__ = ["index_file", "index_pickles", "main"]
 
 _SECONDS = 300
-_MEMORY_BYTES = 512 << 20  # beside PyTorch itself and the file, which is mapped, not read
+_MEMORY_BYTES = 512 << 20  # in addition to PyTorch itself and the file, which is mapped, not read
 _SAFE_TORCH = (2, 10)  # weights_only of older ones could be tricked
 
 
@@ -121,7 +121,7 @@ def index_file(path: str) -> dict[str, Any]:
             "end": offset + (span * tensor.element_size() if tensor.numel() else 0),
         }
         if offset < 0:
-            raise ValueError(f"{name!r} does not lie in the file")
+            raise ValueError(f"{name!r} is not in the file")
     return found
 
 

@@ -108,7 +108,7 @@ def _prove_equal_ids(
             raise DataError(
                 f"{path} cannot be written as tokenizer.json: {text[:40]!r} would get other ids",
                 "the same text would mean other tokens to the model",
-                "use its tokenizer.model, which is exported beside it",
+                "use its tokenizer.model, which is exported too",
             )
 
 

@@ -1,4 +1,4 @@
-"""Tensors that lie in files: where each one is, read one at a time, written one at a time.
+"""Tensors in files: where each one is; reading and writing one at a time.
 
 Owns `Stored`, a strict reader of safetensors headers (a foreign file is hostile until proved
 otherwise) and a streaming writer. Reads no pickle (`pickles.py`) and knows no model.
@@ -82,7 +82,7 @@ class Stored:
 
 
 def inside(folder: Path, name: Any) -> Path:
-    """Return the path of a file that a foreign index names, if it lies in the folder itself.
+    """Return the path of a file that a foreign index names, if it is in the folder itself.
 
     A symbolic link may lead to another file of the folder, or into the `blobs` of the Hugging Face
     cache that the folder is a snapshot of; nowhere else.
@@ -95,7 +95,7 @@ def inside(folder: Path, name: Any) -> Path:
         raise CheckpointError(
             f"{folder} names the file {name!r}",
             "a checkpoint holds plain files; a path could lead to any file of this machine",
-            "do not use a folder that does this, or mend its index by hand",
+            "do not use a folder that does this, or fix its index by hand",
         )
     path: Path = folder / name
     if path.is_symlink():

@@ -91,7 +91,7 @@ def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
 
 
 def _copy(place: Path, out: Path) -> None:
-    """Copy a tokenizer with the files of transformers that lie beside it."""
+    """Copy a tokenizer with the files of transformers next to it."""
     copy_tokenizer(place, out)
     folder = place if place.is_dir() else place.parent
     for name in _EXTRAS:

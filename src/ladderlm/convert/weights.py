@@ -1,4 +1,4 @@
-"""A model on disk, whatever its format, under Meta's names and in Meta's layout.
+"""A model on disk, in any format, under Meta's names and in Meta's layout.
 
 Owns `Source`, which every reader gives and every writer takes, and the checks all readers share:
 nothing is allocated for a config that its files cannot fill, and every tensor is there, once, with
@@ -101,7 +101,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def check_size(config: ModelConfig, files: tuple[Path, ...], where: Path) -> None:
-    """Refuse a config whose weights cannot lie in its files, before anything is allocated.
+    """Refuse a config whose weights cannot be in its files, before anything is allocated.
 
     Raises:
         CheckpointError: gives the estimated bytes and those of the files.

@@ -1,4 +1,4 @@
-"""Open a corpus file for reading, whatever its compression.
+"""Open a corpus file for reading, with any supported compression.
 
 Owns the way from a path to a stream of plain bytes, and the words for files that end too early.
 What a file is is decided by its first bytes, never by its name.

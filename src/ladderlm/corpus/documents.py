@@ -170,7 +170,7 @@ class RecordParser:
         """Return the documents of a block.
 
         Raises:
-            DataError: names file, line and column of the first bad record, and how to go on.
+            DataError: names file, line and column of the first bad record, and how to continue.
         """
         if block.first_line == 0:
             return self._parse_text(block)
@@ -266,7 +266,7 @@ class RecordParser:
             raise DataError(
                 what,
                 "a corpus that loses records in silence is another corpus",
-                "mend the line, or use --skip-bad to leave such records out and have them counted",
+                "fix the line, or use --skip-bad to skip and count such records",
             )
         parsed.skipped[reason] += 1
         if len(parsed.examples) < 20:
@@ -280,10 +280,10 @@ class Reader:
         sources: files or folders, see `expand_sources`.
         text_key, subset_key, skip_bad: see `RecordParser`.
 
-    `skipped` counts the reasons of what was passed over.
+    `skipped` counts skipped records by reason.
 
     Raises (while iterating):
-        DataError: names file, line and column, and how to go on.
+        DataError: names file, line and column, and how to continue.
     """
 
     def __init__(

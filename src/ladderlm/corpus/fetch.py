@@ -51,7 +51,7 @@ def download(
     stop: threading.Event | None = None,
     before_publishing: Callable[[Fetched], None] = lambda fetched: None,
 ) -> Fetched:
-    """Fetch a URL to a path, going on from an earlier `.part` of the same URL if there is one.
+    """Fetch a URL to a path, resuming from an earlier `.part` of the same URL if there is one.
 
     Args:
         known: expected SHA-256, and version of the file at the server: a part of another version

@@ -1,7 +1,7 @@
 """Take the head of a file of JSON lines: whole documents up to a limit.
 
 Owns the cut. Compressed or plain bytes go in, in order and in pieces of any size; whole lines
-come out, compressed anew in frames of a few megabytes. The result depends on the bytes and the
+come out, compressed again in frames of a few megabytes. The result depends on the bytes and the
 limit alone, never on the pieces, so a head that was interrupted ends as the same bytes.
 """
 
@@ -105,7 +105,7 @@ class Head:
         self._is_plain: bool | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the source; what comes when it is full is passed over.
+        """Take the next bytes of the source; bytes that come when it is full are ignored.
 
         Raises:
             DataError: they are not zstd or not JSON lines; names the line.

@@ -29,7 +29,7 @@ def cached_file(repository: str, name: str) -> tuple[Path, str | None] | None:
     """Find a file in the hub's cache; return its place and the SHA-256 it should have.
 
     The cache keeps large files under their SHA-256, so that they can be checked; a name that is
-    no SHA-256 gives None. A link that leads out of the dataset's folder is passed over.
+    no SHA-256 gives None. A link that leads out of the dataset's folder is skipped.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -264,7 +264,7 @@ def _nowhere(
     )
     digest = f" (the original has SHA-256 {PUBLISHED[name]})" if name in PUBLISHED else ""
     ways = [
-        "run the same command again later: it goes on where it stopped",
+        "run the same command again later: it resumes where it stopped",
         f"or get the file by hand{digest}, put it at {out / name} (plain: {missing[0]}{PLAIN}), "
         "and run the same command again: it is hashed and recorded; then `ladderlm prepare`",
         "or name a mirror: --source URL|FOLDER, HF_ENDPOINT for a mirror of the hub, HF_TOKEN "

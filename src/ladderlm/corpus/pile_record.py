@@ -99,7 +99,7 @@ class PileRecord:
             publish_json(self._file, self.value)
 
     def corpus_of_train(self) -> str | None:
-        """Say of which corpus the training shards are that are there; None: not known."""
+        """Return the corpus of the training shards in a folder; None: unknown."""
         entries = self.value["files"].items()
         known = [e["corpus"] for n, e in entries if n.startswith("train/") and e["corpus"]]
         return known[0] if known else None

@@ -221,7 +221,7 @@ def _look_up(name: str, listed: dict[str, str]) -> str | None:
 
 
 def _parse_list(raw: bytes) -> dict[str, str]:
-    """Read lines of `HASH  NAME`, as sha256sum writes them; others are passed over."""
+    """Read lines of `HASH  NAME`, as sha256sum writes them; other lines are ignored."""
     found = {}
     for line in raw.decode("utf-8", "replace").splitlines():
         if match := re.fullmatch(r"([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S+)", line.strip()):

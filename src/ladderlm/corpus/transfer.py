@@ -1,4 +1,4 @@
-"""Bring bytes from a web server to the end of a file, whatever the server does.
+"""Download from a web server to a file, resuming after any interruption.
 
 Owns Range requests, retries with growing pauses, and the rule that what has arrived stays.
 Whether the file is the right one is judged in `fetch.py`.
@@ -100,7 +100,7 @@ class Transfer:
             except (OSError, http.client.HTTPException) as error:
                 cause = error
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
-            # A server may make us begin anew: only more than ever before is progress.
+            # A server may force a restart: only more bytes than ever before are progress.
             failures = 0 if _size(self.part) > most else failures + 1
             most = max(most, _size(self.part))
             limit = MAX_TRIES if self._has_answered else MAX_FIRST_TRIES
@@ -109,10 +109,10 @@ class Transfer:
                 raise DataError(
                     f"{self.url}: {reason}, {limit} times in a row",
                     kept if _size(self.part) else "nothing has come",
-                    "run the same command again later: it goes on from there",
+                    "run the same command again later: it resumes from there",
                 ) from cause
             wait = max(wait, self.back_off_seconds * 2 ** (failures - 1) if failures else 0.0)
-            _log.warning("%s: %s; going on in %.0f s", self.url, reason, wait)
+            _log.warning("%s: %s; retrying in %.0f s", self.url, reason, wait)
             _pause(self.stop, wait)
 
     def _receive(self) -> bool:
@@ -144,7 +144,7 @@ class Transfer:
             if window is None:
                 check_free_space(self.part.parent, (end or done) - done)
             if done and not is_partial:
-                self._pass_over(answer, done)  # the server ignores Range and begins anew
+                self._pass_over(answer, done)  # the server ignores Range and starts over
             if self._append(answer, done, end):
                 return True
         done = _size(self.part)
@@ -212,7 +212,7 @@ def keep_version(part: Path, version: str | None) -> None:
         return
     note = version_file(part)
     if note.is_file() and note.read_text(encoding="utf-8") != version and part.exists():
-        _log.warning("%s: the file at the server has changed; beginning anew", part)
+        _log.warning("%s: the file on the server has changed; starting over", part)
         remove_tree(part)
     publish_text(note, version)
 
@@ -234,7 +234,7 @@ def _flush(part: Path, waiting: bytearray) -> None:
         raise LadderError(
             f"cannot write {part}: {error.strerror}",
             "what was written before is kept",
-            "free some space or mend the permissions; the same command goes on from there",
+            "free some space or fix the permissions; then the same command resumes from there",
         ) from error
     waiting.clear()
 

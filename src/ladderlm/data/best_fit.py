@@ -29,7 +29,7 @@ def pack_window(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:
 
     Returns:
         (n,) number of the row of each item, 0, 1, ... in the order in which rows were opened.
-        Equal lengths go in their order; of rows with equal room the one that came to it first.
+        Equal lengths keep their order; of rows with equal room the first one is used.
     """
     by_length = np.argsort(-lengths, kind="stable")
     borders = np.flatnonzero(np.diff(lengths[by_length], prepend=-1, append=-1))
@@ -96,7 +96,7 @@ def link_tails(
 
 
 def heads_of(tails: NDArray[np.int64], links: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Say of each document whether its tail is the first of a row: no link leads to it."""
+    """Return for each document whether its tail is the first of a row: no link leads to it."""
     heads = tails > 0
     linking = np.flatnonzero(links)
     heads[linking + links[linking]] = False

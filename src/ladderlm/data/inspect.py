@@ -37,7 +37,7 @@ POLICIES: tuple[Packing, ...] = ("concat", "best-fit", "padded")
 _PACKING_WORDS = {
     "concat": (
         "Documents are laid end to end and cut every {seq_len} tokens: no place is wasted, but "
-        "many documents are cut, and a piece that goes on has lost its beginning."
+        "many documents are cut, and a continued piece has lost its beginning."
     ),
     "best-fit": (
         "Only documents longer than {seq_len} tokens are cut; their last pieces and short "
@@ -115,7 +115,7 @@ def compare_policies(stream: RowStream) -> dict[Packing, PackingReport]:
 
 
 def describe_stream(stream: RowStream) -> str:
-    """Say in three lines how documents become rows."""
+    """Return three lines on how documents become rows."""
     split, config, report = stream.split, stream.config, stream.report()
     mask = "within documents" if config.mask_documents else "across documents"
     share = report.n_cut / max(report.n_documents, 1)
@@ -212,7 +212,7 @@ def show_tokens(ids: list[int], tokenizer: Tokenizer) -> list[ShownToken]:
                 text += visible(char) if last <= end else ""
                 broken += char
             if last > end:
-                break  # the next token goes on with it
+                break  # the next token continues it
             at += 1
         if kind == "bytes":
             note = f"part of {visible(broken, '')}" if broken else "no character"
@@ -270,7 +270,7 @@ def describe_row(
             lines.append(f"{place} padding, no targets")
             continue
         ids = batch.tokens[row, start : start + n_tokens].tolist()
-        begins = "from its BOS" if ids[0] == tokenizer.bos_id else "going on"
+        begins = "from its BOS" if ids[0] == tokenizer.bos_id else "continued"
         last = int(batch.targets[row, start + n_tokens - 1])
         ends = "to its EOS" if last == tokenizer.eos_id else "cut"
         lines.append(

@@ -94,7 +94,7 @@ class Mixture:
         return order, before
 
     def place(self, row: int) -> tuple[int, int]:
-        """Give the subset of a row, by its number among the weights, and the rows of it before."""
+        """Return a row's subset, by its number among the weights, and the rows of it before."""
         period, offset = divmod(row, PERIOD_ROWS)
         order, before = self._period(period)
         subset = int(order[offset])

@@ -2,7 +2,7 @@
 
 Owns the cache `DATA/plans/`: which documents share rows, under a name made of everything that
 decides it. A cache can only save time: a file that is missing, damaged or cannot be written
-changes nothing but the seconds.
+only saves time.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def cached_links(file: Path, tails: NDArray[np.int64], room: int) -> NDArray[np.
     if len(body) == 4 * len(tails) and hashlib.sha256(body).digest() == stored[:32]:
         return np.frombuffer(body, dtype="<i4").astype(np.int32)
     if stored:
-        _log.warning("%s is damaged; the plan is made anew", file)
+        _log.warning("%s is damaged; the plan is computed again", file)
     links = link_tails(tails, room)
     body = links.astype("<i4").tobytes()
     try:

@@ -99,7 +99,7 @@ def bootstrap_ratio(
         with np.errstate(divide="ignore", invalid="ignore"):
             draws[at:end] = tops.sum(axis=1) / bottoms.sum(axis=1)
             errors[at:end] = _errors(tops, bottoms, draws[at:end])
-    usable = np.isfinite(draws)  # a resample may hold nothing but empty documents
+    usable = np.isfinite(draws)  # a resample may hold empty documents only
     return Bootstrap(estimate, error, draws[usable], errors[usable])
 
 

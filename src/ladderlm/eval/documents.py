@@ -113,7 +113,7 @@ def hash_texts(
 
     Returns:
         The first 8 bytes of each text's SHA-256: two evaluations with equal hashes were made on
-        identical bytes, whatever their tokenizers.
+        identical bytes, with any tokenizers.
 
     Raises:
         DataError: a document's tokens are not its text; names the document.

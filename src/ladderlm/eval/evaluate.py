@@ -26,7 +26,7 @@ __all__ = ["Evaluation", "EvaluationRequest", "Material", "Subject", "evaluate"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What is to be scored, and how.
+    """What to score, and how.
 
     Args:
         data: folders of prepared data, of which the first with the run's tokenizer is taken, or
@@ -141,7 +141,7 @@ class Subject(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Names of what `score` notes beside the losses."""
+        """Names of what `score` records in addition to the losses."""
         ...
 
     @property

@@ -123,7 +123,7 @@ def make_windows(document: int, n_document_tokens: int, policy: Policy) -> list[
 def head_documents(split: Split, n_documents: int, n_tokens: int) -> NDArray[np.int64]:
     """Choose a fixed head of a split: documents in order until `n_tokens` are reached.
 
-    Documents longer than a quarter of the budget are passed over, so that one novel is not the
+    Documents longer than a quarter of the budget are skipped, so that one novel is not the
     whole of it. If none fits, the shortest is taken.
 
     Args:
@@ -164,10 +164,10 @@ def meter_documents(
     policy: Policy,
     how: Scoring = DEFAULT_SCORING,
 ) -> DocumentLosses:
-    """Return the nats of each document, whatever its length.
+    """Return the nats of each document, of any length.
 
     Each token's nats are widened to float64 before they are added. Windows are added up in one
-    fixed order, so batches, packing and processes change nothing but how the model itself rounds.
+    fixed order, so batches, packing and processes change only how the model itself rounds.
 
     Args:
         document_ids: documents to score, in this order in the result.

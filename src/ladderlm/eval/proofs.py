@@ -45,7 +45,7 @@ class Proof:
 
 
 def proof_rows(stream: RowStream, first_row: int, n_rows: int) -> Batch:
-    """Give rows to prove on: those asked for, two that hold several documents and one with padding.
+    """Return rows to prove on: those requested, two with several documents, one with padding.
 
     The additional rows are the first such of the epoch, where there are any among the first
     `N_SEARCHED` and the last one.

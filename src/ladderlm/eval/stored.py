@@ -71,7 +71,7 @@ def save_evaluation(
     Args:
         path: without suffix.
         key: from `evaluation_key`.
-        extra: what else to note beside the summary.
+        extra: what else to record with the summary.
     """
     arrays = {n: v for n, v in vars(losses).items() if n != "subset_names" and v is not None}
     buffer = io.BytesIO()
@@ -109,7 +109,7 @@ def load_losses(path: Path) -> DocumentLosses:
 
 
 def find_evaluation(folder: Path, key: dict[str, Any]) -> StoredEvaluation | None:
-    """Look for a whole evaluation of the same key; damaged ones are passed over.
+    """Look for a whole evaluation of the same key; damaged ones are skipped.
 
     Args:
         folder: `evals/` of a run; it need not exist.

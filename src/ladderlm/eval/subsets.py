@@ -124,7 +124,7 @@ def summarise(losses: DocumentLosses, with_interval: bool = True) -> dict[str, A
     plain mean over subsets.
 
     Returns:
-        The row of all documents, with `subsets` beside it.
+        The row of all documents, with `subsets` added.
     """
     everything = np.ones(len(losses.document_ids), dtype=bool)
     result = _summarise_some(losses, everything)

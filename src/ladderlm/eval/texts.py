@@ -44,7 +44,7 @@ class Texts:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what is scored: the same for the same texts, whatever they were prepared with."""
+        """Hash of what is scored: the same for the same texts, prepared in any way."""
         names = [self.subset_names[i] for i in self.subset_ids]
         return content_hash([self.hashes.tolist(), names])
 

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalExecutor:
-    """Start jobs by rank while their threads, memory and GPUs fit beside those that run.
+    """Start jobs by rank while their threads, memory and GPUs fit next to those that run.
 
     A job gets whole GPUs, so that its time is its own. See `Packing`.
 

@@ -15,7 +15,7 @@ __all__ = ["Packing"]
 class Packing:
     """Jobs that wait, by rank and then by arrival, and those that share a machine now.
 
-    The first that waits starts when its threads, memory and GPUs fit beside those that run; one
+    The first that waits starts when its threads, memory and GPUs fit next to those that run; one
     that is larger than the machine runs alone. Nobody overtakes: a large job is not starved.
 
     Args:

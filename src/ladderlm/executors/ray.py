@@ -60,7 +60,7 @@ class RayExecutor:
                 "the cluster has the cores that it has",
                 "leave --threads out",
             )
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         if not ray.is_initialized():
             own = {} if address else {"num_cpus": n_threads, "include_dashboard": False}
             try:

@@ -85,7 +85,7 @@ class SlurmExecutor:
         return utils.FailedJobError
 
     def reattach(self, job: Job) -> Handle | None:
-        """Give the job of this name that an earlier process left in the queue, if there is one."""
+        """Return the job of this name that an earlier process left in the queue, if any."""
         for handle, (name, _) in self._look().items():
             if name == _queue_name(job):
                 return handle

@@ -25,7 +25,7 @@ __all__ = ["CausalLM", "Framing", "open_causal_lm", "open_framing"]
 
 LOGITS_AT_ONCE = 1 << 27  # entries: 512 MiB in float32
 _TEXTS_AT_ONCE = 64
-# Masks and angles that older versions of transformers saved beside the weights.
+# Masks and angles that older versions of transformers saved with the weights.
 _BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$")
 
 
@@ -160,7 +160,7 @@ def open_causal_lm(folder: Path, device: str = "cpu") -> CausalLM:
             local_files_only=True,
             output_loading_info=True,
         )
-    except Exception as error:  # whatever the code of some architecture raises
+    except Exception as error:  # the code of an architecture may raise anything
         raise _cannot_open(folder, error) from error
     lost = sorted([*notes["missing_keys"], *map(str, notes["mismatched_keys"])])
     idle = sorted(name for name in notes["unexpected_keys"] if not _BUFFER.search(name))
@@ -216,7 +216,7 @@ def _cannot_open(folder: Path, error: Exception) -> CheckpointError:
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return CheckpointError(
         f"transformers cannot open {folder}: {said[:300]}",
-        "code that lies in the folder is never run, and only causal language models are scored",
+        "code in the folder is never run, and only causal language models are scored",
         "check that it is a whole folder of an architecture that your transformers knows",
     )
 

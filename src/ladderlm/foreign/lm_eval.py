@@ -307,7 +307,7 @@ def run_tasks(
         )
     except (OSError, ValueError, KeyError) as error:  # data that is not there, a broken YAML file
         raise DataError(
-            f"lm-eval cannot run {', '.join(names)}: {error}", "", "mend the task's YAML file"
+            f"lm-eval cannot run {', '.join(names)}: {error}", "", "fix the task's YAML file"
         ) from error
     return found
 

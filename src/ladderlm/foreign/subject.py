@@ -38,7 +38,7 @@ class ForeignSubject:
         evals: folder of evaluations; the model's own folder is never written to.
 
     Raises:
-        ConfigError: `evals` lies in the folder of the model.
+        ConfigError: `evals` is in the folder of the model.
     """
 
     model: ForeignModel
@@ -51,7 +51,7 @@ class ForeignSubject:
         own = model.folder if model.commit is None else model.folder.parent.parent
         if self.evals.resolve().is_relative_to(own.resolve()):
             raise ConfigError(
-                f"--out {self.evals} lies in the folder of the model",
+                f"--out {self.evals} is in the folder of the model",
                 "a model's folder, and the hub's cache, stay as they are",
                 "name another folder",
             )

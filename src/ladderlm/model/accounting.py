@@ -89,5 +89,5 @@ def recomputed_flops_per_token(model: ModelConfig, seq_len: int) -> float:
 
 
 def train_flops_6nd(model: ModelConfig, n_tokens: int) -> float:
-    """Return the 6ND estimate with N = `n_matmul`, to stand beside the exact count."""
+    """Return the 6ND estimate with N = `n_matmul`, for comparison with the exact count."""
     return 6.0 * count_params(model).n_matmul * n_tokens

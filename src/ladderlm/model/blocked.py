@@ -6,7 +6,7 @@ may see to the block's own end. So half of the causal square is never touched, a
 hardly anything that the document mask would cut away. Rows are taken a few at a time, so that
 their scores stay in the CPU's cache.
 
-Scores and softmax are float32 whatever the dtype of the model. Shapes: B sequences, T positions, H
+Scores and softmax are float32 for any dtype of the model. Shapes: B sequences, T positions, H
 heads, E channels of a head, Q queries of one block, S keys that it meets.
 """
 
@@ -33,7 +33,7 @@ class BlockPlan:
     Args:
         bias: (B or 1, 1, T, T) float32, 0 where a query may look and -inf elsewhere.
         first_keys: for each row (or one for all), for each block, the first key that any query
-            of the block sees; None: the first of all, whatever the mask, so that the shapes of
+            of the block sees; None: the first of all for any mask, so that the shapes of
             the products do not change from batch to batch.
     """
 

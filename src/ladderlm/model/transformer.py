@@ -57,7 +57,7 @@ class Transformer(nn.Module):
     """LLaMA: token embedding, layers, final norm, head (untied unless `config.tied_head`).
 
     Args:
-        config: shape with a known vocabulary. Weights are whatever PyTorch leaves in them until
+        config: shape with a known vocabulary. Weights are uninitialised until
             `init.init_weights` or a checkpoint fills them.
     """
 
@@ -140,7 +140,7 @@ class Transformer(nn.Module):
         return allowed
 
     def _extra_values(self, tokens: Tensor) -> list[Tensor | None]:
-        """Give for each layer what is added to its values, (B, T, K E): tables are used in turn."""
+        """Return the addition to the values of each layer, (B, T, K E), tables used in turn."""
         looked_up = [table(tokens) for table in self.value_embeddings] or [None]
         return [looked_up[i % len(looked_up)] for i in range(self.config.n_layers)]
 

@@ -1,4 +1,4 @@
-"""What lies in a data folder beside the splits that its manifest names.
+"""Files of a data folder that its manifest does not name.
 
 Owns the names of versions of a split, and the removal of what killed or replaced calls left.
 """
@@ -21,7 +21,7 @@ _OWN_FILE = re.compile(
 
 
 def _own_files(out: Path) -> dict[str, list[Path]]:
-    """Return the files of splits that lie in a folder, by the prefix of their version."""
+    """Return the files of splits in a folder, by the prefix of their version."""
     found: dict[str, list[Path]] = {}
     for path in sorted(out.iterdir()):
         match = _OWN_FILE.fullmatch(path.name)
@@ -45,7 +45,7 @@ def remove_temporary(out: Path) -> None:
 
 
 def remove_leftovers(out: Path, manifest: dict[str, Any], keep: list[str]) -> None:
-    """Delete versions that no manifest names any more, and all staging but what goes on.
+    """Delete versions that no manifest names any more, and all staging that is not in use.
 
     A version that someone has open is left to the next call.
     """
@@ -65,7 +65,7 @@ def remove_leftovers(out: Path, manifest: dict[str, Any], keep: list[str]) -> No
 
 
 def _is_read(index: Path) -> bool:
-    """Say whether a process has this version of a split open: readers hold a lock on its index."""
+    """Return whether a process has this version of a split open, by its lock on the index."""
     with contextlib.suppress(FileNotFoundError), index.open("rb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -87,7 +87,7 @@ class KeyTable:
             yield np.sort(np.concatenate([keys for keys, _ in runs]))
 
     def repeated(self) -> NDArray[np.bool_]:
-        """Say of each document whether its key is that of an earlier one: (n_entries,)."""
+        """Return for each document whether an earlier one has the same key: (n_entries,)."""
         repeated = np.zeros(self.n_entries, bool)
         for runs in self._shares():
             kept_keys, kept_places = [], []

@@ -31,7 +31,7 @@ _PER_DOCUMENT_BYTES = INDEX_DTYPE.itemsize + 16  # index and two hashes
 
 @dataclass(frozen=True)
 class PrepareEstimate:
-    """What is to be expected, from a sample of a few files.
+    """What to expect, from a sample of a few files.
 
     Args:
         n_documents, text_bytes, n_tokens: of all splits together.

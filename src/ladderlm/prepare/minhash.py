@@ -60,7 +60,7 @@ def band_keys(tokens: NDArray[Any], n_tokens: NDArray[np.int64]) -> NDArray[np.u
 def _signatures(
     hashes: NDArray[np.uint64], document: NDArray[np.int64], n_documents: int
 ) -> NDArray[np.uint64]:
-    """Give the smallest hash of each (document, bin): (n_documents, _N_BINS), empty bins filled."""
+    """Return the smallest hash per document and bin, (n_documents, _N_BINS); empty bins filled."""
     signatures = np.full((n_documents, _N_BINS), _EMPTY)
     value_bits = 64 - _DOCUMENT_BITS - _BIN_BITS
     bins = hashes >> np.uint64(64 - _BIN_BITS)

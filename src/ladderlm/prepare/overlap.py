@@ -51,7 +51,7 @@ def count_common(of: Path, inside: Path) -> int:
             piece = _slice(inside, start, min(start + _STEP, end))
             place = np.minimum(np.searchsorted(piece, wanted), len(piece) - 1)
             common += int((piece[place] == wanted).sum())
-            # Copies of one hash may go on in the next step; each entry is counted once.
+            # Copies of one hash may continue in the next step; each entry is counted once.
             wanted = wanted[wanted > piece[-1]]
     return common
 

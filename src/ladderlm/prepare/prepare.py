@@ -63,8 +63,7 @@ def prepare(
     """Write or extend a data folder; return its manifest.
 
     A split whose request (sources by content, tokenizer, selection) is already there is left as
-    it is. A call that was killed goes on with the pieces it had made, to the same bytes as one
-    that was not.
+    it is. A call that was killed resumes with its finished pieces, to the same bytes.
 
     Args:
         progress: told (split, documents encoded) now and then, by another thread.
@@ -275,7 +274,7 @@ def _read_parts(folders: list[Path]) -> list[dict[str, Any]]:
             raise DataError(
                 f"{folder} holds no finished part",
                 "`prepare --part i/n` writes part-i-of-n.json when it has ended",
-                "run that part again, it goes on; or name the right folder",
+                "run that part again to resume it, or name the right folder",
             )
         records += [read_json(path) for path in found]
     first = records[0]

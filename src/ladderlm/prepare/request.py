@@ -106,7 +106,7 @@ class SplitRequest:
         config = self.config
         sizes = [file.state[0] for file in self.files]
         owners = share_files(sizes, n_parts)
-        # Which files a part takes may depend on nothing but the request: others run the rest.
+        # Which files a part takes may depend on the request only: others run the rest.
         own = [size * (owner == part) for size, owner in zip(sizes, owners, strict=True)]
         takers = share_files(own, n_workers)
 

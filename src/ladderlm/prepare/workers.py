@@ -46,7 +46,7 @@ def encode_parts(
         report: told (number of the job in its list, documents encoded since the last call).
 
     Raises:
-        DataError: what any of them ran into; the others go on until they are ended.
+        DataError: the error of any worker; the others continue until they are ended.
         ExecutorError: one of them died.
     """
     said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
@@ -102,7 +102,7 @@ def _died(code: int) -> ExecutorError:
     return ExecutorError(
         f"a process that encodes ended with code {code}",
         "its pieces are not complete",
-        "run the same command again: it goes on; less --workers need less memory",
+        "run the same command again: it resumes; fewer --workers need less memory",
     )
 
 
@@ -116,7 +116,7 @@ def encode_here(
 
 @contextlib.contextmanager
 def started_workers(n: int) -> Iterator[list[Process]]:
-    """Start processes that wait for their jobs; whatever still runs at the end is killed."""
+    """Start processes that wait for their jobs; processes that still run at the end are killed."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(_THREADS, "1")

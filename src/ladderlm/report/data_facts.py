@@ -180,7 +180,7 @@ def _split_facts(data: PreparedData, name: str) -> SplitFacts:
 
 
 def _corpus_facts(data: PreparedData) -> CorpusFacts | None:
-    """Read the corpus.json beside the sources, where `fetch` has written one."""
+    """Read the corpus.json next to the sources, if `fetch` has written one."""
     beside = data.path.parent / "corpus" / "corpus.json"
     return parse_record(CorpusFacts, read_json(beside)) if beside.is_file() else None
 

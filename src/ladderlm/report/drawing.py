@@ -33,7 +33,7 @@ ENOUGH = 9.9  # times the smallest compute; a decade, met to a step
 def draw_figures(
     arms: Sequence[Arm], ladder: LadderOptions, results: Results, fits: Fits
 ) -> dict[str, Figure]:
-    """Draw whatever a study has; return figures by name.
+    """Draw the figures that a study has; return them by name.
 
     Returns:
         One figure for each of `AXES`; forecast, rates, isoflop and search where there are such.

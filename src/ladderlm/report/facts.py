@@ -102,7 +102,7 @@ def gather(
     """Read runs and studies.
 
     Args:
-        runs: run folders beside those of the studies.
+        runs: run folders in addition to those of the studies.
         studies: study folders.
         home: folder of the report; places in the facts are relative to it.
         trivial: of an earlier report on the same data, to save the time.

@@ -26,5 +26,5 @@ def page_environment(html: bool = True) -> Environment:
 
 
 def _visible_text(value: Any) -> Any:
-    """Make control characters visible in whatever a template prints."""
+    """Make control characters visible in all that a template prints."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

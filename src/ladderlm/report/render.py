@@ -56,7 +56,7 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "fl
 
     Args:
         out: folder of the report.
-        runs: run folders beside those of the studies.
+        runs: run folders in addition to those of the studies.
         studies: study folders.
         x: what the first figure of a study is drawn against, of `sections.AXES`.
 
@@ -184,6 +184,6 @@ def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = "flops") -> 
 
 
 def render_markdown(facts: ReportFacts, figures: Collection[str], x: Axis = "flops") -> str:
-    """Return the document as Markdown, beside its figures."""
+    """Return the document as Markdown, which links to its figures."""
     template = _template_environment(html=False).get_template("report.md.j2")
     return template.render(**_template_values(facts, figures, x))

@@ -116,7 +116,7 @@ def discussion(facts: ReportFacts) -> list[str]:
     check = facts.forecast_check
     if check is not None:
         paragraphs.append(
-            f"The law fitted to {check.study} ({check.arm}) was also held against the best "
+            f"The law fitted to {check.study} ({check.arm}) was also compared with the best "
             f"run, which has the same recipe and {check.times_the_top_rung:.1f} times the "
             f"compute of the top rung: predicted {check.predicted_bits_per_byte:.3f}, measured "
             f"{check.actual_bits_per_byte:.3f} bits per byte ({check.relative_error:+.1%})."
@@ -241,7 +241,7 @@ def notes(judged: VariantFit) -> list[str]:
     if isinstance(judged.documents, DocumentInterval):
         said.append(
             "Other documents: with the trained models as they are, scored on other validation "
-            "texts of the same kind, the pooled m would lie in this interval 95 times in 100; it "
+            "texts of the same kind, the pooled m would be in this interval 95 times in 100; it "
             "says nothing of other seeds."
         )
     return said

@@ -49,7 +49,7 @@ class StudyFacts:
         return cls(study.description(), os.path.relpath(folder, home), results, fits, forecast)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, the forecast beside the fits."""
+        """Return plain values, with the forecast next to the fits."""
         fits = self.fits.to_json()
         for name in ("forecast", "forecast_score"):
             fits.pop(name)

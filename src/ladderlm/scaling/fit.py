@@ -1,4 +1,4 @@
-"""`ladderlm.fit`: scaling laws on anybody's points.
+"""`ladderlm.fit`: fit scaling laws to any table of results.
 
 Owns the one door to all forms; each is fitted in its own module.
 """

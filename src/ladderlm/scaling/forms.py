@@ -70,7 +70,7 @@ class Form(ABC):
 
     name: str
     formula: str
-    columns: tuple[str, ...]  # what it is in
+    columns: tuple[str, ...]  # the columns it depends on
     n_terms: int
     has_floor = True  # if not, E is held at nothing
 

@@ -1,4 +1,4 @@
-"""Optima at equal compute: parabolas within budgets, and the surface beside them.
+"""Optima at equal compute: parabolas within budgets, and a surface for comparison.
 
 Owns Hoffmann et al. 2022's approaches 2 (a parabola in ln N, and one in ln D, at every budget;
 their vertices follow a power of C) and 3 (the surface L(N, D)), and whether the two agree.

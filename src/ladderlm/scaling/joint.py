@@ -33,7 +33,7 @@ _FLOOR = {
     "E = 0": "0: fewer than three rungs",
     "E = 0, b free": "0: the loss falls faster and faster",
 }
-TOLERANCE = 0.005  # a forecast within this share of the loss passes whatever its sigma
+TOLERANCE = 0.005  # a forecast within this share of the loss always passes
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def prediction_errors(law: LadderLaw, held: Points) -> list[dict[str, Any]]:
 
 
 def fit_card(law: LadderLaw, points: Points, excluded: dict[str, str]) -> dict[str, Any]:
-    """Say everything that decides a fit's numbers."""
+    """Return everything that determines the numbers of a fit."""
     return {
         "form": law.form.formula,
         "floor": _FLOOR[law.shape],

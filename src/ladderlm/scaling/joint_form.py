@@ -130,7 +130,7 @@ class Joint(Form):
         return np.array([*bounds, BEND] if self.bend else bounds)
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Give E, C0 and c (bent: L0, c and b), k0 and k1 of each variant and ln_r of each length.
+        """Return E, C0 and c (bent: L0, c, b), k0 and k1 of each variant and ln_r of each length.
 
         Variants and lengths are numbered from the second on.
         """

@@ -1,7 +1,7 @@
 """Runs of two arms in pairs, and what their scatter says of the mean differences of rungs.
 
 Owns who is paired with whom, and the variance of what is made of the differences: by rungs, whose
-means err together, and by seeds, which may be lucky on all rungs.
+means err together, and by seeds, whose effect may persist over rungs.
 """
 
 import math

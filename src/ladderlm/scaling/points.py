@@ -98,7 +98,7 @@ class Cells:
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """The lengths that there are; the one that others are held against comes first."""
+        """The lengths that there are; the reference length comes first."""
         return tuple(sorted(set(self.branch.tolist()), key=lambda b: (b != 1, b)))
 
 

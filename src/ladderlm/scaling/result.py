@@ -19,7 +19,7 @@ class Fit:
     Args:
         parameters: by the objective that was asked for.
         intervals: 95 %, of each parameter.
-        objective: its name and value, and the other objective's parameters beside it.
+        objective: its name and value, and the parameters under the other objective.
         identified: whether E can be known from these points, with the profile; {} without E.
         excluded: rows left out, by reason.
         holdout: rows predicted without having been fitted.
@@ -42,7 +42,7 @@ class Fit:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; details stand beside the rest."""
+        """Return plain values; details follow the rest."""
         return {**{k: v for k, v in vars(self).items() if k != "details"}, **self.details}
 
     @classmethod

@@ -82,7 +82,7 @@ def columns_of(table: Table, names: tuple[str, ...]) -> tuple[dict[str, Array], 
     for name in names:
         if name == "flops" and name not in table and {"params", "tokens"} <= set(table.columns):
             found[name] = 6 * table.numbers("params") * table.numbers("tokens")
-            said.append("there is no column of FLOPs: C = 6 N D stands in for it")
+            said.append("there is no column of FLOPs: C = 6 N D is used")
         else:
             found[name] = table.numbers(name)
     return found, said

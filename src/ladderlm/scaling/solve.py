@@ -37,13 +37,13 @@ OBJECTIVES = {
 
 
 def other_objective(name: str) -> str:
-    """Return the objective that is shown beside one, so that a reader sees what hangs on it."""
+    """Return the objective that is shown beside one, to show how much depends on it."""
     return "least-squares" if name == "huber" else "huber"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be fitted.
+    """A fit to make.
 
     Args:
         log_loss: (n,).
@@ -219,7 +219,7 @@ def refit(
 
     Args:
         start: (p,) or (B, p).
-        weight: (B, n) in place of the problem's.
+        weight: (B, n) instead of the problem's.
         held: (p,) bool, parameters that stay at their start.
         tolerance: an end is reached when a step gains less than this share of the value.
 

@@ -1,4 +1,4 @@
-"""Tables of training results, anybody's.
+"""Tables of training results from any source.
 
 Owns the reading of CSV, the choice of rows by clauses, and the checks that a fit relies on. Knows
 no form.
@@ -87,7 +87,7 @@ class Table:
                 raise DataError(
                     f"{self.name}, line {self.lines[i]}: {column} = {text!r}",
                     "a logarithm is taken: it must be a positive finite number",
-                    f"mend the row, or leave it out with --where '{column}>0'",
+                    f"fix the row, or leave it out with --where '{column}>0'",
                 )
         return values
 
@@ -171,7 +171,7 @@ def read_table(path: Path | str) -> Table:
             raise DataError(
                 f"{path}, line {line}: {len(row)} values for {len(header)} columns",
                 "values would land in wrong columns",
-                "mend the line",
+                "fix the line",
             )
     return _checked(
         str(path),

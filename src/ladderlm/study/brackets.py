@@ -2,7 +2,7 @@
 
 Owns the stages: a bracket on the two lowest rungs, then one on the third, around what their power
 law gives, which checks the law. Each stage is planned from the finished runs of the one before, so
-that a study that was cut short goes on where it was.
+that an interrupted study resumes where it was.
 """
 
 import math

@@ -136,7 +136,7 @@ def probe(
                 raise ExecutorError(
                     f"a short run of this study failed: {said.strip()[-800:]}",
                     "the study's own runs would fail in the same way",
-                    "mend it, or plan without a probe (--no-probe)",
+                    "fix it, or plan without a probe (--no-probe)",
                 )
         tables = [read_json(folder / f"measured-{i}.json") for i in range(n_at_once)]
     found = []

@@ -1,4 +1,4 @@
-"""What a study's table comes to: everything of `fits.json`, as typed values.
+"""The analysis of a study's table: everything of `fits.json`, as typed values.
 
 Owns `Fits` and its parts. How they are found is in `analysis.py`.
 """
@@ -123,7 +123,7 @@ class AxisFit:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Fits:
-    """What a study's table comes to.
+    """The analysis of a study's table.
 
     Args:
         study: its name.

@@ -93,7 +93,7 @@ def shapes(
 
 @dataclass(frozen=True)
 class Target:
-    """How long a shape is to be trained: in tokens per parameter, or in tokens whatever its size.
+    """How long to train a shape: in tokens per parameter, or in tokens for any size.
 
     Args:
         tokens_per_param: of parameters in matrix products.
@@ -104,7 +104,7 @@ class Target:
     tokens: float | None = None
 
     def of(self, shape: ModelConfig) -> float:
-        """Return the tokens that a shape is to be trained on."""
+        """Return the tokens to train a shape on."""
         return self.tokens or self.tokens_per_param * count_params(shape).n_matmul
 
 

@@ -59,7 +59,7 @@ def launch(
 
     Args:
         pool: folder of the runs.
-        on_change: told when a run starts and ends; may raise to stop (runs save and can go on
+        on_change: told when a run starts and ends; may raise to stop (runs save and can be resumed
             later).
         replan: called with the runs that have failed for good; None: this plan is all.
     """

@@ -131,7 +131,7 @@ class SearchOptions:
     """Rung of the ladder at which options are tried, from 1."""
     method: Literal["grid", "random", "halving"] = "grid"
     """Which combinations are run. grid: all of them. random: `n_samples` of them. halving: the
-    better half goes on to the next rung."""
+    better half is promoted to the next rung."""
     n_samples: int | None = None
     """Number of combinations to draw. Default: all."""
     seed: int = 1

@@ -1,4 +1,4 @@
-"""Where the runs of a study were made, and beside what.
+"""Where the runs of a study were made, and what ran at the same time.
 
 Owns the reading of the runs' environments: what makes a ladder's runs, or their times, differ.
 """
@@ -13,7 +13,7 @@ from ladderlm.study.results import Results, Row
 
 __all__ = ["incomparable_times", "mixed_origins"]
 
-SHARED = 0.5  # of a run's time: beyond it the median step is one beside other runs
+SHARED = 0.5  # of a run's time: beyond it the median step shared the machine with other runs
 
 
 def mixed_origins(plan: StudyPlan, pool: Path) -> list[str]:

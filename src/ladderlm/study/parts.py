@@ -23,7 +23,7 @@ def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
     """Return the runs of part 1 <= part <= n_parts.
 
     The runs of one rung and seed stay together, so that arms that are compared have run on one
-    machine, and branches where their trunk is. The dearest go first, each to the part with the
+    machine, and branches where their trunk is. The largest go first, each to the part with the
     least FLOPs so far; a part may be empty. Every run is in exactly one part.
 
     Raises:
@@ -96,7 +96,7 @@ def merge_runs(plan: StudyPlan, pool: Path, parts: Sequence[Path]) -> Merged:
     """Copy the ended runs of a plan from the pools of parts into one.
 
     A finished run takes the place of one that failed or was cut short. All conflicts are looked
-    for before anything is copied; a call that was killed is mended by calling again.
+    for before anything is copied; after a kill, call again.
 
     Raises:
         ConfigError: two finished runs of one id differ in their losses.

@@ -49,7 +49,7 @@ class StudyPlan:
     found: SearchResult | None = None
 
     def __repr__(self) -> str:
-        """Return what it comes to, and what to be warned of."""
+        """Return its totals and its warnings."""
         head = f"Plan of {self.spec.name}: {len(self.runs)} runs, {format_flops(self.flops)}"
         return "\n".join([head, *(f"  warning: {warning}" for warning in self.warnings)])
 
@@ -117,7 +117,7 @@ def plan_study(spec: StudySpec, pool: Path, given_up: Collection[str] | None = N
 
     Args:
         pool: folder of the runs, `STUDY/runs` or a shared one.
-        given_up: failed runs that will not be tried again, so that a search may go on without
+        given_up: failed runs that will not be tried again, so that a search may continue without
             them; None: all that failed.
 
     Raises:

@@ -203,7 +203,7 @@ class Planner:
         return [*made, replace(trunk, config=config)]
 
     def losses_of(self, runs: Sequence[PlannedRun]) -> list[float] | None:
-        """Give the final bits per byte, infinite where a run failed; None if one has not ended."""
+        """Return the final bits per byte, infinite for a failed run; None if one has not ended."""
         losses = []
         for run in runs:
             directory = RunDirectory(self.pool / run.run_id)

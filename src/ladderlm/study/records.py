@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 def parse_record(kind: type[T], values: Mapping[str, Any]) -> T:
     """Build a dataclass from plain values.
 
-    Unknown keys are passed over and missing ones take their defaults, since other versions wrote
+    Unknown keys are ignored and missing ones take their defaults, since other versions wrote
     other keys. JSON has no NaN and no infinity: null where a number must stand becomes NaN.
     """
     hints = typing.get_type_hints(kind)

@@ -74,7 +74,7 @@ class StudySpec:
 
 @contextlib.contextmanager
 def _naming(place: str) -> Iterator[None]:
-    """Say at which place of the study file an option is wrong."""
+    """Name the place in the study file where an option is wrong."""
     try:
         yield
     except ConfigError as error:
@@ -149,7 +149,7 @@ def read_study(
         path: TOML.
         scale: which of the file's `[scale.NAME]` is laid over base, ladder and arms; it becomes a
             part of the study's name. None: what the file's `use_scale` says, or none.
-        base: stands in for what `[base]` comes to, where that was written down before.
+        base: replaces the resolved `[base]`, where that was stored before.
 
     Raises:
         ConfigError: unknown keys, values of the wrong kind, missing parts, an arm that changes

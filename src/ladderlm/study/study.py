@@ -69,7 +69,7 @@ class StudyDescription:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StudyDescription":
-        """Read back what `to_json` returned; other keys are passed over."""
+        """Read back what `to_json` returned; other keys are ignored."""
         known = {name: values[name] for name in cls.__dataclass_fields__}
         known["arms"] = tuple(Arm(**arm) for arm in values["arms"])
         known["ladder"] = from_dict(LadderOptions, values["ladder"], "ladder")
@@ -78,14 +78,14 @@ class StudyDescription:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """What carrying out a study came to: its last plan, and the runs that failed for good."""
+    """The outcome of a study: its last plan, and the runs that failed for good."""
 
     plan: StudyPlan
     failed: tuple[Outcome, ...]
 
 
 class StudyObserver:
-    """Told how a study goes on. Does nothing: whoever shows observer overrides what he shows."""
+    """Callbacks for the progress of a study. Override those that you want to show."""
 
     def planned(self, study: "Study", plan: StudyPlan) -> None:
         """Show the plan whose runs are about to start."""
@@ -107,7 +107,7 @@ class StudyObserver:
 class Study:
     """A study: its question and ladder, its folder, and the pool of its runs.
 
-    Open one with `Study.open`. Every method reads the folders anew, so it may be called again at
+    Open one with `Study.open`. Every method reads the folders again, so it may be called again at
     any time: runs that have ended since then are taken into account.
 
     Args:
@@ -212,7 +212,7 @@ class Study:
 
         Args:
             executor: None: this machine, all cores.
-            observer: told how it goes on.
+            observer: told about the progress.
 
         Raises:
             LadderError: another process runs this study.
@@ -250,7 +250,7 @@ class Study:
             return launch(plan, self.pool, executor, on_change, replan)
 
     def collect(self) -> Results:
-        """Read what every run came to; write `results.csv` and `study.json`."""
+        """Read the result of every run; write `results.csv` and `study.json`."""
         return self._collect(self.plan())
 
     def _collect(self, plan: StudyPlan) -> Results:
@@ -312,7 +312,7 @@ class Study:
         """Return the table again from its runs, and the fits again from that table.
 
         What stands in `results.csv` and `fits.json` says which runs and searches there were; every
-        number is found anew, and nothing is written. The user's home is left out of reasons.
+        number is computed again, and nothing is written. The user's home is left out of reasons.
 
         Raises:
             DataError: there is no table.

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 FACTOR = 2.0  # between neighbours of a grid
-# A vertex is not known better than this in ln rate, whatever the residuals of three points say.
+# A vertex is not known better than this in ln rate, for any residuals of three points.
 LEAST_SD = math.log(FACTOR) / 4
 
 
@@ -219,7 +219,7 @@ class Tuning:
 def rate_shift(
     tunings: Sequence[Tuning], arms: tuple[str, str], flops: Sequence[float]
 ) -> NDArray[np.float64] | None:
-    """Give the second moment of what mistuned rates do to the rungs' differences between two arms.
+    """Return the second moment of the effect of mistuned rates on the differences of two arms.
 
     At rung i an arm's ln loss lies g_i = k e_i^2 above its best, with k the curvature of its
     parabola (half of the second derivative) and e_i the error of ln rate, normal about 0. All e_i

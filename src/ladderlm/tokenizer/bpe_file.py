@@ -74,7 +74,7 @@ def tokenizer_json(
     """Spell a vocabulary in Hugging Face's format.
 
     Every pair of known halves of a token becomes a merge, in the order of the tokens' ranks, which
-    makes Hugging Face's encoder follow tiktoken's rule (merge whatever gives the lowest rank).
+    makes Hugging Face's encoder follow tiktoken's rule (merge the pair of the lowest rank).
 
     Args:
         controls: names and ids; None: ours; an empty table leaves a file that knows text only.

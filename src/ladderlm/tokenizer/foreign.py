@@ -204,7 +204,7 @@ def _read_hugging_face(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} stands without its {RECORD}",
             "it was written by `ladderlm tokenizer train`, and nothing would show a changed byte",
-            f"copy {RECORD} beside it, or train the tokenizer again",
+            f"copy {RECORD} next to it, or train the tokenizer again",
         )
     return dict(value)
 

@@ -28,7 +28,7 @@ _EOS_NAMES = ("<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>", "[SEP]")
 
 
 def find_controls(value: Mapping[str, Any], path: Path) -> tuple[str | None, str | None]:
-    """Find the names of BOS and EOS: in the files beside, else among the known ones.
+    """Find the names of BOS and EOS: in the files next to it, else among the known ones.
 
     Returns:
         Names of added tokens; None where there is none.
@@ -46,7 +46,7 @@ _SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def _stated(file: Path, key: str) -> str | None:
-    """Return a control token's name as a file beside the tokenizer states it."""
+    """Return a control token's name as a file next to the tokenizer states it."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))[key]
         return str(value["content"]) if isinstance(value, dict) else value

@@ -1,6 +1,6 @@
 """Open the tokenizer in a folder, and copy it.
 
-Owns `load_tokenizer`, which reads the record `ladderlm.json` beside a tokenizer's one file and
+Owns `load_tokenizer`, which reads the record `ladderlm.json` next to a tokenizer's file and
 compares the file with it. Files without a record are opened by `foreign.py`.
 """
 

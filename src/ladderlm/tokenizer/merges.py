@@ -112,7 +112,7 @@ class _PairCounts:
     def replace(
         self, place: int, word: list[int], pair: tuple[int, int], new: int, grown: set[int]
     ) -> list[int]:
-        """Replace a pair in one word, and bring the counts of the pairs beside it up to date."""
+        """Replace a pair in one word, and update the counts of the neighbouring pairs."""
         (left, right), totals, places = pair, self.totals, self.places
         n_times = self.n_times[place]
         merged: list[int] = []

@@ -1,4 +1,4 @@
-"""From the text of a prompt to ids that a model can go on from.
+"""From the text of a prompt to ids that a model can continue.
 
 Owns the healing of a prompt's last token. Knows no model.
 """

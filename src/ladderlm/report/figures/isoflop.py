@@ -25,7 +25,7 @@ def isoflop_figure(bowls: Sequence[Bowl], note: str = "", loss: str = "loss") ->
 
     Args:
         note: a line under the figure.
-        loss: what it is.
+        loss: its name and unit.
     """
     figure, axes = new_figure(9.0, 4.4, 1, ncols=2, sharey=True)
     for panel, name in zip(axes, TITLES, strict=True):

@@ -60,7 +60,7 @@ _STYLE: Any = {
     "ytick.color": "#4b5563",
     "figure.facecolor": "white",
     "font.family": FONT,
-    "text.usetex": False,  # whatever the user's matplotlibrc says
+    "text.usetex": False,  # for any matplotlibrc of the user
     "text.parse_math": False,  # names of arms are shown as they are
 }
 
