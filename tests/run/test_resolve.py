@@ -146,7 +146,10 @@ def test_the_default_share_is_below_a_twentieth(tiny_config):
 
 def test_a_model_with_too_few_rows_for_the_tokenizer_is_refused(tiny_config):
     """T17: before step 1, with both numbers."""
-    with pytest.raises(ConfigError, match=r"vocab_size = 300, the data's tokenizer has 320"):
+    with pytest.raises(
+        ConfigError,
+        match=r"vocab_size must be at least 320, the tokens of the data's tokenizer, got 300",
+    ):
         execute(tiny_config(model__vocab_size=300))
 
 
@@ -249,5 +252,5 @@ def test_rows_that_do_not_fit_are_refused(tiny_config):
         tiny_config(data__seq_len=64)
     with pytest.raises(ConfigError, match="max_seq_len"):
         tiny_config(eval__context=64)
-    with pytest.raises(ConfigError, match="no data is named"):
+    with pytest.raises(ConfigError, match="the config names no data"):
         resolve(tiny_config(data__path=None))

@@ -442,7 +442,7 @@ def test_going_on_with_other_threads_keeps_the_threads_of_the_run_and_says_so(
         execute(tiny_config(**QUICK, execution__n_threads=2, execution__micro_batch_seqs=3))
     finally:
         torch.set_num_threads(1)
-    assert "going on with 1 threads" in caplog.text
+    assert "resuming with 1 threads" in caplog.text
     folder = tmp_path / "run"
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["n_threads"] == 1

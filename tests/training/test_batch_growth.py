@@ -64,12 +64,12 @@ def test_a_growing_run_that_was_stopped_ends_with_the_same_bytes(tiny_config, tm
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"train__first_batch_tokens": 512}, "grows from it to"),
+        ({"train__first_batch_tokens": 512}, "be between 1 and train.global_batch_tokens"),
         ({"train__first_batch_tokens": 33}, "multiple of data.seq_len"),
         ({"train__first_batch_tokens": 32, "execution__compile": "on"}, "compiled for one shape"),
-        ({"train__batch_warmup_fraction": 0.0}, r"\(0, 1\]"),
+        ({"train__batch_warmup_fraction": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"train__z_loss": -1.0}, "positive"),
-        ({"train__ema_decay": 1.0}, "between 0 and 1"),
+        ({"train__ema_decay": 1.0}, "above 0 and below 1, got 1.0"),
         ({"model__logit_softcap": 0.0}, "positive"),
     ],
 )

@@ -6,7 +6,7 @@ torch.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from ladderlm.checkpoint.layout import (
     AVERAGE_FILE,
@@ -18,7 +18,7 @@ from ladderlm.checkpoint.layout import (
 )
 from ladderlm.errors import CheckpointError
 
-__all__ = ["ChosenCheckpoint", "choose", "weights_hash"]
+__all__ = ["ChosenCheckpoint", "choose"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,20 @@ class ChosenCheckpoint:
 
     @classmethod
     def verified(cls, checkpoint: Checkpoint, averaged: bool = False) -> Self:
-        """Verify every file of a checkpoint.
+        """Verify every file of a checkpoint and choose its weights or their average.
 
         Raises:
             CheckpointError: it is damaged, or holds no average.
         """
-        return cls(checkpoint, weights_hash(verify_checkpoint(checkpoint), averaged), averaged)
+        files = verify_checkpoint(checkpoint)["files"]
+        name = AVERAGE_FILE if averaged else MODEL_FILE
+        if name not in files:
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.step} holds no average of the weights",
+                "only runs with train.ema_decay keep one",
+                "choose last, best or a step instead",
+            )
+        return cls(checkpoint, str(files[name]["sha256"]), averaged)
 
     @property
     def step(self) -> int:
@@ -47,22 +55,6 @@ class ChosenCheckpoint:
     def weights_file(self) -> Path:
         """The safetensors file of the weights."""
         return self.checkpoint.folder / (AVERAGE_FILE if self.averaged else MODEL_FILE)
-
-
-def weights_hash(manifest: dict[str, Any], averaged: bool = False) -> str:
-    """Return the SHA-256 of a checkpoint's weights, or of their average, from its manifest.
-
-    Raises:
-        CheckpointError: there is no average.
-    """
-    name = AVERAGE_FILE if averaged else MODEL_FILE
-    if name not in manifest["files"]:
-        raise CheckpointError(
-            f"the checkpoint of step {manifest['step']} holds no average of the weights",
-            "only runs with train.ema_decay keep one",
-            "choose last, best or a step instead",
-        )
-    return str(manifest["files"][name]["sha256"])
 
 
 def choose(

@@ -4,7 +4,7 @@ Owns the checks that every tensor is there, once, with its shape and dtype. Uses
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,7 @@ class SavedState:
     weights: dict[str, Tensor]
     optimizer: Mapping[str, Tensor]
     state: dict[str, Any]
-    average: dict[str, Tensor] = field(default_factory=dict)
-
-    def chosen(self, averaged: bool) -> dict[str, Tensor]:
-        """Return the weights, or their average over the run.
-
-        Raises:
-            CheckpointError: the run keeps no average.
-        """
-        if averaged and not self.average:
-            raise CheckpointError(
-                f"{self.checkpoint.folder} holds no average of the weights",
-                "only runs with train.ema_decay keep one",
-                "choose last, best or a step instead",
-            )
-        return self.average if averaged else self.weights
+    average: dict[str, Tensor]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -73,23 +59,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def load_state(checkpoint: Checkpoint, with_optimizer: bool = True) -> SavedState:
+def load_state(checkpoint: Checkpoint) -> SavedState:
     """Verify and read one checkpoint.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
     manifest, folder = verify_checkpoint(checkpoint), checkpoint.folder
-    optimizer: Mapping[str, Tensor] = {}
-    if with_optimizer:
-        slices = slice_files(manifest)
-        optimizer = (
-            SlicedTensors(folder, slices) if slices else read_tensors(folder / OPTIMIZER_FILE)
-        )
+    slices = slice_files(manifest)
     return SavedState(
         checkpoint,
         read_tensors(folder / MODEL_FILE),
-        optimizer,
+        SlicedTensors(folder, slices) if slices else read_tensors(folder / OPTIMIZER_FILE),
         read_json(folder / STATE_FILE),
         read_tensors(folder / AVERAGE_FILE) if AVERAGE_FILE in manifest["files"] else {},
     )

@@ -1,10 +1,8 @@
 """`python -m ladderlm.run CONFIG.json [--resume auto|never|must] [--wait]`: the bare runner.
 
-With `--wait` it waits while another process holds the run's folder, such as one that a killed
-study has left saving its state.
-
-Imports only the standard library and `BARE_PACKAGES` of `environment.py`, so that it runs on a
-machine that has nothing else. Every executor uses it, alone or under torchrun.
+With `--wait` it waits while another process holds the run's folder, for example one that a killed
+study has left saving its state. Imports only the standard library and `BARE_PACKAGES` of
+`environment.py`. Every executor uses it, alone or under torchrun.
 """
 
 import logging
@@ -18,12 +16,11 @@ from ladderlm.training.run_config import RunConfig
 
 
 def main(argv: list[str]) -> int:
-    """Run the config; give the exit code."""
+    """Run the config and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     log = logging.getLogger("ladderlm.run")
     try:
-        resume = "auto"
-        wait = "--wait" in argv
+        resume, wait = "auto", "--wait" in argv
         argv = [word for word in argv if word != "--wait"]
         if len(argv) == 3 and argv[1] == "--resume":
             resume = argv.pop(2)
@@ -31,8 +28,7 @@ def main(argv: list[str]) -> int:
         if len(argv) != 1 or resume not in ("auto", "never", "must"):
             raise ConfigError(
                 f"wrong arguments: {' '.join(argv)}",
-                "",
-                "python -m ladderlm.run CONFIG.json [--resume auto|never|must] [--wait]",
+                fix="use python -m ladderlm.run CONFIG.json [--resume auto|never|must] [--wait]",
             )
         config = from_dict(RunConfig, read_config_file(argv[0]), argv[0])
         log.info("%s", execute(config, cast("Resume", resume), wait=wait))

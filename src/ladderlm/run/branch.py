@@ -1,9 +1,9 @@
-"""The first part of a run, taken over from a longer one.
+"""The first steps of a run, taken from a longer one (its trunk).
 
-A WSD run has a constant rate until its cooldown begins, so with an absolute warm-up the first steps
-of a short run are those of every longer one with the same seeds, bit for bit (on one kind of CPU,
-with equal execution). Owns the check that this is so, and the choice of the checkpoint. Source of
-the idea: Hägele et al. 2024 (2405.18392), section 3.
+A WSD run has a constant learning rate until its cooldown begins. So, with an absolute warm-up, the
+first steps of a short run equal those of every longer one with the same seeds, bit for bit (on one
+kind of CPU, with equal execution). Owns the check of this, and the choice of the checkpoint. Source
+of the idea: Hägele et al. 2024 (2405.18392), section 3.
 """
 
 import logging
@@ -22,32 +22,27 @@ from ladderlm.training.run_config import RunConfig
 
 __all__ = ["check_trunk", "take_over"]
 
-# What cannot change a number before the cooldown begins.
+# Options that cannot change a number before the cooldown begins; warmup_steps replaces
+# warmup_fraction.
 _MAY_DIFFER = {
-    *("train.n_steps", "optim.decay_fraction", "optim.final_lr_fraction"),
-    "optim.warmup_fraction",  # warmup_steps stands in for it
+    *("train.n_steps", "optim.decay_fraction", "optim.final_lr_fraction", "optim.warmup_fraction"),
 }
 _log = logging.getLogger(__name__)
 
 
 def check_trunk(config: RunConfig) -> None:
-    """Refuse a run in `execution.start_from` that shares no steps with this one.
-
-    Raises:
-        ConfigError: see `_count_shared_steps`.
-    """
+    """Raise ConfigError if the run in `execution.start_from` shares no steps with this one."""
     trunk = RunDirectory(config.execution.start_from or "")
     if config.execution.start_from is not None and trunk.config_file.is_file():
         _count_shared_steps(config, trunk.config())
 
 
 def _count_shared_steps(config: RunConfig, trunk: RunConfig) -> int:
-    """Count the updates that two runs have in common, if they differ in length alone.
-
-    Validation, checkpoints and what the cooldown is like may differ as well.
+    """Return the number of first updates that two runs have in common.
 
     Raises:
-        ConfigError: one of them has no constant rate and absolute warm-up, or they differ in more.
+        ConfigError: the run's rate or batch is not constant, its warm-up is not absolute, or the
+            runs differ in more than length, cooldown, validation and checkpoints.
     """
     name = config.execution.start_from
     for what, found, wanted in (
@@ -56,14 +51,14 @@ def _count_shared_steps(config: RunConfig, trunk: RunConfig) -> int:
     ):
         if found != wanted:
             raise ConfigError(
-                f"execution.start_from = {name!r} with {what} = {found!r}",
-                "only a run whose rate and batch are constant shares steps with a longer one",
-                f"set {what} to {wanted!r}, or leave execution.start_from out",
+                f"execution.start_from = {name!r} needs a constant rate and batch, got {what} = "
+                f"{found!r}",
+                fix=f"set {what} to {wanted!r}, or leave execution.start_from out",
             )
     if config.optim.warmup_steps is None:
         raise ConfigError(
             f"execution.start_from = {name!r} without optim.warmup_steps",
-            "a warm-up that is a share of the run is longer in a longer one",
+            "a warm-up that is a fraction of the run is longer in a longer run",
             "set optim.warmup_steps in both runs",
         )
     changed = [
@@ -75,7 +70,7 @@ def _count_shared_steps(config: RunConfig, trunk: RunConfig) -> int:
         raise ConfigError(
             f"the run in execution.start_from = {name!r} differs in {'; '.join(changed[:6])}",
             "its first steps are not those of this run",
-            "name a run of the same config that is longer, or leave execution.start_from out",
+            "name a longer run of the same config, or leave execution.start_from out",
         )
     return min(count_stable_steps(c.optim, c.train.n_steps) for c in (config, trunk))
 
@@ -83,17 +78,16 @@ def _count_shared_steps(config: RunConfig, trunk: RunConfig) -> int:
 def take_over(
     config: RunConfig, directory: RunDirectory, processes: Processes
 ) -> SavedState | None:
-    """Give the newest good state of `execution.start_from` that this run shares, as its own.
+    """Return the newest state of `execution.start_from` that this run shares, as its own.
 
     The trunk's log of training up to there becomes the beginning of this run's. Validations of the
-    shared part stay in the trunk's folder alone.
+    shared part stay in the trunk's folder.
 
     Returns:
-        None, and one line in the log, where there is nothing to take over: the run is then made
-        from its first step.
+        None, after a warning, if there is no such state: the run then starts from its first step.
 
     Raises:
-        ConfigError: the two runs do not fit; see `_count_shared_steps`.
+        ConfigError: see `_count_shared_steps`.
     """
     trunk = RunDirectory(config.execution.start_from or "")
     saved, why = None, "there is no such run"
@@ -101,7 +95,7 @@ def take_over(
         shared = _count_shared_steps(config, trunk.config())
         saved, why = _newest(trunk, shared, trunk.config().run_id)
     if saved is None:
-        _log.warning("%s: %s; the run is made from its first step", trunk.path, why)
+        _log.warning("%s: %s; the run starts from its first step", trunk.path, why)
         return None
     step = saved.checkpoint.step
     if processes.first:
@@ -113,7 +107,7 @@ def take_over(
 
 
 def _newest(trunk: RunDirectory, shared: int, run_id: str) -> tuple[SavedState | None, str]:
-    """Give the newest good state of at most so many steps, or why there is none."""
+    """Return the newest undamaged state of at most `shared` steps, or why there is none."""
     why = f"no checkpoint of its first {shared} steps is left"
     for checkpoint in reversed(list_checkpoints(trunk.checkpoints)):
         if checkpoint.step <= shared:
@@ -129,12 +123,10 @@ def _newest(trunk: RunDirectory, shared: int, run_id: str) -> tuple[SavedState |
 
 
 def _as_own(state: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """Make the state of another run one of this; taking it over is no restart."""
-    branched = {"trunk": state["run_id"], "step": state["step"]}
-    timing = state["timing"] | {"restarts": -1}
+    """Return the state of another run as one of this run; it does not count as a restart."""
     return state | {
         "run_id": run_id,
         "best": {},
-        "timing": timing,
-        "branched_from": branched,
+        "timing": state["timing"] | {"restarts": -1},
+        "branched_from": {"trunk": state["run_id"], "step": state["step"]},
     }

@@ -1,7 +1,6 @@
-"""The run folder: names of its files and readers of them.
+"""The run folder: its files and their readers.
 
-Owns the layout of `RUN/` (no torch), so that studies and reports can read runs that they did not
-make.
+Owns the layout of `RUN/`. Imports no torch, so that studies and reports can read runs.
 """
 
 import json
@@ -18,11 +17,7 @@ __all__ = ["RunDirectory"]
 
 
 class RunDirectory:
-    """Paths and contents of one run.
-
-    Args:
-        path: the folder; it need not exist yet.
-    """
+    """Paths and contents of one run, whose folder may not exist yet."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -44,46 +39,41 @@ class RunDirectory:
         if not self.config_file.is_file():
             raise CheckpointError(
                 f"{self.path} is not a run folder (no config.json)",
-                "",
-                "name a folder that `ladderlm train` has written; Meta's, or a GGUF file's, "
-                "becomes one by `ladderlm convert DIR --to native`",
+                fix="choose a folder written by `ladderlm train`; convert Meta's folder or a GGUF "
+                "file with `ladderlm convert DIR --to native`",
             )
         found = read_json(self.config_file)
         if isinstance(found, dict) and {"architectures", "model_type"} & set(found):
             raise CheckpointError(
                 f"{self.path} is a folder of transformers, not a run",
-                "its config.json names an architecture",
-                f"ladderlm convert {self.path} --to native --out DIR, if it is a LLaMA",
+                fix=f"if it is a LLaMA, run ladderlm convert {self.path} --to native --out DIR",
             )
         return from_dict(RunConfig, found, str(self.config_file))
 
     def summary(self) -> dict[str, Any] | None:
-        """Read the summary; None before the run has begun to write one."""
-        if not self.summary_file.is_file():
-            return None
-        summary: dict[str, Any] = read_json(self.summary_file)
-        return summary
+        """Read the summary; None if the run has not written one yet."""
+        return dict(read_json(self.summary_file)) if self.summary_file.is_file() else None
 
     @property
     def finished(self) -> bool:
-        """True once the final evaluations stand in the summary."""
-        summary = self.summary()
-        return summary is not None and summary.get("status") == "finished"
+        """Whether the summary contains the final evaluations."""
+        return (self.summary() or {}).get("status") == "finished"
 
     def scores(self, split: str) -> dict[str, Any] | None:
-        """Give the final evaluation that a finished run is judged by: of its average if it has one.
+        """Return the final evaluation of a finished run, of its average if it keeps one.
 
-        None before the run is finished.
+        Returns:
+            None before the run is finished.
         """
-        summary = self.summary()
-        if summary is None or summary.get("status") != "finished":
+        summary = self.summary() or {}
+        if summary.get("status") != "finished":
             return None
         found: dict[str, Any] = summary["evals"][split]
         return dict(found.get("average", found["last"]))
 
     def choose(self, wanted: str | int | None = None) -> ChosenCheckpoint:
         """Return a verified checkpoint; see `checkpoint.choose.choose`."""
-        self.config()  # refuses a folder that is no run
+        self.config()  # raises if the folder is not a run
         best = (self.summary() or {}).get("best_step") if wanted == "best" else None
         return choose(self.checkpoints, wanted, best)
 
@@ -92,11 +82,7 @@ class RunDirectory:
         return dict(read_json(self.environment_file)) if self.environment_file.is_file() else {}
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Read the rows of metrics.jsonl; a torn last line is passed over.
-
-        Args:
-            kind: "train" or "eval"; None: both.
-        """
+        """Read the rows of metrics.jsonl of one kind, "train" or "eval"; None: of both."""
         return [row for row in _read_lines(self.metrics_file) if kind in (None, row.get("kind"))]
 
     def samples(self) -> list[dict[str, Any]]:
@@ -105,14 +91,12 @@ class RunDirectory:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
     rows = []
-    for raw in path.read_bytes().split(b"\n"):
+    for raw in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
             row = json.loads(raw)
         except ValueError:
-            continue  # empty, or torn by a kill
+            continue  # empty, or incomplete after a kill
         if isinstance(row, dict):
             rows.append(row)
     return rows

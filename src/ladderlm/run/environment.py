@@ -1,4 +1,4 @@
-"""What a run was carried out on.
+"""The machine and software of a run.
 
 Owns `environment.json`: versions, hardware, threads, commit, command line. No environment
 variables, host names or home paths are recorded.
@@ -17,26 +17,19 @@ from ladderlm.text import without_home
 
 __all__ = ["BARE_PACKAGES", "describe_environment"]
 
-# All that `python -m ladderlm.run` needs beyond the standard library, so that a run can go to a
-# machine that has nothing else. Every other dependency of `pyproject.toml` is imported plainly and
-# is missing there. A run whose tokenizer needs one of them says which, before its first sample;
-# a byte-level BPE needs none: without tiktoken it encodes by hand, slowly, to the same ids.
+# All that `python -m ladderlm.run` needs beyond the standard library. A run whose tokenizer needs
+# another package names it before the first sample; a byte-level BPE needs none: without tiktoken
+# our own slow encoder produces the same ids.
 BARE_PACKAGES = ("torch", "numpy", "safetensors")
 _PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "scipy", "matplotlib")
 
 
 def describe_environment(n_threads: int, device: str) -> dict[str, Any]:
-    """Describe this process's machine and software."""
-    versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
+    """Return this process's machine and software."""
     return {
-        "ladderlm": _own_version(),
+        "ladderlm": _version("ladderlm"),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {name: _version(name) for name in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "hardware": describe_hardware(device),
         "device": device,
@@ -47,15 +40,15 @@ def describe_environment(n_threads: int, device: str) -> dict[str, Any]:
     }
 
 
-def _own_version() -> str | None:
+def _version(package: str) -> str | None:
     try:
-        return metadata.version("ladderlm")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
 def _commit() -> str | None:
-    """Give the commit of the source tree, with "+" when it has uncommitted changes."""
+    """Return the commit of the source tree, with "+" if it has uncommitted changes."""
     folder = Path(__file__).resolve().parent
     try:
         found = subprocess.run(

@@ -1,7 +1,7 @@
-"""From a `RunConfig` to a finished run folder.
+"""Carry out a run: from a `RunConfig` to a finished run folder.
 
-Owns opening or resuming the folder and building the model; the end is in `finish.py`.
-Uses nothing but the standard library, torch, numpy and safetensors (tiktoken where installed).
+Owns opening or resuming the folder and building the model; `finish.py` owns the end. Imports only
+the standard library, torch, numpy and safetensors (tiktoken where installed).
 """
 
 import logging
@@ -66,15 +66,15 @@ def execute(
 ) -> Path:
     """Carry out a run, or resume it, and return its folder.
 
-    A finished run is left as it is. A run that was killed resumes from its newest good
+    A finished run is left unchanged. A run that was killed resumes from its newest undamaged
     checkpoint and ends with the same bytes as one that was not.
 
     Args:
         config: as written by hand, or the config.json of a run.
-        resume: auto goes on if there is something to go on from; never starts anew and deletes
-            the folder's old run; must demands a checkpoint.
+        resume: auto resumes if there is a checkpoint; never deletes the folder's old run and
+            starts from the first step; must requires a checkpoint.
         observe: called with every row of metrics, on the first process.
-        wait: while another process holds the folder, wait for it instead of refusing.
+        wait: wait while another process holds the folder, instead of raising.
 
     Raises:
         LadderError: see `errors.py`.
@@ -118,7 +118,7 @@ def execute(
 def _settle_folder(
     config: RunConfig, directory: RunDirectory, processes: Processes
 ) -> tuple[RunConfig, Peaks]:
-    """Settle the config for this machine and write what the folder says of it.
+    """Settle the config for this machine, write it and the environment into the folder.
 
     Returns:
         The settled config, and the peaks of all devices together.
@@ -137,46 +137,42 @@ def _settle_folder(
         environment |= {"float32_matmul": matmul, "peak_flops_per_second": asdict(peaks)}
         environment |= {"timing": {"started_at": datetime.now(UTC).isoformat()}}
         publish_json(directory.environment_file, environment)
-        source = Path(config.data.path or "") / "tokenizer"
-        copy_tokenizer(source, directory.path / "tokenizer")
+        copy_tokenizer(Path(config.data.path or "") / "tokenizer", directory.path / "tokenizer")
     return config, peaks.times(processes.world_size)
 
 
 def _matmul_of(config: RunConfig) -> Float32Matmul:
-    """Return how a settled config multiplies float32 matrices."""
+    """Return the precision of float32 matrix multiplications of a settled config."""
     return "medium" if config.execution.float32_matmul == "medium" else "highest"
 
 
 def _open_folder(config: RunConfig, directory: RunDirectory, resume: Resume) -> None:
-    """Refuse a folder that holds another run; clear it if asked to start anew."""
+    """Check that the folder holds this run or none; clear it if `resume` is never."""
     check_trunk(config)
     if resume == "never":
-        for name in ("checkpoints", "evals"):
-            remove_tree(directory.path / name)
         files = (directory.metrics_file, directory.samples_file, directory.summary_file)
-        for file in (*files, directory.config_file):  # execution is settled anew as well
-            remove_tree(file)
+        for path in (directory.checkpoints, directory.evals, *files, directory.config_file):
+            remove_tree(path)
     elif directory.config_file.exists():
         old = directory.config()
         if old.run_id != config.run_id:
             changed = differences(meaning_of(old), meaning_of(config))
             raise CheckpointError(
-                f"{directory.path} holds run {old.run_id}, this config is {config.run_id}",
-                f"they differ in {'; '.join(changed[:6])}",
-                "choose another --out, or --resume never to delete the old run",
+                f"{directory.path} holds run {old.run_id}, this config is {config.run_id}: they "
+                f"differ in {'; '.join(changed[:6])}",
+                fix="choose another --out, or use --resume never to delete the old run",
             )
     for name in remove_unfinished(directory.checkpoints):
-        _log.warning("removed %s: a save that was cut short", name)
+        _log.warning("removed %s: an incomplete checkpoint", name)
     if resume == "must" and not list_checkpoints(directory.checkpoints):
         raise CheckpointError(
-            f"{directory.path} holds no checkpoint",
-            "--resume must was given",
-            "start it without --resume must",
+            f"{directory.path} holds no checkpoint, which --resume must requires",
+            fix="use --resume auto",
         )
 
 
 def _build_state(config: RunConfig, processes: Processes) -> TrainState:
-    """Build model, optimizer and what lies beside them, as a run begins."""
+    """Return the state of a run before its first step."""
     model = Transformer(config.model)
     init_weights(model, config.train.seed)
     model.recompute = config.execution.recompute == "layers"
@@ -199,7 +195,7 @@ def _carry_out(
     stream: RowStream,
     observe: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Train from where the folder stands to the end of the run."""
+    """Train from the folder's newest state to the end of the run."""
     try:
         with float32_matmul(_matmul_of(session.config)):
             state = _build_state(session.config, session.processes)
@@ -223,7 +219,7 @@ def _resume(
     state: TrainState,
     observe: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Restore the newest state, and open the logs where it left them."""
+    """Restore the newest state, and open the logs at its step."""
     config, processes = session.config, session.processes
     saved = newest_good(directory.checkpoints, load_state)
     if saved is None and config.execution.start_from is not None:
@@ -247,7 +243,7 @@ def _resume(
 
 
 def _warm_up(session: Session, state: TrainState, stream: RowStream, cache: Path) -> None:
-    """Go forward and backward over the first step's rows, whose shapes are those of every step."""
+    """Compile by a forward and backward pass over the first step's rows."""
     config, processes = session.config, session.processes
     n_rows = config.batch_growth.rows_at(0)
     micro_batch_seqs = config.execution.micro_batch_seqs or n_rows
@@ -256,29 +252,28 @@ def _warm_up(session: Session, state: TrainState, stream: RowStream, cache: Path
         batch = stream.rows(0, n_rows, processes.rank, processes.world_size)
         state.model.train()
         state.compute.refresh()
-        masked = config.data.mask_documents
-        accumulate_gradients(state.compute, batch, 1, micro_batch_seqs, masked)
+        accumulate_gradients(state.compute, batch, 1, micro_batch_seqs, config.data.mask_documents)
 
     with explain_memory(micro_batch_seqs, state.step + 1):
         state.compute.warm_up(rehearse, cache)
 
 
 def _check_best(directory: RunDirectory, state: TrainState) -> None:
-    """Refuse to go on towards an end that needs a checkpoint which is gone or damaged."""
+    """Check that the best checkpoint, which the end of the run scores, is there and good."""
     best = state.best["step"]
     found = {c.step: c for c in list_checkpoints(directory.checkpoints)}
     if best not in found:
         raise CheckpointError(
             f"{directory.checkpoints} has lost the checkpoint of step {best}, the best so far",
-            "the end of the run scores it over all documents",
-            "restore the folder from a copy, or begin anew with --resume never",
+            "the end of the run scores it on all documents",
+            "restore the folder from a copy, or train again with --resume never",
         )
     if best != state.step:
         verify_checkpoint(found[best])
 
 
 def _drop_newer(directory: RunDirectory, step: int) -> None:
-    """Delete damaged checkpoints past the one that was loaded: rotation would prefer them."""
+    """Delete damaged checkpoints newer than the loaded one: rotation would keep them instead."""
     for checkpoint in list_checkpoints(directory.checkpoints):
         if checkpoint.step > step:
             _log.warning("removed %s: it is damaged", checkpoint.folder.name)

@@ -1,4 +1,4 @@
-"""The end of a run, and the summary that says where it stands.
+"""The end of a run, and its summary.
 
 Owns the final evaluations of the last and the best checkpoint, and `summary.json`.
 """
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ladderlm.checkpoint.choose import weights_hash
-from ladderlm.checkpoint.layout import list_checkpoints, verify_checkpoint
-from ladderlm.checkpoint.load import load_state, load_weights
+from ladderlm.checkpoint.choose import ChosenCheckpoint
+from ladderlm.checkpoint.layout import list_checkpoints
+from ladderlm.checkpoint.load import load_weights, read_tensors
 from ladderlm.dist import Processes
 from ladderlm.errors import LadderError
 from ladderlm.eval.documents import hash_texts
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def finish(session: Session, directory: RunDirectory, state: TrainState) -> None:
-    """Score the last and the best checkpoint, and the average, over all validation documents."""
+    """Score the last and the best checkpoint, and the average, on all validation documents."""
     config, processes, val = session.config, session.processes, session.validation
     n_documents = min(config.eval.n_documents, val.n_documents)
     policy = replace(config.eval_policy, n_documents=n_documents)
@@ -47,17 +47,14 @@ def finish(session: Session, directory: RunDirectory, state: TrainState) -> None
         name = f"{val.fingerprint[:8]}-{val.name}-{policy.name}{kind}"
         path = directory.evals / name
         if not path.with_name(name + ".json").exists():
-            saved = load_state(found[step], with_optimizer=False)
-            averaged = which == "average"
-            ids = np.arange(n_documents)
+            chosen = ChosenCheckpoint.verified(found[step], averaged=which == "average")
+            weights, ids = read_tensors(chosen.weights_file), np.arange(n_documents)
             with state.sharding.whole(state.model, filled=False) as model:
-                load_weights(model, saved.chosen(averaged), str(found[step].folder))
+                load_weights(model, weights, str(found[step].folder))
                 losses = score_documents(model, val, ids, policy, session.scoring)
             if processes.first:
                 losses = replace(losses, text_hashes=hash_texts(val, ids, session.tokenizer))
-                key = evaluation_key(
-                    weights_hash(verify_checkpoint(found[step]), averaged), val, policy
-                )
+                key = evaluation_key(chosen.weights_hash, val, policy)
                 extra = {"step": step, "split": val.name, "split_documents": val.n_documents}
                 save_evaluation(path, losses, key, extra | {"precision": precision_of(state.model)})
         processes.wait()
@@ -94,7 +91,7 @@ def _log_final(
 def write_summary(
     config: RunConfig, directory: RunDirectory, state: TrainState, status: str, evals: Any
 ) -> None:
-    """Publish `summary.json` as it stands at `state.step`."""
+    """Publish `summary.json` at `state.step`."""
     summary = describe_run(config, directory, state.step)
     summary |= {"status": status, "restarts": state.restarts, "evals": evals}
     summary["n_tokens"] = state.n_tokens
@@ -108,12 +105,10 @@ def write_summary(
 
 
 def note_end(directory: RunDirectory, processes: Processes, status: str, reason: str) -> None:
-    """Write into the summary why the run is not finished; what was saved stays."""
+    """Write into the summary why the run is not finished."""
     if processes.first and directory.summary_file.exists():
         try:
-            publish_json(
-                directory.summary_file,
-                read_json(directory.summary_file) | {"status": status, "reason": reason},
-            )
+            summary = read_json(directory.summary_file) | {"status": status, "reason": reason}
+            publish_json(directory.summary_file, summary)
         except LadderError:  # a full disk must not hide the first error
             _log.exception("could not note the end of the run")

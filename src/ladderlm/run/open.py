@@ -1,6 +1,7 @@
 """A run folder as a model to use.
 
-Owns `load`: weights, tokenizer and config of a checkpoint in one object, and text in, text out.
+Owns `load` (weights, tokenizer and config of a checkpoint in one object) and the generation of text
+from text.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,55 +30,35 @@ __all__ = ["LoadedRun", "Writing", "Written", "answer", "complete", "load", "ope
 
 
 class Written(NamedTuple):
-    """A new text and the tokens that it was made of.
+    """A generated text and its tokens."""
 
-    Args:
-        text: without the prompt.
-        completion: its tokens and their scores.
-        prompt_tokens: BOS and the prompt, its last token left out where it was healed.
-    """
-
-    text: str
+    text: str  # without the prompt
     completion: Completion
-    prompt_tokens: tuple[int, ...]
+    prompt_tokens: tuple[int, ...]  # BOS and the prompt, without its last token if it was healed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How texts are written, apart from the drawing of tokens.
+    """Options of generating text, apart from sampling."""
 
-    Args:
-        stop: strings that end a text and are left out of it. The tokens of the last one may
-            stand in `Completion.tokens`.
-        logprobs, prompt_logprobs: as in `GenerationRequest`.
-        dtype: of weights and cache while decoding; None: the model's own.
-        compiled: read tokens after the prompts by code compiled for this machine.
-        heal: the last token of a prompt, see `encode_prompt`.
-    """
-
-    stop: Sequence[str] = ()
-    logprobs: bool = False
+    stop: Sequence[
+        str
+    ] = ()  # strings that end a text; `Completion.tokens` may include their tokens
+    logprobs: bool = False  # see `GenerationRequest`
     prompt_logprobs: bool = False
-    dtype: torch.dtype | None = None
-    compiled: bool = False
-    heal: bool = True
+    dtype: torch.dtype | None = None  # of weights and cache while decoding; None: the model's
+    compiled: bool = False  # read tokens after the prompts with code compiled for this machine
+    heal: bool = True  # the last token of a prompt, see `encode_prompt`
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A checkpoint ready to use.
+    """A checkpoint ready to use."""
 
-    Args:
-        model: in evaluation mode; `model(tokens)` gives float32 logits (B, T, V).
-        tokenizer: of its training data.
-        config: of its run.
-        step: updates it had.
-    """
-
-    model: Transformer
+    model: Transformer  # in evaluation mode; `model(tokens)` returns float32 logits (B, T, V)
     tokenizer: Tokenizer
     config: RunConfig
-    step: int
+    step: int  # updates the weights have had
 
 
 def load(path: Path | str, checkpoint: str | int | None = None, device: str = "cpu") -> LoadedRun:
@@ -89,7 +70,7 @@ def load(path: Path | str, checkpoint: str | int | None = None, device: str = "c
             `train.ema_decay`); None: the newest that is not damaged.
 
     Raises:
-        CheckpointError: not a run, no checkpoint, no such one, no average, or damaged.
+        CheckpointError: the folder is not a run, or it lacks the checkpoint, or it is damaged.
     """
     directory = RunDirectory(path)
     return open_chosen(directory, directory.choose(checkpoint), device)
@@ -98,18 +79,16 @@ def load(path: Path | str, checkpoint: str | int | None = None, device: str = "c
 def open_chosen(
     directory: RunDirectory, chosen: ChosenCheckpoint, device: str = "cpu"
 ) -> LoadedRun:
-    """Open a verified checkpoint of a run; as `load`."""
+    """Open a verified checkpoint of a run; see `load`."""
     config = directory.config()
     model = Transformer(config.model)
     load_weights(model, read_tensors(chosen.weights_file), str(chosen.checkpoint.folder))
     model.to(device).eval()
-    own = directory.path / "tokenizer"
-    tokenizer = load_tokenizer(own)
+    tokenizer = load_tokenizer(directory.path / "tokenizer")
     if tokenizer.fingerprint != config.data.tokenizer_fingerprint:
         raise CheckpointError(
-            f"{own} is not the tokenizer that the run was trained with",
-            "its ids would mean other texts",
-            "restore the folder from the run's data",
+            f"{directory.path / 'tokenizer'} is not the tokenizer that the run was trained with",
+            fix="copy the folder tokenizer/ from the run's data",
         )
     return LoadedRun(model, tokenizer, config, chosen.step)
 
@@ -122,18 +101,14 @@ def complete(
     writing: Writing | None = None,
     show: Callable[[int, str], None] | None = None,
 ) -> list[Written]:
-    """Continue texts; an empty text is the unconditional prompt, BOS alone.
+    """Continue texts and return the new text of each; an empty prompt is BOS alone.
 
-    A prompt longer than the context keeps its end.
+    A prompt longer than the context is cut at its start. Equal beginnings are read once.
 
     Args:
-        prompts: equal ones, and equal beginnings, are read once.
-        max_new_tokens: at most this many for each prompt.
+        max_new_tokens: limit for each prompt.
         sampling, writing: None: the defaults of `SamplingConfig` and `Writing`.
-        show: told (index of the prompt, text) of every piece as soon as it is sure.
-
-    Returns:
-        For each prompt the new text and its `Completion`.
+        show: called with (index of the prompt, piece of text) as the text grows.
     """
     writing = writing or Writing()
     room = run.config.model.max_seq_len - 1
@@ -180,9 +155,9 @@ def answer(
     """Answer a dialogue.
 
     Args:
-        prompt: from `generate.chat.encode_dialog`, and not unsafe.
-        show: told every piece of the answer as soon as it is sure.
-        dtype, compiled: as in `Writing`.
+        prompt: from `generation.chat.encode_dialog`, and not unsafe.
+        show: called with every piece of the answer as it grows.
+        dtype, compiled: see `Writing`.
     """
     text = TextStream(run.tokenizer, prompt.stop, continued=True)
 

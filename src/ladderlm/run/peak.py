@@ -1,7 +1,7 @@
-"""The fastest that this machine multiplies matrices, measured once.
+"""The peak speed of matrix multiplications on this machine, measured once.
 
-Owns the cache of such measurements, one for each hardware, dtype and number of threads. They only
-say how near a step came to it: no choice and no number of a run depends on them.
+Owns the cache of these measurements, one for each hardware, dtype and number of threads. Steps are
+compared with them; no choice and no number of a run depends on them.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ _HALF = HALF_COPIES | {"bf16-autocast": torch.bfloat16}
 
 
 def products_of(precision: Precision) -> torch.dtype:
-    """Give the dtype that matrices are multiplied in."""
+    """Return the dtype of matrix multiplications."""
     return _HALF.get(precision, torch.float32)
 
 
 def measured_peak(hardware: str, device: str, precision: Precision) -> float:
-    """Give the FLOP/s of large square products, measured now or on an earlier day.
+    """Return the FLOP/s of large square matrix multiplications, measured now or read from a file.
 
-    Delete the file to measure anew, for example if the machine was busy when it was made.
+    Delete the file to measure again, for example if the machine was busy at that time.
     """
     dtype = str(products_of(precision)).removeprefix("torch.")
     threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
@@ -51,7 +51,7 @@ def measured_peak(hardware: str, device: str, precision: Precision) -> float:
 
 
 def _cache_folder() -> Path:
-    """Give the folder of things that can be made again; LADDERLM_CACHE names another."""
+    """Return the cache folder, which the variable LADDERLM_CACHE can change."""
     if named := os.environ.get("LADDERLM_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ladderlm"

@@ -1,7 +1,6 @@
 """Named starting points for `--preset` and study files.
 
-Owns the table; the shapes of published models come from `model/published.py`. Each preset is a
-plain `RunConfig`; options override it.
+Owns the table; `model/published.py` owns the shapes of published models. Options override a preset.
 """
 
 from ladderlm.config import from_dict, nearest
@@ -11,7 +10,7 @@ from ladderlm.training.run_config import RunConfig
 
 __all__ = ["PRESETS", "preset"]
 
-# Found by trying rates, batches and row lengths at 5e11 and 4e12 FLOPs on source code.
+# From a search over rates, batches and row lengths at 5e11 and 4e12 FLOPs on source code.
 _SMALL_OPTIM: dict[str, object] = {
     "name": "muon",
     "learning_rate": 0.03,
@@ -23,7 +22,7 @@ _SMALL_OPTIM: dict[str, object] = {
 # Batch of 4M tokens, 2,000 updates of warm-up, weight decay 0.1 and a last rate of a tenth: Touvron
 # et al. 2023 (LLaMA 1, section 2.2; LLaMA 2, section 2.2). Rates and tokens of each size: LLaMA 1,
 # table 2; LLaMA 2, section 2.2; Llama 3: Grattafiori et al. 2024, table 3. Those of 3.2 are not
-# published; they have Llama 3's smallest.
+# published; here they have the rate of Llama 3's smallest model.
 _PUBLISHED_BATCH_TOKENS = 2**22
 _PUBLISHED_TRAINING: dict[str, tuple[float, float, int]] = {  # prefix: rate, tokens, row length
     "llama-1-7b": (3e-4, 1.0e12, 2048),
@@ -43,7 +42,7 @@ _PUBLISHED_TRAINING: dict[str, tuple[float, float, int]] = {  # prefix: rate, to
 
 
 def _published(name: str) -> dict[str, object]:
-    """Give the published shape under the published way of training, as far as it is known."""
+    """Return the published shape with the published training, as far as it is known."""
     learning_rate, n_tokens, seq_len = _PUBLISHED_TRAINING[name]
     n_steps = round(n_tokens / _PUBLISHED_BATCH_TOKENS)
     return {
@@ -54,8 +53,8 @@ def _published(name: str) -> dict[str, object]:
     }
 
 
-# Everything that the paper states is written out, so that no later default can move it: section 2.2
-# and tables 1 and 2. Shape and length are those of 7B. docs/llama-paper.md says what to change.
+# Everything that the paper states (section 2.2, tables 1 and 2) is written out, so that no later
+# default can change it. Shape and length are those of 7B; see docs/llama-paper.md for the others.
 _LLAMA_PAPER: dict[str, object] = {
     **_published("llama-1-7b"),
     "optim": {
@@ -72,7 +71,7 @@ _LLAMA_PAPER: dict[str, object] = {
 }
 
 PRESETS: dict[str, dict[str, object]] = {
-    # Made for minutes on two cores with a vocabulary of 1,024 to 4,096.
+    # Minutes on two cores with a vocabulary of 1,024 to 4,096.
     "llama": {
         "model": {"dim": 64, "n_layers": 2, "n_heads": 8, "max_seq_len": 256, "multiple_of": 8},
         "data": {"seq_len": 128},
@@ -105,16 +104,15 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def preset(name: str) -> RunConfig:
-    """Give the named config.
+    """Return the named config.
 
     Raises:
-        ConfigError: no such preset; offers the nearest.
+        ConfigError: there is no such preset.
     """
     if name not in PRESETS:
         close = nearest(name, PRESETS)
         raise ConfigError(
-            f"unknown preset {name!r}",
-            f"there are {', '.join(PRESETS)}",
-            f"did you mean {close}?" if close else "choose one of those",
+            f"the preset must be one of {', '.join(PRESETS)}, got {name!r}",
+            fix=f"did you mean {close}?" if close else "",
         )
     return from_dict(RunConfig, PRESETS[name], f"preset {name}")

@@ -1,8 +1,7 @@
-"""Make a config whole before a run starts.
+"""Fill in the options of a config before a run starts.
 
-Owns the filling in of everything that depends on data or machine: vocabulary, fingerprints,
-validation head, checkpoints, device, threads, micro-batch. After this nothing is filled in,
-downgraded or ignored. No clock and no cache has a say in it.
+Owns the options that depend on data or machine: vocabulary, fingerprints, validation head,
+checkpoints, device, threads, micro-batch. None of them depends on a clock or a cache.
 """
 
 from dataclasses import replace
@@ -18,23 +17,21 @@ from ladderlm.training.run_config import RunConfig
 __all__ = ["open_splits", "resolve", "resolve_attention", "resolve_precision"]
 
 MICRO_BATCH_TOKENS = 8192
-# From here on attention by blocks was measured to be faster than PyTorch's CPU kernel; at 256
-# tokens they were equal, and heads of 8 channels lost.
+# From here on blocked attention was measured to be faster than PyTorch's CPU kernel; at 256 tokens
+# they were equal, and with heads of 8 channels it was slower.
 BLOCKED_FROM_TOKENS, BLOCKED_FROM_HEAD_DIM = 512, 32
 
 
 def open_splits(config: RunConfig) -> tuple[PreparedData, Split, Split]:
-    """Open the data and its training and validation splits, with hashes checked.
+    """Open the data and its training and validation splits, and check their hashes.
 
     Raises:
-        ConfigError: no data is named.
-        DataError: damaged, or not the data that the config was resolved with.
+        ConfigError: the config names no data.
+        DataError: the data is damaged, or not that of the config.
     """
     if config.data.path is None:
         raise ConfigError(
-            "no data is named",
-            "a run needs prepared token shards",
-            "add --data DIR (made by `ladderlm prepare`)",
+            "the config names no data", fix="add --data DIR (made by `ladderlm prepare`)"
         )
     data = open_data(config.data.path)
     eval_data = open_data(config.eval.path) if config.eval.path else data
@@ -52,8 +49,8 @@ def open_splits(config: RunConfig) -> tuple[PreparedData, Split, Split]:
         if stated is not None and stated != found:
             raise DataError(
                 f"{what} is {stated[:12]} in the config and {found[:12]} in the data",
-                "the run would silently go on with other tokens than it began with",
-                "point --data at the data of the config, or start a new run for the new data",
+                "the run would train on other tokens than it began with",
+                "set --data to the data of the config, or start a new run for the new data",
             )
     return data, train, val
 
@@ -62,15 +59,15 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
     """Return the config with every derived option filled in.
 
     Raises:
-        ConfigError: an option cannot be honoured with this data or on this machine.
+        ConfigError: this data or machine does not support an option.
     """
     data, train, val = open_splits(config)
     vocab_size = config.model.vocab_size or data.vocab_size
     if vocab_size < data.vocab_size:
         raise ConfigError(
-            f"model.vocab_size = {vocab_size}, the data's tokenizer has {data.vocab_size} tokens",
-            "the model would have no row for some of them",
-            "leave model.vocab_size out",
+            f"model.vocab_size must be at least {data.vocab_size}, the tokens of the data's "
+            f"tokenizer, got {vocab_size}",
+            fix="leave model.vocab_size out",
         )
     _check_warmup(config)
     n_evals = min(config.eval.n_evals, config.train.n_steps)
@@ -101,7 +98,7 @@ def resolve(config: RunConfig, world_size: int = 1) -> RunConfig:
 
 
 def _check_warmup(config: RunConfig) -> None:
-    """Refuse an absolute warm-up that leaves a run no room for the rest of its schedule."""
+    """Check that an absolute warm-up leaves room for the rest of the schedule."""
     optim, n_steps = config.optim, config.train.n_steps
     cooled = optim.schedule == "wsd"
     room = count_stable_steps(optim, n_steps) if cooled else n_steps
@@ -109,13 +106,13 @@ def _check_warmup(config: RunConfig) -> None:
         rest = f", {n_steps - room} of them the cooldown" if cooled else ""
         raise ConfigError(
             f"optim.warmup_steps = {optim.warmup_steps} of a run of {n_steps} steps{rest}",
-            "the rate would never reach its peak",
-            "warm up for fewer steps, or train for more",
+            "the learning rate would never reach its peak",
+            f"set optim.warmup_steps to at most {room}, or raise train.n_steps",
         )
 
 
 def _head_tokens(config: RunConfig, n_evals: int) -> int:
-    """Size the validation head by FLOPs: a forward pass costs a third of a training pass."""
+    """Return the tokens of the validation head, whose FLOPs are a third of those of training."""
     n_positions = config.positions_after(config.train.n_steps)
     reread = config.eval_policy.context / config.eval_policy.stride
     return max(int(3 * config.eval.time_share * n_positions / ((n_evals + 1) * reread)), 1)
@@ -135,44 +132,38 @@ def _resolve_execution(config: RunConfig, world_size: int) -> ExecutionConfig:
 
 
 def resolve_precision(asked: Precision, device: str) -> Precision:
-    """Choose by the instructions of the device: bf16 where it has them, fp16 on older GPUs.
+    """Return the precision, auto replaced by bf16 if the device has its instructions.
 
-    A CPU without them emulates half precision, so it gets float32.
+    Otherwise auto is fp16 on a GPU, and float32 on a CPU, which would emulate half precision.
 
     Raises:
-        ConfigError: bf16 is asked for on a GPU that has none.
+        ConfigError: the GPU has no bf16.
     """
-    if device == "cuda":
+    if asked == "auto":
+        return "bf16" if has_bfloat16(device) else "fp16" if device == "cuda" else "float32"
+    if device == "cuda" and asked in ("bf16", "bf16-autocast") and not has_bfloat16(device):
         import torch
 
-        has_bf16 = has_bfloat16(device)
-        if asked in ("bf16", "bf16-autocast") and not has_bf16:
-            raise ConfigError(
-                f"train.precision = {asked!r}, and {torch.cuda.get_device_name()} has no bfloat16",
-                "it would be emulated, slower than float32",
-                "set train.precision to 'fp16' (its loss is scaled) or 'float32'",
-            )
-        return asked if asked != "auto" else "bf16" if has_bf16 else "fp16"
-    return asked if asked != "auto" else "bf16" if has_bfloat16(device) else "float32"
+        raise ConfigError(
+            f"train.precision = {asked!r}, but {torch.cuda.get_device_name()} has no bfloat16",
+            "it would be emulated, slower than float32",
+            "set train.precision to 'fp16' (its loss is scaled) or 'float32'",
+        )
+    return asked
 
 
 def resolve_attention(model: ModelConfig, seq_len: int, device: str) -> AttentionBackend:
-    """Choose by device and shape alone; blocked attention is written for a CPU's cache.
+    """Return the attention backend, auto replaced according to device and shape.
 
     Raises:
-        ConfigError: blocked attention is asked for on a GPU, or flex attention on a CPU.
+        ConfigError: the backend is blocked on a GPU, or flex on a CPU.
     """
     asked = model.attention
-    if asked == "blocked" and device != "cpu":
+    if device == {"blocked": "cuda", "flex": "cpu"}.get(asked):
         raise ConfigError(
-            f"model.attention = 'blocked' on device {device!r}",
-            "that backend takes rows a few at a time, which leaves a GPU idle",
-            "set model.attention to 'sdpa'",
-        )
-    if asked == "flex" and device != "cuda":
-        raise ConfigError(
-            f"model.attention = 'flex' on device {device!r}",
-            "PyTorch's FlexAttention has no backward pass there",
+            f"model.attention = {asked!r} on device {device!r}",
+            "blocked attention is made for a CPU's cache, and FlexAttention has no backward pass "
+            "on a CPU",
             "set model.attention to 'auto'",
         )
     if asked != "auto":

@@ -1,8 +1,8 @@
-"""What a run settles about its machine, before its first step.
+"""The options of a run that depend on its machine, settled before its first step.
 
 Owns `settle`: the rule that a resumed run keeps the execution it began with, the probe of float32
-matrix multiplications, whether layers are compiled. What follows from the config and the data
-alone is settled in `resolve.py`, which needs no torch and names the run.
+matrix multiplications, whether layers are compiled. `resolve.py`, which needs no torch, fills in
+what follows from config and data.
 """
 
 import logging
@@ -22,31 +22,31 @@ from ladderlm.training.run_config import RunConfig
 
 __all__ = ["probe_matmul", "settle", "settle_compile"]
 
-# FLOPs of one process from which compiling, a minute or less, is repaid several times over.
-COMPILE_FROM_FLOPS = 1e14
+COMPILE_FROM_FLOPS = 1e14  # of one process: compiling, a minute or less, saves several times more
+_HALF = ("bf16", "bf16-autocast", "fp16")
 _log = logging.getLogger(__name__)
 
 
 def settle(
     config: RunConfig, processes: Processes = ALONE, began: RunConfig | None = None
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """Decide what only this machine can tell, so that nothing is filled in later.
+    """Fill in the options that depend on this machine.
 
     1. A resumed run keeps the execution that it began with: it must end with the same bytes.
-    2. Float32 matrix multiplications take the fastest setting that a probe finds exact.
-    3. Layers are compiled where the run is long enough to repay it.
-    4. The micro-batch is tried on the GPU, as large as its memory holds, where it is asked for.
-    5. A precision that this CPU emulates is named in a warning: it is the user's choice.
+    2. Float32 matrix multiplications use the fastest setting that a probe finds exact.
+    3. Layers are compiled if the run is long enough.
+    4. `execution.fit_micro_batch` finds the largest micro-batch that the GPU's memory holds.
+    5. A precision that this CPU emulates causes a warning.
 
     Args:
         config: resolved.
-        began: the config that the run folder holds; None: the run is new.
+        began: config in the run folder; None: the run is new.
 
     Returns:
-        The config that config.json holds from now on, and what step 2 measured.
+        The config to write as config.json, and the measurements of step 2.
 
     Raises:
-        ConfigError: an option cannot be honoured here.
+        ConfigError: this machine does not support an option.
     """
     if began is not None:
         config = _keep_execution(config, began)
@@ -63,12 +63,11 @@ def settle(
 
 
 def _keep_execution(config: RunConfig, old: RunConfig) -> RunConfig:
-    """Resume with the execution that the run began with, so that equal bytes come out."""
-    began = old.execution
-    ours = config.execution
+    """Return the config with the execution that the run began with."""
+    began, ours = old.execution, config.execution
     if (began.n_threads, began.micro_batch_seqs) != (ours.n_threads, ours.micro_batch_seqs):
         _log.warning(
-            "going on with %s threads and micro-batches of %s rows, as the run began",
+            "resuming with %s threads and micro-batches of %s rows, as the run began",
             began.n_threads,
             began.micro_batch_seqs,
         )
@@ -77,30 +76,28 @@ def _keep_execution(config: RunConfig, old: RunConfig) -> RunConfig:
         n_threads=began.n_threads,
         micro_batch_seqs=began.micro_batch_seqs,
         fit_micro_batch=False,
-        # a run older than the option multiplied by PyTorch's default
+        # a run older than this option used PyTorch's default
         float32_matmul="highest" if began.float32_matmul == "auto" else began.float32_matmul,
         compile="off" if began.compile == "auto" else began.compile,
     )
-    # likewise with attention, which was PyTorch's kernel
+    # likewise PyTorch's attention
     attention = "sdpa" if old.model.attention == "auto" else old.model.attention
     return replace(config, execution=kept, model=replace(config.model, attention=attention))
 
 
 def probe_matmul(execution: ExecutionConfig) -> dict[str, Any]:
-    """Decide how float32 matrices are multiplied, and return what was measured.
+    """Choose the setting of float32 matrix multiplications, and measure its error.
 
-    `medium` sends the products of a CPU to oneDNN, which on some CPUs is twice as fast as the
-    default and on others rounds to bfloat16. So `auto` takes it only where one product of 512-wide
-    matrices is as exact as float32 can be, and it is never taken on a GPU, where it means TF32 or
-    less.
+    On a CPU `medium` uses oneDNN, which on some CPUs is twice as fast as the default and on others
+    rounds to bfloat16. So `auto` chooses it only if one multiplication of 512-wide matrices is
+    exact in float32, and never on a GPU, where it means TF32 or less.
 
     Returns:
-        {"setting", "relative_error"}: `float32_matmul` decided, and the error of that
-        multiplication against float64, where it was measured.
+        {"setting", "relative_error"}: the chosen `float32_matmul`, and its error relative to
+        float64 if it was measured.
 
     Raises:
-        ConfigError: `medium` is asked for, by the user or by the run that is resumed, and is not
-            exact here.
+        ConfigError: the config or the resumed run has `medium`, which is not exact here.
     """
     asked = execution.float32_matmul
     if asked == "highest" or (asked == "auto" and execution.device != "cpu"):
@@ -109,10 +106,10 @@ def probe_matmul(execution: ExecutionConfig) -> dict[str, Any]:
     exact = execution.device == "cpu" and error < FLOAT32_ERROR
     if asked == "medium" and not exact:
         raise ConfigError(
-            "execution.float32_matmul = 'medium' is not float32 on this machine: a product of "
-            f"512-wide matrices is off by {error:.1e} on the CPU, and a GPU rounds to TF32",
-            "the run would train in another precision than its config says",
-            "set execution.float32_matmul to 'highest' (a run begun elsewhere: in its config.json)",
+            "execution.float32_matmul = 'medium' is not float32 on this machine: multiplying "
+            f"512-wide matrices has an error of {error:.1e} on the CPU, and a GPU rounds to TF32",
+            "the run would train in another precision than its config states",
+            "set execution.float32_matmul to 'highest' (of a resumed run: in its config.json)",
         )
     setting: Float32Matmul = "medium" if exact else "highest"
     return {"setting": setting, "relative_error": float32_matmul_error(setting)}
@@ -121,52 +118,55 @@ def probe_matmul(execution: ExecutionConfig) -> dict[str, Any]:
 def settle_compile(config: RunConfig, world_size: int) -> Literal["on", "off"]:
     """Decide whether the layers are compiled, by length and precision and never by a cache.
 
-    Compiled float32 products are no faster, so `auto` takes long runs of half precision alone,
-    where a C++ compiler is at hand.
+    Compiled float32 code is no faster, so `auto` compiles only long runs of half precision that
+    nothing below prevents.
 
     Raises:
-        ConfigError: it is asked for and cannot be done here.
+        ConfigError: execution.compile is on and something prevents it.
     """
-    execution, model = config.execution, config.model
-    asked, fix = execution.compile, "set execution.compile to 'off'"
-    compiler = find_cpp_compiler() is not None or execution.device != "cpu"
-    n_positions = config.positions_after(config.train.n_steps)
-    flops = train_flops_per_token(model, config.data.seq_len) * n_positions / world_size
-    if asked == "auto":
-        pays = config.train.precision in ("bf16", "bf16-autocast", "fp16")
-        pays = pays and flops >= COMPILE_FROM_FLOPS
-        fixed = not model.dropout and config.train.first_batch_tokens is None
-        fixed = fixed and (execution.shard != "weights" or world_size == 1)
-        return "on" if pays and compiler and fixed else "off"
-    if asked == "on" and model.dropout:
-        raise ConfigError(
-            f"execution.compile = 'on' with model.dropout = {model.dropout:g}",
-            "compiled code draws other random numbers, so the run would depend on how it is run",
-            fix,
-        )
-    if asked == "on" and config.train.first_batch_tokens is not None:
-        raise ConfigError(
-            "execution.compile = 'on' with train.first_batch_tokens",
+    execution, dropout = config.execution, config.model.dropout
+    off = "set execution.compile to 'off'"
+    no_compiler = execution.device == "cpu" and find_cpp_compiler() is None
+    problems = [
+        (
+            bool(dropout),
+            f"with model.dropout = {dropout:g}",
+            "compiled code draws other random numbers, so the run would depend on its execution",
+            off,
+        ),
+        (
+            config.train.first_batch_tokens is not None,
+            "with train.first_batch_tokens",
             "code is compiled for one shape, and every batch of the rise has another",
-            fix,
-        )
-    if asked == "on" and execution.shard == "weights" and world_size > 1:
-        raise ConfigError(
-            "execution.compile = 'on' with execution.shard = 'weights'",
-            "the layers are compiled whole, and FSDP2 gathers each of them at its start",
-            f"{fix}, or execution.shard to 'optimizer'",
-        )
-    if asked == "on" and not compiler:
-        raise ConfigError(
-            "execution.compile = 'on', and there is no C++ compiler here",
-            "torch.compile makes C++ code for a CPU",
-            f"install g++ or clang++ (or name one in the variable CXX), or {fix}",
-        )
-    return asked
+            off,
+        ),
+        (
+            execution.shard == "weights" and world_size > 1,
+            "with execution.shard = 'weights'",
+            "each layer is compiled whole, but FSDP2 gathers its weights when it begins",
+            f"{off}, or execution.shard to 'optimizer'",
+        ),
+        (
+            no_compiler,
+            "on a CPU, with no C++ compiler found",
+            "",
+            f"install g++ or clang++ (or name one in the variable CXX), or {off}",
+        ),
+    ]
+    found = next((message for holds, *message in problems if holds), None)
+    if execution.compile == "auto":
+        n_positions = config.positions_after(config.train.n_steps)
+        flops = train_flops_per_token(config.model, config.data.seq_len) * n_positions / world_size
+        long = config.train.precision in _HALF and flops >= COMPILE_FROM_FLOPS
+        return "on" if long and found is None else "off"
+    if execution.compile == "on" and found is not None:
+        what, why, fix = found
+        raise ConfigError(f"execution.compile = 'on' {what}", why, fix)
+    return execution.compile
 
 
 def _warn_of_emulation(config: RunConfig) -> None:
-    """Warn where half-precision products are slower than float32: the CPU emulates them."""
+    """Warn if the CPU emulates half precision, which is slower than float32."""
     precision = config.train.precision
     if precision == "float32" or config.execution.device != "cpu":
         return
@@ -174,8 +174,8 @@ def _warn_of_emulation(config: RunConfig) -> None:
     supported: bool = getattr(torch.ops.mkldnn, f"_is_mkldnn_{probe}_supported")()
     if not supported:
         _log.warning(
-            "train.precision = %r: this CPU has no %s products, they are emulated many times "
-            "slower than float32; train.precision = 'float32' is the faster one here",
+            "train.precision = %r: this CPU has no %s matrix multiplications and emulates them, "
+            "many times slower than float32; set train.precision to 'float32' to train faster",
             precision,
             probe,
         )

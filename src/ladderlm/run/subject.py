@@ -46,7 +46,7 @@ def evaluate_run(
     """Evaluate a run's checkpoint; see `eval.evaluate.evaluate`.
 
     Args:
-        request: None: the newest good checkpoint on the validation split, as the run ended.
+        request: None: the newest checkpoint on the validation split, as at the end of the run.
     """
     request = request or EvaluationRequest()
     directory = RunDirectory(run)
@@ -59,12 +59,12 @@ def data_of(directory: RunDirectory) -> Path:
     """Return the folder of the data that a run is validated on.
 
     Raises:
-        ConfigError: the run does not say.
+        ConfigError: the run's config names none.
     """
     config = directory.config()
     own = config.eval.path or config.data.path
     if own is None:
-        raise ConfigError("no data is named", "the run does not say where it lay", "add --data DIR")
+        raise ConfigError("the run's config names no data", fix="add --data DIR")
     return Path(own)
 
 
@@ -73,7 +73,7 @@ def open_material(
     request: EvaluationRequest,
     check: Callable[[], None] = lambda: None,
 ) -> Material:
-    """Open the first data that has the run's tokenizer, or the first corpus files."""
+    """Open the first of the data that has the run's tokenizer or is raw text."""
     paths = [Path(path) for path in request.data] or [data_of(directory)]
     tokenizer = load_tokenizer(directory.path / "tokenizer")
     for path in paths:
@@ -86,20 +86,15 @@ def open_material(
     raise ConfigError(
         f"{', '.join(map(str, paths))} was prepared with another tokenizer than {directory.path} "
         "was trained with",
-        "token ids would mean other texts to the model",
-        f"prepare the text with --tokenizer {directory.path}/tokenizer",
+        fix=f"prepare the text with --tokenizer {directory.path}/tokenizer",
     )
 
 
 @dataclass(frozen=True)
 class RunSubject:
-    """A checkpoint of a run, see `eval.evaluate.Subject`.
+    """A checkpoint of a run, see `eval.evaluate.Subject`."""
 
-    Args:
-        name: of the run, as it was asked for.
-    """
-
-    name: str
+    name: str  # path of the run as the user wrote it
     directory: RunDirectory
     chosen: ChosenCheckpoint
     notes = ("precision",)
@@ -115,7 +110,7 @@ class RunSubject:
 
     @property
     def step(self) -> int:
-        """Updates of the checkpoint."""
+        """Number of updates of the checkpoint."""
         return self.chosen.step
 
     @property
@@ -125,7 +120,7 @@ class RunSubject:
 
     @property
     def default_context(self) -> int:
-        """As the run was validated."""
+        """Context that the run was validated with."""
         return self._config.eval_context
 
     @property
@@ -136,12 +131,12 @@ class RunSubject:
     def score(
         self, material: Material, policy: Policy, device: str, how: Scoring
     ) -> tuple[DocumentLosses, dict[str, Any]]:
-        """Score with the checkpoint; notes the precision of its weights."""
+        """Score with the checkpoint and note the precision of its weights."""
         tokenizer = load_tokenizer(self.directory.path / "tokenizer")
         scored = np.arange(material.n_documents)
         what = material.what
         documents: Documents
-        if isinstance(what, Texts):  # raw texts are their own proof
+        if isinstance(what, Texts):  # raw texts need no proof
             bos, eos = tokenizer.bos_id, tokenizer.eos_id
             encoded = [[bos, *ids, eos] for ids in tokenizer.encode_batch(what.texts)]
             documents, hashes = encode_texts(what, encoded), what.hashes
@@ -155,7 +150,7 @@ class RunSubject:
         return replace(losses, text_hashes=hashes), {"precision": precision_of(model)}
 
     def training(self, noted: dict[str, Any]) -> dict[str, Any]:
-        """Return what the weights cost; of a converted model that is not known."""
+        """Return size and compute of the weights; a converted model's compute is not known."""
         described = describe_run(self._config, self.directory, noted["step"])
         if not self.directory.environment_file.is_file():
             described |= {"n_positions": None, "flops": None}
@@ -164,7 +159,7 @@ class RunSubject:
 
 @contextmanager
 def exact_matmul(device: str) -> Iterator[None]:
-    """Multiply float32 matrices meanwhile as exactly as this device does at full speed."""
+    """Multiply float32 matrices with the fastest exact setting inside the context."""
     matmul = probe_matmul(ExecutionConfig(device="cpu" if device == "cpu" else "cuda"))
     with float32_matmul(matmul["setting"]):
         yield

@@ -1,6 +1,6 @@
-"""What a run amounts to, from its config and its metrics.
+"""The size, compute and time of a run, from its config and its metrics.
 
-Owns the fixed part of `summary.json`. No torch.
+Owns the fixed part of `summary.json`. Imports no torch.
 """
 
 import statistics
@@ -14,16 +14,16 @@ __all__ = ["describe_run"]
 
 
 def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[str, Any]:
-    """Describe a run after `step` updates: identity, size, compute, time.
+    """Return identity, size, compute and time of a run after `step` updates.
 
-    `device_seconds` is the median time per position times positions and devices, so that a pause
-    of the machine does not count as compute.
+    `device_seconds` is the median time per position times positions and devices, so a pause of the
+    machine does not count as compute.
     """
     params = count_params(config.model)
     environment = directory.environment()
     n_positions = config.positions_after(step)
     timings = [row["timing"] for row in directory.metrics("train")]
-    median = statistics.median(t["step_seconds"] for t in timings) if timings else 0.0
+    seconds = statistics.median(t["step_seconds"] for t in timings) if timings else 0.0
     rate = statistics.median(t["tokens_per_second"] for t in timings) if timings else None
     world_size = int(environment.get("world_size", 1))
     return {
@@ -47,7 +47,7 @@ def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[
         "n_threads": environment.get("n_threads"),
         "world_size": world_size,
         "timing": {
-            "median_step_seconds": median,
+            "median_step_seconds": seconds,
             "device_seconds": n_positions / rate * world_size if rate else 0.0,
             "tokens_per_second": rate,
             **_speed(timings),
@@ -56,9 +56,9 @@ def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[
 
 
 def _speed(timings: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Give medians of utilisation, shares of time and extremes of the logged steps.
+    """Return medians of utilisation, shares of time and extremes of the logged steps.
 
-    A key is left out where no row has it: rows of older versions have fewer.
+    Keys that no row has, such as rows of older versions, are left out.
     """
 
     def seen(name: str) -> list[float]:

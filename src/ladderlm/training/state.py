@@ -86,7 +86,7 @@ class TrainState:
         load_weights(self.model, saved.weights, source)
         if self.average is not None:
             with self.average.in_place():
-                load_weights(self.model, saved.chosen(True), f"{source} (average)")
+                load_weights(self.model, saved.average, f"{source} (average)")
         self.step, self.n_tokens = int(saved.state["step"]), int(saved.state["n_tokens"])
         n_updates = self.step
         if self.loss_scale is not None:
