@@ -1,9 +1,8 @@
 """The step of other trainers in plain PyTorch, for comparison with ours.
 
-Owns two models written the usual way: a GPT as nanoGPT has it (LayerNorm, GELU, learned positions,
-joined projections) and a LLaMA as litgpt and transformers have it (RMSNorm, SwiGLU, rotated
-halves). Both go through PyTorch's attention, hold all logits at once and have no document masks.
-They are yardsticks: nothing else uses them, and no weight of theirs is ever kept.
+Owns two models in the usual style: a GPT like nanoGPT's (LayerNorm, GELU, learned positions, joined
+projections) and a LLaMA like litgpt's and transformers' (RMSNorm, SwiGLU, rotated halves). Both use
+PyTorch's attention, hold all logits at once and have no document masks. Only benchmarks use them.
 """
 
 import torch
@@ -16,7 +15,7 @@ __all__ = ["PlainGPT", "PlainLlama"]
 
 
 class _PlainModel(nn.Module):
-    """Embedding, layers, norm, head and the mean loss over all places."""
+    """Embedding, layers, norm, head and the mean loss over all positions."""
 
     def __init__(self, config: ModelConfig, norm: nn.Module, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -44,12 +43,12 @@ def _init(module: nn.Module) -> None:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend causally: three times (B, H, T, E) to (B, T, H E)."""
+    """Compute causal attention from (B, H, T, E) each to (B, T, H E)."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
 class PlainGPT(_PlainModel):
-    """GPT-2's architecture; as many parameters in products as a LLaMA of the same shape."""
+    """GPT-2's architecture, with as many matrix parameters as a LLaMA of the same shape."""
 
     def __init__(self, config: ModelConfig) -> None:
         layers: list[nn.Module] = [_GPTLayer(config) for _ in range(config.n_layers)]
@@ -115,7 +114,7 @@ class _LlamaLayer(nn.Module):
         return x + self.down(mixed)  # type: ignore[no-any-return]
 
     def _turn(self, x: Tensor) -> Tensor:
-        """Turn the halves of (B, H, T, E) by the angles of their positions."""
+        """Rotate the halves of (B, H, T, E) by the angles of their positions."""
         first, second = x.chunk(2, -1)
         cos, sin = self.cos[: x.shape[2]].type_as(x), self.sin[: x.shape[2]].type_as(x)
         return x * cos + torch.cat([-second, first], -1) * sin

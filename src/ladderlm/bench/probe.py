@@ -1,7 +1,6 @@
-"""`python -m ladderlm.bench.probe REQUEST.json OUT.json`: what the parts of runs cost here.
+"""`python -m ladderlm.bench.probe REQUEST.json OUT.json`: the cost of a run's parts on this machine.
 
-Owns the timing of short real runs, from which `study plan` predicts long ones. Nothing of a run is
-imitated: it is carried out as always, with few steps, and watched.
+Owns the timing of short real runs, from which `study plan` predicts long ones.
 """
 
 import itertools
@@ -35,16 +34,16 @@ EVAL_BATCHES = 6  # validation of a short run, in batches of training
 def measure_all(
     configs: list[RunConfig], folder: Path, budget_seconds: float, started: float
 ) -> list[dict[str, float]]:
-    """Carry out a short run of each config, as far as the time allows, the first in any case.
+    """Measure a short run of the first config, and of the others as far as the time allows.
 
     Args:
-        configs: resolved, by rising size.
-        folder: for the runs.
-        budget_seconds: no further run is begun that would not fit in.
-        started: when the process was, on the monotonic clock.
+        configs: resolved, by increasing size.
+        folder: folder for the runs.
+        budget_seconds: a further run starts only if it fits into this time.
+        started: monotonic seconds at which this process started.
 
     Returns:
-        What `measure` gives, for the first so many.
+        Results of `measure`, possibly of the first configs only.
     """
     before = time.monotonic() - started  # the start of Python and its packages
     found: list[dict[str, float]] = []
@@ -65,7 +64,7 @@ def measure_all(
 
 
 def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
-    """Return a run of the same shape and batch that shows in seconds what the whole one takes."""
+    """Return a config of a few steps with the same shape and batch."""
     _, _, val = open_splits(config)
     n_tokens = max(EVAL_BATCHES * config.train.global_batch_tokens, int(val.offsets[1]))
     n_documents = int(np.searchsorted(val.offsets, n_tokens, side="right")) - 1
@@ -87,16 +86,16 @@ def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
 
 
 def measure(config: RunConfig) -> dict[str, float]:
-    """Carry out a short run and return what its parts took.
+    """Carry out a short run and return the cost of its parts.
 
     Args:
         config: a run of at least four steps, all logged, with checkpoints at every second step and
             validations of the head at the first and the last.
 
     Returns:
-        start_seconds (to the first validation), step_seconds (median of those after the first two),
+        start_seconds (to the first validation), step_seconds (median after the first two),
         checkpoint_seconds (of one, with its texts), eval_seconds_per_token, end_seconds (of the end
-        next to its validation) and memory_bytes (the most that the process, or the GPU, has held).
+        without its validation) and memory_bytes (peak of the process or the GPU).
     """
     began = time.monotonic()
     seen: list[tuple[float, dict[str, Any]]] = []
@@ -116,25 +115,20 @@ def measure(config: RunConfig) -> dict[str, float]:
     first, second, last = scored  # of the head twice, then of all documents
     eval_seconds = [row["timing"]["eval_seconds"] for _, row in (first, second)]
     per_token = min(eval_seconds) / n_head
+    device = config.execution.device
+    peak = torch.cuda.max_memory_reserved() if device == "cuda" else peak_memory_bytes(device)
     return {
         "start_seconds": first[0] - began - eval_seconds[0],
         "step_seconds": statistics.median(step for _, step in trained[N_WARM_UP:]),
         "checkpoint_seconds": checkpoint,
         "eval_seconds_per_token": per_token,
         "end_seconds": max(last[0] - second[0] - checkpoint - n_final * per_token, 0.0),
-        "memory_bytes": float(_peak_memory(config.execution.device)),
+        "memory_bytes": float(peak),
     }
 
 
-def _peak_memory(device: str) -> int:
-    """Return the bytes that this process has held at most: of the GPU if it used one."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_reserved())
-    return peak_memory_bytes(device)
-
-
 def main(argv: list[str]) -> int:
-    """Measure the configs of {"configs", "budget_seconds"} and publish what came out."""
+    """Measure the configs of {"configs", "budget_seconds"} and publish the results."""
     import psutil
 
     started = time.monotonic() - (time.time() - psutil.Process().create_time())

@@ -1,7 +1,7 @@
-"""Where a training step spends its time.
+"""The time of a training step by kind of operation.
 
-Owns the recording of a few updates by PyTorch's profiler and the sorting of its operations into
-kinds. The trace is the one that chrome://tracing and Perfetto read.
+Owns the recording of a few updates with PyTorch's profiler and the kinds of its operations. The
+trace is for chrome://tracing and Perfetto.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from ladderlm.files import publish
 
 __all__ = ["KINDS", "profile_steps"]
 
-# The first kind with a part of an operation's name has it.
+# An operation belongs to the first kind with a part of its name.
 KINDS = {
     "attention": ("scaled_dot_product", "flash", "efficient_attention", "bmm", "baddbmm"),
     "matrix products": ("mm", "gemm", "linear", "matmul", "cutlass", "nvjet"),
@@ -37,21 +37,18 @@ def _kind_of(name: str) -> str:
 def profile_steps(
     update: Callable[[], object], n_steps: int, device: str, trace: Path
 ) -> dict[str, Any]:
-    """Record updates after one that does not count.
+    """Record updates, after one that is not recorded, and write the trace as JSON.
 
     Args:
         update: makes one update.
-        trace: JSON file to write.
 
     Returns:
-        `seconds`: of one update, in operations; `kinds` and `operations` (the 20 slowest): rows of
-        name, seconds of an update in the operation itself, share, calls of an update.
+        `seconds` of one update in operations; `kinds` and `operations` (the 20 slowest): rows of
+        name, seconds per update in the operation itself, share, calls per update.
     """
     update()
-    activities = [ProfilerActivity.CPU]
-    if device == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with warnings.catch_warnings():  # the profiler warns of its own settings
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]
+    with warnings.catch_warnings():  # the profiler warns about its own settings
         warnings.simplefilter("ignore")
         with profile(activities=activities) as recorded:
             for _ in range(n_steps):

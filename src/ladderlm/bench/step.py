@@ -1,8 +1,8 @@
 """The speed of a training step, compared with other implementations and with the machine's peak.
 
-Owns the workloads, the ways of carrying a step out, ours and the plain ones of `peers.py`, and the
-rounds in which they take turns, so that a busy minute hurts all alike. Whole updates are measured:
-forward, backward, clipping, optimizer, on made-up tokens.
+Owns the workloads, the implementations of a step (ours and those of `peers.py`), and the rounds in
+which they take turns, so that a busy machine slows all of them equally. Measures whole updates on
+random tokens: forward, backward, clipping, optimizer.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from torch import nn
 from ladderlm.bench.peers import PlainGPT, PlainLlama
 from ladderlm.data.batch import Batch
 from ladderlm.data.config import DataConfig
-from ladderlm.errors import ConfigError
+from ladderlm.config import require
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.model.init import init_weights
@@ -38,26 +38,16 @@ from ladderlm.training.throughput import matmul_rate
 
 __all__ = ["SHAPES", "WAYS", "Measured", "Workload", "build", "compare_ways", "describe"]
 
-Kind = Literal["ladderlm", "gpt", "llama"]
-
 
 @dataclass(frozen=True)
 class Workload:
-    """What every contender trains: a shape, rows of random tokens, and where.
+    """Model shape, random rows and device that all contenders train with."""
 
-    Args:
-        model: with a known vocabulary.
-        seq_len, n_rows: tokens of a row and rows of a step.
-        optim: update rule of ours; the others have AdamW.
-        mask_documents: two documents a row, for ours alone.
-        device: cpu or cuda.
-    """
-
-    model: ModelConfig
+    model: ModelConfig  # with a known vocabulary
     seq_len: int
-    n_rows: int
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    mask_documents: bool = False
+    n_rows: int  # of a step
+    optim: OptimConfig = field(default_factory=OptimConfig)  # ours; the others use AdamW
+    mask_documents: bool = False  # two documents per row, for ours only
     device: Literal["cpu", "cuda"] = "cpu"
 
     @property
@@ -67,7 +57,7 @@ class Workload:
 
     @property
     def flops(self) -> float:
-        """Of a step, nominal causal; the same number for every contender."""
+        """Nominal causal FLOPs of a step, equal for all contenders."""
         return train_flops_per_token(self.model, self.seq_len) * self.n_tokens
 
 
@@ -88,18 +78,12 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way of carrying out the step.
+    """An implementation of the step with its settings."""
 
-    Args:
-        kind: whose step it is; gpt and llama are the plain ones.
-        plain: of ours: PyTorch's attention and its default route of float32 products, instead of
-            what a run would choose.
-    """
-
-    kind: Kind
+    kind: Literal["ladderlm", "gpt", "llama"]  # gpt and llama are those of `peers.py`
     precision: Precision = "float32"
     compiled: bool = False
-    plain: bool = False
+    plain: bool = False  # ours with PyTorch's default attention and matmul, not a run's choice
 
 
 WAYS = {
@@ -123,37 +107,30 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A model, carried out in one way, that makes one update when it is called.
-
-    Args:
-        update: gives the loss, which also waits for the device.
-    """
+    """A model with one way of updating it."""
 
     name: str
     way: Way
-    update: Callable[[], float]
+    update: Callable[[], float]  # makes one update and returns the loss, so waits for the device
 
 
 def build(name: str, work: Workload) -> Contender:
-    """Make a contender ready to go.
+    """Build a contender by the name of its way.
 
     Raises:
         ConfigError: there is no such way.
     """
-    if name not in WAYS:
-        raise ConfigError(f"unknown way {name!r}", f"there are {', '.join(WAYS)}")
+    require("a way", repr(name), name in WAYS, f"be one of {', '.join(WAYS)}")
     way = WAYS[name]
-    make = _ours if way.kind == "ladderlm" else _plain
-    return Contender(name, way, make(way, work))
+    return Contender(name, way, (_ours if way.kind == "ladderlm" else _plain)(way, work))
 
 
 def _make_batch(work: Workload) -> Batch:
     """Return rows of random tokens, two documents in each."""
     n_rows, seq_len = work.n_rows, work.seq_len
     ids = np.random.default_rng(0).integers(0, work.model.vocabulary, (n_rows, seq_len + 1))
-    half = seq_len // 2
+    half, shape = seq_len // 2, (n_rows, seq_len)
     positions = np.concatenate([np.arange(half), np.arange(seq_len - half)])
-    shape = (n_rows, seq_len)
     segments = np.broadcast_to(np.repeat([0, 1], [half, seq_len - half]), shape).copy()
     return Batch(
         tokens=ids[:, :-1],
@@ -166,7 +143,7 @@ def _make_batch(work: Workload) -> Batch:
 
 
 def _ours(way: Way, work: Workload) -> Callable[[], float]:
-    """Return our own update, the one that runs make."""
+    """Return our update, the one that runs make."""
     setting: Float32Matmul = "highest"
     attention: AttentionBackend = "sdpa"
     if not way.plain:
@@ -193,16 +170,14 @@ def _ours(way: Way, work: Workload) -> Callable[[], float]:
 
 
 def _plain(way: Way, work: Workload) -> Callable[[], float]:
-    """Return the update of a plain model, with AdamW as each of them builds it."""
+    """Return the update of a model of `peers.py` with AdamW."""
     torch.manual_seed(1)
     model: nn.Module = {"gpt": PlainGPT, "llama": PlainLlama}[way.kind](work.model).to(work.device)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, (0.9, 0.95), weight_decay=0.1)
     if way.compiled:
         model.compile()
     batch = _make_batch(work)
-    tokens, targets = (
-        torch.from_numpy(array).to(work.device) for array in (batch.tokens, batch.targets)
-    )
+    tokens, targets = (torch.from_numpy(a).to(work.device) for a in (batch.tokens, batch.targets))
     half = way.precision == "bf16-autocast"
 
     def update() -> float:
@@ -219,33 +194,26 @@ def _plain(way: Way, work: Workload) -> Callable[[], float]:
 
 @dataclass
 class Measured:
-    """What one contender did.
+    """Measurements of one contender."""
 
-    Args:
-        first_seconds: of its first update, compilation in.
-        wall, cpu: seconds of each later update, by the clock and of all this process's threads.
-        losses: after each of them.
-    """
-
-    first_seconds: float
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
+    first_seconds: float  # of the first update, with compilation
+    wall: list[float] = field(default_factory=list)  # seconds of each later update
+    cpu: list[float] = field(default_factory=list)  # seconds of all threads of this process
+    losses: list[float] = field(default_factory=list)  # after each later update
 
 
 def compare_ways(
     names: list[str], work: Workload, n_rounds: int, probe_seconds: float = 0.2
 ) -> tuple[dict[str, Measured], dict[str, float]]:
-    """Let contenders take turns.
+    """Measure ways of `WAYS` in turns.
 
     Args:
-        names: of `WAYS`.
-        n_rounds: updates of each, after the first one.
-        probe_seconds: spent on each ceiling in each round.
+        n_rounds: updates of each after the first.
+        probe_seconds: time for each ceiling in each round.
 
     Returns:
-        What each did, and the ceiling of each in FLOP/s: the median over rounds of the rate of
-        square matrix products in its precision.
+        Measurements and ceiling of each way; a ceiling is the median FLOP/s over rounds of square
+        matrix multiplications in its precision.
     """
     contenders = {name: build(name, work) for name in names}
     found: dict[str, Measured] = {}
@@ -274,7 +242,7 @@ def describe(
 ) -> list[dict[str, Any]]:
     """Return one row of numbers for each contender; ratios are medians over rounds to the first.
 
-    `times_first` above 1 is faster. `of_ceiling` is model FLOP/s over the ceiling.
+    A `times_first` above 1 is faster. `of_ceiling` is model FLOP/s divided by the ceiling.
     """
     first = next(iter(found.values()))
     rows = []
