@@ -1,4 +1,4 @@
-"""`python -m ladderlm.bench.probe REQUEST.json OUT.json`: the cost of a run's parts on this machine.
+"""`python -m ladderlm.bench.probe REQUEST.json OUT.json`: the cost of the parts of runs here.
 
 Owns the timing of short real runs, from which `study plan` predicts long ones.
 """

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ladderlm.bench.peers import PlainGPT, PlainLlama
+from ladderlm.config import require
 from ladderlm.data.batch import Batch
 from ladderlm.data.config import DataConfig
-from ladderlm.config import require
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import AttentionBackend, ModelConfig
 from ladderlm.model.init import init_weights
