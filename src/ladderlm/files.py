@@ -329,7 +329,7 @@ class FolderLock:
         self._stream.flush()
 
     def release(self) -> None:
-        """Return the folder back; a second call does nothing."""
+        """Release the folder; a second call does nothing."""
         if not self._stream.closed:
             self._stream.truncate(0)
             self._stream.close()

@@ -37,6 +37,7 @@ AVERAGE_FILE = "average.safetensors"  # of runs that keep an average of the weig
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
+_RESTORE = "restore the folder from a copy, or choose another checkpoint of the run"
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -110,11 +111,10 @@ def verify_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing or damaged, or the format version is another one.
     """
-    fix = "restore the folder from a copy, or choose another checkpoint of the run"
     try:
         manifest: dict[str, Any] = read_json(checkpoint.folder / MANIFEST_FILE)
     except DataError as error:
-        raise CheckpointError(error.what, error.why, fix) from error
+        raise CheckpointError(error.what, error.why, _RESTORE) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -124,26 +124,24 @@ def verify_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or {MODEL_FILE, STATE_FILE} - files.keys():
-        raise CheckpointError(
-            f"{checkpoint.folder / MANIFEST_FILE} does not list the model and its state", fix=fix
-        )
+        message = f"{checkpoint.folder / MANIFEST_FILE} does not list the model and its state"
+        raise CheckpointError(message, fix=_RESTORE)
     for name, entry in files.items():
-        _verify_file(checkpoint.folder, str(name), entry, fix)
+        _verify_file(checkpoint.folder, str(name), entry)
     return manifest
 
 
-def _verify_file(folder: Path, name: str, entry: Any, fix: str) -> None:
+def _verify_file(folder: Path, name: str, entry: Any) -> None:
     path = folder / name
     if Path(name).name != name or path.is_symlink():
-        raise CheckpointError(f"{folder} must list plain files, got {name!r}", fix=fix)
-    if not isinstance(entry, dict) or not path.is_file():
-        raise CheckpointError(f"{path} is missing", "the manifest lists it", fix)
-    if path.stat().st_size != entry.get("n_bytes") or sha256_file(path) != entry.get("sha256"):
-        raise CheckpointError(
-            f"{path} is damaged: its size or SHA-256 is not the manifest's",
-            "a run that resumed from it would be wrong",
-            fix,
-        )
+        message = f"{folder} must list plain files, got {name!r}"
+    elif not isinstance(entry, dict) or not path.is_file():
+        message = f"{path} is missing, but its manifest lists it"
+    elif path.stat().st_size != entry.get("n_bytes") or sha256_file(path) != entry.get("sha256"):
+        message = f"{path} is damaged: its size or SHA-256 is not the manifest's"
+    else:
+        return
+    raise CheckpointError(message, fix=_RESTORE)
 
 
 def rotate(checkpoints: Path, keep: int, pinned: set[int]) -> None:

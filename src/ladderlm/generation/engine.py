@@ -151,16 +151,13 @@ def generate_tokens(
     ]
 
 
+@dataclass
 class _Decoding:
     """The decoding of one call's rows, position by position."""
 
-    def __init__(
-        self,
-        model: Stepper,
-        request: GenerationRequest,
-        watch: Callable[[int, int], bool] | None,
-    ) -> None:
-        self.model, self.request, self.watch = model, request, watch
+    model: Stepper
+    request: GenerationRequest
+    watch: Callable[[int, int], bool] | None
 
     def run(self, batch: list[_Row], should_stop: Callable[[], bool]) -> None:
         """Continue rows of at least one token each, in place."""

@@ -7,7 +7,7 @@ the standard library, torch, numpy and safetensors (tiktoken where installed).
 import logging
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +46,7 @@ from ladderlm.training.compute import HALF_COPIES, Compute
 from ladderlm.training.guards import SignalFlag, explain_memory
 from ladderlm.training.loop import run_loop
 from ladderlm.training.run_config import RunConfig
-from ladderlm.training.session import FileLogs, Session
+from ladderlm.training.session import Logs, Session
 from ladderlm.training.sharding import Sharding
 from ladderlm.training.state import TrainState
 from ladderlm.training.step import accumulate_gradients
@@ -86,31 +86,27 @@ def execute(
         resolved = resolve(config, processes.world_size)
         folder = Path(resolved.out) if resolved.out else Path("runs") / resolved.run_id
         directory = RunDirectory(folder)
-        lock = FolderLock(folder, wait) if processes.first else None
-        try:
-            with SignalFlag() as flag:
-                if processes.first:
-                    _open_folder(resolved, directory, resume)
-                processes.wait()
-                if not directory.finished:
-                    config, peaks = _settle_folder(resolved, directory, processes)
-                    data, train, val = open_splits(config)
-                    session = Session(
-                        config=config,
-                        processes=processes,
-                        flag=flag,
-                        checkpoints=directory.checkpoints,
-                        validation=val,
-                        tokenizer=load_tokenizer(data.tokenizer_folder),
-                        peaks=peaks,
-                        began=began,
-                    )
-                    stream = RowStream(train, config.data, data.bos_id)
-                    _carry_out(session, directory, stream, observe)
-                return directory.path
-        finally:
-            if lock is not None:
-                lock.release()
+        lock = FolderLock(folder, wait) if processes.first else nullcontext()
+        with lock, SignalFlag() as flag:
+            if processes.first:
+                _open_folder(resolved, directory, resume)
+            processes.wait()
+            if not directory.finished:
+                config, peaks = _settle_folder(resolved, directory, processes)
+                data, train, val = open_splits(config)
+                session = Session(
+                    config=config,
+                    processes=processes,
+                    flag=flag,
+                    checkpoints=directory.checkpoints,
+                    validation=val,
+                    tokenizer=load_tokenizer(data.tokenizer_folder),
+                    peaks=peaks,
+                    began=began,
+                )
+                stream = RowStream(train, config.data, data.bos_id)
+                _carry_out(session, directory, stream, observe)
+            return directory.path
     finally:
         processes.leave()
 
@@ -233,7 +229,7 @@ def _resume(
             session.saved_step = state.step
     if processes.first:
         files = (directory.metrics_file, directory.samples_file)
-        session.logs = FileLogs(*files, state.step if saved is not None else -1, observe)
+        session.logs = Logs(files, state.step if saved is not None else -1, observe)
         write_summary(config, directory, state, "running", {})
     processes.wait()
     if processes.first and saved is not None:

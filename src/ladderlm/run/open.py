@@ -16,7 +16,7 @@ from ladderlm.checkpoint.load import load_weights, read_tensors
 from ladderlm.errors import CheckpointError
 from ladderlm.generation.chat import ChatPrompt
 from ladderlm.generation.config import SamplingConfig
-from ladderlm.generation.engine import Completion, GenerationRequest, generate_tokens
+from ladderlm.generation.engine import Completion, GenerationRequest, Stepper, generate_tokens
 from ladderlm.generation.kernel import make_stepper
 from ladderlm.generation.text import TextStream
 from ladderlm.model.transformer import Transformer
@@ -114,33 +114,18 @@ def complete(
     room = run.config.model.max_seq_len - 1
     encoded = [encode_prompt(run.tokenizer, prompt, room, heal=writing.heal) for prompt in prompts]
     texts = [TextStream(run.tokenizer, writing.stop, p.healed, bool(p.text)) for p in encoded]
-
-    def watch(index: int, token: int) -> bool:
-        piece = texts[index].add(token)
-        if show is not None and piece:
-            show(index, piece)
-        return texts[index].stopped
-
-    done = generate_tokens(
-        make_stepper(run.model, writing.dtype, writing.compiled),
-        [prompt.tokens for prompt in encoded],
-        GenerationRequest(
-            max_new_tokens=max_new_tokens,
-            sampling=sampling or SamplingConfig(),
-            stop_ids=frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id}),
-            first_ids=[prompt.first_ids for prompt in encoded],
-            n_ids=run.tokenizer.vocab_size,
-            logprobs=writing.logprobs,
-            prompt_logprobs=writing.prompt_logprobs,
-        ),
-        watch=watch,
+    request = GenerationRequest(
+        max_new_tokens=max_new_tokens,
+        sampling=sampling or SamplingConfig(),
+        stop_ids=frozenset({run.tokenizer.bos_id, run.tokenizer.eos_id}),
+        first_ids=[prompt.first_ids for prompt in encoded],
+        n_ids=run.tokenizer.vocab_size,
+        logprobs=writing.logprobs,
+        prompt_logprobs=writing.prompt_logprobs,
     )
-    for index, text in enumerate(texts):
-        rest = text.finish()
-        if show is not None and rest:
-            show(index, rest)
-    parts = zip(texts, done, encoded, strict=True)
-    return [Written(text.text, made, prompt.tokens) for text, made, prompt in parts]
+    stepper = make_stepper(run.model, writing.dtype, writing.compiled)
+    prompt_ids = [prompt.tokens for prompt in encoded]
+    return _write_texts(stepper, prompt_ids, request, texts, show or (lambda _index, _piece: None))
 
 
 def answer(
@@ -160,23 +145,33 @@ def answer(
         dtype, compiled: see `Writing`.
     """
     text = TextStream(run.tokenizer, prompt.stop, continued=True)
-
-    def watch(_index: int, token: int) -> bool:
-        if piece := text.add(token):
-            show(piece)
-        return text.stopped
-
-    (done,) = generate_tokens(
-        make_stepper(run.model, dtype, compiled),
-        [prompt.tokens],
-        GenerationRequest(
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            stop_ids=prompt.stop_ids,
-            n_ids=run.tokenizer.vocab_size,
-        ),
-        watch=watch,
+    request = GenerationRequest(
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_ids=prompt.stop_ids,
+        n_ids=run.tokenizer.vocab_size,
     )
-    if rest := text.finish():
-        show(rest)
-    return Written(text.text, done, prompt.tokens)
+    stepper = make_stepper(run.model, dtype, compiled)
+    return _write_texts(stepper, [prompt.tokens], request, [text], lambda _, s: show(s))[0]
+
+
+def _write_texts(
+    stepper: Stepper,
+    prompts: Sequence[tuple[int, ...]],
+    request: GenerationRequest,
+    texts: Sequence[TextStream],
+    show: Callable[[int, str], None],
+) -> list[Written]:
+    """Generate tokens and show their text as it grows."""
+
+    def watch(index: int, token: int) -> bool:
+        if piece := texts[index].add(token):
+            show(index, piece)
+        return texts[index].stopped
+
+    done = generate_tokens(stepper, prompts, request, watch=watch)
+    for index, text in enumerate(texts):
+        if rest := text.finish():
+            show(index, rest)
+    parts = zip(texts, done, prompts, strict=True)
+    return [Written(text.text, made, prompt) for text, made, prompt in parts]

@@ -4,7 +4,7 @@ Owns `Session` and the logs of a run, which only the first process writes.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,64 +23,49 @@ from ladderlm.training.run_config import RunConfig
 from ladderlm.training.throughput import Peaks
 from ladderlm.watch import UNWATCHED, Watch
 
-__all__ = ["FileLogs", "Logs", "Session"]
+__all__ = ["Logs", "Session"]
 
 
 class Logs:
-    """Logs that drop their rows, for every process but the first."""
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Log a row of metrics."""
-
-    def write_sample(self, row: dict[str, Any]) -> None:
-        """Log a text written during the run."""
-
-    def sync(self) -> None:
-        """Force what was logged to disk."""
-
-    def close(self) -> None:
-        """Sync and close."""
-
-
-class FileLogs(Logs):
     """metrics.jsonl and samples.jsonl of a run, truncated to the step that it resumes from.
 
     Args:
-        last_step: rows of later steps are dropped.
+        files: the two; without them, as in every process but the first, rows are dropped.
+        last_step: existing rows of later steps are dropped.
         observe: called with every row of metrics.
     """
 
     def __init__(
         self,
-        metrics: Path,
-        samples: Path,
-        last_step: int,
-        observe: Callable[[dict[str, Any]], None],
+        files: Sequence[Path] = (),
+        last_step: int = -1,
+        observe: Callable[[dict[str, Any]], None] = lambda _row: None,
     ) -> None:
         def keep(row: dict[str, Any]) -> bool:
             return bool(row.get("step", 0) <= last_step)
 
-        self._metrics, self._samples = AppendLog(metrics, keep), AppendLog(samples, keep)
-        self._observe = observe
+        self._files, self._observe = [AppendLog(file, keep) for file in files], observe
 
     def write(self, row: dict[str, Any]) -> None:
         """Log a row of metrics and pass it to the observer."""
-        self._metrics.write(row)
-        self._observe(row)
+        for file in self._files[:1]:
+            file.write(row)
+            self._observe(row)
 
     def write_sample(self, row: dict[str, Any]) -> None:
         """Log a text written during the run."""
-        self._samples.write(row)
+        for file in self._files[1:]:
+            file.write(row)
 
     def sync(self) -> None:
         """Force what was logged to disk."""
-        self._metrics.sync()
-        self._samples.sync()
+        for file in self._files:
+            file.sync()
 
     def close(self) -> None:
         """Sync and close."""
-        self._metrics.close()
-        self._samples.close()
+        for file in self._files:
+            file.close()
 
 
 @dataclass
