@@ -26,7 +26,7 @@ from ladderlm.model.precision import Float32Matmul, float32_matmul
 from ladderlm.model.transformer import Transformer
 from ladderlm.optim.config import OptimConfig
 from ladderlm.optim.groups import build_optimizer
-from ladderlm.run.peak import products_of
+from ladderlm.run.peak import matmul_dtype
 from ladderlm.run.resolve import resolve_attention
 from ladderlm.run.settle import probe_matmul
 from ladderlm.training.compute import Compute
@@ -221,7 +221,7 @@ def compare_ways(
         began = time.perf_counter()
         contender.update()
         found[name] = Measured(time.perf_counter() - began)
-    kinds = {name: products_of(one.way.precision) for name, one in contenders.items()}
+    kinds = {name: matmul_dtype(one.way.precision) for name, one in contenders.items()}
     rates: dict[torch.dtype, list[float]] = {kind: [] for kind in kinds.values()}
     setting = probe_matmul(ExecutionConfig(device=work.device))["setting"]
     for _ in range(n_rounds):

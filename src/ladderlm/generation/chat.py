@@ -74,26 +74,20 @@ def encode_dialog(tokenizer: Tokenizer, dialog: Dialog, style: str) -> ChatPromp
     """
     require("the chat format", repr(style), style in FORMATS, f"be one of {', '.join(FORMATS)}")
     _check_messages(dialog, style)
-    if style == "llama2":
-        return _encode_llama2(tokenizer, dialog)
-    return (
-        _encode_llama3(tokenizer, dialog) if style == "llama3" else _encode_plain(tokenizer, dialog)
-    )
+    encode = {"llama2": _encode_llama2, "llama3": _encode_llama3, "plain": _encode_plain}[style]
+    return encode(tokenizer, dialog)
 
 
 def _check_messages(dialog: Dialog, style: str) -> None:
     for i, message in enumerate(dialog):
         role = message.get("role")
         if role not in ("system", "user", "assistant") or "content" not in message:
-            raise ConfigError(
-                f"message {i} must have a content and the role system, user or assistant, "
-                f"got role {role!r}"
-            )
+            rule = "have a content and the role system, user or assistant"
+            raise ConfigError(f"message {i} must {rule}, got role {role!r}")
     if not dialog or dialog[-1]["role"] != "user":
         last = f"is from {dialog[-1]['role']}" if dialog else "does not exist"
-        raise ConfigError(
-            f"the last message {last}", fix="end the dialogue with a message of role user"
-        )
+        fix = "end the dialogue with a message of role user"
+        raise ConfigError(f"the last message {last}", fix=fix)
     if style == "llama3":  # every turn has a header, so any order can be written
         return
     turns = dialog[1:] if dialog[0]["role"] == "system" else dialog

@@ -160,12 +160,12 @@ class Decoder:
         n_heads, end = n_all - 2 * n_kv, start + n_new
         q_and_k = qkv[:, :, : n_heads + n_kv]
         pairs = torch.view_as_complex(widen(q_and_k).unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
-        turned = torch.view_as_real(pairs * turns).flatten(-2).to(self.dtype)
-        cache.keys[:, start:end] = turned[:, :, n_heads:]
+        rotated = torch.view_as_real(pairs * turns).flatten(-2).to(self.dtype)
+        cache.keys[:, start:end] = rotated[:, :, n_heads:]
         cache.values[:, start:end] = qkv[:, :, n_heads + n_kv :]
         k = cache.keys[:, :end].transpose(1, 2)
         v = cache.values[:, :end].transpose(1, 2)
-        q = turned[:, :, :n_heads]
+        q = rotated[:, :, :n_heads]
         if n_new == 1:
             # The query heads of one kv head become the queries of one attention: grouped heads
             # need no copies of keys, and no mask, since each query sees all positions.

@@ -16,13 +16,13 @@ from ladderlm.training.compute import HALF_COPIES
 from ladderlm.training.config import Precision
 from ladderlm.training.throughput import matmul_rate
 
-__all__ = ["measured_peak", "products_of"]
+__all__ = ["matmul_dtype", "measured_peak"]
 
 PROBE_SECONDS = 0.3
 _HALF = HALF_COPIES | {"bf16-autocast": torch.bfloat16}
 
 
-def products_of(precision: Precision) -> torch.dtype:
+def matmul_dtype(precision: Precision) -> torch.dtype:
     """Return the dtype of matrix multiplications."""
     return _HALF.get(precision, torch.float32)
 
@@ -32,7 +32,7 @@ def measured_peak(hardware: str, device: str, precision: Precision) -> float:
 
     Delete the file to measure again, for example if the machine was busy at that time.
     """
-    dtype = str(products_of(precision)).removeprefix("torch.")
+    dtype = str(matmul_dtype(precision)).removeprefix("torch.")
     threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
     setting = torch.get_float32_matmul_precision() if dtype == "float32" else ""
     key = f"{hardware}{threads}, {dtype} {setting}, torch {torch.__version__}"
@@ -44,7 +44,7 @@ def measured_peak(hardware: str, device: str, precision: Precision) -> float:
             return float(known[key])
     except (LadderError, OSError, TypeError, ValueError):
         known = {}
-    found = matmul_rate(device, products_of(precision), PROBE_SECONDS)
+    found = matmul_rate(device, matmul_dtype(precision), PROBE_SECONDS)
     with contextlib.suppress(LadderError, OSError):  # a home that cannot be written to
         publish_json(file, known | {key: found})
     return found

@@ -36,11 +36,11 @@ class Sharding:
         self.kind: Kind = kind if processes.world_size > 1 else "none"
         self.owners: dict[str, int] = {}
 
-    def prepare(self, model: Transformer, products: torch.dtype | None) -> None:
+    def prepare(self, model: Transformer, half: torch.dtype | None) -> None:
         """Distribute the weights; called once, before the optimizer is built.
 
         Args:
-            products: half precision that FSDP2 casts whole weights to; None: no cast.
+            half: dtype that FSDP2 casts whole weights to; None: no cast.
 
         Raises:
             ConfigError: there are more processes than tensors.
@@ -66,9 +66,7 @@ class Sharding:
         device = model.tok_embeddings.weight.device.type
         mesh = init_device_mesh(device, (self.processes.world_size,))
         # Inputs are not cast: the angles stay float32, and the stream follows the weights.
-        policy = MixedPrecisionPolicy(
-            param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
+        policy = MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False)
         for layer in model.layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)

@@ -27,7 +27,6 @@ class Update:
 
     loss: float  # nats per target
     grad_norm: float  # before clipping
-    n_targets: int
     skipped: bool = False  # the scaled gradient overflowed half precision: weights are unchanged
 
 
@@ -109,7 +108,7 @@ def train_step(state: TrainState, batch: Batch, n_targets: int, config: RunConfi
     grad_norm = scaled_norm * factor
     overflow = math.isfinite(loss) and not math.isfinite(grad_norm)
     if overflow and loss_scale is not None and loss_scale.skip():
-        return Update(loss, grad_norm, n_targets, skipped=True)
+        return Update(loss, grad_norm, skipped=True)
     check_finite(loss, grad_norm, state.step + 1, batch)
     if grad_clip is not None and grad_norm > grad_clip:
         factor *= grad_clip / (grad_norm + 1e-6)
@@ -119,4 +118,4 @@ def train_step(state: TrainState, batch: Batch, n_targets: int, config: RunConfi
     sharding.share_weights(model)
     if loss_scale is not None:
         loss_scale.note_good()
-    return Update(loss, grad_norm, n_targets)
+    return Update(loss, grad_norm)
