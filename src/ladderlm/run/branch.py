@@ -24,9 +24,9 @@ __all__ = ["check_trunk", "take_over"]
 
 # Options that cannot change a number before the cooldown begins; warmup_steps replaces
 # warmup_fraction.
-_MAY_DIFFER = {
-    *("train.n_steps", "optim.decay_fraction", "optim.final_lr_fraction", "optim.warmup_fraction"),
-}
+_MAY_DIFFER = set(
+    "train.n_steps optim.decay_fraction optim.final_lr_fraction optim.warmup_fraction".split()
+)
 _log = logging.getLogger(__name__)
 
 

@@ -12,6 +12,8 @@ from ladderlm.training.run_config import RunConfig
 
 __all__ = ["describe_run"]
 
+_PARAMS = ("total", "matrices", "head", "embedding", "norms", "n_matmul")
+
 
 def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[str, Any]:
     """Return identity, size, compute and time of a run after `step` updates.
@@ -31,14 +33,7 @@ def describe_run(config: RunConfig, directory: RunDirectory, step: int) -> dict[
         "meaning_hash": config.meaning_hash,
         "numerics_version": config.numerics_version,
         "data_fingerprint": config.data.fingerprint,
-        "n_params": {
-            "total": params.total,
-            "matrices": params.matrices,
-            "head": params.head,
-            "embedding": params.embedding,
-            "norms": params.norms,
-            "n_matmul": params.n_matmul,
-        },
+        "n_params": {name: getattr(params, name) for name in _PARAMS},
         "n_steps": step,
         "n_positions": n_positions,
         "flops": train_flops_per_token(config.model, config.data.seq_len) * n_positions,
