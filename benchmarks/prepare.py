@@ -97,8 +97,8 @@ def _files(source: Path) -> list[Path]:
 
 def relabel(source: Path, out: Path) -> None:
     """Copy the files with the key that litgpt looks at."""
+    from ladderlm.corpus.decompress import zstd
     from ladderlm.corpus.documents import read_blocks
-    from ladderlm.corpus.head import zstd
 
     out.mkdir()
     for path in _files(source):

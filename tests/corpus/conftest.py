@@ -1,5 +1,7 @@
 """The Pile's sources on this machine, for all tests of fetching it."""
 
+from dataclasses import asdict
+
 import pytest
 
 from ladderlm.corpus.head import HeadLimits
@@ -23,7 +25,7 @@ def get(tmp_path):
     def give(split="val", shards=(0,), source=None, limits=WHOLE, n_jobs=1, **options):
         options = {"back_off_seconds": 0.0, **options}
         wanted = PileRequest(
-            split=split, shards=shards, source=source, n_jobs=n_jobs, **limits.as_dict()
+            split=split, shards=shards, source=source, n_jobs=n_jobs, **asdict(limits)
         )
         return fetch_pile(tmp_path / "pile", wanted, **options)
 

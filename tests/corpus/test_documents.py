@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from builders import make_records, write_jsonl
 from ladderlm.corpus import documents
-from ladderlm.corpus.corpus_files import expand_sources
-from ladderlm.corpus.documents import Document, Reader
+from ladderlm.corpus.documents import Document, Reader, ReadingOptions
+from ladderlm.corpus.files import expand_sources
 from ladderlm.errors import DataError
 
 if sys.version_info >= (3, 14):
@@ -30,7 +30,7 @@ PLAIN = b"".join(LINES)
 
 
 def read(*sources, **options):
-    return list(Reader(sources, **options))
+    return list(Reader(sources, ReadingOptions(**options)))
 
 
 def write(path, content):
@@ -204,7 +204,7 @@ def test_a_bad_record_is_named_with_its_line_or_left_out_and_counted(tmp_path, b
     assert "line 1" not in error.what  # the parser's own count starts anew with each record
     if column is not None:
         assert f"{path}:2:{column}: " in error.what
-    reader = Reader([path], skip_bad=True)
+    reader = Reader([path], ReadingOptions(skip_bad=True))
     assert [(d.text, d.line) for d in reader] == [("fine", 1), ("fine", 3)]
     (counted,) = reader.skipped.items()
     assert counted[1] == 1
@@ -270,7 +270,7 @@ def test_a_text_file_is_one_document(tmp_path, pack):
 def test_a_text_file_that_is_not_utf8_is_named_with_the_byte(tmp_path):
     path = write(tmp_path / "a.txt", b"abc\xff")
     assert "byte 3 is not UTF-8" in refused(path).what
-    reader = Reader([path], skip_bad=True)
+    reader = Reader([path], ReadingOptions(skip_bad=True))
     assert list(reader) == []
     assert reader.skipped == {"not UTF-8": 1}
 
@@ -371,9 +371,9 @@ def test_reading_twice_gives_the_same_documents(tmp_path):
 def test_the_slow_parser_judges_as_the_fast_one(tmp_path, monkeypatch, bad):
     """D06: what counts as a document does not depend on which parser is installed."""
     path = write(tmp_path / "a.jsonl", GOOD + bad + b"\n" + PLAIN)
-    fast = Reader([path], skip_bad=True)
+    fast = Reader([path], ReadingOptions(skip_bad=True))
     expected = list(fast)
     monkeypatch.setitem(sys.modules, "orjson", None)
-    slow = Reader([path], skip_bad=True)
+    slow = Reader([path], ReadingOptions(skip_bad=True))
     assert list(slow) == expected
     assert slow.skipped == fast.skipped

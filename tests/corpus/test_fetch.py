@@ -350,7 +350,7 @@ def test_a_refused_connection_is_tried_again_and_then_named(tmp_path, waits):
     with pytest.raises(DataError, match=r"[Cc]onnection refused, 4 times") as caught:
         download(url, tmp_path / "a")
     assert len(waits) == MAX_FIRST_TRIES - 1
-    assert caught.value.why == "nothing has come"
+    assert caught.value.why == "no byte has arrived"
 
 
 def test_an_answer_that_is_not_http_is_tried_again(get, monkeypatch, waits):

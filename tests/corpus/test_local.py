@@ -349,7 +349,7 @@ def test_no_package_at_all_is_an_error_that_says_what_was_looked_for(packages, t
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="none of the packages") as caught:
         fetch_local(tmp_path / "out", packages, [str(tmp_path / "empty")])
-    assert "pkg, docs-pkg" in caught.value.why
+    assert "pkg, docs-pkg" in caught.value.what
     assert not (tmp_path / "out/corpus.json").exists()
 
 

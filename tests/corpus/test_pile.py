@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -296,11 +297,11 @@ def test_progress_names_the_file(hub, get):
         (("train", ()), "between 0 and 29"),
         (("train", (0, 30)), "between 0 and 29"),
         (("train", (-1,)), "between 0 and 29"),
-        (("val", (0,), "pile-val-backupp"), r"did you mean pile-val-backup\?"),
+        (("val", (0,), "pile-val-backupp"), "use --source pile-val-backup"),
         (("val", (0,), "./nowhere"), "name a URL"),
         (("val", (0,), "file:///etc"), "name a URL"),
         (("val", (0,), "ftp://127.0.0.1/pile"), "name a URL"),
-        (("train", (0,), "pile-val-backup"), "it has val"),
+        (("train", (0,), "pile-val-backup"), "split train, only val"),
     ],
 )
 def test_wrong_wishes_are_refused_before_anything_is_made(arguments, says, hub, get, tmp_path):
@@ -346,7 +347,7 @@ def test_a_host_that_does_not_answer_is_given_up_once_for_all_its_files(get, mon
         get()
     assert len(waits) == MAX_FIRST_TRIES - 1
     assert (
-        len(re.findall("not asked, since 127.0.0.1:[0-9]+ does not answer", caught.value.why)) == 3
+        len(re.findall("not tried, since 127.0.0.1:[0-9]+ does not answer", caught.value.why)) == 3
     )
 
 
@@ -363,7 +364,7 @@ def test_an_end_between_the_record_and_the_name_of_a_file_is_no_loss(
     limits, hub, get, monkeypatch, tmp_path
 ):
     """N07, D15: the worst moment for a kill; the next call ends as if nothing had been."""
-    fetch_pile(tmp_path / "good", PileRequest(**limits.as_dict()))
+    fetch_pile(tmp_path / "good", PileRequest(**asdict(limits)))
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "move_into_place", lambda source, target: 1 / 0)
         with pytest.raises(ZeroDivisionError):

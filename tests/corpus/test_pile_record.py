@@ -64,9 +64,9 @@ ENTRY = {
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ([], "not a list of Pile files"),
-        ({"kind": "ladderlm-data", "format_version": 1, "files": {}}, "not a list of Pile files"),
-        ({"kind": "ladderlm-pile", "format_version": 2, "files": {}}, "not a list of Pile files"),
+        ([], "not a record of Pile files"),
+        ({"kind": "ladderlm-data", "format_version": 1, "files": {}}, "not a record of Pile files"),
+        ({"kind": "ladderlm-pile", "format_version": 2, "files": {}}, "not a record of Pile files"),
         ({"kind": "ladderlm-pile", "format_version": 1}, "'files' is damaged"),
         ({"kind": "ladderlm-pile", "format_version": 1, "files": []}, "'files' is damaged"),
         *(

@@ -137,7 +137,7 @@ def train_tokenizer(
     """
     if not sources:
         raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
-    reader = Reader(sources, **reading)
+    reader = Reader(sources, ReadingOptions(**reading))
     named = {Path(source) for source in sources}
     reader.files = [
         file

@@ -1,8 +1,8 @@
 """Read documents from text corpora.
 
 Owns the readers of `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.txt` and standard input, and the errors
-that name file and line. A file is read in blocks of whole lines, so that millions of small records
-cost little each and memory stays bounded.
+that name file and line. A file is read in blocks of whole lines, so that small records are cheap
+and memory stays bounded.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import orjson
 
-from ladderlm.corpus.corpus_files import expand_sources
 from ladderlm.corpus.decompress import open_plain
+from ladderlm.corpus.files import expand_sources
 from ladderlm.errors import DataError
 
 __all__ = [
@@ -55,9 +55,9 @@ class Document:
 
     Args:
         text: valid Unicode.
-        subset: `meta.pile_set_name`, or "unknown".
-        source: name of the file it came from.
-        line: its line there, from 1; 0 for a whole file.
+        subset: its name in the record, or "unknown".
+        source: name of the file.
+        line: number of its line, from 1; 0 for a whole file.
     """
 
     text: str
@@ -68,12 +68,12 @@ class Document:
 
 @dataclass(frozen=True)
 class TextBlock:
-    """A run of whole lines of one file, not parsed yet.
+    """Consecutive whole lines of one file, not parsed yet.
 
     Args:
-        name: the file, for errors.
+        name: of the file, for errors.
         first_line: number of its first line, from 1; 0 for a text file, which is one document.
-        raw: the bytes, line ends in.
+        raw: the bytes, including line ends.
     """
 
     name: str
@@ -83,12 +83,12 @@ class TextBlock:
 
 @dataclass
 class Parsed:
-    """The documents of a block, column by column, and what was left out.
+    """The documents of a block, column by column, and the records that were skipped.
 
     Args:
         texts, subsets, lines: one entry per document.
-        skipped: reason -> how many records were left out.
-        examples: the first few of them in words.
+        skipped: number of records skipped for each reason.
+        examples: descriptions of the first few of them.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -99,14 +99,14 @@ class Parsed:
 
 
 def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
-    """Cut a file into blocks of whole lines, the same ones whenever it is read.
+    """Cut a file into blocks of whole lines, the same ones each time it is read.
 
     Args:
-        path, name: the file, and what errors call it.
+        path, name: the file, and its name in errors.
         block_bytes: a block ends at the first line end past this size.
 
     Raises (while iterating):
-        DataError: cut short, damaged, or with a line that is too long; names the place.
+        DataError: it is cut short or damaged, or a line is too long; names the place.
     """
     try:
         with contextlib.ExitStack() as opened:
@@ -121,7 +121,7 @@ def read_blocks(path: Path, name: str, block_bytes: int = BLOCK_BYTES) -> Iterat
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{name}: cannot be read to its end: {error}",
-            "a file that is cut short or damaged would silently give less data",
+            "the rest of its text would be missing from the data",
             "fetch it again, or compare its checksum with the source's",
         ) from error
 
@@ -131,7 +131,7 @@ def _read_line_blocks(stream: IO[bytes], name: str, block_bytes: int) -> Iterato
     pending: list[bytes] = []
     n_pending = n_open = 0  # bytes held back; those of them past the last line end
     while piece := stream.read(_READ_BYTES):
-        # The border must not depend on how much a read gives: it is the first line end past it.
+        # The border must not depend on how much one read returns.
         cut = piece.find(b"\n", max(block_bytes - n_pending - 1, 0)) + 1
         while cut:
             block = TextBlock(name, first_line, b"".join([*pending, piece[:cut]]))
@@ -150,21 +150,12 @@ def _read_line_blocks(stream: IO[bytes], name: str, block_bytes: int) -> Iterato
 
 
 class RecordParser:
-    """Turn blocks into documents.
+    """Parser of blocks into documents."""
 
-    Args:
-        text_key, subset_key: dotted places in a record.
-        skip_bad: count and pass over bad records instead of stopping at the first.
-    """
-
-    def __init__(
-        self,
-        text_key: str = ReadingOptions.text_key,
-        subset_key: str = ReadingOptions.subset_key,
-        skip_bad: bool = ReadingOptions.skip_bad,
-    ) -> None:
-        self.text_key, self.subset_key = text_key.split("."), subset_key.split(".")
-        self.skip_bad = skip_bad
+    def __init__(self, options: ReadingOptions) -> None:
+        self.text_key = options.text_key.split(".")
+        self.subset_key = options.subset_key.split(".")
+        self.skip_bad = options.skip_bad
 
     def parse(self, block: TextBlock) -> Parsed:
         """Return the documents of a block.
@@ -181,7 +172,7 @@ class RecordParser:
         return self._parse_fast(block, lines) or self._parse_slowly(block, lines)
 
     def _parse_fast(self, block: TextBlock, lines: list[bytes]) -> Parsed | None:
-        """Parse a block without any bad, blank or odd line; None: there may be one."""
+        """Parse a block without any bad, blank or unusual line; None if there may be one."""
         if not lines[-1]:
             lines.pop()
         try:
@@ -210,8 +201,7 @@ class RecordParser:
             if not begun and raw.lstrip()[:1] == b"<":
                 raise DataError(
                     f"{block.name} is an HTML or XML page, not JSON lines",
-                    "a mirror that is gone often answers with such a page",
-                    "fetch the file again from another source",
+                    fix="fetch the file again from another source",
                 )
             begun = True
             self._parse_line(raw + b"\n", block.name, number, parsed)
@@ -220,15 +210,9 @@ class RecordParser:
     def _parse_text(self, block: TextBlock) -> Parsed:
         parsed = Parsed()
         try:
-            text = block.raw.decode("utf-8")
+            self._add(block.raw.decode("utf-8"), UNKNOWN_SUBSET, block.name, 0, parsed)
         except UnicodeDecodeError as error:
-            what = f"{block.name}: byte {error.start} is not UTF-8"
-            self._bad("not UTF-8", what, parsed)
-            return parsed
-        if text:
-            parsed.texts, parsed.subsets, parsed.lines = [text], [UNKNOWN_SUBSET], [0]
-        else:
-            self._bad("empty text", f"{block.name}: the text is empty", parsed)
+            self._skip("not UTF-8", f"{block.name}: byte {error.start} is not UTF-8", parsed)
         return parsed
 
     def _parse_line(self, raw: bytes, name: str, number: int, parsed: Parsed) -> None:
@@ -236,49 +220,48 @@ class RecordParser:
         try:
             record = _parse_json(raw)
         except UnicodeDecodeError as error:
-            return self._bad("not UTF-8", f"{place}: byte {error.start} is not UTF-8", parsed)
+            return self._skip("not UTF-8", f"{place}: byte {error.start} is not UTF-8", parsed)
         except (ValueError, RecursionError) as error:
-            # The parser's own line is always 1, so only its column and its words are shown.
+            # The parser's own line is always 1, so only its column and its message are shown.
             column, words = getattr(error, "colno", 1), getattr(error, "msg", error)
             if number == 1 and not {".jsonl", ".json"} & set(Path(name).suffixes):
                 words = f"{words}; as plain text only names in .txt are read"
-            return self._bad("not JSON", f"{place}:{column}: not valid JSON ({words})", parsed)
-        text = _dig(record, self.text_key)
+            return self._skip("not JSON", f"{place}:{column}: not valid JSON ({words})", parsed)
+        text, subset = _dig(record, self.text_key), _dig(record, self.subset_key)
         if not isinstance(text, str):
             found = "missing" if text is None else f"a {type(text).__name__}"
             what = f"{place}: {'.'.join(self.text_key)!r} is {found}, not a string"
-            return self._bad("no text", what, parsed)
-        if not text:
-            return self._bad("empty text", f"{place}: the text is empty", parsed)
-        subset = _dig(record, self.subset_key)
+            return self._skip("no text", what, parsed)
         subset = subset if isinstance(subset, str) and subset else UNKNOWN_SUBSET
-        for word in (text, subset):
-            if not _encodable(word):
-                return self._bad("lone surrogate", f"{place}: it holds a lone surrogate", parsed)
+        return self._add(text, subset, place, number, parsed)
+
+    def _add(self, text: str, subset: str, place: str, number: int, parsed: Parsed) -> None:
+        if not text:
+            return self._skip("empty text", f"{place}: the text is empty", parsed)
+        try:
+            f"{text}{subset}".encode()
+        except UnicodeEncodeError:
+            return self._skip("lone surrogate", f"{place}: it holds a lone surrogate", parsed)
         parsed.texts.append(text)
         parsed.subsets.append(subset)
         parsed.lines.append(number)
         return None
 
-    def _bad(self, reason: str, what: str, parsed: Parsed) -> None:
-        # An empty text is nothing to train on and nothing to score, and never an error.
+    def _skip(self, reason: str, what: str, parsed: Parsed) -> None:
+        # An empty text has nothing to train on or to score, so it is never an error.
         if reason != "empty text" and not self.skip_bad:
-            raise DataError(
-                what,
-                "a corpus that loses records in silence is another corpus",
-                "fix the line, or use --skip-bad to skip and count such records",
-            )
+            fix = "fix the line, or use --skip-bad to skip and count such records"
+            raise DataError(what, fix=fix)
         parsed.skipped[reason] += 1
         if len(parsed.examples) < 20:
             parsed.examples.append(what)
 
 
 class Reader:
-    """Iterate over the documents of some files one by one, in order, with bounded memory.
+    """Iterator over the documents of files, in order, with bounded memory.
 
     Args:
         sources: files or folders, see `expand_sources`.
-        text_key, subset_key, skip_bad: see `RecordParser`.
 
     `skipped` counts skipped records by reason.
 
@@ -287,15 +270,10 @@ class Reader:
     """
 
     def __init__(
-        self,
-        sources: Iterable[str | Path],
-        *,
-        text_key: str = ReadingOptions.text_key,
-        subset_key: str = ReadingOptions.subset_key,
-        skip_bad: bool = ReadingOptions.skip_bad,
+        self, sources: Iterable[str | Path], options: ReadingOptions | None = None
     ) -> None:
         self.files = expand_sources(sources)
-        self.parser = RecordParser(text_key, subset_key, skip_bad)
+        self.parser = RecordParser(options or ReadingOptions())
         self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Document]:
@@ -304,9 +282,8 @@ class Reader:
             for block in read_blocks(path, name):
                 parsed = self.parser.parse(block)
                 self.skipped += parsed.skipped
-                for text, subset, line in zip(
-                    parsed.texts, parsed.subsets, parsed.lines, strict=True
-                ):
+                columns = zip(parsed.texts, parsed.subsets, parsed.lines, strict=True)
+                for text, subset, line in columns:
                     yield Document(text, subset, name, line)
 
 
@@ -314,25 +291,13 @@ def _parse_json(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
-        # Lone surrogates and huge numbers are JSON; and the message is better.
-        return _parse_json_slowly(raw)
-
-
-def _parse_json_slowly(raw: bytes) -> Any:
-    # Decoded first: given bytes, `json` guesses at UTF-16 and lets surrogates through.
-    return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        # Lone surrogates and huge numbers are JSON, and `json` has the better messages. Decoded
+        # first: given bytes, `json` guesses at UTF-16 and accepts surrogates.
+        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
 
 
 def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _dig(record: Any, keys: list[str]) -> Any:
@@ -344,6 +309,6 @@ def _dig(record: Any, keys: list[str]) -> Any:
 def _too_long(name: str, number: int) -> DataError:
     return DataError(
         f"{name}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB",
-        "it would not fit in bounded memory; such a line is nearly always damage or an attack",
+        "it does not fit in bounded memory; such a line is nearly always damage or an attack",
         "remove the line",
     )

@@ -1,7 +1,6 @@
 """Download a file so that it is whole or not there.
 
-Owns the checks between a part that has arrived and the name it gets. How bytes travel is in
-`transfer.py`; knows no corpus.
+Owns the checks of a part before it gets its final name. How bytes travel is in `transfer.py`.
 """
 
 import hashlib
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ladderlm.corpus.decompress import is_zstd
 from ladderlm.corpus.transfer import Transfer, version_file
 from ladderlm.corpus.web import UNKNOWN, Remote
 from ladderlm.errors import DataError
@@ -23,9 +23,8 @@ class Fetched:
     """A file that arrived whole.
 
     Args:
-        path: where it lies.
-        n_bytes, sha256: as it lies on disk.
-        verified: True if the checksum was known beforehand.
+        n_bytes, sha256: of the file on disk.
+        verified: the checksum was known in advance.
         n_received: bytes that came over the network for it, this time.
     """
 
@@ -37,7 +36,7 @@ class Fetched:
 
 
 def part_file(url: str, path: Path, kind: str = "") -> Path:
-    """Name the part after its URL, so that bytes of two sources never meet in one file."""
+    """Return the path of a part; its name holds the URL's hash, so that sources never mix."""
     key = hashlib.sha256((url + kind).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return path.with_name(f"{path.name}.{key}.part")
 
@@ -55,16 +54,16 @@ def download(
 
     Args:
         known: expected SHA-256, and version of the file at the server: a part of another version
-            is thrown away.
-        progress: told bytes so far and in all (None if the server does not say).
-        back_off_seconds: pause after the first failure; doubles with each in a row.
+            is deleted.
+        progress: called with bytes so far and in all (None if the server does not say).
+        back_off_seconds: pause after the first failure; doubles with each consecutive one.
         stop: ends the transfer when set.
         before_publishing: called with the verified file before it gets its name.
 
     Raises:
         DataError: the server has no such file, sends a page instead of it, or the bytes are
             wrong; names the URL and what to do.
-        LadderError: the disk does not take the bytes.
+        LadderError: the bytes cannot be written to disk.
     """
     part = part_file(url, path)
     transfer = Transfer(
@@ -83,22 +82,21 @@ def accept(
     sha256: str | None,
     before_publishing: Callable[[Fetched], None] = lambda fetched: None,
 ) -> Fetched:
-    """Check a whole part and return it its name.
+    """Check a whole part and move it to its path.
 
     Raises:
-        DataError: its hash is not the one known, or it is plainly not what its name says; what
-            came is kept aside under `.bad`.
+        DataError: its hash is not the expected one, or its first bytes do not fit its name; the
+            part is moved aside to `.bad`.
     """
     found = sha256_file(part)
-    known = "" if sha256 is None else f", expected {sha256[:16]}..."
-    strange = _looks_like(part, path.name)
-    if strange or (sha256 is not None and found != sha256):
+    expected = "" if sha256 is None else f", expected {sha256[:16]}..."
+    fault = _find_fault(part, path.name)
+    if fault or (sha256 is not None and found != sha256):
         bad = path.with_name(path.name + ".bad")
         move_into_place(part, bad)
         raise DataError(
-            f"{origin} {f'is {strange}' if strange else 'has other bytes'}: "
-            f"SHA-256 {found[:16]}...{known}",
-            f"the bytes are not those of the known file; they are kept aside in {bad}",
+            f"{origin} {fault or 'has other bytes'}: SHA-256 {found[:16]}...{expected}",
+            f"the bytes were moved aside to {bad}",
             "run the same command again, or name another --source",
         )
     fetched = Fetched(path, part.stat().st_size, found, sha256 is not None)
@@ -107,11 +105,10 @@ def accept(
     return fetched
 
 
-def _looks_like(part: Path, name: str) -> str | None:
-    """Name what a file is if it plainly is not what its name says."""
+def _find_fault(part: Path, name: str) -> str | None:
+    """Return how the first bytes of a file contradict its name, if they do."""
     with open(part, "rb") as stream:
         head = stream.read(512)
     if head.lstrip().startswith(b"<"):
-        return "a web page, not a file"
-    is_frame = head[:4] == b"\x28\xb5\x2f\xfd" or head[1:4] == b"\x2a\x4d\x18"
-    return "no zstd file" if name.endswith(".zst") and not is_frame else None
+        return "is a web page, not a file"
+    return "is no zstd file" if name.endswith(".zst") and not is_zstd(head) else None

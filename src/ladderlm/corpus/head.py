@@ -7,28 +7,24 @@ limit alone, never on the pieces, so a head that was interrupted ends as the sam
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import orjson
 
+from ladderlm.corpus.decompress import is_zstd, zstd
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.units import format_bytes
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 __all__ = ["Head", "HeadLimits"]
 
 STEP_BYTES = 1 << 16  # input is taken in steps of this size, so that the range read is exact
 FRAME_BYTES = 4 << 20  # of lines in one frame: frames can be read in parallel
-DOCUMENT_BYTES = 6000  # of the Pile's documents, on average; for guesses alone
+DOCUMENT_BYTES = 6000  # of the Pile's documents, on average; only for estimates
 MAX_LINE_BYTES = 256 << 20
 FIRST_WINDOW_BYTES, MIN_WINDOW_BYTES, MAX_WINDOW_BYTES = 1 << 20, 1 << 18, 32 << 20
+OTHER_SOURCE = "name another --source"
 _OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 3,
     zstd.CompressionParameter.checksum_flag: 1,
@@ -37,14 +33,14 @@ _OPTIONS: dict[int, int] = {
 
 @dataclass(frozen=True)
 class HeadLimits:
-    """How much of a file is wanted; the first limit that is reached holds.
+    """How much of a file is wanted; the first limit that is reached applies.
 
     Args:
         max_bytes: UTF-8 bytes of the documents' texts, without the JSON around them.
         max_documents: lines.
 
     Raises:
-        ConfigError: a limit below one.
+        ConfigError: a limit is below one.
     """
 
     max_bytes: int | None = None
@@ -53,20 +49,16 @@ class HeadLimits:
     def __post_init__(self) -> None:
         for name, value in (("bytes", self.max_bytes), ("documents", self.max_documents)):
             if value is not None and value < 1:
-                raise ConfigError(f"--max-{name} {value}", "nothing would be fetched")
+                raise ConfigError(f"--max-{name} must be at least 1, got {value}")
 
     def __bool__(self) -> bool:
         return self.max_bytes is not None or self.max_documents is not None
 
     @property
     def text_bytes(self) -> int:
-        """Guess how many bytes of text that will be at most."""
-        guesses = [self.max_bytes, self.max_documents and self.max_documents * DOCUMENT_BYTES]
-        return min((guess for guess in guesses if guess is not None), default=0)
-
-    def as_dict(self) -> dict[str, int | None]:
-        """Return both limits for the record."""
-        return {"max_bytes": self.max_bytes, "max_documents": self.max_documents}
+        """Estimate of the bytes of text, at most."""
+        sizes = [self.max_bytes, self.max_documents and self.max_documents * DOCUMENT_BYTES]
+        return min((size for size in sizes if size is not None), default=0)
 
     def spell(self) -> str:
         """Return the limits in words."""
@@ -79,14 +71,13 @@ class HeadLimits:
 
 
 class Head:
-    """Cut a stream of bytes at the last whole document within limits.
+    """Cutter of a stream of bytes at the last whole document within limits.
 
     Args:
-        limits: when to stop.
-        sink: takes the compressed result.
+        sink: file for the compressed result.
         name: of the source, for messages.
 
-    `is_full` says that nothing more is needed; then `n_input` bytes from the start were looked at.
+    `is_full` is true once nothing more is needed; `n_input` counts the bytes that were read.
     """
 
     def __init__(self, limits: HeadLimits, sink: IO[bytes], name: str) -> None:
@@ -97,15 +88,13 @@ class Head:
         self._digest = hashlib.sha256()
         self._waiting = bytearray()  # input short of a step
         self._line: list[bytes] = []  # pieces of a line that has not ended
-        self._line_size = 0
         self._frame: list[bytes] = []
-        self._frame_size = 0
-        self._n_lines = 0
+        self._line_size = self._frame_size = self._n_lines = 0
         self._decompressor: Any = None
         self._is_plain: bool | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the source; bytes that come when it is full are ignored.
+        """Take the next bytes of the source; bytes after the limit are ignored.
 
         Raises:
             DataError: they are not zstd or not JSON lines; names the line.
@@ -123,25 +112,27 @@ class Head:
             at_end: the source has no more bytes.
 
         Raises:
-            DataError: the source ends in the middle of a frame, or nothing fits the limits.
+            DataError: the source ends in the middle of a frame, or no document fits the limits.
         """
+        if at_end and self._waiting and not self.is_full:
+            self._take(bytes(self._waiting))
         if at_end and not self.is_full:
-            if self._waiting:
-                self._take(bytes(self._waiting))
-            if not self.is_full:
-                self._check_end()
-                if last := b"".join(self._line):
-                    self._line, self._line_size = [], 0
-                    self._add_line(last + b"\n")
+            if self._decompressor is not None:
+                raise DataError(
+                    f"{self.name} ends after {self.n_input:,} bytes in the middle of a frame",
+                    "the rest of its text would be missing from the data",
+                    OTHER_SOURCE,
+                )
+            if self._line:
+                self._end_line()
         if not self.n_documents and self.is_full:
             raise DataError(
                 f"{self.name}: its first document is larger than --max-bytes "
-                f"{self.limits.max_bytes}",
-                "a head is made of whole documents",
-                "ask for more bytes",
+                f"{self.limits.max_bytes}, and a head consists of whole documents",
+                fix="ask for more bytes",
             )
         if not self.n_documents:
-            raise DataError(f"{self.name} holds no documents", "", "name another --source")
+            raise DataError(f"{self.name} holds no documents", fix=OTHER_SOURCE)
         self._close_frame()
         return {
             "documents": self.n_documents,
@@ -154,21 +145,19 @@ class Head:
 
     @property
     def share(self) -> float:
-        """How much of the limit is reached, 0 to 1."""
-        parts = [0.0]
-        if self.limits.max_bytes:
-            parts.append(self.text_bytes / self.limits.max_bytes)
-        if self.limits.max_documents:
-            parts.append(self.n_documents / self.limits.max_documents)
-        return 1.0 if self.is_full else min(max(parts), 1.0)
+        """Share of the limit that is reached, 0 to 1."""
+        if self.is_full:
+            return 1.0
+        by_bytes = self.text_bytes / (self.limits.max_bytes or float("inf"))
+        return min(max(by_bytes, self.n_documents / (self.limits.max_documents or float("inf"))), 1)
 
     def window(self, done: int) -> int:
-        """Guess how many bytes of input are still needed after the first `done`."""
+        """Estimate how many bytes of input are still needed after the first `done`."""
         if not self.share:
             return max(min(self.limits.text_bytes // 3, FIRST_WINDOW_BYTES), MIN_WINDOW_BYTES)
         needed = int(self.n_input * (1 / self.share - 1) * 1.02) + STEP_BYTES
         needed -= done - self.n_input
-        # What is there is at most doubled: early on, blocks that have not ended spoil the guess.
+        # At most as much again: early on, blocks that have not ended spoil the estimate.
         most = min(max(done, FIRST_WINDOW_BYTES), MAX_WINDOW_BYTES)
         return max(min(needed, most), MIN_WINDOW_BYTES)
 
@@ -178,9 +167,7 @@ class Head:
         for piece in self._decompress(step):
             for i, part in enumerate(piece.split(b"\n")):
                 if i:
-                    line = b"".join(self._line) + b"\n"
-                    self._line, self._line_size = [], 0
-                    self._add_line(line)
+                    self._end_line()
                     if self.is_full:
                         return
                 if part:
@@ -191,13 +178,13 @@ class Head:
                     f"{self.name}:{self._n_lines + 1}: a line of more than "
                     f"{MAX_LINE_BYTES >> 20} MiB",
                     "such a line is nearly always damage or an attack",
-                    "name another --source",
+                    OTHER_SOURCE,
                 )
 
     def _decompress(self, step: bytes) -> Iterator[bytes]:
         """Return the plain bytes of a step, at most a megabyte at a time."""
         if self._is_plain is None:
-            self._is_plain = step[:4] != b"\x28\xb5\x2f\xfd" and step[1:4] != b"\x2a\x4d\x18"
+            self._is_plain = not is_zstd(step)
         if self._is_plain:
             yield step
             return
@@ -216,20 +203,13 @@ class Head:
         except zstd.ZstdError as error:
             raise DataError(
                 f"{self.name}: damaged within its first {self.n_input:,} bytes: {error}",
-                "what follows cannot be read",
-                "name another --source",
+                fix=OTHER_SOURCE,
             ) from error
 
-    def _check_end(self) -> None:
-        if self._decompressor is not None:
-            raise DataError(
-                f"{self.name} ends after {self.n_input:,} bytes in the middle of a frame",
-                "a file that is cut short would silently give less data",
-                "name another --source",
-            )
-
-    def _add_line(self, line: bytes) -> None:
+    def _end_line(self) -> None:
         """Keep a line if it fits; the line that reaches or would pass a limit ends the head."""
+        line = b"".join(self._line) + b"\n"
+        self._line, self._line_size = [], 0
         self._n_lines += 1
         if not line.strip():
             return
@@ -248,14 +228,15 @@ class Head:
         self.is_full = self.n_documents == limits.max_documents
 
     def _text_size(self, line: bytes) -> int:
-        """Count the UTF-8 bytes of a line's text; a record without one counts none."""
+        """Count the UTF-8 bytes of a line's text; 0 for a record without one."""
         try:
-            record = _parse_record(line)
+            try:
+                record = orjson.loads(line)
+            except ValueError:  # orjson refuses lone surrogates
+                record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{self.name}:{self._n_lines}: not valid JSON ({error})",
-                "a head of a damaged or foreign file is no corpus",
-                "name another --source",
+                f"{self.name}:{self._n_lines}: not valid JSON ({error})", fix=OTHER_SOURCE
             ) from error
         text = record.get("text") if isinstance(record, dict) else None
         return len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
@@ -264,10 +245,3 @@ class Head:
         if self._frame:
             self._sink.write(zstd.compress(b"".join(self._frame), options=_OPTIONS))
             self._frame, self._frame_size = [], 0
-
-
-def _parse_record(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except ValueError:  # lone surrogates, which orjson refuses
-        return json.loads(raw)

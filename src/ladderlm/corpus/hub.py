@@ -1,8 +1,8 @@
 """Files of datasets on the Hugging Face hub.
 
-Owns addresses, and what is taken from the hub's cache on this disk. Where that cache is, how it is
-laid out and whether the hub may be asked are the business of `huggingface_hub`, which reads the
-environment (`HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`). The cache is never written to.
+Owns addresses, and the look-up of files in the hub's cache, which is never written to. Place and
+layout of the cache, and whether the hub may be used, are decided by `huggingface_hub` from the
+environment (`HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`).
 """
 
 import re
@@ -14,22 +14,22 @@ __all__ = ["cached_file", "dataset_url", "is_offline"]
 
 
 def is_offline() -> bool:
-    """Return whether `HF_HUB_OFFLINE` forbids to ask the hub."""
+    """Return whether `HF_HUB_OFFLINE` forbids to use the hub."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
 def dataset_url(repository: str) -> str:
-    """Return the address below which the files of a dataset lie."""
+    """Return the address of the folder of a dataset's files."""
     return f"{hub_endpoint()}/datasets/{repository}/resolve/main"
 
 
 def cached_file(repository: str, name: str) -> tuple[Path, str | None] | None:
-    """Find a file in the hub's cache; return its place and the SHA-256 it should have.
+    """Return the path of a file in the hub's cache, if it is there, and its expected SHA-256.
 
-    The cache keeps large files under their SHA-256, so that they can be checked; a name that is
-    no SHA-256 gives None. A link that leads out of the dataset's folder is skipped.
+    The cache names large files by their SHA-256; it is None for others. A link that leads out of
+    the dataset's folder is ignored.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -37,7 +37,7 @@ def cached_file(repository: str, name: str) -> tuple[Path, str | None] | None:
         found = try_to_load_from_cache(repository, name, repo_type="dataset")
     except (OSError, ValueError):  # no name of a file in a repository, or an unreadable cache
         return None
-    if not isinstance(found, str):  # not there, or known not to exist
+    if not isinstance(found, str):  # not in the cache, or known not to exist
         return None
     dataset = Path(found).parents[len(Path(name).parts) + 1]  # above snapshots/COMMIT
     file = Path(found).resolve()

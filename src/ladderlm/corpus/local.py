@@ -1,8 +1,7 @@
 """A corpus without a download: the text files of the pinned Python packages on this machine.
 
-Owns the choice of packages and files, the check against the committed digests, and the writing
-of `train.jsonl.zst`, `val.jsonl.zst` and `corpus.json`. Nothing is redistributed: the text stays
-where its packages were installed.
+Owns the choice of packages and files, the check against the committed digests, and the writing of
+`train.jsonl.zst`, `val.jsonl.zst` and `corpus.json`. Nothing is redistributed.
 """
 
 import hashlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.config import content_hash
+from ladderlm.corpus.decompress import zstd
 from ladderlm.errors import DataError
 from ladderlm.files import FolderLock, publish_json, publish_stream, read_json, sha256_file, to_json
 
@@ -34,14 +34,14 @@ __all__ = [
 
 MAX_FILE_BYTES = 64 << 10
 MIN_CORPUS_BYTES = 60_000_000
-# A file goes to val if its hash falls into one class of this many; small subsets give more.
+# One file in so many goes to val, chosen by its hash; small subsets give more.
 VAL_ONE_IN = {"Documentation": 8, "Licences": 12, "Type stubs": 40}
 VAL_ONE_IN_OTHERS = 200
 MIN_DOCUMENT_CHARS = 1024  # of each part of a source file that is cut
 _ZSTD_LEVEL = 3
 _CODE_KINDS = (".py", ".pyi", ".pxd", ".pyx")
 _KINDS = (*_CODE_KINDS, ".rst", ".md", ".txt")
-# Where a source file may be cut: before a statement or a comment at the margin, after a blank line.
+# Where a source file may be cut: after a blank line, before an unindented definition or comment.
 _CUT = re.compile(r"\n\n(?=(?:async def |def |class |@|#))")
 # Files that installers or builds write, whose content differs between machines.
 _MADE_HERE = re.compile(r"(^|/)(__config__|_?version|version_info|_build_config|top_level)\.\w+$")
@@ -51,7 +51,7 @@ _LICENCE = re.compile(r"(^|/)(licen[cs]es?|copying|notice|authors)([^/]*$|/)", r
 
 @dataclass(frozen=True)
 class LocalFile:
-    """One chosen text file of a package, or a part of one: a document."""
+    """A document: one chosen text file of a package, or a part of it."""
 
     package: str
     version: str
@@ -62,11 +62,11 @@ class LocalFile:
 
 
 def subset_of(name: str, group: str) -> str | None:
-    """Name the subset of a file by its path; None for files that are not part of the corpus.
+    """Return the subset of a file by its path; None for files that are not part of the corpus.
 
     Args:
-        name: path below the folder of installed packages.
-        group: what the package's own code is filed under, for example "Mathematics code".
+        name: path in the folder of installed packages.
+        group: subset of the package's own code, for example "Mathematics code".
     """
     if _LICENCE.search(name) and not name.endswith((".py", ".pyi")):
         return "Licences"
@@ -80,16 +80,26 @@ def subset_of(name: str, group: str) -> str | None:
     return "Type stubs" if suffix in (".pyi", ".pxd") else group
 
 
-def _why_not(raw: bytes, text: str) -> str | None:
-    """Return the reason to leave a file out, or None."""
+def _read_chosen(path: Path, root: Path, entry: str) -> tuple[str, str | None]:
+    """Return the text of a file, and the reason to leave it out, or None."""
+    if _TESTS.search(entry):
+        return "", "a test"
+    if path.is_symlink() or not path.resolve().is_relative_to(root) or not path.is_file():
+        return "", "a link, or outside the package folder"
+    if path.stat().st_size > MAX_FILE_BYTES:
+        return "", f"larger than {MAX_FILE_BYTES >> 10} KiB"
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
     if len(raw) < 64:
-        return "shorter than 64 bytes"
-    longest = max(map(len, text.split("\n")))
-    if longest > 2000:
-        return "a line of more than 2000 characters"
+        return "", "shorter than 64 bytes"
+    if max(map(len, text.split("\n"))) > 2000:
+        return "", "a line of more than 2000 characters"
     if sum(char.isdigit() for char in text) > 0.2 * len(text):
-        return "more than a fifth digits"
-    return "a control character" if "\x00" in text else None
+        return "", "more than a fifth digits"
+    return text, "a control character" if "\x00" in text else None
 
 
 def collect_package(
@@ -104,35 +114,19 @@ def collect_package(
     files = []
     for entry in sorted(set(map(str, distribution.files or []))):
         subset = subset_of(entry, group)
-        if subset is None:
-            continue
-        path = root / entry
-        if not os.path.lexists(path):
-            continue  # some finders of packages leave it out of the list themselves
-        if _TESTS.search(entry):
-            skipped["a test"] += 1
-        elif path.is_symlink() or not path.resolve().is_relative_to(root) or not path.is_file():
-            skipped["a link, or outside the package folder"] += 1
-        elif path.stat().st_size > MAX_FILE_BYTES:
-            skipped[f"larger than {MAX_FILE_BYTES >> 10} KiB"] += 1
+        if subset is None or not os.path.lexists(root / entry):
+            continue  # some package finders do not list files that are missing
+        text, reason = _read_chosen(root / entry, root, entry)
+        if reason:
+            skipped[reason] += 1
         else:
-            raw = path.read_bytes()
-            try:
-                text = raw.decode("utf-8")
-            except UnicodeDecodeError:
-                skipped["not UTF-8"] += 1
-                continue
-            if reason := _why_not(raw, text):
-                skipped[reason] += 1
-                continue
-            digest = hashlib.sha256(raw).hexdigest()
             label = re.sub(r"^[^/]*\.dist-info/", f"{name}.dist-info/", entry)
-            files.append(LocalFile(name, version, label, subset, text, digest))
+            files.append(LocalFile(name, version, label, subset, text, text_digest(text)))
     return files
 
 
 def package_digest(files: Iterable[LocalFile]) -> str:
-    """Hash names and contents of a package's chosen files."""
+    """Return the hash of the names and contents of a package's chosen files."""
     return content_hash(sorted((file.name, file.digest) for file in files))
 
 
@@ -146,7 +140,7 @@ def expected_packages() -> dict[str, dict[str, Any]]:
 def _collect_all(
     expected: dict[str, dict[str, Any]], search_path: list[str]
 ) -> tuple[list[LocalFile], dict[str, Any], Counter[str]]:
-    """Read every listed package and say how it compares with the list."""
+    """Return the files of every listed package, its comparison with the list, and skip counts."""
     installed: dict[str, importlib.metadata.Distribution] = {}
     for found in importlib.metadata.distributions(path=search_path):
         if "Name" in found.metadata:
@@ -163,10 +157,8 @@ def _collect_all(
         digest = package_digest(own)
         version = distribution.version.split("+")[0]
         status = "as pinned" if digest in pin["digests"] else "content differs"
-        if version != pin["version"]:
-            status = "other version"
         packages[name] = {
-            "status": status,
+            "status": status if version == pin["version"] else "other version",
             "version": version,
             "expected_version": pin["version"],
             "digest": digest,
@@ -183,11 +175,11 @@ def _normal_name(name: str) -> str:
 def _without_copies(
     texts: list[LocalFile], seen: set[bytes], skipped: Counter[str], what: str
 ) -> list[LocalFile]:
-    """Keep the first of texts that are equal but for case and white space.
+    """Return the first of the texts that are equal except for case and white space.
 
     Args:
         seen: keys of the texts that were kept before; the new ones are added.
-        what: the others are counted as, in `skipped`.
+        what: reason under which the others are counted in `skipped`.
     """
     kept = []
     for file in texts:
@@ -205,12 +197,12 @@ def fetch_local(
     expected: dict[str, dict[str, Any]] | None = None,
     search_path: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Write the corpus of this machine's packages; return what `corpus.json` says.
+    """Write the corpus of this machine's packages; return the content of `corpus.json`.
 
-    Documents are files, or parts of them (`cut_file`). The hash of a file decides on its split, so
-    parts of one file stay together and the split does not depend on anything but the texts; those
-    of a split are ordered by their own hash, so the first N are a fair sample. A package that is
-    missing or differs is named under `packages`, not refused; the fingerprint tells corpora apart.
+    Documents are files, or parts of them (`cut_file`). The hash of a file decides its split, so
+    parts of one file stay together and the split depends only on the texts. Documents of a split
+    are ordered by their own hash, so the first N are a fair sample. A package that is missing or
+    differs is listed under `packages`, not refused; the fingerprint distinguishes corpora.
 
     Args:
         out: folder to write to.
@@ -218,7 +210,7 @@ def fetch_local(
         search_path: where packages are installed; None: this interpreter's path.
 
     Raises:
-        DataError: no text at all was found.
+        DataError: none of the packages is installed.
     """
     with FolderLock(out):
         listed = expected_packages() if expected is None else expected
@@ -226,17 +218,14 @@ def fetch_local(
         files = _without_copies(files, set(), skipped, "a copy of another file")
         if not files:
             raise DataError(
-                "none of the packages that make up the local corpus is installed",
-                f"looked for {', '.join(listed)}",
-                "install ladderlm with its dependencies (make setup), or name a corpus of your own",
+                "none of the packages that make up the local corpus is installed: "
+                f"{', '.join(listed)}",
+                fix="install ladderlm with its dependencies (make setup), or name another corpus",
             )
         splits = _split_files(files, skipped)
-        listed_documents = [
-            [document.package, document.name, document.digest, name]
-            for name, documents in splits.items()
-            for document in documents
-        ]
-        fingerprint = content_hash(listed_documents)
+        fingerprint = content_hash(
+            [[d.package, d.name, d.digest, name] for name, own in splits.items() for d in own]
+        )
         known = out / "corpus.json"
         if known.exists():
             corpus: dict[str, Any] = read_json(known)
@@ -262,12 +251,11 @@ def text_digest(text: str) -> str:
 
 
 def cut_file(file: LocalFile) -> list[LocalFile]:
-    """Return the documents of a file: source code is cut between definitions at the margin.
+    """Return the documents of a file: source code is cut between unindented definitions.
 
-    A model of short context meets few beginnings of files, and prompts are beginnings: what is
-    asked of it, `def ` or `class `, has to be where its documents begin. Each part has at least
-    `MIN_DOCUMENT_CHARS` characters; put together again they are the file. Other kinds of file stay
-    whole.
+    Prompts such as `def ` are beginnings of documents, and a model of short context rarely sees
+    the beginning of a file. Each part has at least `MIN_DOCUMENT_CHARS` characters; joined they
+    are the file. Other kinds of files stay whole.
     """
     if not file.name.endswith(_CODE_KINDS):
         return [file]
@@ -278,9 +266,8 @@ def cut_file(file: LocalFile) -> list[LocalFile]:
             parts.append(file.text[start:at])
             start = at
     parts.append(file.text[start:])
-    if len(parts) == 1:
-        return [file]
-    return [replace(file, text=part, digest=text_digest(part)) for part in parts]
+    cut_up = [replace(file, text=part, digest=text_digest(part)) for part in parts]
+    return cut_up if len(parts) > 1 else [file]
 
 
 def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
@@ -290,17 +277,15 @@ def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
     )
 
 
-def _is_val(file: LocalFile) -> bool:
-    one_in = VAL_ONE_IN.get(file.subset, VAL_ONE_IN_OTHERS)
-    return int(file.digest[:8], 16) % one_in == 0
-
-
 def _split_files(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:
-    """Return the documents of each split; one that stands in both is left out of train."""
+    """Return the documents of each split; one that is in both is left out of train."""
+    whole: dict[str, list[LocalFile]] = {"val": [], "train": []}
+    for file in files:
+        one_in = VAL_ONE_IN.get(file.subset, VAL_ONE_IN_OTHERS)
+        whole["train" if int(file.digest[:8], 16) % one_in else "val"].append(file)
     seen: set[bytes] = set()
     splits: dict[str, list[LocalFile]] = {}
-    for name in ("val", "train"):
-        own = [file for file in files if _is_val(file) == (name == "val")]
+    for name, own in whole.items():
         documents = [document for file in own for document in cut_file(file)]
         kept = _without_copies(documents, seen, skipped, "a copy of another document")
         splits[name] = sorted(kept, key=lambda document: document.digest)
@@ -308,11 +293,6 @@ def _split_files(files: list[LocalFile], skipped: Counter[str]) -> dict[str, lis
 
 
 def _write_split(path: Path, documents: list[LocalFile]) -> dict[str, Any]:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-
     subsets: dict[str, dict[str, int]] = {}
     with publish_stream(path) as raw, zstd.open(raw, "wb", level=_ZSTD_LEVEL) as stream:
         for file in documents:
@@ -332,7 +312,7 @@ def _write_split(path: Path, documents: list[LocalFile]) -> dict[str, Any]:
 
 
 def update_pins(path: Path) -> None:
-    """Bring the committed list up to what is installed; digests of other builds are kept."""
+    """Update the committed list to the installed packages; keep the digests of other builds."""
     listed = read_json(path)
     for name, pin in listed["packages"].items():
         distribution = importlib.metadata.distribution(name)

@@ -1,8 +1,7 @@
 """Fetch files of the Pile: from the hub's cache, known sources in turn, a URL or a folder.
 
-Owns the order of places, several files at once, and `pile.json`, which says of every file what it
-is and where it came from. The files lie as at the source: 30 training shards of about 14 GB, val
-and test of about 470 MB each.
+Owns the order of places, and fetching several files at once. Files are laid out as at the source:
+30 training shards of about 14 GB, val and test of about 470 MB each.
 """
 
 import logging
@@ -10,11 +9,11 @@ import threading
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ladderlm.corpus.fetch import Fetched
 from ladderlm.corpus.head import HeadLimits
 from ladderlm.corpus.hub import cached_file, is_offline
 from ladderlm.corpus.pile_origin import Origin, Taking
@@ -36,7 +35,7 @@ from ladderlm.units import format_bytes
 
 __all__ = ["PileRequest", "fetch_pile"]
 
-LARGE_BYTES = 2 * 10**9  # a download for which one may like to know the smaller way
+LARGE_BYTES = 2 * 10**9  # from this size on, a smaller download is suggested
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +63,7 @@ class PileRequest:
 
     @property
     def limits(self) -> HeadLimits:
-        """How much of each file is wanted."""
+        """How much of each file to fetch."""
         return HeadLimits(self.max_bytes, self.max_documents)
 
 
@@ -76,18 +75,18 @@ def fetch_pile(
     say: Callable[[str], None] = lambda line: None,
     back_off_seconds: float = 1.0,
 ) -> dict[str, Any]:
-    """Fetch files of the Pile and return what `pile.json` records. Files that are good are kept.
+    """Fetch files of the Pile and return the record in `pile.json`. Intact files are kept.
 
     Args:
         out: folder; train shards go to `out/train/`.
         request: a folder as its source is laid out as `train/00.jsonl.zst`, `val.jsonl.zst`.
-        progress: told file name, bytes so far and in all, from several threads.
-        say: told what will be done and what was done, line by line.
-        back_off_seconds: pause after a failure of a server; doubles with each in a row.
+        progress: called with file name, bytes so far and in all, from several threads.
+        say: called with each line about what will be fetched and what was.
+        back_off_seconds: pause after a failure of a server; doubles with each consecutive one.
 
     Raises:
         ConfigError: no such split, shard or source, or it would mix two corpora.
-        DataError: no source has the file; lists what each said, and what to do by hand.
+        DataError: no source has the file; lists the answer of each, and what to do by hand.
         LadderError: the disk is too small for all files together.
     """
     split, source = request.split, request.source
@@ -103,31 +102,29 @@ def fetch_pile(
         complaints: dict[str, list[str]] = {stem: [] for stem in missing}
         for corpus in dict.fromkeys(place.corpus for place in places):
             group = [place for place in places if place.corpus == corpus]
-            failed = call.fetch(missing, group, complaints)
-            is_begun = len(failed) < len(stems)
-            missing = failed
-            if not missing or (is_begun and request.split == "train"):
+            missing = call.fetch(missing, group, complaints)
+            if not missing or (len(missing) < len(stems) and split == "train"):
                 break  # the rest of another corpus would be a mixture
         if missing:
-            raise _nowhere(missing, complaints, out, request.source)
+            raise _nowhere(missing, complaints, out, source)
         record.tidy(stems)
         return record.value
 
 
 def _of_one_corpus(places: list[Place], known: str | None, source: str | None) -> list[Place]:
-    """Leave out places whose training shards differ in kind from those that are there."""
+    """Leave out places whose training shards are of another corpus than those that are there."""
     kept = [place for place in places if None in (known, place.corpus) or place.corpus == known]
     if not kept:
         raise ConfigError(
-            f"--source {source} has shards of {places[0].corpus}",
-            f"the folder has shards of {known}; together they would be neither",
+            f"--source {source} has shards of {places[0].corpus}, the folder has shards of {known}",
+            "the data would mix two corpora",
             "choose another --out, or leave --source out",
         )
     return kept
 
 
 class _Call:
-    """One call of `fetch_pile`: what it has learnt of the places so far."""
+    """State of one call of `fetch_pile`: what is known about the places so far."""
 
     def __init__(
         self, record: PileRecord, taking: Taking, n_jobs: int, say: Callable[[str], None]
@@ -140,29 +137,28 @@ class _Call:
     def fetch(
         self, stems: list[str], places: list[Place], complaints: dict[str, list[str]]
     ) -> list[str]:
-        """Fetch what can be had from places of one corpus; return what could not.
+        """Fetch files from places of one corpus; return those that none of them has.
 
         Args:
-            complaints: by stem; what each place says is added.
+            complaints: by stem; the errors of each place are added.
         """
         origins = {stem: self._origins(stem, places) for stem in stems}
         for stem in stems:
             if is_offline() and not origins[stem]:
-                complaints[stem].append(
-                    "HF_HUB_OFFLINE is set, and the hub's cache has no such file"
-                )
+                lacking = "HF_HUB_OFFLINE is set, and the hub's cache has no such file"
+                complaints[stem].append(lacking)
         self._announce(origins)
-        failed: list[str] = []
+        done: set[str] = set()
 
         def fetch_one(stem: str) -> None:
-            if not self._fetch_one(stem, origins[stem], complaints[stem]):
-                failed.append(stem)
+            if self._fetch_one(stem, origins[stem], complaints[stem]):
+                done.add(stem)
 
         run_in_threads(fetch_one, stems, self.n_jobs, self.taking.stop)
-        return [stem for stem in stems if stem in failed]
+        return [stem for stem in stems if stem not in done]
 
     def _origins(self, stem: str, places: list[Place]) -> list[Origin]:
-        """List where a file may be, in the order of trying: this disk before the network."""
+        """Return where a file may be, in the order of trying: this disk before the network."""
         here, far = [], []
         for place in places:
             for suffix in place.suffixes:
@@ -178,19 +174,18 @@ class _Call:
         return here + far
 
     def _learn(self, origin: Origin) -> None:
-        """Find out the hash and the length of a file."""
+        """Look up the hash and the length of a file."""
         place = origin.place
-        is_silent = urlsplit(str(place.base)).netloc in self.silent_hosts
         if origin.sha256 is None and not (is_offline() and place.repository):
+            is_silent = urlsplit(str(place.base)).netloc in self.silent_hosts
             if place.has_list and place.base not in self._lists and not is_silent:
                 self._lists[place.base] = read_list(place.base)
-            known = place.published(origin.name, self._lists.get(place.base, {}))
-            if known:
+            if known := place.published(origin.name, self._lists.get(place.base, {})):
                 origin.sha256, origin.says = known
         origin.ask(self.silent_hosts)
 
     def _announce(self, origins: dict[str, list[Origin]]) -> None:
-        """Return what will be fetched, and refuse what the disk cannot hold."""
+        """Report what will be fetched, and refuse what the disk cannot hold."""
         limits, sizes = self.taking.limits, []
         for stem, candidates in origins.items():
             for origin in candidates:
@@ -205,55 +200,46 @@ class _Call:
                         self.taking.progress(origin.name, there, origin.n_bytes)
                     break
         needed = sum(sizes)
-        if needed > LARGE_BYTES and not limits:
-            self.say(
-                f"{format_bytes(needed)} in all; --max-bytes 500MB would take only the head of each"
-            )
         if limits:  # the range of the source and the result, both at most as large as the text
             text = len(origins) * limits.text_bytes
             needed = min(2 * needed, text) if sizes else text
         else:
+            if needed > LARGE_BYTES:
+                size = format_bytes(needed)
+                self.say(f"{size} in all; --max-bytes 500MB would fetch only the head of each")
             needed -= self.record.bytes_in_parts(list(origins))
         check_free_space(self.record.out, max(needed, 0))
 
     def _fetch_one(self, stem: str, origins: list[Origin], complaints: list[str]) -> bool:
-        """Try the origins of one file in turn; False if none has it."""
+        """Try the origins of one file in turn; return whether one has it."""
         for origin in origins:
             host = "" if isinstance(origin.at, Path) else urlsplit(origin.at).netloc
             if host in self.dead_hosts:
-                complaints.append(f"{origin.at}: not asked, since {host} does not answer")
+                complaints.append(f"{origin.at}: not tried, since {host} does not answer")
                 continue
             self._learn(origin)
             name = stem + PACKED if self.taking.limits else origin.name
-
-            def publish(file: Fetched, facts: dict[str, Any], origin: Origin = origin) -> None:
-                self.record.add(origin.place, name, file, facts)  # noqa: B023  # called at once
-
+            publish = partial(self.record.add, origin.place, name)
             try:
                 origin.take(self.record.out / name, self.taking, publish)
             except DataError as error:
                 complaints.append(error.what)
-                if _is_silence(error):
-                    self.dead_hosts.add(host)
+                cause = error.__cause__
+                if isinstance(cause, OSError) and not isinstance(cause, urllib.error.HTTPError):
+                    self.dead_hosts.add(host)  # it did not answer at all
                 _log.warning("%s (%s)", error.what, error.why)
                 continue
-            if not isinstance(origin.at, Path):
+            if host:
                 total = "" if origin.n_bytes is None else f" of {format_bytes(origin.n_bytes)}"
                 self.say(f"{name}: {format_bytes(origin.n_received)}{total} came over the network")
             return True
         return False
 
 
-def _is_silence(error: DataError) -> bool:
-    """Return whether a host did not answer at all, so that it need not be asked for more."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and not isinstance(cause, urllib.error.HTTPError)
-
-
 def _nowhere(
     missing: list[str], complaints: dict[str, list[str]], out: Path, source: str | None
 ) -> DataError:
-    """Return what every place said, and what to do by hand."""
+    """Return an error with the answer of every place, and what to do by hand."""
     name = missing[0] + PACKED
     split = missing[0].partition("/")[0]
     others = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -265,10 +251,10 @@ def _nowhere(
     digest = f" (the original has SHA-256 {PUBLISHED[name]})" if name in PUBLISHED else ""
     ways = [
         "run the same command again later: it resumes where it stopped",
-        f"or get the file by hand{digest}, put it at {out / name} (plain: {missing[0]}{PLAIN}), "
-        "and run the same command again: it is hashed and recorded; then `ladderlm prepare`",
+        f"or fetch the file by hand{digest}, put it at {out / name} (plain: {missing[0]}{PLAIN}), "
+        "and run the same command again, which hashes and records it; then `ladderlm prepare`",
         "or name a mirror: --source URL|FOLDER, HF_ENDPOINT for a mirror of the hub, HF_TOKEN "
-        "where it asks for a login",
+        "if it needs a login",
     ]
     if source is None:
         ways.append(f"known places: {pages}")

@@ -1,14 +1,14 @@
 """One file at one place: a URL, a file of a folder, or a file in the hub's cache.
 
-Owns what is known of it before it is taken (length, hash, version) and how it is taken, whole or
-its head. Which places are tried, and in what order, is decided in `pile.py`.
+Owns what is known about it in advance (length, hash, version) and how it is fetched, whole or its
+head. The places to try, and their order, are decided in `pile.py`.
 """
 
 import contextlib
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,12 +29,12 @@ MAX_CHANGES = 3  # of a file at the server while its head is taken
 
 @dataclass(frozen=True)
 class Taking:
-    """How files are taken.
+    """How files are fetched.
 
     Args:
-        limits: of a head; without any the file is taken whole.
-        progress: told name, bytes so far and in all (None: not known).
-        back_off_seconds: pause after a failure; doubles with each in a row.
+        limits: of a head; without any the file is fetched whole.
+        progress: called with name, bytes so far and in all (None: not known).
+        back_off_seconds: pause after a failure; doubles with each consecutive one.
         stop: ends every transfer when set.
     """
 
@@ -49,12 +49,12 @@ class Origin:
     """A file at a place.
 
     Args:
-        place, name: where, and its path there.
+        name: path in the place.
         at: URL, or path of a file on this disk.
-        sha256, says: expected hash and who says so; None: not known.
+        sha256, says: expected hash and its source; None: not known.
 
-    `remote` holds what the server says, once `ask` has been called; `n_received` counts bytes that
-    came over the network.
+    `remote` holds the facts that the server reports, once `ask` has been called; `n_received`
+    counts bytes that came over the network.
     """
 
     place: Place
@@ -67,42 +67,46 @@ class Origin:
 
     @property
     def n_bytes(self) -> int | None:
-        """Length as far as it is known."""
+        """Length, if it is known."""
         if isinstance(self.at, Path):
             return self.at.stat().st_size if self.at.is_file() else None
         return self.remote.n_bytes if self.remote else None
 
     def ask(self, silent_hosts: set[str]) -> None:
-        """Ask the server for length, hash and version; hosts that do not answer are noted."""
+        """Ask the server for length, hash and version; add hosts that do not answer to a set."""
         if isinstance(self.at, Path) or self.remote is not None:
             return
         host = urlsplit(self.at).netloc
-        if host in silent_hosts:
-            return
-        try:
-            self.remote = ask_server(self.at)
-        except (OSError, http.client.HTTPException):
-            silent_hosts.add(host)
-        except ValueError:  # no URL: the transfer says so
-            return
+        if host not in silent_hosts:
+            try:
+                self.remote = ask_server(self.at)
+            except (OSError, http.client.HTTPException):
+                silent_hosts.add(host)
+            except ValueError:  # not a URL: the transfer reports it
+                pass
 
     def take(
         self, path: Path, how: Taking, publish: Callable[[Fetched, dict[str, Any]], None]
     ) -> None:
-        """Bring the file, or its head, to a path.
+        """Fetch the file, or its head, to a path.
 
         Args:
-            publish: called with the finished file and what is known of it, before it gets its name.
+            publish: called with the finished file and the facts about it, before it gets its name.
 
         Raises:
-            DataError: it is not there, or not what it should be.
-            LadderError: the disk does not take it.
+            DataError: it is not there, or has other bytes than expected.
+            LadderError: the bytes cannot be written to disk.
         """
         self._settle_hash()
+
+        def publish_whole(file: Fetched) -> None:
+            source = {"checksum_from": self.says} if file.verified else {}
+            publish(file, {"part": "whole", "checksum_known_beforehand": file.verified, **source})
+
         if how.limits:
             self._take_head(path, how, publish)
         elif isinstance(self.at, Path):
-            self._copy(self.at, path, how, lambda file: publish(file, self._facts(file)))
+            self._copy(self.at, path, how, publish_whole)
         else:
             fetched = download(
                 self.at,
@@ -111,34 +115,26 @@ class Origin:
                 lambda done, total: how.progress(self.name, done, total),
                 how.back_off_seconds,
                 how.stop,
-                lambda file: publish(file, self._facts(file)),
+                publish_whole,
             )
             self.n_received = fetched.n_received
 
     def _settle_hash(self) -> None:
-        """Take the hub's own hash if there is no list; two that differ refuse the place."""
+        """Use the hub's own hash if there is no list; refuse the place if the two differ."""
         said = self.remote.sha256 if self.remote else None
-        if said is None:
-            return
-        if self.sha256 is None:
+        if said and self.sha256 is None:
             self.sha256, self.says = said, "the hub's listing"
-        elif self.sha256 != said:
+        elif said and self.sha256 and self.sha256 != said:
             raise DataError(
                 f"{self.at}: the hub says SHA-256 {said[:16]}..., {self.says} "
                 f"{self.sha256[:16]}...",
-                "it is another file than the one known",
-                "name another --source",
+                fix="name another --source",
             )
-
-    def _facts(self, file: Fetched) -> dict[str, Any]:
-        return {"part": "whole", "checksum_known_beforehand": file.verified} | (
-            {"checksum_from": self.says} if file.verified else {}
-        )
 
     def _copy(
         self, source: Path, path: Path, how: Taking, publish: Callable[[Fetched], None]
     ) -> None:
-        """Copy a file of this disk; one that changes meanwhile is refused."""
+        """Copy a file of this disk; refuse one that changes meanwhile."""
         with _unchanged(source):
             part = path.with_name(path.name + ".copy.part")
             total, done = source.stat().st_size, 0
@@ -166,23 +162,20 @@ class Origin:
                 if n_changes == MAX_CHANGES - 1:
                     raise
         whole = {"source_n_bytes": self.n_bytes, "source_sha256": self.sha256}
-        facts = {"part": "head", "limits": how.limits.as_dict(), "head": counts | whole}
-        accept(
-            ready,
-            path,
-            str(self.at),
-            None,
-            lambda file: publish(file, {**facts, "checksum_known_beforehand": False}),
-        )
+        facts = {"part": "head", "limits": asdict(how.limits), "head": counts | whole}
+        known = {"checksum_known_beforehand": False}
+        accept(ready, path, str(self.at), None, lambda file: publish(file, facts | known))
         if not isinstance(self.at, Path):
             part = part_file(self.at, path, "head")
             remove_tree(part)
             remove_tree(version_file(part))
 
     def _feed(self, head: Head, path: Path, how: Taking) -> bool:
-        """Return the head as many bytes as it needs; True if those were all."""
+        """Feed as many bytes to the head as it needs; return whether those were all."""
         if isinstance(self.at, Path):
-            self._check_cached(self.at)
+            # A damaged file in the hub's cache is not used, not even its head.
+            if self.sha256 and self.place.repository and sha256_file(self.at) != self.sha256:
+                raise DataError(f"{self.at} in the hub's cache is damaged")
             with _unchanged(self.at):
                 _read_on(self.at, 0, head)
             return not head.is_full
@@ -192,11 +185,8 @@ class Origin:
         def enough(done: int) -> bool:
             nonlocal n_fed
             if done < n_fed:
-                raise _ChangedError(
-                    f"{self.at} changed while its head was taken",
-                    "a mixture of two files is neither",
-                    "run the same command again",
-                )
+                what = f"{self.at} changed while its head was fetched"
+                raise _ChangedError(what, fix="run the same command again")
             n_fed = _read_on(part, n_fed, head)
             left = None if not head.share else max(done, int(head.n_input / head.share))
             how.progress(self.name, done, left)
@@ -223,34 +213,26 @@ class Origin:
         enough(part.stat().st_size)
         return not head.is_full
 
-    def _check_cached(self, file: Path) -> None:
-        """A damaged file in the hub's cache is not used, not even its head."""
-        if self.sha256 and self.place.repository and sha256_file(file) != self.sha256:
-            raise DataError(f"{file} in the hub's cache is damaged")
-
 
 class _ChangedError(DataError):
-    """The file at the server is not the one that was begun."""
+    """The file at the server changed during the transfer."""
 
 
 @contextlib.contextmanager
 def _unchanged(source: Path) -> Iterator[None]:
-    """Refuse a file that is missing, or written to while the block reads it."""
+    """Refuse a file that is missing, or that changes while the block reads it."""
     if not source.is_file():
         raise DataError(f"{source} does not exist")
     before = source.stat()
     yield
     after = source.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DataError(
-            f"{source} changed while it was read",
-            "a mixture of two files is neither",
-            "run the same command again when it is finished",
-        )
+        what = f"{source} changed while it was read"
+        raise DataError(what, fix="run the same command again when it is complete")
 
 
 def _read_on(file: Path, start: int, head: Head) -> int:
-    """Feed a file to a head from a place on; return the place where it ended."""
+    """Feed a file to a head from a position on; return the position reached."""
     end = file.stat().st_size if file.exists() else 0
     if end <= start:
         return start

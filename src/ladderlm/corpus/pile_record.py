@@ -1,11 +1,12 @@
-"""What is in a folder of Pile files: `pile.json`.
+"""The record of a folder of Pile files: `pile.json`.
 
-Owns what is recorded of each file and which files count as there. An entry is written before its
-file gets its name, so that a file without an entry is one that somebody put there.
+Owns the entry of each file, and which files count as present. An entry is written before its file
+gets its name, so a file without an entry is one that the user put there.
 """
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from ladderlm.files import publish_json, read_json, remove_tree, sha256_file
 
 __all__ = ["PileRecord"]
 
+_BY_HAND = Place("put there by hand", "", None, (), "from where is not known", has_list=False)
+
 
 class PileRecord:
-    """The entries of `pile.json`, and the files they speak of.
+    """The entries of `pile.json`, and their files.
 
     Args:
         out: folder; the caller holds its lock.
 
-    `value` is what `pile.json` says.
+    `value` is the content of `pile.json`.
     """
 
     def __init__(self, out: Path) -> None:
@@ -40,10 +43,10 @@ class PileRecord:
                 remove_tree(left)  # of a process that was killed
 
     def has(self, stem: str, limits: HeadLimits, say: Callable[[str], None]) -> bool:
-        """Return whether a file is there and good; one that a user put there is taken as it is.
+        """Return whether a file is present and intact; record one that the user put there.
 
         Raises:
-            ConfigError: a head is wanted where the whole file lies.
+            ConfigError: a head is wanted where the whole file is.
         """
         for name in (stem + PACKED, stem + PLAIN):
             path = self.out / name
@@ -57,28 +60,23 @@ class PileRecord:
                     remove_tree(path)  # two files of one shard would be read as two shards
                 continue
             if entry is None:
-                self._adopt(name, digest)
+                file = Fetched(path, path.stat().st_size, digest, verified=False)
+                facts = {"part": "whole", "checksum_known_beforehand": False}
+                self.add(_BY_HAND, name, file, facts)
                 say(f"{name}: was there already; now recorded")
             is_head = entry is not None and entry["part"] == "head"
             if limits and not is_head:
                 raise ConfigError(
                     f"{path} is there, whole",
-                    "its head would take its place",
+                    "its head would replace it",
                     "choose another --out for the head, or leave the limits out",
                 )
-            if is_head and entry["limits"] != limits.as_dict():
-                continue
-            return True
+            if not is_head or entry["limits"] == asdict(limits):
+                return True
         return False
 
-    def _adopt(self, name: str, digest: str) -> None:
-        path = self.out / name
-        file = Fetched(path, path.stat().st_size, digest, verified=False)
-        place = Place("put there by hand", "", None, (), "from where is not known", has_list=False)
-        self.add(place, name, file, {"part": "whole", "checksum_known_beforehand": False})
-
     def add(self, place: Place, name: str, file: Fetched, facts: dict[str, Any]) -> None:
-        """Record a file; several threads may do so."""
+        """Record a file. Threads may call this at the same time."""
         note = place.note
         if name in PUBLISHED and facts["part"] == "whole" and place.corpus is None:
             same = file.sha256 == PUBLISHED[name]
@@ -93,23 +91,22 @@ class PileRecord:
         with self._lock:
             files = self.value["files"] | {name: entry | facts}
             other = name.removesuffix(".zst") if name.endswith(PACKED) else name + ".zst"
-            if files.pop(other, None):  # damaged, or else it would have been kept
+            if files.pop(other, None):  # damaged: otherwise it would have been kept
                 remove_tree(self.out / other)
             self.value["files"] = dict(sorted(files.items()))
             publish_json(self._file, self.value)
 
     def corpus_of_train(self) -> str | None:
-        """Return the corpus of the training shards in a folder; None: unknown."""
+        """Return the corpus of the training shards in a folder; None if it is not known."""
         entries = self.value["files"].items()
-        known = [e["corpus"] for n, e in entries if n.startswith("train/") and e["corpus"]]
-        return known[0] if known else None
+        return next((e["corpus"] for n, e in entries if n[:6] == "train/" and e["corpus"]), None)
 
     def bytes_in_parts(self, stems: list[str]) -> int:
-        """Count the bytes of files that are on their way."""
+        """Count the bytes of unfinished files."""
         return sum(part.stat().st_size for stem in stems for part in self._parts(stem))
 
     def tidy(self, stems: list[str]) -> None:
-        """Remove parts that other sources left of files that are whole now."""
+        """Delete parts that other sources left of files that are whole now."""
         for stem in stems:
             for part in self._parts(stem):
                 remove_tree(part)
@@ -125,7 +122,7 @@ def _check_record(file: Path, value: Any) -> None:
     is_ours = isinstance(value, dict) and value.get("kind") == "ladderlm-pile"
     if not is_ours or value.get("format_version") != 1:
         raise DataError(
-            f"{file} is not a list of Pile files that this version reads",
+            f"{file} is not a record of Pile files that this version reads",
             "it would be overwritten",
             "choose another --out",
         )
@@ -137,6 +134,5 @@ def _check_record(file: Path, value: Any) -> None:
         if not isinstance(entry, dict) or not needed <= entry.keys():
             raise DataError(
                 f"{file}: the entry {name!r} is damaged",
-                "what the file is cannot be told",
-                f"restore {file.name}, or choose another --out",
+                fix=f"restore {file.name}, or choose another --out",
             )

@@ -1,7 +1,7 @@
-"""Where the Pile can be had.
+"""Where the Pile can be fetched.
 
-Owns the table of sources, the names of files, the published hashes, and what `--source` means.
-Asks no server but for lists of hashes.
+Owns the table of sources, the names of files, the published hashes, and the meaning of `--source`.
+Requests nothing but lists of hashes.
 """
 
 import http.client
@@ -35,7 +35,7 @@ ORIGINAL = "the Pile"
 MAX_LIST_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
-# Of the files that were released with the paper.
+# SHA-256 of the files that were released with the paper.
 # Source: EleutherAI's lm-evaluation-harness, task "pile", versions of 2021 and 2022.
 PUBLISHED = {
     "val.jsonl.zst": "264c875d8bbd355d8daa9d032b75fd8fb91606218bb84dd1155b203fcd5fab92",
@@ -49,11 +49,9 @@ class PileSource:
 
     Args:
         repository: owner and name.
-        splits: what it holds.
         note: how it differs from the original.
         corpus: files of two corpora are never mixed in one split.
-        suffix: of its files.
-        has_list: it has a `SHA256SUMS.txt`.
+        has_list: whether it has a `SHA256SUMS.txt`.
     """
 
     repository: str
@@ -65,7 +63,7 @@ class PileSource:
 
 
 # In the order in which they are tried: the original bytes first, another corpus last. The
-# original host is gone since August 2023.
+# original host went offline in August 2023.
 SOURCES = {
     "pile-val-backup": PileSource(
         "mit-han-lab/pile-val-backup", ("val",), "the original val.jsonl.zst"
@@ -93,16 +91,16 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Place:
-    """One place where files are looked for.
+    """One place to look for files.
 
     Args:
         name: as recorded: a repository, a host, or "a folder".
-        base: URL or folder below which the files lie.
+        base: URL or folder with the files.
         corpus: see `PileSource`; None: not known.
         suffixes: endings to try in turn.
-        note: what is known of its files.
+        note: origin of its files, as recorded.
         repository: of the hub, if it is one.
-        has_list: look for a `SHA256SUMS.txt`.
+        has_list: whether to look for a `SHA256SUMS.txt`.
     """
 
     name: str
@@ -114,7 +112,7 @@ class Place:
     has_list: bool = True
 
     def published(self, name: str, listed: dict[str, str]) -> tuple[str, str] | None:
-        """Return the SHA-256 that a file should have and who says so, None if nobody does.
+        """Return the expected SHA-256 of a file and its source; None if it is not known.
 
         Args:
             listed: the place's own list, see `read_list`.
@@ -135,15 +133,14 @@ def file_stems(split: str, shards: tuple[int, ...]) -> list[str]:
     if split in ("val", "test"):
         return [split]
     if split != "train":
-        raise ConfigError(f"--split {split!r}", "it is one of train, val, test")
-    wrong = [shard for shard in shards if not 0 <= shard < N_SHARDS]
-    if wrong or not shards:
-        raise ConfigError(f"--shards {list(shards)}", f"they lie between 0 and {N_SHARDS - 1}")
+        raise ConfigError(f"--split must be one of train, val, test, got {split!r}")
+    if not shards or not all(0 <= shard < N_SHARDS for shard in shards):
+        raise ConfigError(f"--shards must be between 0 and {N_SHARDS - 1}, got {list(shards)}")
     return [f"train/{shard:02d}" for shard in dict.fromkeys(shards)]
 
 
 def places_for(split: str, source: str | None) -> list[Place]:
-    """List the places to try in turn.
+    """Return the places to try in turn.
 
     Args:
         source: a name of `SOURCES` or its repository, a URL, a folder, or None for all that
@@ -155,17 +152,16 @@ def places_for(split: str, source: str | None) -> list[Place]:
     if source is None:
         return [_hub_place(known) for known in SOURCES.values() if split in known.splits]
     if source.startswith(("http://", "https://")):
-        note = "as named by --source"
         host = urlsplit(source).hostname or "a server"
-        return [Place(host, source.rstrip("/"), None, (PACKED, PLAIN), note)]
+        return [Place(host, source.rstrip("/"), None, (PACKED, PLAIN), "as named by --source")]
     names = {name: name for name in SOURCES} | {s.repository: n for n, s in SOURCES.items()}
     if source in names:
         known = SOURCES[names[source]]
         if split not in known.splits:
             raise ConfigError(
-                f"--source {source} does not have the split {split}",
-                f"it has {', '.join(known.splits)}",
-                "leave --source out: the known sources are tried in turn",
+                f"--source {source} does not have the split {split}, only "
+                f"{', '.join(known.splits)}",
+                fix="leave --source out: the known sources are tried in turn",
             )
         return [_hub_place(known)]
     if Path(source).is_dir():
@@ -173,9 +169,8 @@ def places_for(split: str, source: str | None) -> list[Place]:
         return [Place("a folder", Path(source), None, (PACKED, PLAIN), note)]
     close = nearest(source, SOURCES)
     raise ConfigError(
-        f"--source {source!r} is no known source, URL or folder",
-        f"known: {', '.join(SOURCES)}",
-        f"did you mean {close}?" if close else "name a URL (https://...) or a folder",
+        f"--source {source!r} is no known source ({', '.join(SOURCES)}), URL or folder",
+        fix=f"use --source {close}" if close else "name a URL (https://...) or a folder",
     )
 
 
@@ -192,7 +187,7 @@ def _hub_place(source: PileSource) -> Place:
 
 
 def read_list(base: str | Path) -> dict[str, str]:
-    """Read `SHA256SUMS.txt` of a place: names below it to hashes; empty if there is none.
+    """Return the hashes in `SHA256SUMS.txt` of a place by name; empty if there is none.
 
     Raises:
         DataError: a folder's list cannot be read.
@@ -202,7 +197,7 @@ def read_list(base: str | Path) -> dict[str, str]:
         try:
             return _parse_list(file.read_bytes()) if file.is_file() else {}
         except OSError as error:
-            raise DataError(f"cannot read {file}: {error}", "", "check its permissions") from error
+            raise DataError(f"cannot read {file}: {error}", fix="check its permissions") from error
     try:
         with open_url(f"{base}/SHA256SUMS.txt", timeout=PROBE_TIMEOUT_SECONDS) as answer:
             return _parse_list(answer.read(MAX_LIST_BYTES))
@@ -212,7 +207,7 @@ def read_list(base: str | Path) -> dict[str, str]:
 
 
 def _look_up(name: str, listed: dict[str, str]) -> str | None:
-    """Find a file in a list that may begin its paths higher up, or name files alone."""
+    """Return the hash of a file from a list whose paths may have more or fewer folders."""
     if name in listed:
         return listed[name]
     below = [digest for path, digest in listed.items() if path.endswith("/" + name)]
@@ -221,7 +216,7 @@ def _look_up(name: str, listed: dict[str, str]) -> str | None:
 
 
 def _parse_list(raw: bytes) -> dict[str, str]:
-    """Read lines of `HASH  NAME`, as sha256sum writes them; other lines are ignored."""
+    """Parse lines of `HASH  NAME`, as sha256sum writes them; ignore other lines."""
     found = {}
     for line in raw.decode("utf-8", "replace").splitlines():
         if match := re.fullmatch(r"([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S+)", line.strip()):

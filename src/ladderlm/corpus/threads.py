@@ -1,4 +1,4 @@
-"""Do one thing for many items with a few threads, and leave at once when it must end."""
+"""Call a function for many items in a few threads, and end at once on an interrupt."""
 
 import queue
 import threading
@@ -14,15 +14,15 @@ GRACE_SECONDS = 2.0
 def run_in_threads(
     work: Callable[[T], object], items: Sequence[T], n_threads: int, stop: threading.Event
 ) -> None:
-    """Call `work` for each item, in order, a few at a time.
+    """Call `work` for each item, in order, `n_threads` at a time.
 
-    The threads do not keep the process alive: an interrupt ends it though a server is silent.
+    The threads do not keep the process alive: an interrupt ends it even while a server is silent.
 
     Args:
-        stop: set when the others should give up; `work` looks at it.
+        stop: set when the other threads should end; `work` checks it.
 
     Raises:
-        Exception: the first that `work` raised; the others are stopped.
+        Exception: the first that `work` raised; the other threads are stopped.
     """
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     for item in items:
@@ -49,7 +49,7 @@ def run_in_threads(
     try:
         for thread in threads:
             while thread.is_alive():
-                thread.join(0.1)  # short, so that the interrupt of a user is heard
+                thread.join(0.1)  # short, so that an interrupt by the user is noticed
     except BaseException:
         stop.set()
         for thread in threads:

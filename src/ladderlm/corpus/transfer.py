@@ -1,7 +1,7 @@
 """Download from a web server to a file, resuming after any interruption.
 
-Owns Range requests, retries with growing pauses, and the rule that what has arrived stays.
-Whether the file is the right one is judged in `fetch.py`.
+Owns Range requests, retries with growing pauses, and the rule that bytes that arrived are kept.
+Whether the file is the right one is checked in `fetch.py`.
 """
 
 import http.client
@@ -22,8 +22,8 @@ __all__ = ["Transfer", "keep_version", "version_file"]
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 30.0
 MAX_TRIES = 8
-MAX_FIRST_TRIES = 4  # of a server that has not answered at all: it may well be gone
-MAX_WAIT_SECONDS = 120.0  # however long the server asks us to wait
+MAX_FIRST_TRIES = 4  # for a server that has never answered: it may be gone
+MAX_WAIT_SECONDS = 120.0  # even if the server asks us to wait longer
 OTHER_SOURCE = "name another --source, or fetch the file by hand and put it in the folder"
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _log = logging.getLogger(__name__)
@@ -31,16 +31,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Transfer:
-    """Bytes on their way from a URL to the end of a part.
+    """A transfer of bytes from a URL to the end of a part.
 
     Args:
-        url, part: from and to.
-        has_checksum: the end of the file is judged by its hash, not only by its length.
-        progress: told bytes so far and in all (None if the server does not say).
-        back_off_seconds: pause after the first failure; doubles with each in a row.
+        has_checksum: a hash will show whether the file is complete, not only its length.
+        progress: called with bytes so far and in all (None if the server does not say).
+        back_off_seconds: pause after the first failure; doubles with each consecutive one.
         stop: ends the transfer when set.
-        window: bytes to ask for, given how many are there; None: all that follow.
-        enough: told how many bytes are there; True: no more are wanted.
+        window: number of bytes to request, given how many are there; None: all that follow.
+        enough: called with the number of bytes that are there; True ends the transfer.
 
     `n_received` counts bytes that came over the network, `total` is the length of the whole file.
     """
@@ -58,7 +57,7 @@ class Transfer:
     _has_answered: bool = field(default=False, init=False)
 
     def run(self, version: str | None = None) -> None:
-        """Receive until the file is whole or there is enough of it.
+        """Receive until the file is whole or `enough` of it has arrived.
 
         Raises:
             DataError, LadderError: see `download`.
@@ -66,12 +65,10 @@ class Transfer:
         make_folder(self.part.parent)
         keep_version(self.part, version)
         failures, most = 0, _size(self.part)
-        cause: Exception | None = None
+        cause: Exception
         while True:
-            if self.stop.is_set():
-                raise LadderError("the transfer was stopped")
-            before = _size(self.part)
-            wait = 0.0
+            self._check_stop()
+            before, wait = _size(self.part), 0.0
             try:
                 if self._receive():
                     return
@@ -85,30 +82,25 @@ class Transfer:
                         return
                     remove_tree(self.part)
                 elif error.code not in _RETRIED:
-                    raise DataError(
-                        f"{self.url}: the server answers {error.code} {error.reason}",
-                        "the file is not there, or not for everyone",
-                        OTHER_SOURCE,
-                    ) from error
-                cause = error
-                wait = _seconds(error.headers.get("Retry-After"))
-                reason = f"the server answers {error.code}"
+                    what = f"{self.url}: the server answers {error.code} {error.reason}"
+                    raise DataError(what, fix=OTHER_SOURCE) from error
+                asked = error.headers.get("Retry-After") or ""  # a date counts as no wait
+                wait = min(float(asked) if asked.isdigit() else 0.0, MAX_WAIT_SECONDS)
+                cause, reason = error, f"the server answers {error.code}"
             except (ValueError, http.client.InvalidURL) as error:
-                raise DataError(
-                    f"{self.url!r} is not a URL: {error}", "", "check its spelling"
-                ) from error
+                what = f"{self.url!r} is not a URL: {error}"
+                raise DataError(what, fix="check its spelling") from error
             except (OSError, http.client.HTTPException) as error:
-                cause = error
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
+                cause, reason = error, str(getattr(error, "reason", error)) or type(error).__name__
             # A server may force a restart: only more bytes than ever before are progress.
             failures = 0 if _size(self.part) > most else failures + 1
             most = max(most, _size(self.part))
             limit = MAX_TRIES if self._has_answered else MAX_FIRST_TRIES
             if failures >= limit:
-                kept = f"{_size(self.part):,} bytes are kept in {self.part}"
+                kept = _size(self.part)
                 raise DataError(
                     f"{self.url}: {reason}, {limit} times in a row",
-                    kept if _size(self.part) else "nothing has come",
+                    f"{kept:,} bytes are kept in {self.part}" if kept else "no byte has arrived",
                     "run the same command again later: it resumes from there",
                 ) from cause
             wait = max(wait, self.back_off_seconds * 2 ** (failures - 1) if failures else 0.0)
@@ -127,11 +119,17 @@ class Transfer:
             self._has_answered = True
             _check_is_file(self.url, answer)
             is_partial = answer.status == 206
-            if is_partial and _first_byte(answer) != done:
-                remove_tree(self.part)
-                raise http.client.HTTPException("the server sends other bytes than asked for")
+            length, total = _int(answer.headers.get("Content-Length")), None
             start = done if is_partial else 0
-            length, total = _announced_bytes(answer, start, window)
+            if is_partial:
+                content_range = answer.headers.get("Content-Range") or ""
+                first = content_range.removeprefix("bytes ").partition("-")[0]
+                if _int(first) != done:
+                    remove_tree(self.part)
+                    raise http.client.HTTPException("the server sends other bytes than requested")
+                total = total_of(content_range)
+            if total is None and length is not None and (window is None or not is_partial):
+                total = start + length
             self._check_same(total)
             end = total if length is None else start + length
             is_blind = end is None and not answer.chunked and not self.has_checksum
@@ -148,23 +146,24 @@ class Transfer:
             if self._append(answer, done, end):
                 return True
         done = _size(self.part)
-        if not done and self.total in (0, None):
-            raise DataError(
-                f"{self.url}: the file is empty", "a mirror that is broken", OTHER_SOURCE
-            )
+        if not done and not self.total:
+            raise DataError(f"{self.url}: the file is empty", fix=OTHER_SOURCE)
         if end is not None and done < end:
             raise http.client.HTTPException("the connection was cut")
-        # Without a length, a chunked answer or a checksum tells that this is the end.
+        # Without a length, a chunked answer or a checksum shows that this is the end.
         return self.total is None or done >= self.total
 
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise LadderError("the transfer was stopped")
+
     def _append(self, answer: Any, done: int, end: int | None) -> bool:
-        """Move what arrives to the part; True if there is enough."""
+        """Append what arrives to the part; return whether it is enough."""
         waiting = bytearray()
         try:
             while end is None or done < end:
-                if self.stop.is_set():
-                    raise LadderError("the transfer was stopped")
-                # read1 gives what has arrived; read would lose it when the connection breaks
+                self._check_stop()
+                # read1 returns what has arrived; read would lose it when the connection breaks
                 left = CHUNK_BYTES if end is None else min(CHUNK_BYTES, end - done)
                 if not (piece := answer.read1(left)):
                     break
@@ -182,14 +181,14 @@ class Transfer:
         return self.enough(done)
 
     def _check_same(self, total: int | None) -> None:
-        """Throw the part away if the file at the server has another length than before."""
+        """Delete the part if the file at the server has another length than before."""
         before, self.total = self.total, total
         if None not in (before, total) and before != total:
             remove_tree(self.part)
             raise http.client.HTTPException("the file at the server has changed")
 
     def _pass_over(self, answer: Any, done: int) -> None:
-        """Read what is there already; if it is not the same, what is there is thrown away."""
+        """Read the bytes that are there already; delete the part if they differ."""
         with open(self.part, "rb") as old:
             while done and (piece := answer.read1(min(CHUNK_BYTES, done))):
                 self.n_received += len(piece)
@@ -202,12 +201,12 @@ class Transfer:
 
 
 def version_file(part: Path) -> Path:
-    """Return the place of the note that says which version of a file a part was begun from."""
+    """Return the path of the note of the version of a file that a part was begun from."""
     return part.with_name(part.name + ".version")
 
 
 def keep_version(part: Path, version: str | None) -> None:
-    """Throw a part away that was begun from another version of the file."""
+    """Delete a part that was begun from another version of the file, and note this version."""
     if version is None:
         return
     note = version_file(part)
@@ -226,15 +225,14 @@ def _pause(stop: threading.Event, seconds: float) -> None:
 
 
 def _flush(part: Path, waiting: bytearray) -> None:
-    """Move bytes from memory to the part; a full disk is no fault of the server."""
+    """Move bytes from memory to the part; a full disk is not retried."""
     try:
         if waiting:
             append_bytes(part, bytes(waiting))
     except OSError as error:
         raise LadderError(
             f"cannot write {part}: {error.strerror}",
-            "what was written before is kept",
-            "free some space or fix the permissions; then the same command resumes from there",
+            fix="free some space or fix the permissions; then the same command resumes from there",
         ) from error
     waiting.clear()
 
@@ -242,38 +240,13 @@ def _flush(part: Path, waiting: bytearray) -> None:
 def _check_is_file(url: str, answer: Any) -> None:
     """Refuse an answer that is not the bytes of the file."""
     if "text/html" in (answer.headers.get("Content-Type") or ""):
-        raise DataError(
-            f"{url} answers with a web page, not a file",
-            "a mirror that is gone or asks for a login often does",
-            OTHER_SOURCE,
-        )
+        raise DataError(f"{url} answers with a web page, not a file", fix=OTHER_SOURCE)
     encoding = answer.headers.get("Content-Encoding") or "identity"
     own = {"zstd": ".zst", "gzip": ".gz", "x-gzip": ".gz"}.get(encoding)  # named after its ending
     if encoding != "identity" and not (own and url.endswith(own)):
-        raise DataError(
-            f"{url}: the server sends it in Content-Encoding {encoding}, which was not asked for",
-            "the bytes are not those of the file",
-            OTHER_SOURCE,
-        )
+        what = f"{url}: the server sends it in Content-Encoding {encoding}, which was not requested"
+        raise DataError(what, fix=OTHER_SOURCE)
 
 
-def _first_byte(answer: Any) -> int | None:
-    """Read where a partial answer begins: `bytes 100-199/200` gives 100."""
-    head = (answer.headers.get("Content-Range") or "").removeprefix("bytes ").partition("-")[0]
-    return int(head) if answer.status == 206 and head.isdigit() else None
-
-
-def _announced_bytes(answer: Any, start: int, window: int | None) -> tuple[int | None, int | None]:
-    """Return the bytes of this answer and of the whole file, None for what is not said."""
-    text = answer.headers.get("Content-Length") or ""
-    length = int(text) if text.isdigit() else None
-    total = total_of(answer.headers.get("Content-Range")) if answer.status == 206 else None
-    if total is None and length is not None and (window is None or answer.status != 206):
-        total = start + length
-    return length, total
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Read how long the server asks us to wait; a date counts as not at all."""
-    asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
-    return min(asked, MAX_WAIT_SECONDS)
+def _int(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None

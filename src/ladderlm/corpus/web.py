@@ -1,7 +1,7 @@
-"""Ask a web server for a file, or what it says about one.
+"""Request a file, or facts about one, from a web server.
 
-Owns headers, redirects, where the hub's token may go, and the facts read from an answer. Keeps
-nothing and retries nothing (`fetch.py` does).
+Owns headers, redirects, where the hub's token may go, and the facts read from an answer. Stores
+nothing and retries nothing (`transfer.py` does).
 """
 
 import http.client
@@ -34,12 +34,12 @@ def hub_endpoint() -> str:
 
 @dataclass(frozen=True)
 class Remote:
-    """What a server says about a file before it sends it.
+    """Facts that a server reports about a file before sending it; None if it does not.
 
     Args:
-        n_bytes: length; None if it does not say.
-        sha256: of the content, which the hub keeps for every large file; None: not said.
-        version: changes when the file does; None: not said.
+        n_bytes: length.
+        sha256: of the content, which the hub knows for every large file.
+        version: changes when the file does.
     """
 
     n_bytes: int | None
@@ -51,7 +51,7 @@ UNKNOWN = Remote(None, None, None)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow a redirect with the same method, and hand the token to no other host."""
+    """Redirects that keep the method, and give the token to no other host."""
 
     def redirect_request(
         self,
@@ -63,7 +63,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if req.get_method() == "HEAD" and headers.get("X-Linked-Etag"):
-            return None  # the hub has said all; the storage behind it may refuse HEAD
+            return None  # the hub has reported all; the storage behind it may refuse HEAD
         new = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
         if new is not None:
             new.method = req.get_method()
@@ -79,10 +79,7 @@ def _add_token(request: urllib.request.Request) -> None:
 
 
 def open_url(
-    url: str,
-    headers: dict[str, str] | None = None,
-    method: str = "GET",
-    timeout: float = 30.0,
+    url: str, headers: dict[str, str] | None = None, method: str = "GET", timeout: float = 30.0
 ) -> Any:
     """Send one request and return the answer, whose body is still to be read.
 
@@ -91,7 +88,7 @@ def open_url(
     Raises:
         urllib.error.HTTPError: the server answers with an error.
         OSError, http.client.HTTPException: it does not answer.
-        ValueError: that is no URL.
+        ValueError: `url` is not a URL.
     """
     own = {"User-Agent": "ladderlm", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=own | (headers or {}), method=method)
@@ -100,10 +97,10 @@ def open_url(
 
 
 def ask_server(url: str) -> Remote | None:
-    """Ask what a server says about a file; None if it has no such file or does not tell.
+    """Return the facts that a server reports about a file; None if it has no such file.
 
     Raises:
-        OSError, http.client.HTTPException: there is no server.
+        OSError, http.client.HTTPException: the server does not answer.
     """
     try:
         with open_url(url, method="HEAD", timeout=PROBE_TIMEOUT_SECONDS) as answer:
@@ -119,13 +116,13 @@ def ask_server(url: str) -> Remote | None:
     length = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
     tag = headers.get("ETag") or ""
     return Remote(
-        n_bytes=int(length) or None if length.isdigit() else None,  # some say 0 to HEAD
+        n_bytes=int(length) or None if length.isdigit() else None,  # some answer 0 to HEAD
         sha256=linked if re.fullmatch("[0-9a-f]{64}", linked) else None,
         version=linked or (None if tag.startswith("W/") else tag.strip('"') or None),
     )
 
 
 def total_of(content_range: str | None) -> int | None:
-    """Read the length of a whole file from `bytes */12345`."""
+    """Return the length of a whole file from a header such as `bytes */12345`."""
     tail = (content_range or "").rpartition("/")[2]
     return int(tail) if tail.isdigit() else None

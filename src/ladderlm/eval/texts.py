@@ -83,7 +83,7 @@ def read_texts(
     if (place / "manifest.json").is_file():
         return _from_prepared(open_data(place), split, n_documents, check)
     # reading files needs packages that the bare runner does without
-    from ladderlm.corpus.corpus_files import expand_sources, files_by_split
+    from ladderlm.corpus.files import expand_sources, files_by_split
 
     named = files_by_split(place) if place.is_dir() else {}
     if named and split not in named:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ladderlm.corpus.documents import RecordParser, TextBlock, read_blocks
+from ladderlm.corpus.documents import ReadingOptions, RecordParser, TextBlock, read_blocks
 from ladderlm.data.shards import token_dtype
 from ladderlm.errors import DataError
 from ladderlm.files import publish_json, read_json
@@ -133,7 +133,9 @@ def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: N
         DataError: bad input, or a source that changes meanwhile.
     """
     folder = Path(job.folder)
-    parser = RecordParser(job.text_key, job.subset_key, job.skip_bad)
+    parser = RecordParser(
+        ReadingOptions(text_key=job.text_key, subset_key=job.subset_key, skip_bad=job.skip_bad)
+    )
     sizes = [0, 0, 0]
     with _Writer() as writer:
         for number, (file, (n, r)) in enumerate(zip(job.files, job.turns, strict=True)):

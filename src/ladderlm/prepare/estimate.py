@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ladderlm.corpus.decompress import read_head
-from ladderlm.corpus.documents import RecordParser, TextBlock
+from ladderlm.corpus.documents import ReadingOptions, RecordParser, TextBlock
 from ladderlm.data.shard_writer import INDEX_DTYPE
 from ladderlm.data.shards import token_dtype
 from ladderlm.errors import DataError
@@ -133,7 +133,9 @@ def take_samples(jobs: list[SampleJob], tokenizer: Tokenizer) -> list[Sums]:
 def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
     file = job.file
     try:
-        parser = RecordParser(job.text_key, job.subset_key, skip_bad=True)
+        parser = RecordParser(
+            ReadingOptions(text_key=job.text_key, subset_key=job.subset_key, skip_bad=True)
+        )
         seconds = 0.0
         for _ in range(2):  # the first time has the start of the encoder in it
             started = time.perf_counter()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ladderlm.config import content_hash
-from ladderlm.corpus.corpus_files import expand_sources, files_by_split
 from ladderlm.corpus.decompress import standard_input
 from ladderlm.corpus.documents import BLOCK_BYTES, ReadingOptions
+from ladderlm.corpus.files import expand_sources, files_by_split
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_stream, sha256_file
 from ladderlm.prepare.encoding import PartJob, SourceFile, SourceLimits, Turn, share_files
