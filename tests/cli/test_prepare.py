@@ -73,7 +73,7 @@ def test_overlap_of_train_and_validation_is_refused_unless_allowed(prepare, tmp_
     write_jsonl(tmp_path / "c/val.jsonl", records[:2])
     said = prepare(tmp_path / "c")
     assert said.code == 2
-    assert "2 documents of 'val' stand in 'train'" in said.err
+    assert "2 documents of 'val' are in 'train' too" in said.err
     assert "train_val_exact: 2 documents" in prepare(tmp_path / "c", "--allow-overlap").out
 
 
@@ -85,8 +85,8 @@ def test_overlap_of_train_and_validation_is_refused_unless_allowed(prepare, tmp_
         (["CORPUS", "--max-documents", "0"], "at least 1"),
         (["CORPUS", "--max-documents", "-1"], "at least 1"),
         (["CORPUS", "--workers", "0"], "at least 1"),
-        (["CORPUS", "--split", "a/b"], "letters and digits"),
-        (["CORPUS", "--split", "../x"], "letters and digits"),
+        (["CORPUS", "--split", "a/b"], "letters, digits"),
+        (["CORPUS", "--split", "../x"], "letters, digits"),
         (["CORPUS", "--text-key", "txt"], "'txt' is missing"),
         (["CORPUS", "--worker", "1"], "--workers"),
         (["CORPUS", "--max-documents", "few"], "--max-documents"),

@@ -143,7 +143,7 @@ def test_a_copy_but_for_case_and_white_space_is_refused_or_counted(config, tmp_p
     prepare(config())
     source = write_jsonl(tmp_path / "v.jsonl", [RECORDS[7] | {"text": change(RECORDS[7]["text"])}])
     val = config(sources=(str(source),), split="val")
-    with pytest.raises(DataError, match=r"1 documents of 'val' .* but for case and white space"):
+    with pytest.raises(DataError, match=r"1 documents of 'val' .* except for case and white space"):
         prepare(val)
     allowed = config(sources=(str(source),), split="val", allow_overlap=True)
     assert prepare(allowed)["overlap"] == {"train_val_exact": 0, "train_val_folded": 1}

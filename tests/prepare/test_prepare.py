@@ -240,7 +240,7 @@ def test_documents_of_val_that_stand_in_train_are_refused_or_counted(config, cor
         TRAIN[6] | {"text": TRAIN[6]["text"] + " "},
     ]
     write_jsonl(corpus / "val.jsonl", VAL + planted)
-    with pytest.raises(DataError, match="2 documents of 'val' stand in 'train' as well"):
+    with pytest.raises(DataError, match="2 documents of 'val' are in 'train' too"):
         prepare(config())
     assert not (tmp_path / "data/manifest.json").exists()
     manifest = prepare(config(allow_overlap=True))

@@ -18,7 +18,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd as _zstd
 
-__all__ = ["is_zstd", "open_plain", "read_head", "standard_input", "zstd"]
+__all__ = ["is_zstd", "open_plain", "read_head", "zstd"]
 
 zstd = _zstd
 _ZSTD_MAGIC, _GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
@@ -41,13 +41,8 @@ def open_plain(path: Path, name: str, opened: contextlib.ExitStack) -> IO[bytes]
         DataError: a compressed file is shorter than its header.
         EOFError, OSError, zlib.error: while the stream is read, if it is cut short or damaged.
     """
-    stream = standard_input() if str(path) == "-" else opened.enter_context(path.open("rb"))
+    stream = sys.stdin.buffer if str(path) == "-" else opened.enter_context(path.open("rb"))
     return _decompress(stream, path, name, opened)
-
-
-def standard_input() -> IO[bytes]:
-    """Return standard input as bytes."""
-    return sys.stdin.buffer
 
 
 def read_head(path: Path, name: str, n_bytes: int) -> tuple[bytes, int]:

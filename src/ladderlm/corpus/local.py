@@ -229,7 +229,12 @@ def fetch_local(
         known = out / "corpus.json"
         if known.exists():
             corpus: dict[str, Any] = read_json(known)
-            if corpus.get("fingerprint") == fingerprint and _files_are_good(out, corpus):
+            files_are_good = corpus.get("fingerprint") == fingerprint and all(
+                (out / entry["file"]).is_file()
+                and sha256_file(out / entry["file"]) == entry["sha256"]
+                for entry in corpus["splits"].values()
+            )
+            if files_are_good:
                 return corpus
         written = {name: _write_split(out / f"{name}.jsonl.zst", splits[name]) for name in splits}
         corpus = {
@@ -268,13 +273,6 @@ def cut_file(file: LocalFile) -> list[LocalFile]:
     parts.append(file.text[start:])
     cut_up = [replace(file, text=part, digest=text_digest(part)) for part in parts]
     return cut_up if len(parts) > 1 else [file]
-
-
-def _files_are_good(out: Path, corpus: dict[str, Any]) -> bool:
-    return all(
-        (out / entry["file"]).is_file() and sha256_file(out / entry["file"]) == entry["sha256"]
-        for entry in corpus["splits"].values()
-    )
 
 
 def _split_files(files: list[LocalFile], skipped: Counter[str]) -> dict[str, list[LocalFile]]:

@@ -174,16 +174,10 @@ def places_for(split: str, source: str | None) -> list[Place]:
     )
 
 
-def _hub_place(source: PileSource) -> Place:
-    return Place(
-        source.repository,
-        dataset_url(source.repository),
-        source.corpus,
-        (source.suffix,),
-        source.note,
-        source.repository,
-        source.has_list,
-    )
+def _hub_place(known: PileSource) -> Place:
+    name, suffixes = known.repository, (known.suffix,)
+    base = dataset_url(name)
+    return Place(name, base, known.corpus, suffixes, known.note, name, known.has_list)
 
 
 def read_list(base: str | Path) -> dict[str, str]:

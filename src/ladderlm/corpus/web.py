@@ -4,14 +4,12 @@ Owns headers, redirects, where the hub's token may go, and the facts read from a
 nothing and retries nothing (`transfer.py` does).
 """
 
-import http.client
 import os
 import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from email.message import Message
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 __all__ = [
@@ -54,17 +52,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Redirects that keep the method, and give the token to no other host."""
 
     def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage | Message,
-        newurl: str,
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if req.get_method() == "HEAD" and headers.get("X-Linked-Etag"):
             return None  # the hub has reported all; the storage behind it may refuse HEAD
-        new = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None:
             new.method = req.get_method()
             _add_token(new)

@@ -1,6 +1,6 @@
 """Files of a data folder that its manifest does not name.
 
-Owns the names of versions of a split, and the removal of what killed or replaced calls left.
+Owns the names of versions of a split, and the removal of files of killed or replaced calls.
 """
 
 import contextlib
@@ -24,30 +24,29 @@ def _own_files(out: Path) -> dict[str, list[Path]]:
     """Return the files of splits in a folder, by the prefix of their version."""
     found: dict[str, list[Path]] = {}
     for path in sorted(out.iterdir()):
-        match = _OWN_FILE.fullmatch(path.name)
-        if match:
+        if match := _OWN_FILE.fullmatch(path.name):
             found.setdefault(match[1], []).append(path)
     return found
 
 
 def free_prefix(out: Path, name: str) -> str:
-    """Name a version of a split after none whose files still lie there: `train`, `train-v2` ..."""
+    """Return a name for a version of a split that no file has yet: `train`, `train-v2` ..."""
     taken = _own_files(out)
     names = [name, *(f"{name}-v{i}" for i in range(2, len(taken) + 3))]
     return next(prefix for prefix in names if prefix not in taken)
 
 
 def remove_temporary(out: Path) -> None:
-    """Delete files that a killed call was writing; the lock on the folder is held."""
+    """Delete unfinished files of a killed call. The caller holds the folder's lock."""
     for folder in (out, out / "tokenizer"):
         for path in folder.glob(".tmp-*"):
             remove_tree(path)
 
 
 def remove_leftovers(out: Path, manifest: dict[str, Any], keep: list[str]) -> None:
-    """Delete versions that no manifest names any more, and all staging that is not in use.
+    """Delete versions that the manifest no longer names, and staging folders except `keep`.
 
-    A version that someone has open is left to the next call.
+    A version that a process has open is left to the next call.
     """
     named = {f["file"] for entry in manifest["splits"].values() for f in files_of_split(entry)}
     for prefix, paths in _own_files(out).items():

@@ -1,7 +1,7 @@
 """Find equal keys among more documents than fit in memory.
 
 Owns an external sort of 64-bit keys. Keys are hashes, so cutting their range evenly gives shares
-of like size; one share at a time is held in memory, about `run_entries` entries of 16 bytes.
+of about equal size. One share at a time is in memory: about `run_entries` entries of 16 bytes.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ RUN_ENTRIES = 1 << 20
 
 
 class KeyTable:
-    """Keys of documents 0, 1, 2, ..., kept on disk once they are many.
+    """Keys of documents 0, 1, 2, ..., moved to disk once there are many.
 
     Two different texts share a 64-bit key with probability n^2 / 2^65 among n texts: 3e-6 for
     10^7 documents.
 
     Args:
-        folder: where sorted runs are written; it belongs to the table.
-        run_entries: entries held in memory.
+        folder: for sorted runs; nothing else may use it.
+        run_entries: number of entries in memory.
     """
 
     def __init__(self, folder: Path, run_entries: int = RUN_ENTRIES) -> None:
@@ -53,7 +53,7 @@ class KeyTable:
         self._runs.append((path, len(keys), self.n_entries - len(keys)))
 
     def _shares(self) -> Iterator[list[tuple[NDArray[np.uint64], NDArray[np.int64]]]]:
-        """Return each share of the range of keys: per run, in order, its (keys, positions)."""
+        """Return each share of the range of keys: (keys, positions) of each run, in order."""
         if not self._runs:
             keys = np.concatenate([np.empty(0, np.uint64), *self._pending])
             order = np.argsort(keys, kind="stable")
@@ -82,7 +82,7 @@ class KeyTable:
         return keys.astype(np.uint64), places.astype(np.int64) + first
 
     def sorted_keys(self) -> Iterator[NDArray[np.uint64]]:
-        """Return all keys in rising order, in several arrays; equal keys are in one array."""
+        """Return all keys in ascending order, in several arrays; equal keys are in one array."""
         for runs in self._shares():
             yield np.sort(np.concatenate([keys for keys, _ in runs]))
 

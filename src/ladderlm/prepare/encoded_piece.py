@@ -1,14 +1,13 @@
-"""Encoded pieces of a corpus: what workers make and what assembling reads.
+"""Encoded pieces of a corpus, which workers write and `assemble` reads.
 
-Owns the encoding of a block of documents into columns, and the file that holds a piece. A piece
-is a fixed run of blocks of one source file, so its bytes do not depend on who makes it.
+Owns the encoding of a block of documents into columns, and the file format of a piece.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +34,14 @@ N_EXAMPLES = 20
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz")
 _WHITE = b" \t\n\r\v\f"
 _MAGIC = b"ladderlm piece 1\n"
+_COLUMNS = {
+    "n_tokens": "<i8",
+    "n_bytes": "<i8",
+    "subset_ids": "<i8",
+    "exact": "<u8",
+    "folded": "<u8",
+    "bands": "<u8",
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class EncodedPiece:
         folded: (n,) uint64, likewise with ASCII letters in lower case and white space removed.
         bands: (n, N_BANDS) uint64, MinHash keys; (n, 0) unless near duplicates are counted.
         subset_names: in the order of their first document.
-        skipped: reason -> how many records were left out.
-        examples: the first of them in words.
+        skipped: number of records skipped for each reason.
+        examples: descriptions of the first of them.
     """
 
     tokens: NDArray[Any]
@@ -66,22 +73,32 @@ class EncodedPiece:
 
     @property
     def n_documents(self) -> int:
-        """How many documents it holds."""
+        """Number of documents."""
         return len(self.n_tokens)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Documents, bytes of text and tokens."""
+        return self.n_documents, int(self.n_bytes.sum()), len(self.tokens)
+
+    def keep(self, mask: NDArray[np.bool_]) -> "EncodedPiece":
+        """Return the piece with the documents where `mask` is true: (n,)."""
+        if mask.all():
+            return self
+        columns = {name: getattr(self, name)[mask] for name in _COLUMNS}
+        return replace(self, tokens=self.tokens[np.repeat(mask, self.n_tokens)], **columns)
 
 
 def encode_documents(
     parsed: Parsed, tokenizer: Tokenizer, dtype: np.dtype[Any], near: bool = False
 ) -> EncodedPiece:
-    """Encode the documents of a block.
+    """Encode the documents of a block into tokens of a dtype.
 
     Args:
-        parsed: what a `RecordParser` gave.
-        dtype: of the tokens.
-        near: make the MinHash keys too.
+        near: compute the MinHash keys too.
 
     Raises:
-        DataError: the tokenizer gave an id outside its vocabulary.
+        DataError: the tokenizer returned an id outside its vocabulary.
     """
     raws = [text.encode("utf-8") for text in parsed.texts]
     encoded = tokenizer.encode_batch(parsed.texts)
@@ -93,10 +110,9 @@ def encode_documents(
         tokens[end - 1 - len(ids) : end - 1] = ids
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < tokenizer.vocab_size):
         raise DataError(
-            f"the tokenizer gave ids {tokens.min()}..{tokens.max()} for a vocabulary of "
+            f"the tokenizer returned ids {tokens.min()}..{tokens.max()} for a vocabulary of "
             f"{tokenizer.vocab_size}",
-            "an id without a row in the model, or one that wraps in the file, spoils the data",
-            "make or fetch the tokenizer again",
+            fix="train or fetch the tokenizer again",
         )
     tokens = tokens.astype(dtype)
     names = {name: i for i, name in enumerate(dict.fromkeys(parsed.subsets))}
@@ -121,41 +137,31 @@ def _hashes(raws: Sequence[bytes]) -> NDArray[np.uint64]:
 
 
 def join_pieces(pieces: Sequence[EncodedPiece]) -> EncodedPiece:
-    """Lay pieces end to end; at least one."""
-    names = {
-        name: i for i, name in enumerate(dict.fromkeys(n for p in pieces for n in p.subset_names))
-    }
+    """Return the concatenation of one or more pieces."""
+    unique = dict.fromkeys(name for p in pieces for name in p.subset_names)
+    names = {name: i for i, name in enumerate(unique)}
     ids = [np.array([names[n] for n in p.subset_names], np.int64)[p.subset_ids] for p in pieces]
-    columns = ("tokens", "n_tokens", "n_bytes", "exact", "folded", "bands")
-    skipped: Counter[str] = sum((p.skipped for p in pieces), Counter())
+    columns = {
+        name: np.concatenate([getattr(p, name) for p in pieces]) for name in ("tokens", *_COLUMNS)
+    }
     return EncodedPiece(
-        **{name: np.concatenate([getattr(p, name) for p in pieces]) for name in columns},
-        subset_ids=np.concatenate(ids),
+        **columns | {"subset_ids": np.concatenate(ids)},
         subset_names=tuple(names),
-        skipped=skipped,
+        skipped=sum((p.skipped for p in pieces), Counter[str]()),
         examples=tuple(e for p in pieces for e in p.examples)[:N_EXAMPLES],
     )
-
-
-_COLUMNS = (
-    ("n_tokens", "<i8"),
-    ("n_bytes", "<i8"),
-    ("subset_ids", "<i8"),
-    ("exact", "<u8"),
-    ("folded", "<u8"),
-    ("bands", "<u8"),
-)
 
 
 def write_piece(path: Path, piece: EncodedPiece) -> None:
     """Publish a piece: one line of JSON with the SHA-256 of the columns, then the columns."""
     parts = [piece.tokens.tobytes()]
-    parts += [getattr(piece, name).astype(dtype).tobytes() for name, dtype in _COLUMNS]
+    parts += [getattr(piece, name).astype(dtype).tobytes() for name, dtype in _COLUMNS.items()]
+    n_documents, n_all_bytes, n_all_tokens = piece.sizes
     header = {
         "dtype": piece.tokens.dtype.str,
-        "n_all_tokens": len(piece.tokens),
-        "n_all_bytes": int(piece.n_bytes.sum()),
-        "n_documents": piece.n_documents,
+        "n_all_tokens": n_all_tokens,
+        "n_all_bytes": n_all_bytes,
+        "n_documents": n_documents,
         "n_bands": piece.bands.shape[1],
         "subset_names": piece.subset_names,
         "skipped": dict(sorted(piece.skipped.items())),
@@ -174,7 +180,7 @@ def piece_sizes(path: Path) -> tuple[int, int, int]:
     """Return documents, bytes of text and tokens of a piece, without checking its columns.
 
     Raises:
-        DataError: missing, or not a piece.
+        DataError: the file is missing, or not a piece.
     """
     try:
         with path.open("rb") as stream:
@@ -193,8 +199,7 @@ def _read_lead(stream: IO[bytes]) -> Any:
 def _unusable(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} cannot be used: {error}",
-        "a part that is missing or damaged would silently give other data",
-        "delete the file and run the command that made it again: it makes only what is missing",
+        fix="delete the file and run the command that made it again: it makes only what is missing",
     )
 
 
@@ -202,7 +207,7 @@ def read_piece(path: Path) -> EncodedPiece:
     """Read a piece and check it.
 
     Raises:
-        DataError: missing, cut short or changed.
+        DataError: the file is missing, cut short or changed.
     """
     try:
         with path.open("rb") as stream:
@@ -215,20 +220,15 @@ def read_piece(path: Path) -> EncodedPiece:
             raise ValueError("its SHA-256 is not the recorded one")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(path, error) from error
-    return _columns_of(header, body)
-
-
-def _columns_of(header: dict[str, Any], body: bytes) -> EncodedPiece:
-    n, bands, dtype = header["n_documents"], header["n_bands"], np.dtype(header["dtype"])
-    assert bands in (0, N_BANDS)  # the hash has been checked
-    tokens = np.frombuffer(body, dtype, header["n_all_tokens"])
+    n, n_bands = header["n_documents"], header["n_bands"]
+    assert n_bands in (0, N_BANDS)  # the hash has been checked
+    tokens = np.frombuffer(body, np.dtype(header["dtype"]), header["n_all_tokens"])
     at = tokens.nbytes
     columns: dict[str, NDArray[Any]] = {}
-    for name, kind in _COLUMNS:
-        count = n * bands if name == "bands" else n
-        columns[name] = np.frombuffer(body, kind, count, at)
+    for name, kind in _COLUMNS.items():
+        columns[name] = np.frombuffer(body, kind, n * n_bands if name == "bands" else n, at)
         at += columns[name].nbytes
-    columns["bands"] = columns["bands"].reshape(n, bands)
+    columns["bands"] = columns["bands"].reshape(n, n_bands)
     return EncodedPiece(
         tokens=tokens,
         **columns,

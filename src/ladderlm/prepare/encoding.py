@@ -1,8 +1,8 @@
 """Encode a share of a corpus into pieces.
 
-Owns the cutting of files into pieces, the sharing of files and pieces among parts, and how a part
-is made. A piece is a fixed run of blocks of one file, so what
-it holds does not depend on who makes it, and a piece that is there already is not made again.
+Owns the cutting of files into pieces, the sharing of files and pieces among parts, and the
+encoding of a part. A piece consists of a fixed number of blocks of one file, so its bytes do not
+depend on who makes it, and a piece that exists is not made again.
 """
 
 import time
@@ -26,6 +26,7 @@ from ladderlm.prepare.encoded_piece import (
 from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = [
+    "EncodingOptions",
     "PartJob",
     "SourceFile",
     "SourceLimits",
@@ -36,37 +37,36 @@ __all__ = [
 ]
 
 Turn = tuple[int, int]  # (n, r): piece i of file f is taken if (f + i) % n == r; n = 0: none
-_LOOK_SECONDS = 0.02  # between two looks for a piece that is being made
-_SLACK = 1.05  # more than an even share that a worker may have, to read no file twice
+_LOOK_SECONDS = 0.02  # between two checks for a piece that is being made
+_SLACK = 1.05  # times an even share that a worker may take, so that fewer files are read twice
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceLimits:
-    """How much of the sources is taken, from their beginning. None: all."""
+    """How much of the sources to take, from their beginning. None: all."""
 
     max_documents: int | None = None
-    max_tokens: int | None = None  # BOS and EOS in
+    max_tokens: int | None = None  # with BOS and EOS
     max_bytes: int | None = None  # UTF-8 bytes of the texts
 
     @property
     def each(self) -> tuple[int | None, int | None, int | None]:
-        """Documents, bytes, tokens."""
+        """Limits of documents, bytes, tokens."""
         return (self.max_documents, self.max_bytes, self.max_tokens)
 
     def met(self, sizes: list[int]) -> bool:
-        """Return whether so many documents, bytes and tokens are enough."""
+        """Return whether so many documents, bytes and tokens reach a limit."""
         pairs = zip(sizes, self.each, strict=True)
         return any(limit is not None and n >= limit for n, limit in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file as it was when it was hashed.
+    """A file at the time when it was hashed.
 
     Args:
-        path: where it lies.
-        shown: what errors call it.
-        state: size, modification time and inode; another state means that it has changed.
+        shown: its name in errors.
+        state: size, modification time and inode, by which a change is noticed.
     """
 
     path: str
@@ -75,75 +75,75 @@ class SourceFile:
 
     @staticmethod
     def state_of(path: Path | str) -> tuple[int, ...]:
-        """Return what changes when a file is written to or replaced."""
+        """Return the values that change when a file is written to or replaced."""
         status = Path(path).stat()
         return (status.st_size, status.st_mtime_ns, status.st_ino)
 
     def check_unchanged(self) -> None:
-        """Refuse a file that is no longer what was hashed.
+        """Check that the file is still the one that was hashed.
 
         Raises:
-            DataError: names it.
+            DataError: it changed.
         """
         if self.state_of(self.path) != self.state:
             raise DataError(
                 f"{self.shown} changed while it was read",
                 "the shards would hold a mixture of two versions",
-                "let it settle, then run the same command again",
+                "run the same command again when the file is complete",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartJob:
+class EncodingOptions(ReadingOptions):
+    """How documents are read and encoded.
+
+    Args:
+        tokenizer: folder.
+        near: compute keys for near duplicates.
+    """
+
+    tokenizer: str
+    near: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartJob(EncodingOptions):
     """One part of the work on one split.
 
     Args:
         folder: where its pieces go; several parts may share it.
         files: all source files of the split, in order.
-        tokenizer: folder.
         turns: which pieces of each file it makes.
         block_bytes, piece_blocks: bytes of a block, and blocks of a piece.
-        near: make keys for near duplicates.
-        text_key, subset_key, skip_bad: see `RecordParser`.
     """
 
     folder: str
     files: tuple[SourceFile, ...]
-    tokenizer: str
     turns: tuple[Turn, ...]
     block_bytes: int
     piece_blocks: int
-    near: bool
-    text_key: str
-    subset_key: str
-    skip_bad: bool
     limits: SourceLimits
 
 
-Report = Callable[[int], None]  # told documents encoded since the last call
+Report = Callable[[int], None]  # called with the documents encoded since the last call
 
 
 def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: None) -> None:
-    """Make the pieces of one part that are not there yet.
+    """Make the pieces of one part that do not exist yet.
 
-    A part never needs more than the limits allow the whole, so it stops once it has that much.
-    A piece is written while the next one is encoded.
+    A part stops once it alone reaches a limit of the whole. A piece is written while the next one
+    is encoded.
 
     Raises:
         DataError: bad input, or a source that changes meanwhile.
     """
     folder = Path(job.folder)
-    parser = RecordParser(
-        ReadingOptions(text_key=job.text_key, subset_key=job.subset_key, skip_bad=job.skip_bad)
-    )
+    parser = RecordParser(job)
     sizes = [0, 0, 0]
-    with _Writer() as writer:
+    with ThreadPoolExecutor(1) as writer:  # leaving waits for the last piece
+        written: Future[None] | None = None
         for number, (file, (n, r)) in enumerate(zip(job.files, job.turns, strict=True)):
-            if n == 0:
-                continue
-            n_pieces = _known_pieces(folder, number)
-            takes_all = job.limits == SourceLimits()
-            if n_pieces is not None and takes_all and _complete(job, number, n_pieces):
+            if n == 0 or _is_complete(job, number):
                 continue
             n_pieces = 0
             for index, blocks in _pieces(job, file):
@@ -154,55 +154,27 @@ def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: N
                 if path.exists():
                     found = piece_sizes(path)
                 else:
-                    piece = _encode_piece(blocks, parser, tokenizer, job, file, report)
-                    writer.write(path, piece)
-                    found = (piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens))
+                    piece = _encode_piece(blocks, parser, tokenizer, job.near, file, report)
+                    found = piece.sizes
+                    if written is not None:
+                        written.result()  # one piece waits at most
+                    written = writer.submit(write_piece, path, piece)
                 sizes = [a + b for a, b in zip(sizes, found, strict=True)]
                 if job.limits.met(sizes):
-                    return
-            writer.wait()
+                    break
+            if written is not None:
+                written.result()
+            if job.limits.met(sizes):
+                return
             file.check_unchanged()
             publish_json(_count_path(folder, number), {"n_pieces": n_pieces})
-
-
-class _Writer:
-    """Write one piece at a time on a thread of its own; leaving waits for the last."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self.wait()
-        finally:
-            self._pool.shutdown()
-
-    def write(self, path: Path, piece: EncodedPiece) -> None:
-        """Begin to write a piece once the one before is written."""
-        self.wait()
-        self._last = self._pool.submit(write_piece, path, piece)
-
-    def wait(self) -> None:
-        """Wait for what is being written.
-
-        Raises:
-            OSError: it could not be.
-        """
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
 
 
 def _encode_piece(
     blocks: Iterable[TextBlock],
     parser: RecordParser,
     tokenizer: Tokenizer,
-    job: PartJob,
+    near: bool,
     file: SourceFile,
     report: Report,
 ) -> EncodedPiece:
@@ -210,16 +182,16 @@ def _encode_piece(
     encoded = []
     for block in blocks:
         parsed = parser.parse(block)
-        # Data should not depend on where its corpus lies, so only the name is kept.
+        # Data must not depend on the folder of its corpus, so only the name is kept.
         parsed.examples = [e.replace(file.shown, Path(file.shown).name) for e in parsed.examples]
-        encoded.append(encode_documents(parsed, tokenizer, dtype, job.near))
+        encoded.append(encode_documents(parsed, tokenizer, dtype, near))
         report(encoded[-1].n_documents)
     file.check_unchanged()
     return join_pieces(encoded)
 
 
 def _pieces(job: PartJob, file: SourceFile) -> Iterator[tuple[int, Iterator[TextBlock]]]:
-    """Group the blocks of a file into pieces: (index, its blocks)."""
+    """Group the blocks of a file into pieces: (index, blocks)."""
     numbered = enumerate(read_blocks(Path(file.path), file.shown, job.block_bytes))
     for index, group in groupby(numbered, lambda item: item[0] // job.piece_blocks):
         yield index, (block for _, block in group)
@@ -238,8 +210,11 @@ def _known_pieces(folder: Path, file: int) -> int | None:
     return int(read_json(path)["n_pieces"]) if path.is_file() else None
 
 
-def _complete(job: PartJob, file: int, n_pieces: int) -> bool:
-    n, r = job.turns[file]
+def _is_complete(job: PartJob, file: int) -> bool:
+    """Return whether a part has all its pieces of a file."""
+    (n, r), n_pieces = job.turns[file], _known_pieces(Path(job.folder), file)
+    if n_pieces is None or job.limits != SourceLimits():
+        return False
     own = (index for index in range(n_pieces) if (file + index) % n == r)
     return all(_piece_path(Path(job.folder), file, index).exists() for index in own)
 
@@ -250,9 +225,9 @@ def find_pieces(
     """Return the pieces of a split in the order of its documents: (number of the file, path).
 
     Args:
-        folders: where the parts wrote.
-        n_files: how many source files there are.
-        still_made: says whether pieces may still appear; one that is missing is then waited for.
+        folders: of the parts.
+        n_files: number of source files.
+        still_made: returns whether pieces may still appear; missing ones are then waited for.
 
     Raises:
         DataError (when it is reached): a piece is in none of the folders.
@@ -272,18 +247,17 @@ def find_pieces(
             else:
                 raise DataError(
                     f"piece {index} of source file {file} is in none of the parts",
-                    "a part is missing, has not finished, or lost a file",
-                    "run each `prepare --part i/n` to its end, and name all their folders",
+                    fix="run each `prepare --part i/n` to its end, and name all their folders",
                 )
 
 
 def share_files(sizes: Sequence[float], n: int) -> list[int | None]:
     """Share files among n workers so that as few as possible are read by more than one.
 
-    A file is read from its beginning even by a worker that takes only some of its pieces.
+    A worker reads a file from its beginning even to take only some of its pieces.
 
     Returns:
-        For each file the worker that takes all of it; None: all share its pieces.
+        For each file the worker that takes all of it, or None if all share its pieces.
     """
     owners: list[int | None] = [None] * len(sizes)
     loads = [0.0] * n

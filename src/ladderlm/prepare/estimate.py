@@ -1,23 +1,23 @@
-"""What a `prepare` will take: time, disk, tokens.
+"""Estimate of time, disk space and tokens of a `prepare`.
 
-Owns the sample that is encoded beforehand and the sums made from it. An estimate depends on the
-machine and its load, so it stands in no manifest.
+Owns the sample that is encoded in advance, and its extrapolation. An estimate depends on the
+machine and its load, so it is in no manifest.
 """
 
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ladderlm.corpus.decompress import read_head
-from ladderlm.corpus.documents import ReadingOptions, RecordParser, TextBlock
+from ladderlm.corpus.documents import RecordParser, TextBlock
 from ladderlm.data.shard_writer import INDEX_DTYPE
 from ladderlm.data.shards import token_dtype
 from ladderlm.errors import DataError
 from ladderlm.prepare.encoded_piece import encode_documents
-from ladderlm.prepare.encoding import SourceFile
+from ladderlm.prepare.encoding import EncodingOptions, SourceFile
 from ladderlm.prepare.request import SplitRequest
 from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.units import format_bytes, format_count, format_seconds
@@ -31,13 +31,13 @@ _PER_DOCUMENT_BYTES = INDEX_DTYPE.itemsize + 16  # index and two hashes
 
 @dataclass(frozen=True)
 class PrepareEstimate:
-    """What to expect, from a sample of a few files.
+    """Expected cost of a `prepare`, from a sample of a few files.
 
     Args:
         n_documents, text_bytes, n_tokens: of all splits together.
         data_bytes: size of the result.
-        disk_bytes: most that lies on the disk meanwhile.
-        seconds: with this many workers, on this machine, as busy as it is now.
+        disk_bytes: peak of the disk space in use.
+        seconds: with this number of workers, on this machine under its current load.
     """
 
     n_documents: float
@@ -48,7 +48,7 @@ class PrepareEstimate:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain numbers."""
+        """Return the estimate as plain numbers."""
         return {key: round(value) for key, value in asdict(self).items() if key != "seconds"} | {
             "timing": {"seconds": round(self.seconds, 1)}
         }
@@ -62,30 +62,30 @@ class PrepareEstimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleJob:
-    """A file whose beginning is encoded, and how; see `PartJob`."""
+class SampleJob(EncodingOptions):
+    """A file whose beginning is encoded."""
 
     file: SourceFile
-    tokenizer: str
-    near: bool
-    text_key: str
-    subset_key: str
 
 
 Sums = list[float]  # documents, bytes, tokens, seconds of one process, bytes of the file
 
 
 def estimate_splits(
-    requests: list[SplitRequest],
-    vocab_size: int,
-    take: Callable[[list[SampleJob]], list[Sums]],
+    requests: list[SplitRequest], vocab_size: int, take: Callable[[list[SampleJob]], list[Sums]]
 ) -> PrepareEstimate:
-    """Encode the beginnings of a few files of each split, and scale them up.
+    """Encode the beginnings of a few files of each split, and extrapolate.
 
     Args:
-        take: gives what `take_samples` gives.
+        take: returns what `take_samples` does.
     """
-    jobs = [_sample_jobs(request) for request in requests]
+    jobs = [
+        [
+            SampleJob(file=file, **request.encoding)
+            for file in request.files[:: -(-len(request.files) // SAMPLE_FILES)]
+        ]
+        for request in requests
+    ]
     sums = iter(take([job for some in jobs for job in some]))
     total = [0.0] * 4
     for request, some in zip(requests, jobs, strict=True):
@@ -100,44 +100,23 @@ def estimate_splits(
     token_bytes = n_tokens * token_dtype(vocab_size).itemsize
     data_bytes = int(token_bytes + n_documents * _PER_DOCUMENT_BYTES)
     near = any(request.config.near_duplicates for request in requests)
-    piece_bytes = int(token_bytes + n_documents * (40 + 64 * near))
+    disk_bytes = data_bytes + int(token_bytes + n_documents * (40 + 64 * near))
     n_workers = requests[0].config.n_workers if requests else 1
     seconds = seconds / n_workers + token_bytes / _WRITE_BYTES_PER_SECOND
-    disk_bytes = data_bytes + piece_bytes
     return PrepareEstimate(n_documents, text_bytes, n_tokens, data_bytes, disk_bytes, seconds)
 
 
-def _sample_jobs(request: SplitRequest) -> list[SampleJob]:
-    config = request.config
-    step = -(-len(request.files) // SAMPLE_FILES)
-    return [
-        SampleJob(
-            file=file,
-            tokenizer=config.tokenizer,
-            near=config.near_duplicates,
-            text_key=config.text_key,
-            subset_key=config.subset_key,
-        )
-        for file in request.files[::step]
-    ]
-
-
 def take_samples(jobs: list[SampleJob], tokenizer: Tokenizer) -> list[Sums]:
-    """Encode the beginning of each file; one that cannot be read gives zeros.
-
-    What it is read for says later what is wrong with it.
-    """
+    """Encode the beginning of each file; zeros for unreadable ones, which `prepare` reports."""
     return [_take_sample(job, tokenizer) for job in jobs]
 
 
 def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
     file = job.file
     try:
-        parser = RecordParser(
-            ReadingOptions(text_key=job.text_key, subset_key=job.subset_key, skip_bad=True)
-        )
+        parser = RecordParser(replace(job, skip_bad=True))
         seconds = 0.0
-        for _ in range(2):  # the first time has the start of the encoder in it
+        for _ in range(2):  # the first time includes the start of the encoder
             started = time.perf_counter()
             raw, consumed = read_head(Path(file.path), file.shown, SAMPLE_BYTES)
             whole_lines = raw[: raw.rfind(b"\n") + 1] or raw
@@ -147,4 +126,4 @@ def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
     except (DataError, OSError, EOFError, zlib.error):
         return [0.0] * 5
     taken = min(consumed, file.state[0]) * len(whole_lines) // max(len(raw), 1)
-    return [piece.n_documents, int(piece.n_bytes.sum()), len(piece.tokens), seconds, taken]
+    return [*piece.sizes, seconds, taken]

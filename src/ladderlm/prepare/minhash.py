@@ -1,4 +1,4 @@
-"""Keys that near duplicates share.
+"""Keys that near duplicates have in common.
 
 Owns the MinHash signature of a document's tokens and its bands. Two documents whose sets of
 shingles have Jaccard similarity J share at least one key with probability 1 - (1 - J^r)^b, for b
@@ -20,7 +20,7 @@ _N_BINS = N_BANDS * N_ROWS
 _BIN_BITS = _N_BINS.bit_length() - 1
 _DOCUMENT_BITS = 24
 _EMPTY = np.uint64(2**64 - 1)
-_OFFSET = 0x9E3779B97F4A7C15  # sets a borrowed value apart; odd, so it never cycles early
+_OFFSET = 0x9E3779B97F4A7C15  # added to borrowed values; odd, so its multiples all differ
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -34,7 +34,7 @@ def band_keys(tokens: NDArray[Any], n_tokens: NDArray[np.int64]) -> NDArray[np.u
     """Return the MinHash keys of documents.
 
     Args:
-        tokens: (t,), documents end to end, each with BOS and EOS; those two are left out.
+        tokens: (t,), documents one after another, each with BOS and EOS, which are left out.
         n_tokens: (n,), length of each.
 
     Returns:
@@ -54,7 +54,12 @@ def band_keys(tokens: NDArray[Any], n_tokens: NDArray[np.int64]) -> NDArray[np.u
         token = tokens[np.minimum(starts + i, len(tokens) - 1)].astype(np.uint64) + np.uint64(1)
         token[width <= i] = 0
         hashes = hashes * np.uint64(0xD1342543DE82EF95) + token
-    return _bands_of(_signatures(_mix(hashes), document, len(n_tokens)))
+    signatures = _signatures(_mix(hashes), document, len(n_tokens))
+    rows = signatures.reshape(len(signatures), N_BANDS, N_ROWS)
+    keys = np.arange(N_BANDS, dtype=np.uint64)[None, :] * np.ones((len(rows), 1), np.uint64)
+    for i in range(N_ROWS):
+        keys = _mix(keys * np.uint64(0xD1342543DE82EF95) + rows[:, :, i])
+    return keys
 
 
 def _signatures(
@@ -73,7 +78,7 @@ def _signatures(
     signatures.reshape(-1)[group[first].astype(np.int64)] = key[first] & np.uint64(
         (1 << value_bits) - 1
     )
-    # An empty bin takes the value of the next full one to its right, set apart by the distance.
+    # An empty bin takes the value of the next full one to its right, plus an offset by distance.
     full = signatures != _EMPTY
     filled = signatures.copy()
     for distance in range(1, _N_BINS):
@@ -84,11 +89,3 @@ def _signatures(
         offset = np.uint64(distance * _OFFSET % 2**64)
         filled[have] = np.roll(signatures, -distance, axis=1)[have] + offset
     return filled
-
-
-def _bands_of(signatures: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    rows = signatures.reshape(len(signatures), N_BANDS, N_ROWS)
-    keys = np.arange(N_BANDS, dtype=np.uint64)[None, :] * np.ones((len(rows), 1), np.uint64)
-    for i in range(N_ROWS):
-        keys = _mix(keys * np.uint64(0xD1342543DE82EF95) + rows[:, :, i])
-    return keys

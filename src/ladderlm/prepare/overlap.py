@@ -1,4 +1,4 @@
-"""Texts that stand in train and in another split as well.
+"""Texts that are in train and in another split too.
 
 Owns the files of sorted text hashes, their comparison in bounded memory, and the refusal.
 """
@@ -20,7 +20,7 @@ _STEP = 1 << 20  # hashes held at a time
 
 
 def write_hashes(path: Path, arrays: Iterable[NDArray[np.uint64]]) -> tuple[dict[str, Any], int]:
-    """Publish sorted hashes as `.npy`; give its entry for the manifest and the count of repeats."""
+    """Publish sorted hashes as `.npy`; return its manifest entry and the number of repeats."""
     n_hashes = n_repeats = 0
     with publish_stream(path) as stream:
         _write_hash_header(stream, 0)
@@ -35,13 +35,13 @@ def write_hashes(path: Path, arrays: Iterable[NDArray[np.uint64]]) -> tuple[dict
 
 
 def _write_hash_header(stream: Any, n_hashes: int) -> None:
-    # numpy leaves room for the longest shape, so the header can be written again in place.
+    # numpy reserves space for the longest shape, so the header can be rewritten in place.
     header = {"descr": "<u8", "fortran_order": False, "shape": (n_hashes,)}
     np.lib.format.write_array_header_1_0(stream, header)
 
 
 def count_common(of: Path, inside: Path) -> int:
-    """Count the entries of one sorted hash file that also stand in another."""
+    """Count the entries of one sorted hash file that are in another too."""
     common = 0
     for wanted in _steps(of):
         where = _map(inside)
@@ -51,7 +51,7 @@ def count_common(of: Path, inside: Path) -> int:
             piece = _slice(inside, start, min(start + _STEP, end))
             place = np.minimum(np.searchsorted(piece, wanted), len(piece) - 1)
             common += int((piece[place] == wanted).sum())
-            # Copies of one hash may continue in the next step; each entry is counted once.
+            # Copies of one hash may continue in the next step: count each entry once.
             wanted = wanted[wanted > piece[-1]]
     return common
 
@@ -61,7 +61,7 @@ def _map(path: Path) -> NDArray[np.uint64]:
 
 
 def _slice(path: Path, start: int, stop: int) -> NDArray[np.uint64]:
-    """Read hashes without keeping pages of a memory map."""
+    """Read hashes without the pages of a memory map."""
     offset = int(getattr(_map(path), "offset", 0))
     return np.fromfile(path, "<u8", stop - start, offset=offset + 8 * start)
 
@@ -73,13 +73,13 @@ def _steps(path: Path) -> Iterator[NDArray[np.uint64]]:
 
 
 def count_overlap(folders: dict[str, Path], splits: dict[str, Any]) -> dict[str, int]:
-    """Count documents of each other split whose text stands in train as well.
+    """Count documents of each other split whose text is in train too.
 
-    `exact` compares bytes; `folded` sets aside the case of ASCII letters and all ASCII white space.
+    `exact` compares bytes; `folded` ignores the case of ASCII letters and all ASCII white space.
 
     Args:
-        folders: where the files of each split lie.
-        splits: their entries of the manifest.
+        folders: of the files of each split.
+        splits: entries of the manifest.
     """
     if "train" not in splits:
         return {}
@@ -95,18 +95,17 @@ def count_overlap(folders: dict[str, Path], splits: dict[str, Any]) -> dict[str,
 
 
 def check_overlap(overlap: dict[str, int], allowed: bool) -> None:
-    """Refuse documents of other splits that stand in train, unless allowed.
+    """Refuse documents of other splits that are in train too, unless allowed.
 
     Raises:
-        DataError: says how many, exactly and with case and white space set aside.
+        DataError: names their number, compared exactly or without case and white space.
     """
     for pair, count in overlap.items():
         name, kind = pair.removeprefix("train_").rsplit("_", 1)
-        if not count or allowed:
-            continue
-        how = "" if kind == "exact" else ", but for case and white space"
-        raise DataError(
-            f"{count} documents of {name!r} stand in 'train' as well{how}",
-            "a model is then scored on text that it was trained on",
-            "take them out of the training text, or use --allow-overlap to record the count",
-        )
+        if count and not allowed:
+            how = "" if kind == "exact" else ", except for case and white space"
+            raise DataError(
+                f"{count} documents of {name!r} are in 'train' too{how}",
+                "a model would be evaluated on text that it was trained on",
+                "remove them from the training text, or use --allow-overlap to record the count",
+            )

@@ -1,11 +1,12 @@
-"""Text to token shards.
+"""Turn text into token shards.
 
-Owns `prepare`, its parts and their merging: who encodes what, when splits get their names, and
-the manifest that makes the result count. The bytes depend on neither workers nor parts, and
-nothing is visible under its final name before it is whole.
+Owns `prepare`, its parts and their merging: the distribution of the work, the names of splits, and
+the manifest that publishes them. The bytes depend on neither workers nor parts, and no file gets
+its final name before it is whole.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -29,9 +30,9 @@ from ladderlm.files import (
     read_json,
     remove_tree,
 )
-from ladderlm.prepare.assemble import Selection, assemble
+from ladderlm.prepare.assemble import assemble
 from ladderlm.prepare.cleanup import STAGING, free_prefix, remove_leftovers, remove_temporary
-from ladderlm.prepare.encoding import SourceLimits, find_pieces
+from ladderlm.prepare.encoding import find_pieces
 from ladderlm.prepare.estimate import PrepareEstimate, estimate_splits, take_samples
 from ladderlm.prepare.overlap import check_overlap, count_overlap
 from ladderlm.prepare.request import PrepareConfig, SplitRequest, request_splits
@@ -51,26 +52,22 @@ SMALL_BYTES = 8 << 20  # sources smaller than this are encoded without further p
 Progress = Callable[[str, int], None]
 
 
-def _quiet(_split: str, _n_documents: int) -> None:
-    pass
-
-
 def prepare(
     config: PrepareConfig,
-    progress: Progress = _quiet,
+    progress: Progress = lambda *_: None,
     announce: Callable[[PrepareEstimate], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Write or extend a data folder; return its manifest.
 
-    A split whose request (sources by content, tokenizer, selection) is already there is left as
-    it is. A call that was killed resumes with its finished pieces, to the same bytes.
+    A split that exists with the same request (sources by content, tokenizer, selection) is kept. A
+    call that was killed resumes with its finished pieces, to the same bytes.
 
     Args:
-        progress: told (split, documents encoded) now and then, by another thread.
-        announce: told before the work begins what it will take.
+        progress: called with split and documents encoded so far, from another thread.
+        announce: called with the estimate before the work begins.
 
     Raises:
-        DataError: bad input (file and line), another tokenizer in the folder, overlap.
+        DataError: bad input (file and line), another tokenizer in the folder, or overlap.
     """
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
@@ -86,7 +83,7 @@ def prepare(
             check_overlap(manifest["overlap"], config.allow_overlap)
             return manifest
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
-        # Left in the other order: workers that are ended end the thread that listens to them.
+        # Left in reverse order: killing the workers ends the thread that listens to them.
         with ThreadPoolExecutor(1) as listener, _workers_for(todo) as processes:
             expected = _estimate(todo, tokenizer, processes)
             announce(expected)
@@ -113,7 +110,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _workers_for(requests: dict[str, SplitRequest], n_parts: int = 1) -> Iterator[list[Process]]:
-    """Start the processes that a part of the work is worth; none: it is done in this one."""
+    """Start worker processes, or none if the work is small enough for this process."""
     n_workers = max(request.config.n_workers for request in requests.values())
     n_bytes = sum(file.state[0] for r in requests.values() for file in r.files)
     if n_workers == 1 or n_bytes < SMALL_BYTES * n_parts:
@@ -126,7 +123,7 @@ def _workers_for(requests: dict[str, SplitRequest], n_parts: int = 1) -> Iterato
 def _piece_folders(
     requests: dict[str, SplitRequest], out: Path, tokenizer: Tokenizer
 ) -> dict[str, Path]:
-    """Make the folder for the pieces of each split."""
+    """Create the folder for the pieces of each split."""
     folders = {n: out / r.folder_name(tokenizer.fingerprint) for n, r in requests.items()}
     for folder in folders.values():
         make_folder(folder)
@@ -145,24 +142,29 @@ def _encode_splits(
     """Make the pieces of a part of all splits in these folders."""
     n_workers = max(len(processes), 1)
     jobs = [r.jobs(folders[name], part, n_parts, n_workers) for name, r in requests.items()]
-    counters = [_counter(name, progress) for name in requests]
     lists = [list(own) for own in zip(*jobs, strict=True)]
+    names, done = list(requests), Counter[str]()
+
+    def report(split: int, n_documents: int) -> None:
+        done[names[split]] += n_documents
+        progress(names[split], done[names[split]])
+
     if processes:
-        encode_parts(list(zip(processes, lists, strict=True)), lambda i, n: counters[i](n))
+        encode_parts(list(zip(processes, lists, strict=True)), report)
     else:
-        encode_here(lists[0], tokenizer, lambda i, n: counters[i](n))
+        encode_here(lists[0], tokenizer, report)
     for request in requests.values():
         request.check_unchanged()
 
 
 def estimate_prepare(config: PrepareConfig) -> PrepareEstimate:
-    """Return what a `prepare` would take, from a sample; nothing is kept.
+    """Return the estimated cost of a `prepare`, from a sample; write nothing.
 
     Raises:
-        DataError: no such source, or standard input, which is gone once it is read.
+        DataError: no such source, or standard input, which can be read only once.
     """
     if "-" in config.sources:
-        raise DataError("standard input cannot be estimated", "it can be read only once")
+        raise DataError("standard input cannot be estimated", fix="name a file instead of -")
     requests = request_splits(config, None)
     return _estimate(requests, load_tokenizer(config.tokenizer), [])
 
@@ -170,7 +172,7 @@ def estimate_prepare(config: PrepareConfig) -> PrepareEstimate:
 def _estimate(
     requests: dict[str, SplitRequest], tokenizer: Tokenizer, processes: list[Process]
 ) -> PrepareEstimate:
-    """Have the workers take the samples: they need an encoder anyway, this process does not."""
+    # Workers take the samples: they need an encoder anyway, this process does not.
     if processes:
         take = partial(sample_elsewhere, processes)
     else:
@@ -179,30 +181,26 @@ def _estimate(
 
 
 def prepare_part(
-    config: PrepareConfig, part: int, n_parts: int, progress: Progress = _quiet
+    config: PrepareConfig, part: int, n_parts: int, progress: Progress = lambda *_: None
 ) -> Path:
-    """Encode part 1 <= part <= n_parts of the work into `config.out`; return its record.
+    """Encode part 1 <= part <= n_parts of the work into `config.out`; return its record's path.
 
-    A part is whole once its record, `part-<i>-of-<n>.json`, is there. Parts need nothing of each
-    other: any machine may run any of them, in any order.
+    A part is complete once its record, `part-<i>-of-<n>.json`, exists. Parts are independent: any
+    machine may run any of them, in any order.
 
     Raises:
         DataError: bad input (file and line), or standard input, which parts cannot share.
     """
     if not 1 <= part <= n_parts:
-        raise ConfigError(f"--part {part}/{n_parts}", "parts count from 1/n to n/n")
+        raise ConfigError(f"--part must be between 1/n and n/n, got {part}/{n_parts}")
     if "-" in config.sources:
-        raise DataError("standard input cannot be cut into parts", "each part would read its own")
+        raise DataError("standard input cannot be cut into parts", fix="name a file instead of -")
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
     record_path = out / f"part-{part}-of-{n_parts}.json"
     with FolderLock(out):
         if (out / "manifest.json").exists():
-            raise DataError(
-                f"{out} holds prepared data",
-                "a part goes to a folder of its own",
-                "choose another --out",
-            )
+            raise DataError(f"{out} holds prepared data", fix="choose another --out for the part")
         remove_temporary(out)
         requests = request_splits(config, None)
         record = {
@@ -228,22 +226,20 @@ def prepare_part(
 
 
 def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> dict[str, Any]:
-    """Make prepared data out of all parts of one request; return its manifest.
+    """Merge all parts of one request into prepared data; return its manifest.
 
-    The result is, byte for byte, what one call of `prepare` gives.
+    The result equals that of one call of `prepare`, byte for byte.
 
     Raises:
-        DataError: parts of different requests, or one that is missing, unfinished or damaged.
+        DataError: parts are of different requests, or one is missing, unfinished or damaged.
     """
     records = _read_parts(folders)
     first = records[0]
     tokenizer_folder = folders[0] / "tokenizer"
     tokenizer = load_tokenizer(tokenizer_folder)
     if tokenizer.fingerprint != first["tokenizer_fingerprint"]:
-        raise DataError(
-            f"{tokenizer_folder} is not the tokenizer of the parts",
-            "its ids would mean other texts",
-        )
+        what = f"{tokenizer_folder} is not the tokenizer of the parts"
+        raise DataError(what, "its ids would mean other texts", "run the first part again")
     config = PrepareConfig(
         sources=(), tokenizer=str(tokenizer_folder), out=str(out), allow_overlap=allow_overlap
     )
@@ -266,15 +262,14 @@ def merge_parts(folders: list[Path], out: Path, allow_overlap: bool = False) -> 
 
 
 def _read_parts(folders: list[Path]) -> list[dict[str, Any]]:
-    """Read the records of all parts and see that they belong together and are complete."""
+    """Read the records of all parts; check that they belong together and are complete."""
     records: list[dict[str, Any]] = []
     for folder in folders:
         found = sorted(folder.glob("part-*-of-*.json"))
         if not found:
             raise DataError(
-                f"{folder} holds no finished part",
-                "`prepare --part i/n` writes part-i-of-n.json when it has ended",
-                "run that part again to resume it, or name the right folder",
+                f"{folder} holds no finished part (no part-<i>-of-<n>.json)",
+                fix="run that part again to resume it, or name the right folder",
             )
         records += [read_json(path) for path in found]
     first = records[0]
@@ -282,34 +277,21 @@ def _read_parts(folders: list[Path]) -> list[dict[str, Any]]:
         if record.get("format_version") != FORMAT_VERSION:
             raise DataError(
                 f"a part has format {record.get('format_version')!r}, not {FORMAT_VERSION}",
-                "it was made by another ladderlm",
-                "make the parts with one version",
+                fix="run all parts again with this version of ladderlm",
             )
         if {**record, "part": 0} != {**first, "part": 0}:
             raise DataError(
-                f"part {record.get('part')} and part {first['part']} are of different requests",
+                f"part {record.get('part')} and part {first['part']} are of different requests: "
                 "sources, tokenizer, options or the number of parts differ",
-                "run every part with the same command but for --part and --out",
+                fix="run every part with the same command except for --part and --out",
             )
     missing = set(range(1, first["n_parts"] + 1)) - {record["part"] for record in records}
     if missing:
         raise DataError(
             f"part {min(missing)} of {first['n_parts']} is in none of the folders",
-            "the data would be shorter",
-            f"run `prepare --part {min(missing)}/{first['n_parts']}`, or name its folder as well",
+            fix=f"run `prepare --part {min(missing)}/{first['n_parts']}`, or name its folder too",
         )
     return records
-
-
-def _counter(name: str, progress: Progress) -> Callable[[int], None]:
-    done = 0
-
-    def count(n_documents: int) -> None:
-        nonlocal done
-        done += n_documents
-        progress(name, done)
-
-    return count
 
 
 def _assembled(out: Path, name: str) -> Path:
@@ -323,7 +305,7 @@ def _assemble_splits(
     pieces: dict[str, Iterator[tuple[int, Path]]],
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
-    """Make the files of splits of their pieces as these come; return the manifest with them."""
+    """Assemble splits from their pieces as these arrive; return the manifest with them."""
     for name in set(manifest["splits"]) - set(todo):
         open_data(out).check_files(name)
     manifest = manifest | {"splits": dict(manifest["splits"])}
@@ -331,14 +313,12 @@ def _assemble_splits(
         folder = _assembled(out, name)
         remove_tree(folder)
         make_folder(folder)
-        n_files = len(request.record["sources"])
         entry = assemble(
             folder,
             free_prefix(out, name),
             token_dtype(tokenizer.vocab_size),
             pieces[name],
-            _selection_of(request.record),
-            n_files,
+            request.record,
         )
         manifest["splits"][name] = entry | {"request": request.record}
     manifest["tokenizer"] = {
@@ -355,7 +335,7 @@ def _assemble_splits(
 def _publish_splits(
     out: Path, manifest: dict[str, Any], todo: dict[str, SplitRequest]
 ) -> dict[str, Any]:
-    """Check the overlap of assembled splits, and make them count all at once."""
+    """Check the overlap of assembled splits, and publish all of them at once."""
     folders = {n: _assembled(out, n) if n in todo else out for n in manifest["splits"]}
     allow_overlap = any(request.config.allow_overlap for request in todo.values())
     manifest["overlap"] = count_overlap(folders, manifest["splits"])
@@ -369,16 +349,6 @@ def _publish_splits(
     return manifest
 
 
-def _selection_of(record: dict[str, Any]) -> Selection:
-    which = str(record["documents"])
-    limits = SourceLimits(
-        max_documents=None if which == "all" else int(which.rsplit(" ", 1)[1]),
-        max_tokens=record["max_tokens"],
-        max_bytes=record["max_bytes"],
-    )
-    return Selection(limits, record["dedup"] == "exact", record["near_duplicates"])
-
-
 def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str, Any]:
     if not (out / "manifest.json").exists():
         return {"kind": "ladderlm-data", "format_version": FORMAT_VERSION, "splits": {}}
@@ -386,7 +356,7 @@ def _existing_manifest(out: Path, fingerprint: str, tokenizer: str) -> dict[str,
     if data.tokenizer_fingerprint != fingerprint:
         raise DataError(
             f"{out} was prepared with another tokenizer than {tokenizer}",
-            "splits of one folder must share their token ids",
+            "its splits would not share their token ids",
             "choose another --out, or delete the folder to start over",
         )
     return data.manifest

@@ -1,17 +1,17 @@
-"""What a call of `prepare` asks for.
+"""The request of a call of `prepare`.
 
-Owns `PrepareConfig`, which files make which split, and the request of a split: its sources by
-content and everything else that decides its bytes. Paths and numbers of workers are no part of it.
+Owns `PrepareConfig`, the choice of files for each split, and the request of a split: its sources
+by content and all options that decide its bytes, not paths and numbers of workers.
 """
 
-import hashlib
 import logging
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ladderlm.config import content_hash
-from ladderlm.corpus.decompress import standard_input
 from ladderlm.corpus.documents import BLOCK_BYTES, ReadingOptions
 from ladderlm.corpus.files import expand_sources, files_by_split
 from ladderlm.errors import ConfigError, DataError
@@ -66,7 +66,7 @@ class PrepareConfig(ReadingOptions):
 
     @property
     def limits(self) -> SourceLimits:
-        """How much is taken."""
+        """How much of the sources to take."""
         return SourceLimits(
             max_documents=self.max_documents, max_tokens=self.max_tokens, max_bytes=self.max_bytes
         )
@@ -74,13 +74,12 @@ class PrepareConfig(ReadingOptions):
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """One split that is asked for.
+    """One split to prepare.
 
     Args:
         name: for example "train".
         files: its sources, as they were when they were hashed.
-        record: what stands in the manifest.
-        config: the call it is part of.
+        record: its entry in the manifest.
     """
 
     name: str
@@ -88,10 +87,17 @@ class SplitRequest:
     record: dict[str, Any]
     config: PrepareConfig
 
-    def folder_name(self, tokenizer_fingerprint: str) -> str:
-        """Name the folder of its pieces after everything that decides what they hold.
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """The fields of `EncodingOptions`."""
+        config = self.config
+        own = {key: getattr(config, key) for key in ("text_key", "subset_key", "skip_bad")}
+        return own | {"tokenizer": config.tokenizer, "near": config.near_duplicates}
 
-        How far the work is to go (limits, removal of duplicates) does not change a piece.
+    def folder_name(self, tokenizer_fingerprint: str) -> str:
+        """Return the name of the folder of its pieces, a hash of all that decides their bytes.
+
+        Limits and the removal of duplicates do not change a piece.
         """
         kept = ("sources", "text_key", "subset_key", "skip_bad", "near_duplicates")
         made_of = [
@@ -103,50 +109,44 @@ class SplitRequest:
 
     def jobs(self, folder: Path, part: int, n_parts: int, n_workers: int) -> list[PartJob]:
         """Return the jobs of the workers of part 0 <= part < n_parts."""
-        config = self.config
         sizes = [file.state[0] for file in self.files]
         owners = share_files(sizes, n_parts)
-        # Which files a part takes may depend on the request only: others run the rest.
+        # Which files a part takes may depend on the request only: other machines run the rest.
         own = [size * (owner == part) for size, owner in zip(sizes, owners, strict=True)]
         takers = share_files(own, n_workers)
 
         def turn(number: int, worker: int) -> Turn:
             if owners[number] is None:
                 return n_parts * n_workers, part + n_parts * worker
-            if owners[number] != part:
-                return 0, 0
-            if takers[number] is None:
+            if owners[number] == part and takers[number] is None:
                 return n_workers, worker
-            return (1, 0) if takers[number] == worker else (0, 0)
+            return (1, 0) if (owners[number], takers[number]) == (part, worker) else (0, 0)
 
         return [
             PartJob(
                 folder=str(folder),
                 files=self.files,
-                tokenizer=config.tokenizer,
                 turns=tuple(turn(number, worker) for number in range(len(sizes))),
                 block_bytes=BLOCK_BYTES,
                 piece_blocks=PIECE_BLOCKS,
-                near=config.near_duplicates,
-                text_key=config.text_key,
-                subset_key=config.subset_key,
-                skip_bad=config.skip_bad,
-                limits=config.limits,
+                limits=self.config.limits,
+                **self.encoding,
             )
             for worker in range(n_workers)
         ]
 
     def check_unchanged(self) -> None:
-        """Refuse sources that are no longer what was hashed."""
+        """Check that the sources are still the ones that were hashed."""
         for file in self.files:
             file.check_unchanged()
 
 
 def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
-    """Return which files make which split."""
+    """Return the files of each split."""
     if config.split is not None:
         if not (config.split.isascii() and config.split.isidentifier()):
-            raise DataError(f"--split {config.split!r}", "a split is named by letters and digits")
+            what = f"--split must consist of letters, digits and _, got {config.split!r}"
+            raise DataError(what, fix="use a name such as train")
         return {config.split: expand_sources(config.sources)}
     plan: dict[str, list[Path]] = {}
     if len(config.sources) == 1 and Path(config.sources[0]).is_dir():
@@ -156,15 +156,15 @@ def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:
         unused = [file for file in expand_sources([folder]) if file not in named]
         if plan and unused:
             names = ", ".join(repr(str(file.relative_to(folder)))[1:-1] for file in unused[:5])
-            _log.warning("left out, since they are named after no split: %s", names)
+            _log.warning("left out files that are not named after a split: %s", names)
     return plan or {"train": expand_sources(config.sources)}
 
 
 def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, SplitRequest]:
-    """Hash the sources of every split that is asked for.
+    """Hash the sources of every requested split.
 
     Args:
-        spool: where standard input is kept, since it can be read only once; None: there is none.
+        spool: file for standard input, which can be read only once; None: there is none.
 
     Raises:
         DataError: a source does not exist, or changes while it is hashed.
@@ -172,17 +172,15 @@ def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, Split
     requests = {}
     for name, paths in plan_splits(config).items():
         if sum(str(path) == "-" for path in paths) > 1:
-            raise DataError("standard input is named twice", "it can be read only once")
+            raise DataError("standard input can be read only once", fix="name - only once")
         hashed = [_hash(path, spool) for path in paths]
-        which = "all"
-        if config.max_documents is not None:
-            which = f"the first {config.max_documents}"
+        limit = config.max_documents
         record = {
             "sources": [source for _, source in hashed],
             "text_key": config.text_key,
             "subset_key": config.subset_key,
             "skip_bad": config.skip_bad,
-            "documents": which,
+            "documents": "all" if limit is None else f"the first {limit}",
             "max_tokens": config.max_tokens,
             "max_bytes": config.max_bytes,
             "dedup": config.dedup,
@@ -193,17 +191,12 @@ def request_splits(config: PrepareConfig, spool: Path | None) -> dict[str, Split
 
 
 def _hash(path: Path, spool: Path | None) -> tuple[SourceFile, dict[str, Any]]:
-    if str(path) == "-" and spool is not None:
-        digest = hashlib.sha256()
+    name, shown = path.name, str(path)
+    if shown == "-" and spool is not None:
         with publish_stream(spool) as kept:
-            while piece := standard_input().read(1 << 20):
-                digest.update(piece)
-                kept.write(piece)
-        file = SourceFile(path=str(spool), shown=STDIN, state=SourceFile.state_of(spool))
-        sha256 = digest.hexdigest()
-    else:
-        file = SourceFile(path=str(path), shown=str(path), state=SourceFile.state_of(path))
-        sha256 = sha256_file(path)
-        file.check_unchanged()
-    shown = STDIN if str(path) == "-" else path.name
-    return file, {"name": shown, "n_bytes": file.state[0], "sha256": sha256}
+            shutil.copyfileobj(sys.stdin.buffer, kept, 1 << 20)
+        path, name, shown = spool, STDIN, STDIN
+    file = SourceFile(path=str(path), shown=shown, state=SourceFile.state_of(path))
+    sha256 = sha256_file(path)
+    file.check_unchanged()
+    return file, {"name": name, "n_bytes": file.state[0], "sha256": sha256}

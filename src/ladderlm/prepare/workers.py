@@ -1,6 +1,6 @@
 """Processes that encode several parts at once.
 
-Owns their start, what they are told and what they answer. What a part is is in `encoding.py`.
+Owns their start, and the messages to and from them. Parts are defined in `encoding.py`.
 """
 
 import contextlib
@@ -26,12 +26,9 @@ from ladderlm.tokenizer.load import load_tokenizer
 __all__ = ["Process", "encode_here", "encode_parts", "sample_elsewhere", "started_workers"]
 
 Process = subprocess.Popen[bytes]
-# Each worker has one core; a second thread of fastokens would fill a cache of words of its own.
-_THREADS = (
-    "FASTOKENS_BPE_THREADS",
-    "RAYON_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
+# Each worker has one core; a second thread of fastokens would fill its own cache of words.
+_N_THREADS = dict.fromkeys(
+    ("FASTOKENS_BPE_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 )
 
 
@@ -39,61 +36,63 @@ def encode_parts(
     workers: Sequence[tuple[Process, list[PartJob]]],
     report: Callable[[int, int], None] = lambda _, __: None,
 ) -> None:
-    """Do lists of jobs at once, each list in a process of its own.
+    """Run lists of jobs at once, each list in its own process.
 
     Args:
         workers: processes from `started_workers`, and the jobs of each, which share a tokenizer.
-        report: told (number of the job in its list, documents encoded since the last call).
+        report: called with the number of the job in its list, and the documents encoded since
+            the last call.
 
     Raises:
-        DataError: the error of any worker; the others continue until they are ended.
-        ExecutorError: one of them died.
+        DataError: the error of any worker; the others continue until they are killed.
+        ExecutorError: a process died.
     """
-    said: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-    for number, (process, jobs) in enumerate(workers):
-        _tell(process, "encode", jobs)
-        threading.Thread(target=_listen, args=(number, process, said), daemon=True).start()
-    running = set(range(len(workers)))
-    while running:
-        number, message = said.get()
-        if message is None:
-            running.discard(number)
-            code = workers[number][0].wait()
-            if code != 0:
-                raise _died(code)
-        elif "error" in message:
-            raise DataError(*message["error"])
+    messages: queue.Queue[tuple[Process, dict[str, Any] | None]] = queue.Queue()
+    for process, jobs in workers:
+        _send_jobs(process, "encode", jobs)
+        threading.Thread(target=_listen, args=(process, messages), daemon=True).start()
+    n_running = len(workers)
+    while n_running:
+        process, message = messages.get()
+        if message is not None:
+            report(*_check_answer(message, "documents"))
+        elif code := process.wait():
+            raise _died(code)
         else:
-            report(*message["documents"])
+            n_running -= 1
 
 
 def sample_elsewhere(workers: Sequence[Process], jobs: list[SampleJob]) -> list[Sums]:
-    """Have workers do `take_samples`; each does some.
+    """Run `take_samples` in worker processes.
 
     Raises:
-        DataError: what any of them ran into.
-        ExecutorError: one of them died.
+        DataError: the error of any worker.
+        ExecutorError: a process died.
     """
     shares = [jobs[i :: len(workers)] for i in range(min(len(workers), len(jobs)))]
     for process, share in zip(workers, shares, strict=False):
-        _tell(process, "sample", share)
+        _send_jobs(process, "sample", share)
     sums: list[Sums] = [[] for _ in jobs]
     for i, process in enumerate(workers[: len(shares)]):
         assert process.stdout is not None
         line = process.stdout.readline()
-        message = json.loads(line) if line.endswith(b"\n") else None
-        if message is None:
+        if not line.endswith(b"\n"):
             raise _died(process.wait())
-        if "error" in message:
-            raise DataError(*message["error"])
-        sums[i :: len(workers)] = message["sums"]
+        sums[i :: len(workers)] = _check_answer(json.loads(line), "sums")
     return sums
 
 
-def _tell(process: Process, what: str, jobs: Sequence[PartJob] | Sequence[SampleJob]) -> None:
+def _check_answer(message: dict[str, Any], key: str) -> list[Any]:
+    if "error" in message:
+        raise DataError(*message["error"])
+    answer: list[Any] = message[key]
+    return answer
+
+
+def _send_jobs(process: Process, what: str, jobs: Sequence[PartJob] | Sequence[SampleJob]) -> None:
     line = json.dumps({what: [to_dict(job) for job in jobs]}).encode() + b"\n"
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # dead already: its exit code will say so
+    with contextlib.suppress(BrokenPipeError):  # it is dead; its exit code is checked later
         process.stdin.write(line)
         process.stdin.flush()
 
@@ -101,25 +100,23 @@ def _tell(process: Process, what: str, jobs: Sequence[PartJob] | Sequence[Sample
 def _died(code: int) -> ExecutorError:
     return ExecutorError(
         f"a process that encodes ended with code {code}",
-        "its pieces are not complete",
-        "run the same command again: it resumes; fewer --workers need less memory",
+        fix="run the same command again: it resumes; fewer --workers need less memory",
     )
 
 
 def encode_here(
     jobs: list[PartJob], tokenizer: Tokenizer, report: Callable[[int, int], None]
 ) -> None:
-    """Do a list of jobs in this process. See `encode_parts`."""
+    """Run a list of jobs in this process. See `encode_parts`."""
     for number, job in enumerate(jobs):
         encode_part(job, tokenizer, functools.partial(report, number))
 
 
 @contextlib.contextmanager
 def started_workers(n: int) -> Iterator[list[Process]]:
-    """Start processes that wait for their jobs; processes that still run at the end are killed."""
+    """Start processes that wait for their jobs, and kill those that still run at the end."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = dict.fromkeys(_THREADS, "1")
     with contextlib.ExitStack() as children:
         processes = []
         for _ in range(n):
@@ -127,7 +124,7 @@ def started_workers(n: int) -> Iterator[list[Process]]:
                 [sys.executable, "-c", f"from {__name__} import work; work()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | threads | {"PYTHONPATH": path},
+                env=os.environ | _N_THREADS | {"PYTHONPATH": path},
             )
             children.callback(_end, process)
             processes.append(process)
@@ -144,24 +141,22 @@ def _end(process: Process) -> None:
 
 
 def _listen(
-    number: int,
-    process: Process,
-    said: "queue.Queue[tuple[int, dict[str, Any] | None]]",
+    process: Process, messages: "queue.Queue[tuple[Process, dict[str, Any] | None]]"
 ) -> None:
     assert process.stdout is not None
     with contextlib.suppress(ValueError, OSError):  # closed because another one failed
         for line in process.stdout:
-            said.put((number, json.loads(line)))
-    said.put((number, None))
+            messages.put((process, json.loads(line)))
+    messages.put((process, None))
 
 
 def work() -> None:
-    """Be a worker: read jobs from standard input, answer in JSON lines.
+    """Read jobs from standard input, and answer in JSON lines: the program of a worker.
 
-    Told are a list of `SampleJob`, or nothing, then a list of `PartJob`. Ends as soon as the one
-    who started it is gone, which closes standard input.
+    Reads a list of `SampleJob`, or none, then a list of `PartJob`. Ends as soon as the parent
+    process is gone, which closes standard input.
     """
-    gc.disable()  # records are trees: looking for cycles among them takes time and finds none
+    gc.disable()  # records are trees: the search for cycles takes time and finds none
     out, sys.stdout = sys.stdout, sys.stderr
 
     def say(message: dict[str, Any]) -> None:
@@ -170,15 +165,13 @@ def work() -> None:
 
     try:
         told = _hear()
+        (first, *_) = told.get("sample") or told["encode"]
+        tokenizer = load_tokenizer(first["tokenizer"])
         if "sample" in told:
             samples = [from_dict(SampleJob, job) for job in told["sample"]]
-            tokenizer = load_tokenizer(samples[0].tokenizer)
             say({"sums": take_samples(samples, tokenizer)})
             told = _hear()
-            jobs = [from_dict(PartJob, job) for job in told["encode"]]
-        else:
-            jobs = [from_dict(PartJob, job) for job in told["encode"]]
-            tokenizer = load_tokenizer(jobs[0].tokenizer)
+        jobs = [from_dict(PartJob, job) for job in told["encode"]]
         threading.Thread(target=_exit_with_parent, daemon=True).start()
         encode_here(jobs, tokenizer, lambda number, n: say({"documents": [number, n]}))
     except LadderError as error:
@@ -190,11 +183,11 @@ def work() -> None:
 def _hear() -> dict[str, Any]:
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
-        os._exit(1)  # the one who started it is gone already
+        os._exit(1)  # the parent process is gone
     told: dict[str, Any] = json.loads(line)
     return told
 
 
 def _exit_with_parent() -> None:
-    os.read(0, 1)  # not through `sys.stdin`, whose lock would stand in the way of a normal end
+    os.read(0, 1)  # not through `sys.stdin`, whose lock would block a normal exit
     os._exit(1)
