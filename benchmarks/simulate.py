@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import replace
 
-from ladderlm.scaling.power import Noise
+from ladderlm.scaling.statistical_power import Noise
 from ladderlm.study.simulate import CASES, simulate
 
 ROWS = (

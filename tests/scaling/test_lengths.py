@@ -14,7 +14,7 @@ from ladderlm.scaling.points import Points, cells_of
 LENGTHS = np.array([0.5, 1.0, 2.0])
 WORTH = np.array([0.9, 1.0, 0.85])  # r of each
 FLOOR, REACH, EXPONENT = 1.7, 4.0, 0.16
-SEED_SD, RUNG_SD = 0.0019, 0.0015  # of ln L, as in `scaling.power`
+SEED_SD, RUNG_SD = 0.0019, 0.0015  # of ln L, as in `scaling.statistical_power`
 
 
 def draw(m=1.05, n_rungs=4, n_seeds=2, noise=0.0, rng=None):

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from ladderlm.scaling.power import Noise, detectable_gain, detection_power
+from ladderlm.scaling.statistical_power import Noise, detectable_gain, detection_power
 from ladderlm.study.simulate import CASES, Planted, draw_losses, simulate
 
 N_STUDIES = 100

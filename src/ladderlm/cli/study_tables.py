@@ -10,7 +10,7 @@ from typing import Any
 
 from ladderlm.cli.options import print_json
 from ladderlm.run.directory import RunDirectory
-from ladderlm.scaling.power import design_power
+from ladderlm.scaling.statistical_power import design_power
 from ladderlm.study.cost import Cost
 from ladderlm.study.ladder import name_rung
 from ladderlm.study.plan import StudyPlan

@@ -14,7 +14,7 @@ from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.forecast import Forecast, forecast
 from ladderlm.scaling.joint import fit_law, prediction_errors
 from ladderlm.scaling.points import Points
-from ladderlm.scaling.power import PLANNING_NOISE, Noise, detection_power
+from ladderlm.scaling.statistical_power import PLANNING_NOISE, Noise, detection_power
 from ladderlm.study.verdict import decide
 
 __all__ = ["CASES", "Planted", "draw_losses", "simulate"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ladderlm.scaling.compare import Comparison
-from ladderlm.scaling.power import rungs_needed
+from ladderlm.scaling.statistical_power import rungs_needed
 
 __all__ = ["Verdict", "decide"]
 
