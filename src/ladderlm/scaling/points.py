@@ -21,7 +21,7 @@ from ladderlm.errors import DataError
 __all__ = ["RUNG_SHARE", "Cells", "Points", "cells_of", "mean_weight"]
 
 Array = NDArray[np.float64]
-# (0.008 / 0.010)^2: sd of mistuning and of seeds in nats. `PLANNING_NOISE` in `statistical_power.py`
+# (0.008 / 0.010)^2: sd of mistuning and of seeds in nats. `statistical_power.PLANNING_NOISE`
 # is the same assumption in ln L, 0.0015 / 0.0019: change both or none.
 RUNG_SHARE = 0.64
 
