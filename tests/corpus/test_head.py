@@ -161,7 +161,7 @@ def test_damage_is_named_with_its_place(data, says):
 def test_a_document_larger_than_the_limit_says_so():
     with pytest.raises(DataError, match="larger than --max-bytes 3") as caught:
         cut(PLAIN, HeadLimits(max_bytes=3))
-    assert caught.value.fix == "ask for more bytes"
+    assert caught.value.fix == "set a larger --max-bytes"
 
 
 def test_a_line_without_end_is_refused_in_bounded_memory(monkeypatch):

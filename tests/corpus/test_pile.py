@@ -301,7 +301,7 @@ def test_progress_names_the_file(hub, get):
         (("val", (0,), "./nowhere"), "name a URL"),
         (("val", (0,), "file:///etc"), "name a URL"),
         (("val", (0,), "ftp://127.0.0.1/pile"), "name a URL"),
-        (("train", (0,), "pile-val-backup"), "split train, only val"),
+        (("train", (0,), "pile-val-backup"), "no split train, only val"),
     ],
 )
 def test_wrong_wishes_are_refused_before_anything_is_made(arguments, says, hub, get, tmp_path):

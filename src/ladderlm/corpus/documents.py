@@ -184,9 +184,8 @@ class RecordParser:
                 subsets = [value[key] for value in subsets]
         except (ValueError, LookupError, TypeError):
             return None
-        if set(map(type, texts)) != {str} or set(map(type, subsets)) != {str}:
-            return None
-        if not (all(texts) and all(subsets)):
+        types = {*map(type, texts), *map(type, subsets)}
+        if types != {str} or not (all(texts) and all(subsets)):
             return None
         numbers = list(range(block.first_line, block.first_line + len(lines)))
         return Parsed(texts, subsets, numbers)  # type: ignore[arg-type]  # checked above

@@ -13,8 +13,9 @@ from typing import IO, Any
 
 import orjson
 
+from ladderlm.config import require
 from ladderlm.corpus.decompress import is_zstd, zstd
-from ladderlm.errors import ConfigError, DataError
+from ladderlm.errors import DataError
 from ladderlm.units import format_bytes
 
 __all__ = ["Head", "HeadLimits"]
@@ -48,8 +49,7 @@ class HeadLimits:
 
     def __post_init__(self) -> None:
         for name, value in (("bytes", self.max_bytes), ("documents", self.max_documents)):
-            if value is not None and value < 1:
-                raise ConfigError(f"--max-{name} must be at least 1, got {value}")
+            require(f"--max-{name}", value, value is None or value >= 1, "be at least 1")
 
     def __bool__(self) -> bool:
         return self.max_bytes is not None or self.max_documents is not None
@@ -126,11 +126,8 @@ class Head:
             if self._line:
                 self._end_line()
         if not self.n_documents and self.is_full:
-            raise DataError(
-                f"{self.name}: its first document is larger than --max-bytes "
-                f"{self.limits.max_bytes}, and a head consists of whole documents",
-                fix="ask for more bytes",
-            )
+            what = f"{self.name}: its first document is larger than --max-bytes "
+            raise DataError(f"{what}{self.limits.max_bytes}", fix="set a larger --max-bytes")
         if not self.n_documents:
             raise DataError(f"{self.name} holds no documents", fix=OTHER_SOURCE)
         self._close_frame()

@@ -6,8 +6,6 @@ Owns the choice of packages and files, the check against the committed digests, 
 
 import hashlib
 import importlib.metadata
-import importlib.resources
-import json
 import os
 import re
 import sys
@@ -39,6 +37,7 @@ VAL_ONE_IN = {"Documentation": 8, "Licences": 12, "Type stubs": 40}
 VAL_ONE_IN_OTHERS = 200
 MIN_DOCUMENT_CHARS = 1024  # of each part of a source file that is cut
 _ZSTD_LEVEL = 3
+_PINS = Path(__file__).with_name("local_packages.json")
 _CODE_KINDS = (".py", ".pyi", ".pxd", ".pyx")
 _KINDS = (*_CODE_KINDS, ".rst", ".md", ".txt")
 # Where a source file may be cut: after a blank line, before an unindented definition or comment.
@@ -130,15 +129,14 @@ def package_digest(files: Iterable[LocalFile]) -> str:
     return content_hash(sorted((file.name, file.digest) for file in files))
 
 
-def expected_packages() -> dict[str, dict[str, Any]]:
+def expected_packages() -> dict[str, Any]:
     """Return the committed list: package -> version and digests (one for each known build)."""
-    text = importlib.resources.files(str(__package__)).joinpath("local_packages.json").read_text()
-    packages: dict[str, dict[str, Any]] = json.loads(text)["packages"]
+    packages: dict[str, Any] = read_json(_PINS)["packages"]
     return packages
 
 
 def _collect_all(
-    expected: dict[str, dict[str, Any]], search_path: list[str]
+    expected: dict[str, Any], search_path: list[str]
 ) -> tuple[list[LocalFile], dict[str, Any], Counter[str]]:
     """Return the files of every listed package, its comparison with the list, and skip counts."""
     installed: dict[str, importlib.metadata.Distribution] = {}
@@ -193,9 +191,7 @@ def _without_copies(
 
 
 def fetch_local(
-    out: Path,
-    expected: dict[str, dict[str, Any]] | None = None,
-    search_path: list[str] | None = None,
+    out: Path, expected: dict[str, Any] | None = None, search_path: list[str] | None = None
 ) -> dict[str, Any]:
     """Write the corpus of this machine's packages; return the content of `corpus.json`.
 
@@ -322,4 +318,4 @@ def update_pins(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    update_pins(Path(__file__).with_name("local_packages.json"))
+    update_pins(_PINS)

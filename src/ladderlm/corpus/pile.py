@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ladderlm.config import require
 from ladderlm.corpus.head import HeadLimits
 from ladderlm.corpus.hub import cached_file, is_offline
 from ladderlm.corpus.pile_origin import Origin, Taking
@@ -58,8 +59,7 @@ class PileRequest:
     """Number of files to fetch at the same time."""
 
     def __post_init__(self) -> None:
-        if self.n_jobs < 1:
-            raise ConfigError(f"--jobs must be at least 1, got {self.n_jobs}")
+        require("--jobs", self.n_jobs, self.n_jobs >= 1, "be at least 1")
 
     @property
     def limits(self) -> HeadLimits:
@@ -190,14 +190,14 @@ class _Call:
         for stem, candidates in origins.items():
             for origin in candidates:
                 self._learn(origin)
-                if origin.n_bytes is not None:
-                    sizes.append(origin.n_bytes)
+                if (n_bytes := origin.n_bytes) is not None:
+                    sizes.append(n_bytes)
                     head = f"up to {limits.spell()} out of " if limits else ""
-                    size = format_bytes(origin.n_bytes)
-                    self.say(f"{origin.name}: {head}{size} from {origin.place.name}")
+                    place = origin.place.name
+                    self.say(f"{origin.name}: {head}{format_bytes(n_bytes)} from {place}")
                     if not limits:
                         there = self.record.bytes_in_parts([stem])
-                        self.taking.progress(origin.name, there, origin.n_bytes)
+                        self.taking.progress(origin.name, there, n_bytes)
                     break
         needed = sum(sizes)
         if limits:  # the range of the source and the result, both at most as large as the text
@@ -227,7 +227,7 @@ class _Call:
                 cause = error.__cause__
                 if isinstance(cause, OSError) and not isinstance(cause, urllib.error.HTTPError):
                     self.dead_hosts.add(host)  # it did not answer at all
-                _log.warning("%s (%s)", error.what, error.why)
+                _log.warning("%s", f"{error.what} ({error.why})" if error.why else error.what)
                 continue
             if host:
                 total = "" if origin.n_bytes is None else f" of {format_bytes(origin.n_bytes)}"
@@ -243,11 +243,7 @@ def _nowhere(
     name = missing[0] + PACKED
     split = missing[0].partition("/")[0]
     others = f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""
-    pages = ", ".join(
-        f"https://huggingface.co/datasets/{known.repository}"
-        for known in SOURCES.values()
-        if split in known.splits
-    )
+    known = [known.repository for known in SOURCES.values() if split in known.splits]
     digest = f" (the original has SHA-256 {PUBLISHED[name]})" if name in PUBLISHED else ""
     ways = [
         "run the same command again later: it resumes where it stopped",
@@ -257,11 +253,9 @@ def _nowhere(
         "if it needs a login",
     ]
     if source is None:
-        ways.append(f"known places: {pages}")
+        pages = (f"https://huggingface.co/datasets/{repository}" for repository in known)
+        ways.append(f"known places: {', '.join(pages)}")
     if is_offline():
         ways.insert(0, "unset HF_HUB_OFFLINE")
-    return DataError(
-        f"no source has {name}{others}",
-        "\n    ".join(dict.fromkeys(complaints[missing[0]])),
-        "\n    ".join(ways),
-    )
+    why = "\n    ".join(dict.fromkeys(complaints[missing[0]]))
+    return DataError(f"no source has {name}{others}", why, "\n    ".join(ways))

@@ -74,16 +74,14 @@ class Origin:
 
     def ask(self, silent_hosts: set[str]) -> None:
         """Ask the server for length, hash and version; add hosts that do not answer to a set."""
-        if isinstance(self.at, Path) or self.remote is not None:
+        if isinstance(self.at, Path) or self.remote or urlsplit(self.at).netloc in silent_hosts:
             return
-        host = urlsplit(self.at).netloc
-        if host not in silent_hosts:
-            try:
-                self.remote = ask_server(self.at)
-            except (OSError, http.client.HTTPException):
-                silent_hosts.add(host)
-            except ValueError:  # not a URL: the transfer reports it
-                pass
+        try:
+            self.remote = ask_server(self.at)
+        except (OSError, http.client.HTTPException):
+            silent_hosts.add(urlsplit(self.at).netloc)
+        except ValueError:  # not a URL: the transfer reports it
+            return
 
     def take(
         self, path: Path, how: Taking, publish: Callable[[Fetched, dict[str, Any]], None]

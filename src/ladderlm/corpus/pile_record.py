@@ -13,6 +13,7 @@ from typing import Any
 from ladderlm.corpus.fetch import Fetched
 from ladderlm.corpus.head import HeadLimits
 from ladderlm.corpus.pile_sources import PACKED, PLAIN, PUBLISHED, Place
+from ladderlm.corpus.transfer import version_file
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.files import publish_json, read_json, remove_tree, sha256_file
 
@@ -107,10 +108,9 @@ class PileRecord:
 
     def tidy(self, stems: list[str]) -> None:
         """Delete parts that other sources left of files that are whole now."""
-        for stem in stems:
-            for part in self._parts(stem):
-                remove_tree(part)
-                remove_tree(part.with_name(part.name + ".version"))
+        for part in (part for stem in stems for part in self._parts(stem)):
+            remove_tree(part)
+            remove_tree(version_file(part))
 
     def _parts(self, stem: str) -> list[Path]:
         place = self.out / stem

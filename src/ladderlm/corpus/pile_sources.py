@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ladderlm.config import nearest
+from ladderlm.config import nearest, require
 from ladderlm.corpus.hub import dataset_url
 from ladderlm.corpus.web import PROBE_TIMEOUT_SECONDS, open_url
 from ladderlm.errors import ConfigError, DataError
@@ -117,7 +117,10 @@ class Place:
         Args:
             listed: the place's own list, see `read_list`.
         """
-        if digest := _look_up(name, listed):
+        # Paths in a list may begin with more folders, or have none.
+        below = [digest for path, digest in listed.items() if path.endswith("/" + name)]
+        alone = below[0] if len(below) == 1 else listed.get(name.rpartition("/")[2])
+        if digest := listed.get(name, alone):
             return digest, "SHA256SUMS.txt of the source"
         if self.corpus == ORIGINAL and name in PUBLISHED:
             return PUBLISHED[name], "the published hash of the original file"
@@ -130,12 +133,11 @@ def file_stems(split: str, shards: tuple[int, ...]) -> list[str]:
     Raises:
         ConfigError: no such split or shard.
     """
-    if split in ("val", "test"):
-        return [split]
+    require("--split", split, split in ("train", "val", "test"), "be one of train, val, test")
     if split != "train":
-        raise ConfigError(f"--split must be one of train, val, test, got {split!r}")
-    if not shards or not all(0 <= shard < N_SHARDS for shard in shards):
-        raise ConfigError(f"--shards must be between 0 and {N_SHARDS - 1}, got {list(shards)}")
+        return [split]
+    are_known = shards and all(0 <= shard < N_SHARDS for shard in shards)
+    require("--shards", list(shards), bool(are_known), f"be between 0 and {N_SHARDS - 1}")
     return [f"train/{shard:02d}" for shard in dict.fromkeys(shards)]
 
 
@@ -154,15 +156,10 @@ def places_for(split: str, source: str | None) -> list[Place]:
     if source.startswith(("http://", "https://")):
         host = urlsplit(source).hostname or "a server"
         return [Place(host, source.rstrip("/"), None, (PACKED, PLAIN), "as named by --source")]
-    names = {name: name for name in SOURCES} | {s.repository: n for n, s in SOURCES.items()}
-    if source in names:
-        known = SOURCES[names[source]]
+    if known := next((s for n, s in SOURCES.items() if source in (n, s.repository)), None):
         if split not in known.splits:
-            raise ConfigError(
-                f"--source {source} does not have the split {split}, only "
-                f"{', '.join(known.splits)}",
-                fix="leave --source out: the known sources are tried in turn",
-            )
+            what = f"--source {source} has no split {split}, only {', '.join(known.splits)}"
+            raise ConfigError(what, fix="leave --source out to try the known sources in turn")
         return [_hub_place(known)]
     if Path(source).is_dir():
         note = "from a folder, as named by --source"
@@ -200,19 +197,9 @@ def read_list(base: str | Path) -> dict[str, str]:
         return {}
 
 
-def _look_up(name: str, listed: dict[str, str]) -> str | None:
-    """Return the hash of a file from a list whose paths may have more or fewer folders."""
-    if name in listed:
-        return listed[name]
-    below = [digest for path, digest in listed.items() if path.endswith("/" + name)]
-    alone = listed.get(name.rpartition("/")[2])
-    return below[0] if len(below) == 1 else alone
-
-
 def _parse_list(raw: bytes) -> dict[str, str]:
     """Parse lines of `HASH  NAME`, as sha256sum writes them; ignore other lines."""
-    found = {}
-    for line in raw.decode("utf-8", "replace").splitlines():
-        if match := re.fullmatch(r"([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S+)", line.strip()):
-            found[match[2]] = match[1].lower()
-    return found
+    line_of_list = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S+)")
+    lines = raw.decode("utf-8", "replace").splitlines()
+    matches = [line_of_list.fullmatch(line.strip()) for line in lines]
+    return {match[2]: match[1].lower() for match in matches if match}

@@ -1,7 +1,7 @@
 """Call a function for many items in a few threads, and end at once on an interrupt."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -24,16 +24,13 @@ def run_in_threads(
     Raises:
         Exception: the first that `work` raised; the other threads are stopped.
     """
-    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
-    for item in items:
-        waiting.put(item)
-    errors: list[BaseException] = []
+    waiting, errors = deque(items), list[BaseException]()
 
     def serve() -> None:
         while not stop.is_set():
             try:
-                item = waiting.get_nowait()
-            except queue.Empty:
+                item = waiting.popleft()  # atomic
+            except IndexError:
                 return
             try:
                 work(item)

@@ -11,7 +11,7 @@ import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ladderlm.corpus.web import open_url, total_of
 from ladderlm.errors import DataError, LadderError
@@ -125,12 +125,13 @@ class Transfer:
                 content_range = answer.headers.get("Content-Range") or ""
                 first = content_range.removeprefix("bytes ").partition("-")[0]
                 if _int(first) != done:
-                    remove_tree(self.part)
-                    raise http.client.HTTPException("the server sends other bytes than requested")
+                    self._restart("the server sends other bytes than requested")
                 total = total_of(content_range)
             if total is None and length is not None and (window is None or not is_partial):
                 total = start + length
-            self._check_same(total)
+            before, self.total = self.total, total
+            if None not in (before, total) and before != total:
+                self._restart("the file at the server has changed")
             end = total if length is None else start + length
             is_blind = end is None and not answer.chunked and not self.has_checksum
             if is_blind or (is_partial and total is None):
@@ -180,12 +181,9 @@ class Transfer:
         self.progress(done, self.total)
         return self.enough(done)
 
-    def _check_same(self, total: int | None) -> None:
-        """Delete the part if the file at the server has another length than before."""
-        before, self.total = self.total, total
-        if None not in (before, total) and before != total:
-            remove_tree(self.part)
-            raise http.client.HTTPException("the file at the server has changed")
+    def _restart(self, reason: str) -> NoReturn:
+        remove_tree(self.part)
+        raise http.client.HTTPException(reason)
 
     def _pass_over(self, answer: Any, done: int) -> None:
         """Read the bytes that are there already; delete the part if they differ."""
@@ -194,8 +192,7 @@ class Transfer:
                 self.n_received += len(piece)
                 done -= len(piece)
                 if piece != old.read(len(piece)):
-                    remove_tree(self.part)
-                    raise http.client.HTTPException("the file at the server has changed")
+                    self._restart("the file at the server has changed")
         if done:
             raise http.client.HTTPException("the connection was cut")
 

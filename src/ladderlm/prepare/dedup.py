@@ -42,22 +42,24 @@ class KeyTable:
         if self._n_pending >= self.run_entries:
             self._spill()
 
-    def _spill(self) -> None:
+    def _sort_pending(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         keys = np.concatenate([np.empty(0, np.uint64), *self._pending])
-        self._pending, self._n_pending = [], 0
         order = np.argsort(keys, kind="stable")
+        return keys[order], order
+
+    def _spill(self) -> None:
+        keys, order = self._sort_pending()
+        self._pending, self._n_pending = [], 0
         path = self.folder / f"{len(self._runs):05d}.run"
         with publish_stream(path) as stream:
-            stream.write(keys[order].astype("<u8").tobytes())
+            stream.write(keys.astype("<u8").tobytes())
             stream.write(order.astype("<i8").tobytes())
         self._runs.append((path, len(keys), self.n_entries - len(keys)))
 
     def _shares(self) -> Iterator[list[tuple[NDArray[np.uint64], NDArray[np.int64]]]]:
         """Return each share of the range of keys: (keys, positions) of each run, in order."""
         if not self._runs:
-            keys = np.concatenate([np.empty(0, np.uint64), *self._pending])
-            order = np.argsort(keys, kind="stable")
-            yield [(keys[order], order)]
+            yield [self._sort_pending()]
             return
         if self._n_pending:
             self._spill()

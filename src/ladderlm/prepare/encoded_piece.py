@@ -3,10 +3,11 @@
 Owns the encoding of a block of documents into columns, and the file format of a piece.
 """
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -176,31 +177,31 @@ def write_piece(path: Path, piece: EncodedPiece) -> None:
         stream.writelines(parts)
 
 
+@contextlib.contextmanager
+def _open_piece(path: Path) -> Iterator[tuple[Any, IO[bytes]]]:
+    """Open a piece; return its parsed first line and the stream of its columns."""
+    try:
+        with path.open("rb") as stream:
+            if stream.readline(len(_MAGIC)) != _MAGIC:
+                raise ValueError("it is not a piece")
+            yield json.loads(stream.readline(1 << 26)), stream
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be used: {error}",
+            fix="delete the file and run the command that made it again: it makes only what is "
+            "missing",
+        ) from error
+
+
 def piece_sizes(path: Path) -> tuple[int, int, int]:
     """Return documents, bytes of text and tokens of a piece, without checking its columns.
 
     Raises:
         DataError: the file is missing, or not a piece.
     """
-    try:
-        with path.open("rb") as stream:
-            header = _read_lead(stream)["header"]
+    with _open_piece(path) as (lead, _):
+        header = lead["header"]
         return header["n_documents"], header["n_all_bytes"], header["n_all_tokens"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unusable(path, error) from error
-
-
-def _read_lead(stream: IO[bytes]) -> Any:
-    if stream.readline(len(_MAGIC)) != _MAGIC:
-        raise ValueError("it is not a piece")
-    return json.loads(stream.readline(1 << 26))
-
-
-def _unusable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be used: {error}",
-        fix="delete the file and run the command that made it again: it makes only what is missing",
-    )
 
 
 def read_piece(path: Path) -> EncodedPiece:
@@ -209,17 +210,12 @@ def read_piece(path: Path) -> EncodedPiece:
     Raises:
         DataError: the file is missing, cut short or changed.
     """
-    try:
-        with path.open("rb") as stream:
-            lead = _read_lead(stream)
-            body = stream.read()
-        header = lead["header"]
+    with _open_piece(path) as (lead, stream):
+        header, body = lead["header"], stream.read()
         digest = hashlib.sha256(json.dumps(header).encode())
         digest.update(body)
         if digest.hexdigest() != lead["sha256"]:
             raise ValueError("its SHA-256 is not the recorded one")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unusable(path, error) from error
     n, n_bands = header["n_documents"], header["n_bands"]
     assert n_bands in (0, N_BANDS)  # the hash has been checked
     tokens = np.frombuffer(body, np.dtype(header["dtype"]), header["n_all_tokens"])

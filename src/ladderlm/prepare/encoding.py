@@ -56,8 +56,7 @@ class SourceLimits:
 
     def met(self, sizes: list[int]) -> bool:
         """Return whether so many documents, bytes and tokens reach a limit."""
-        pairs = zip(sizes, self.each, strict=True)
-        return any(limit is not None and n >= limit for n, limit in pairs)
+        return any(most is not None and n >= most for n, most in zip(sizes, self.each, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +136,7 @@ def encode_part(job: PartJob, tokenizer: Tokenizer, report: Report = lambda _: N
     Raises:
         DataError: bad input, or a source that changes meanwhile.
     """
-    folder = Path(job.folder)
-    parser = RecordParser(job)
+    folder, parser = Path(job.folder), RecordParser(job)
     sizes = [0, 0, 0]
     with ThreadPoolExecutor(1) as writer:  # leaving waits for the last piece
         written: Future[None] | None = None

@@ -49,9 +49,8 @@ class PrepareEstimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as plain numbers."""
-        return {key: round(value) for key, value in asdict(self).items() if key != "seconds"} | {
-            "timing": {"seconds": round(self.seconds, 1)}
-        }
+        rounded = {key: round(value) for key, value in asdict(self).items() if key != "seconds"}
+        return rounded | {"timing": {"seconds": round(self.seconds, 1)}}
 
     def __str__(self) -> str:
         return (
@@ -115,7 +114,6 @@ def _take_sample(job: SampleJob, tokenizer: Tokenizer) -> Sums:
     file = job.file
     try:
         parser = RecordParser(replace(job, skip_bad=True))
-        seconds = 0.0
         for _ in range(2):  # the first time includes the start of the encoder
             started = time.perf_counter()
             raw, consumed = read_head(Path(file.path), file.shown, SAMPLE_BYTES)

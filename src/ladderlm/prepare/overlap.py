@@ -3,7 +3,7 @@
 Owns the files of sorted text hashes, their comparison in bounded memory, and the refusal.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def _write_hash_header(stream: Any, n_hashes: int) -> None:
 def count_common(of: Path, inside: Path) -> int:
     """Count the entries of one sorted hash file that are in another too."""
     common = 0
-    for wanted in _steps(of):
+    for first in range(0, len(_map(of)), _STEP):
+        wanted = _slice(of, first, first + _STEP)
         where = _map(inside)
         at = int(np.searchsorted(where, wanted[0], "left"))
         end = int(np.searchsorted(where, wanted[-1], "right"))
@@ -61,15 +62,9 @@ def _map(path: Path) -> NDArray[np.uint64]:
 
 
 def _slice(path: Path, start: int, stop: int) -> NDArray[np.uint64]:
-    """Read hashes without the pages of a memory map."""
+    """Read hashes up to `stop` or the end, without the pages of a memory map."""
     offset = int(getattr(_map(path), "offset", 0))
     return np.fromfile(path, "<u8", stop - start, offset=offset + 8 * start)
-
-
-def _steps(path: Path) -> Iterator[NDArray[np.uint64]]:
-    n_hashes = len(_map(path))
-    for start in range(0, n_hashes, _STEP):
-        yield _slice(path, start, min(start + _STEP, n_hashes))
 
 
 def count_overlap(folders: dict[str, Path], splits: dict[str, Any]) -> dict[str, int]:

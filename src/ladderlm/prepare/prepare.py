@@ -5,10 +5,10 @@ the manifest that publishes them. The bytes depend on neither workers nor parts,
 its final name before it is whole.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,14 @@ def prepare(
         return _publish_splits(out, manifest, todo)
 
 
-@contextlib.contextmanager
-def _workers_for(requests: dict[str, SplitRequest], n_parts: int = 1) -> Iterator[list[Process]]:
+def _workers_for(
+    requests: dict[str, SplitRequest], n_parts: int = 1
+) -> AbstractContextManager[list[Process]]:
     """Start worker processes, or none if the work is small enough for this process."""
     n_workers = max(request.config.n_workers for request in requests.values())
     n_bytes = sum(file.state[0] for r in requests.values() for file in r.files)
-    if n_workers == 1 or n_bytes < SMALL_BYTES * n_parts:
-        yield []
-    else:
-        with started_workers(n_workers) as processes:
-            yield processes
+    is_small = n_workers == 1 or n_bytes < SMALL_BYTES * n_parts
+    return started_workers(0 if is_small else n_workers)
 
 
 def _piece_folders(
@@ -154,7 +152,8 @@ def _encode_splits(
     else:
         encode_here(lists[0], tokenizer, report)
     for request in requests.values():
-        request.check_unchanged()
+        for file in request.files:
+            file.check_unchanged()
 
 
 def estimate_prepare(config: PrepareConfig) -> PrepareEstimate:
@@ -172,11 +171,9 @@ def estimate_prepare(config: PrepareConfig) -> PrepareEstimate:
 def _estimate(
     requests: dict[str, SplitRequest], tokenizer: Tokenizer, processes: list[Process]
 ) -> PrepareEstimate:
-    # Workers take the samples: they need an encoder anyway, this process does not.
-    if processes:
+    take = partial(take_samples, tokenizer=tokenizer)
+    if processes:  # they need an encoder anyway, and then this process does not
         take = partial(sample_elsewhere, processes)
-    else:
-        take = partial(take_samples, tokenizer=tokenizer)
     return estimate_splits(list(requests.values()), tokenizer.vocab_size, take)
 
 
@@ -210,11 +207,8 @@ def prepare_part(
             "n_parts": n_parts,
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "splits": {
-                name: {
-                    "request": request.record,
-                    "folder": request.folder_name(tokenizer.fingerprint),
-                }
-                for name, request in requests.items()
+                name: {"request": r.record, "folder": r.folder_name(tokenizer.fingerprint)}
+                for name, r in requests.items()
             },
         }
         copy_tokenizer(Path(config.tokenizer), out / "tokenizer")
@@ -313,13 +307,8 @@ def _assemble_splits(
         folder = _assembled(out, name)
         remove_tree(folder)
         make_folder(folder)
-        entry = assemble(
-            folder,
-            free_prefix(out, name),
-            token_dtype(tokenizer.vocab_size),
-            pieces[name],
-            request.record,
-        )
+        prefix, dtype = free_prefix(out, name), token_dtype(tokenizer.vocab_size)
+        entry = assemble(folder, prefix, dtype, pieces[name], request.record)
         manifest["splits"][name] = entry | {"request": request.record}
     manifest["tokenizer"] = {
         "fingerprint": tokenizer.fingerprint,

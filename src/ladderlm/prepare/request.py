@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ladderlm.config import content_hash
+from ladderlm.config import content_hash, require
 from ladderlm.corpus.documents import BLOCK_BYTES, ReadingOptions
 from ladderlm.corpus.files import expand_sources, files_by_split
-from ladderlm.errors import ConfigError, DataError
+from ladderlm.errors import DataError
 from ladderlm.files import publish_stream, sha256_file
 from ladderlm.prepare.encoding import PartJob, SourceFile, SourceLimits, Turn, share_files
 
@@ -59,10 +59,8 @@ class PrepareConfig(ReadingOptions):
     def __post_init__(self) -> None:
         for what in ("documents", "tokens", "bytes"):
             limit = getattr(self, f"max_{what}")
-            if limit is not None and limit < 1:
-                raise ConfigError(f"--max-{what} must be at least 1, got {limit}")
-        if self.n_workers < 1:
-            raise ConfigError(f"--workers must be at least 1, got {self.n_workers}")
+            require(f"--max-{what}", limit, limit is None or limit >= 1, "be at least 1")
+        require("--workers", self.n_workers, self.n_workers >= 1, "be at least 1")
 
     @property
     def limits(self) -> SourceLimits:
@@ -134,11 +132,6 @@ class SplitRequest:
             )
             for worker in range(n_workers)
         ]
-
-    def check_unchanged(self) -> None:
-        """Check that the sources are still the ones that were hashed."""
-        for file in self.files:
-            file.check_unchanged()
 
 
 def plan_splits(config: PrepareConfig) -> dict[str, list[Path]]:

@@ -82,11 +82,10 @@ def sample_elsewhere(workers: Sequence[Process], jobs: list[SampleJob]) -> list[
     return sums
 
 
-def _check_answer(message: dict[str, Any], key: str) -> list[Any]:
+def _check_answer(message: dict[str, Any], key: str) -> Any:
     if "error" in message:
         raise DataError(*message["error"])
-    answer: list[Any] = message[key]
-    return answer
+    return message[key]
 
 
 def _send_jobs(process: Process, what: str, jobs: Sequence[PartJob] | Sequence[SampleJob]) -> None:
@@ -180,12 +179,11 @@ def work() -> None:
         os._exit(1)
 
 
-def _hear() -> dict[str, Any]:
+def _hear() -> Any:
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         os._exit(1)  # the parent process is gone
-    told: dict[str, Any] = json.loads(line)
-    return told
+    return json.loads(line)
 
 
 def _exit_with_parent() -> None:
