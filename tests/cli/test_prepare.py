@@ -121,7 +121,7 @@ def test_files_that_are_not_what_they_seem_are_named(name, content, says, prepar
 def test_a_tokenizer_that_is_none_is_named(ladderlm, corpus, tmp_path):
     said = ladderlm("prepare", corpus, "--tokenizer", tmp_path, "--out", tmp_path / "data")
     assert said.code == 2
-    assert f"{tmp_path} holds no tokenizer.json" in said.err
+    assert f"{tmp_path} contains no tokenizer.json" in said.err
     assert "ladderlm tokenizer train" in said.err
 
 

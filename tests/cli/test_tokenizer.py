@@ -204,7 +204,7 @@ def test_the_verbs_are_named(ladderlm):
 def test_a_folder_without_a_good_tokenizer_is_named(ladderlm, tiny_tokenizer_folder, tmp_path):
     said = ladderlm("tokenizer", "show", tmp_path)
     assert said.code == 2
-    assert f"{tmp_path} holds no tokenizer.json" in said.err
+    assert f"{tmp_path} contains no tokenizer.json" in said.err
     for name in ("tokenizer.json", "ladderlm.json"):
         text = (tiny_tokenizer_folder / name).read_text()
         (tmp_path / name).write_text(text.replace('"fingerprint": "', '"fingerprint": "0'))

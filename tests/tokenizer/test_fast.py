@@ -129,8 +129,8 @@ def put_in_place(monkeypatch, tokenizer, rule, disputed=False):
 @pytest.mark.parametrize(
     ("rule", "disputed", "message"),
     [
-        (lambda text: text == NASTY_TEXTS[3], False, "fastokens gives other ids"),
-        (lambda text: text == TEXTS[0], False, "fastokens gives other ids"),
+        (lambda text: text == NASTY_TEXTS[3], False, "fastokens returns different ids"),
+        (lambda text: text == TEXTS[0], False, "fastokens returns different ids"),
         (lambda text: False, True, "fastokens knows another version of Unicode"),
         (lambda text: 1 // 0, False, "fastokens failed: integer division"),
         (ImportError, False, "fastokens is not installed"),
@@ -160,7 +160,7 @@ def test_a_library_caught_later_stops_the_work(tokenizer, monkeypatch):
     put_in_place(monkeypatch, tokenizer, lambda text: text == "a rare text")
     tokenizer.encode_batch(BATCH)
     with pytest.raises(
-        DataError, match="fastokens gave other ids than tiktoken on 'a rare text'"
+        DataError, match="fastokens returned different ids from tiktoken on 'a rare text'"
     ) as e:
         tokenizer.encode_batch(["a rare text"])
     assert "LADDERLM_ENCODER=tiktoken" in e.value.fix

@@ -154,14 +154,14 @@ def test_a_changed_byte_of_any_kind_is_refused(kind, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model": "sentencepeace"}, "not known"),
-        ({"model": ["sentencepiece"]}, "not known"),
+        ({"model": "sentencepeace"}, r"must be one of .*, got 'sentencepeace'"),
+        ({"model": ["sentencepiece"]}, r"must be one of .*, got \['sentencepiece'\]"),
         ({"fingerprint": "0" * 64}, "fingerprint"),
         ({"model": "byte-level-bpe"}, "not a byte-level BPE of ours"),
         ({"bos": None}, "does not say how"),
         ({"eos": "</s>"}, "no added tokens"),
         ({"lossy": None}, "does not say how"),
-        ({"model": "sentencepiece"}, r"holds no tokenizer\.model"),
+        ({"model": "sentencepiece"}, r"contains no tokenizer\.model, which ladderlm\.json names"),
     ],
 )
 def test_a_changed_record_is_refused(tmp_path, change, says):
@@ -220,11 +220,11 @@ def test_two_tokenizers_in_a_folder_are_not_chosen_between(tmp_path):
 def test_a_place_without_a_tokenizer_is_named(tmp_path, make):
     place = tmp_path / "nowhere"
     make(place)
-    with pytest.raises(DataError, match=r"holds no tokenizer\.json and no tokenizer\.model"):
+    with pytest.raises(DataError, match=r"contains no tokenizer\.json and no tokenizer\.model"):
         load_tokenizer(place)
 
 
 def test_our_own_file_without_its_record_is_not_taken_for_a_foreign_one(tmp_path, tiny_tokenizer):
     (tmp_path / "tokenizer.json").write_text(tokenizer_json(tiny_tokenizer.ranks))
-    with pytest.raises(DataError, match=r"stands without its ladderlm\.json"):
+    with pytest.raises(DataError, match=r"but its ladderlm\.json is missing"):
         load_tokenizer(tmp_path)

@@ -110,7 +110,7 @@ def test_a_lone_surrogate_is_refused(tokenizer):
         ({"normalization_rule_name": "nmt_nfkc"}, "normalises characters"),
         ({"remove_extra_whitespaces": True, "vocab_size": 350}, "removes spaces"),
         ({"byte_fallback": False, "vocab_size": 100}, "no token for every byte"),
-        ({"treat_whitespace_as_suffix": True}, "space of a word behind"),
+        ({"treat_whitespace_as_suffix": True}, "space of a word after"),
         ({"bos_id": -1}, "no <s>"),
     ],
 )

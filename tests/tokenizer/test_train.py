@@ -23,7 +23,7 @@ def test_a_vocabulary_out_of_bounds_is_refused_with_the_bounds(vocab_size):
 
 @pytest.mark.parametrize("texts", [[], [""], ["ab"], ["aaaa bbbb"]])
 def test_a_text_too_poor_for_the_vocabulary_is_refused_with_the_size_that_works(texts):
-    with pytest.raises(DataError, match="the text gives only") as caught:
+    with pytest.raises(DataError, match="the text yields only") as caught:
         train_bpe(texts, 400)
     possible = int(caught.value.fix.split()[-1])
     assert train_bpe(texts, possible).vocab_size == possible

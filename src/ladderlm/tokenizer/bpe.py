@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding.
 
-Owns the encoders, which give the same ids: tiktoken where it is installed, faster libraries for
-batches (`fast.py`), and a slow one in plain Python, which is the reference in the tests and the
-fall-back of the bare runner. The file format is in `bpe_file.py`, training in `train.py`.
+Owns the encoders, which return the same ids: tiktoken where it is installed, fastokens for batches
+(`fast.py`), and a slow one in plain Python, which is the reference in the tests and the fallback of
+the bare runner. The file format is in `bpe_file.py`, training in `train.py`.
 """
 
 import functools
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import BOS, EOS, check_encodable, check_ids
+from ladderlm.tokenizer.base import BOS, EOS, Tokenizer, check_encodable, check_ids
 from ladderlm.tokenizer.bpe_file import tokenizer_json
 from ladderlm.tokenizer.fast import BatchEncoder
 from ladderlm.tokenizer.split import (
@@ -29,7 +29,7 @@ __all__ = ["BytePairTokenizer", "encode_reference"]
 
 
 def encode_reference(text: str, ranks: Mapping[bytes, int]) -> list[int]:
-    """Encode in the plainest way: in each piece, merge the pair of lowest rank until none is left.
+    """Encode a text the slow way: in each piece, merge the pair of lowest rank while there is one.
 
     Source: Sennrich et al. 2016, algorithm 1, on bytes. Quadratic in the length of a piece.
     """
@@ -47,15 +47,15 @@ def encode_reference(text: str, ranks: Mapping[bytes, int]) -> list[int]:
     return ids
 
 
-class BytePairTokenizer:
-    """A byte-level BPE; text gives tokens of `ranks` only.
+class BytePairTokenizer(Tokenizer):
+    """A byte-level BPE. Text yields tokens of `ranks` only.
 
     Args:
         ranks: bytes of each token -> its id, which is also the order of merging.
-        pattern: where a text is cut first.
-        controls: names and ids that no text gives; None: BOS and EOS after the last rank.
-        bos, eos: which of the controls begin and end a document.
-        fingerprint: None: the hash of ranks, pattern and names.
+        pattern: regular expression that splits a text into pieces.
+        controls: names and ids that no text yields. Default: BOS and EOS after the last rank.
+        bos, eos: names of the controls that begin and end a document.
+        fingerprint: default: the hash of ranks, pattern and names.
         spare: another encoder, for texts that tiktoken cannot split with a foreign pattern.
     """
 
@@ -84,11 +84,6 @@ class BytePairTokenizer:
             fingerprint = content_hash([pattern, bos, eos, pieces])
         self.fingerprint = fingerprint
 
-    @property
-    def n_words(self) -> int:
-        """Meta's name for the size of the vocabulary."""
-        return self.vocab_size
-
     @functools.cached_property
     def _tiktoken(self) -> Any:
         """Tiktoken's encoder, or None where it is not installed."""
@@ -98,7 +93,7 @@ class BytePairTokenizer:
             if self.pattern != SPLIT_PATTERN:
                 raise DataError(
                     "this tokenizer needs tiktoken, which is not installed",
-                    "its split pattern is not the one that ladderlm knows by hand",
+                    "ladderlm can split text by itself with Llama 3's pattern only",
                     "run `pip install tiktoken`",
                 ) from None
             return None
@@ -112,23 +107,16 @@ class BytePairTokenizer:
     @functools.cached_property
     def _batches(self) -> BatchEncoder:
         classes = set(re.findall(r"\\[pP]\{(.*?)\}", self.pattern))
-        return BatchEncoder(
-            self._encode_text,
-            lambda: tokenizer_json(self.ranks, self.pattern, controls={}, indent=None),
-            plain_classes=classes <= {"L", "N"},
-        )
+        spell = functools.partial(tokenizer_json, self.ranks, self.pattern, {}, indent=None)
+        return BatchEncoder(self._encode_text, spell, plain_classes=classes <= {"L", "N"})
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Return the ids of a text. Strings that look like control tokens are plain text.
-
-        Raises:
-            DataError: the text holds a lone surrogate, which no UTF-8 can carry.
-        """
+        """Return the ids of a text; see `Tokenizer.encode`."""
         check_encodable(text)
         return [self.bos_id] * bos + self._encode_text(text) + [self.eos_id] * eos
 
     def _encode_text(self, text: str) -> list[int]:
-        """Return the ids of valid Unicode, by the encoder that others are measured against."""
+        """Return the ids of valid Unicode, from the encoder that fastokens is compared with."""
         coder = self._tiktoken
         if coder is None:
             return encode_reference(text, self.ranks)
@@ -141,30 +129,19 @@ class BytePairTokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text alone, without BOS and EOS, by the fastest proven library.
+        """Return the ids of each text, without BOS and EOS, from the fastest proven library.
 
-        Threads may call it at the same time; most of the work is done without Python's lock.
+        Thread-safe; most of the work is done without Python's lock.
 
         Raises:
-            DataError: a lone surrogate; or fastokens was caught with other ids, see `fast.py`.
+            DataError: a lone surrogate, or different ids from fastokens (see `fast.py`).
         """
         for text in texts:
             check_encodable(text)
         return self._batches.encode(texts)
 
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Return the exact bytes of ids; control ids give none.
-
-        Args:
-            continued: of no effect here: the bytes of a token never depend on its neighbours.
-
-        Raises:
-            DataError: an id outside the vocabulary.
-        """
+        """Return the exact bytes of ids. A token's bytes never depend on `continued`."""
         del continued
         check_ids(ids, self.vocab_size)
         return b"".join(self._bytes[token] for token in ids)
-
-    def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids, continued=continued).decode("utf-8", "replace")

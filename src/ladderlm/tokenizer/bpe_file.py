@@ -15,26 +15,25 @@ from ladderlm.tokenizer.split import SPLIT_PATTERN
 
 __all__ = ["byte_alphabet", "read_ranks", "tokenizer_json"]
 
-_FIX = "make it with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`"
+_FIX = "train one with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`"
 
 
 @functools.cache
 def byte_alphabet() -> dict[int, str]:
-    """Map each byte to the printable character that stands for it in `tokenizer.json`.
+    """Map each byte to the printable character that represents it in `tokenizer.json`.
 
     Source: Radford et al. 2019 (GPT-2), the byte-level alphabet that Hugging Face also uses.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(byte) for byte in printable}
-    return table | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+    rest = sorted(set(range(256)).difference(printable))
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Read the bytes and ids of the tokens in a file that `ladderlm tokenizer train` wrote.
 
     Raises:
-        DataError: damaged, or not a tokenizer of ours.
+        DataError: the file is damaged, or is not a tokenizer of ours.
     """
     value = read_json(path)
     try:
@@ -48,19 +47,17 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         words = {w: i for w, i in vocab.items() if w not in (BOS, EOS)}
         ranks = {bytes(to_byte[char] for char in word): rank for word, rank in words.items()}
     except (KeyError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path} has a token outside the byte alphabet: {error}", "", _FIX
-        ) from error
+        what = f"{path} has a token outside the byte alphabet: {error}"
+        raise DataError(what, fix=_FIX) from error
     complete = all(type(rank) is int for rank in ranks.values())  # True and 1.0 equal 1
     complete = complete and sorted(ranks.values()) == list(range(len(ranks)))
-    bytes_first = all(bytes([b]) in ranks for b in range(256))
+    has_bytes = all(bytes([b]) in ranks for b in range(256))
     controls = added == {BOS: len(ranks), EOS: len(ranks) + 1}
-    if pattern != SPLIT_PATTERN or not (complete and bytes_first and controls):
+    if pattern != SPLIT_PATTERN or not (complete and has_bytes and controls):
         raise DataError(
-            f"{path} is not a byte-level BPE of ours",
-            "the split pattern is Llama 3's, ids 0 .. n-1 are bytes and merges in order, and "
-            f"{BOS} and {EOS} are the last two ids",
-            _FIX,
+            f"{path} is not a byte-level BPE of ours: it must have Llama 3's split pattern, bytes "
+            f"and merges as ids 0 .. n-1, and {BOS} and {EOS} as the last two ids",
+            fix=_FIX,
         )
     return ranks
 
@@ -71,14 +68,14 @@ def tokenizer_json(
     controls: Mapping[str, int] | None = None,
     indent: int | None = 1,
 ) -> str:
-    """Spell a vocabulary in Hugging Face's format.
+    """Return a vocabulary in Hugging Face's format.
 
-    Every pair of known halves of a token becomes a merge, in the order of the tokens' ranks, which
-    makes Hugging Face's encoder follow tiktoken's rule (merge the pair of the lowest rank).
+    Every pair of known halves of a token becomes a merge, in the order of the tokens' ranks. This
+    makes Hugging Face's encoder follow tiktoken's rule: merge the pair of the lowest rank.
 
     Args:
-        controls: names and ids; None: ours; an empty table leaves a file that knows text only.
-        indent: of the lines; None: one line, which is written several times faster.
+        controls: names and ids of control tokens. Default: BOS and EOS; {} leaves them out.
+        indent: None writes a single line, which is several times faster.
     """
     alphabet = byte_alphabet()
     word = {token: "".join(alphabet[byte] for byte in token) for token in ranks}

@@ -1,9 +1,9 @@
-"""Encode batches with fastokens, as long as its ids are proven to be those of tiktoken.
+"""Encode batches with fastokens, as long as its ids equal those of tiktoken.
 
-Owns the choice between fastokens (the extra `fast`) and tiktoken, and the checks that make it safe:
-before fastokens is used its ids are compared on hard texts and on texts of the corpus, and from
-then on on one text of every batch. Libraries know different versions of Unicode, so a fastokens
-that takes some character for a letter where tiktoken does not is not used at all.
+Owns the choice between fastokens (the extra `fast`) and tiktoken, and the checks that make it safe.
+Before fastokens is used, its ids are compared on hard texts and on texts of the corpus. While it is
+in use, one text of every batch is compared. The libraries know different versions of Unicode, so
+fastokens is not used if it classifies any character differently from tiktoken.
 """
 
 import functools
@@ -27,22 +27,18 @@ __all__ = ["BatchEncoder", "disputed_characters", "load_fastokens"]
 
 _log = logging.getLogger(__name__)
 
-SMALL = 50_000  # characters; below it a batch is not worth making a fast encoder for
+SMALL = 50_000  # characters; a fast encoder is not built for a smaller batch
 SAMPLE = 200_000  # characters of the corpus compared before fastokens is used
 SPOT = 4096  # characters; the longest text compared while it is in use
 LIBRARIES = ("fastokens", "tiktoken")
 Encode = Callable[[Sequence[str]], list[NDArray[np.uint32]]]
 
-# Versions of fastokens and tiktoken without disputed characters; finding out takes a second.
+# Versions of fastokens and tiktoken without disputed characters; the comparison takes a second.
 _AGREE = {("0.3.5", "0.14.0")}
 
 
 def load_fastokens(spelling: str) -> Encode:
-    """Return the encoder of a vocabulary that is spelt as a `tokenizer.json`.
-
-    Raises:
-        ImportError: fastokens is not installed.
-    """
+    """Return fastokens' encoder of a vocabulary, given as the text of a `tokenizer.json`."""
     import fastokens
 
     coder = fastokens.Tokenizer.from_json_str(spelling)
@@ -58,16 +54,15 @@ def load_fastokens(spelling: str) -> Encode:
 
 @functools.cache
 def _any_disputed() -> bool:
-    version = importlib.metadata.version
-    agree = (version("fastokens"), version("tiktoken")) in _AGREE
-    return not agree and bool(disputed_characters(load_fastokens))
+    versions = tuple(map(importlib.metadata.version, LIBRARIES))
+    return versions not in _AGREE and bool(disputed_characters(load_fastokens))
 
 
 def disputed_characters(load: Callable[[str], Encode]) -> list[str]:
-    """Find characters that a library puts into another class than tiktoken does.
+    """Return the characters that a library classifies differently from tiktoken.
 
-    All characters of planes 0 to 3 that are newer than Unicode 3.2 are tried behind a letter, a
-    digit and a mark, with a vocabulary that shows in its ids where a text was cut.
+    All characters of planes 0 to 3 that are newer than Unicode 3.2 are tried after a letter, a
+    digit and a punctuation mark. The ids of the vocabulary show where a text was split.
     """
     import tiktoken
 
@@ -82,25 +77,24 @@ def disputed_characters(load: Callable[[str], Encode]) -> list[str]:
     newer = [chr(c) for c in codes if unicodedata.ucd_3_2_0.category(chr(c)) == "Cn"]
     found = []
     for chars in (newer[i : i + 256] for i in range(0, len(newer), 256)):
-        texts = ["".join(f"a{c}\n1{c}\n!{c}\n" for c in chars)]
-        if encode(texts)[0].tolist() != trusted.encode_ordinary(texts[0]):
-            texts = [f"a{c}\n1{c}\n!{c}\n" for c in chars]
+        texts = [f"a{c}\n1{c}\n!{c}\n" for c in chars]
+        whole = "".join(texts)
+        if encode([whole])[0].tolist() != trusted.encode_ordinary(whole):
             rows = zip(chars, texts, encode(texts), strict=True)
             found += [c for c, text, row in rows if row.tolist() != trusted.encode_ordinary(text)]
     return found
 
 
 class BatchEncoder:
-    """One vocabulary's encoder of batches; may be called from several threads.
+    """A thread-safe encoder of batches for one vocabulary.
 
-    The environment variable LADDERLM_ENCODER names the only library that may be used
-    (fastokens or tiktoken).
+    The environment variable LADDERLM_ENCODER (fastokens or tiktoken) prescribes the library.
 
     Args:
-        plain: returns the ids of one text, by the encoder that fastokens is measured against.
+        plain: returns the ids of one text, from the encoder that fastokens is compared with.
         spell: returns the vocabulary as a `tokenizer.json` without control tokens.
-        plain_classes: the split pattern asks for letters, numbers and white space only; other
-            classes are not compared between libraries, so tiktoken is used.
+        plain_classes: the split pattern has only the classes letter, number and white space.
+            Other classes are not compared between libraries, so tiktoken is used.
     """
 
     def __init__(
@@ -120,8 +114,8 @@ class BatchEncoder:
         """Return the ids of each text.
 
         Raises:
-            ConfigError: LADDERLM_ENCODER names a library that is not known or not installed.
-            DataError: fastokens gave other ids than before it was trusted.
+            ConfigError: LADDERLM_ENCODER names a library that is unknown or not installed.
+            DataError: fastokens returned different ids from tiktoken while in use.
         """
         if self.library is None and sum(map(len, texts)) >= SMALL:
             with self._lock:
@@ -145,7 +139,7 @@ class BatchEncoder:
         return [np.array(self._plain(text), np.uint32) for text in texts]
 
     def _choose(self, texts: Sequence[str]) -> None:
-        """Use fastokens if it is installed and gives the ids of `plain` on a sample."""
+        """Use fastokens if it is installed and returns the ids of `plain` on a sample."""
         sample, n_chars = list(NASTY_TEXTS), 0
         for text in texts[:: max(len(texts) // 64, 1)]:
             sample.append(text[: SAMPLE // 8])
@@ -155,38 +149,35 @@ class BatchEncoder:
         level, why = self._try_fastokens(sample)
         if self._fast is None:
             _log.log(level, "encoding with tiktoken: %s", why)
-            self.library = "tiktoken"
-            return
-        version = importlib.metadata.version("fastokens")
-        _log.info("encoding with fastokens %s: ids proven on %d texts", version, len(sample))
-        self.library = "fastokens"
+        else:
+            version = importlib.metadata.version("fastokens")
+            _log.info("encoding with fastokens %s: ids proven on %d texts", version, len(sample))
+        self.library = "tiktoken" if self._fast is None else "fastokens"
 
     def _try_fastokens(self, sample: Sequence[str]) -> tuple[int, str]:
-        """Keep fastokens if it agrees; return why it is not used and how serious that is."""
-        wanted = os.environ.get("LADDERLM_ENCODER") or None
+        """Keep fastokens if it agrees, else return the log level and the reason."""
+        wanted = os.environ.get("LADDERLM_ENCODER")
         if wanted and wanted not in LIBRARIES:
             raise ConfigError(
                 f"LADDERLM_ENCODER must be one of {', '.join(LIBRARIES)}, got {wanted}",
-                "",
-                "set LADDERLM_ENCODER to one of them, or unset it",
+                fix="set LADDERLM_ENCODER to one of them, or unset it",
             )
         if wanted == "tiktoken":
-            return logging.INFO, "LADDERLM_ENCODER says so"
+            return logging.INFO, "LADDERLM_ENCODER names it"
         if not self._plain_classes:
-            return logging.INFO, "the split pattern is foreign"
+            return logging.INFO, "the split pattern has other character classes"
         try:
             fast = load_fastokens(self._spell())
             if _any_disputed():
                 return logging.WARNING, "fastokens knows another version of Unicode"
             pairs = zip(fast(sample), self._encode_plainly(sample), strict=True)
             if not all(np.array_equal(row, ids) for row, ids in pairs):
-                return logging.WARNING, "fastokens gives other ids"
+                return logging.WARNING, "fastokens returns different ids"
         except ImportError:
             if wanted:
                 raise ConfigError(
                     "LADDERLM_ENCODER names fastokens, which is not installed",
-                    "",
-                    "run `pip install 'ladderlm[fast]'`, or unset LADDERLM_ENCODER",
+                    fix="run `pip install 'ladderlm[fast]'`, or unset LADDERLM_ENCODER",
                 ) from None
             return logging.INFO, "fastokens is not installed"
         except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -204,7 +195,7 @@ class BatchEncoder:
         i = short[self._n_batches * 7919 % len(short)]
         if len(rows) != len(texts) or rows[i].tolist() != self._plain(texts[i]):
             raise DataError(
-                f"fastokens gave other ids than tiktoken on {texts[i][:60]!r}",
+                f"fastokens returned different ids from tiktoken on {texts[i][:60]!r}",
                 "what it encoded before cannot be trusted either",
                 "delete the output, set LADDERLM_ENCODER=tiktoken and run again",
             )

@@ -1,7 +1,7 @@
-"""Open tokenizers that others made, and import them into folders of ours.
+"""Open tokenizers made by other tools, and import them into folders of ours.
 
-Owns telling the kinds apart by their files, the choice of BOS and EOS, and the record of an
-imported tokenizer. The kinds themselves are in modules of their own.
+Owns the detection of a tokenizer's kind, the choice of BOS and EOS, and the import. Each kind has a
+module of its own.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.files import publish, publish_json, read_json, sha256_file
+from ladderlm.files import publish, read_json, sha256_file
 from ladderlm.tokenizer.base import (
     BOS,
     EOS,
@@ -21,6 +21,7 @@ from ladderlm.tokenizer.base import (
     SENTENCEPIECE,
     TIKTOKEN,
     Tokenizer,
+    publish_record,
 )
 from ladderlm.tokenizer.hugging_face import (
     HuggingFaceTokenizer,
@@ -29,50 +30,40 @@ from ladderlm.tokenizer.hugging_face import (
     open_library,
 )
 from ladderlm.tokenizer.sentencepiece import SentencePieceTokenizer
-from ladderlm.tokenizer.tiktoken_file import looks_like_tiktoken
+from ladderlm.tokenizer.tiktoken_file import load_tiktoken, looks_like_tiktoken
 
 __all__ = ["find_file", "import_tokenizer", "open_foreign", "open_recorded"]
 
 _NAMES = ("tokenizer.json", "tokenizer.model")
-_FORMAT_VERSION = 1
 
 
 def find_file(place: Path) -> Path:
-    """Find the one file of a tokenizer.
-
-    Raises:
-        DataError: there is none, or two of them.
-    """
+    """Return the one file of a tokenizer, or raise DataError if there is none or two."""
     if place.is_file():
         return place
     found = [place / name for name in _NAMES if (place / name).is_file()]
     if not found:
         raise DataError(
-            f"{place} holds no tokenizer.json and no tokenizer.model",
-            "it is not a tokenizer" + " folder" * place.is_dir(),
-            "make one with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`",
+            f"{place} contains no tokenizer.json and no tokenizer.model",
+            fix="train one with `ladderlm tokenizer train SOURCE... --vocab-size N --out DIR`",
         )
     if len(found) > 1:
-        raise DataError(
-            f"{place} holds both {' and '.join(_NAMES)}",
-            "their ids may differ",
-            "name the file to use",
-        )
+        what = f"{place} contains both {' and '.join(_NAMES)}"
+        raise DataError(what, "their ids may differ", "name the file to use")
     return found[0]
 
 
 def open_foreign(
     place: Path, bos: str | None = None, eos: str | None = None, *, allow_lossy: bool = False
 ) -> Tokenizer:
-    """Open a tokenizer that has no record of ours.
+    """Open the tokenizer in a file or folder that has no record of ours.
 
     Args:
-        place: a file, or a folder with one `tokenizer.json` or `tokenizer.model`.
-        bos, eos: names of added tokens of a `tokenizer.json`; None: found by themselves.
-        allow_lossy: take one that does not give every text back.
+        bos, eos: names of added tokens of a `tokenizer.json`. Default: detected.
+        allow_lossy: accept a tokenizer that does not restore every text.
 
     Raises:
-        DataError: missing, damaged, lossy, of no known kind, or without EOS.
+        DataError: missing, damaged, lossy, of an unknown kind, or without EOS.
     """
     path = find_file(place)
     return _open(path, *_identify(path, bos, eos, allow_lossy))
@@ -86,44 +77,23 @@ def import_tokenizer(
     *,
     allow_lossy: bool = False,
 ) -> Tokenizer:
-    """Copy a foreign tokenizer into a folder of ours, with its record.
-
-    Raises:
-        DataError: as `open_foreign`.
-    """
+    """Copy a tokenizer into a folder of ours, with its record; see `open_foreign`."""
     path = find_file(place)
     model, facts = _identify(path, bos, eos, allow_lossy)
     tokenizer = _open(path, model, facts)
-    data = path.read_bytes()
-    name = "tokenizer.json" if model == HUGGING_FACE else "tokenizer.model"
-    publish(out / name, lambda stream: stream.write(data))
-    record = {
-        "kind": "ladderlm-tokenizer",
-        "format_version": _FORMAT_VERSION,
-        "model": model,
-        "fingerprint": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": tokenizer.bos_id,
-        "eos_id": tokenizer.eos_id,
-        "pad_id": tokenizer.pad_id,
-        "sha256": sha256_file(out / name),
-        **facts,
-    }
-    publish_json(out / RECORD, record)
+    copy = out / _NAMES[model != HUGGING_FACE]
+    publish(copy, lambda stream: stream.write(path.read_bytes()))
+    publish_record(out, tokenizer, model, sha256_file(copy), facts)
     return tokenizer
 
 
 def open_recorded(path: Path, record: dict[str, Any]) -> Tokenizer:
-    """Open an imported tokenizer as its record says.
-
-    Raises:
-        DataError: damaged, or the record lacks something.
-    """
+    """Open an imported tokenizer as its record says, or raise DataError if either is damaged."""
     facts = {key: record.get(key) for key in ("bos", "eos", "lossy", "engine")}
     if record["model"] == HUGGING_FACE and None in facts.values():
         raise DataError(
-            f"{path.with_name(RECORD)} does not say how {path.name} is used",
-            f"it needs {', '.join(facts)}",
+            f"{path.with_name(RECORD)} must contain {', '.join(facts)}",
+            f"it does not say how {path.name} is used",
             "import the tokenizer again",
         )
     return _open(path, record["model"], facts)
@@ -132,15 +102,14 @@ def open_recorded(path: Path, record: dict[str, Any]) -> Tokenizer:
 def _identify(
     path: Path, bos: str | None, eos: str | None, allow_lossy: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Return which model a file is, and decide what a record must say about its use."""
+    """Return the kind of a file, and the facts about its use that a record must contain."""
     head = path.read_bytes()[:4096]
     if head.lstrip()[:1] in (b"{", b"[") or path.suffix == ".json":
         return HUGGING_FACE, _decide_use(path, bos, eos, allow_lossy)
     if bos or eos:
         raise DataError(
-            f"{path.name} has fixed control tokens",
-            "BOS and EOS can be named for a tokenizer.json only",
-            "leave --bos and --eos out",
+            f"{path.name} has fixed control tokens; --bos and --eos are for a tokenizer.json only",
+            fix="leave --bos and --eos out",
         )
     if looks_like_tiktoken(head):
         return TIKTOKEN, {"bos": BOS, "eos": EOS}
@@ -148,37 +117,33 @@ def _identify(
 
 
 def _decide_use(path: Path, bos: str | None, eos: str | None, allow_lossy: bool) -> dict[str, Any]:
-    """Choose control tokens and engine for a `tokenizer.json`, and try whether it loses texts."""
+    """Choose control tokens and engine for a `tokenizer.json`, and test whether it loses texts."""
     value = _read_hugging_face(path)
-    found = find_controls(value, path)
-    added = {token["content"] for token in value["added_tokens"]}
+    added = sorted({token["content"] for token in value["added_tokens"]})
     for name in (bos, eos):
         if name is not None and name not in added:
-            raise DataError(
-                f"{path} has no added token {name!r}", f"it has {sorted(added)[:20]}", "name one"
-            )
-    eos = eos or found[1]
+            raise DataError(f"{path} has no added token {name!r}", fix=f"name one of {added[:20]}")
+    found = find_controls(value, path)
+    bos, eos = bos or found[0], eos or found[1]
     if eos is None:
         raise DataError(
             f"{path} does not say which token ends a document",
-            f"its added tokens are {sorted(added)[:20]}",
+            f"its added tokens are {added[:20]}",
             "import it with `ladderlm tokenizer import FILE --eos NAME --out DIR`",
         )
-    begins = bos or found[0]
-    facts: dict[str, Any] = {"bos": begins or eos, "eos": eos, "lossy": False}
-    if begins is None:
+    facts: dict[str, Any] = {"bos": bos or eos, "eos": eos, "lossy": False}
+    if bos is None:
         facts["bos_is_substitute"] = True
     tokenizer = _open_hugging_face(path, facts | {"engine": OWN}, prove=True)
     if not isinstance(tokenizer, HuggingFaceTokenizer):
         return facts | {"engine": OWN}
     losses = [text for text in NASTY_TEXTS if tokenizer.loses(text)]
-    # LLaMA 2's file loses U+2581 alone, which is rare: such texts are refused one by one.
+    # LLaMA 2's file loses only U+2581, which is rare: such texts are refused one by one.
     lost = next((text for text in losses if "\u2581" not in text), None)
     if lost is not None and not allow_lossy:
-        back = tokenizer.come_back(lost)
         raise DataError(
-            f"{path} loses text: {lost!r} comes back as {back!r}",
-            "bits per byte and samples are about the text as it was",
+            f"{path} loses text: {lost!r} comes back as {tokenizer.come_back(lost)!r}",
+            "bits per byte and samples would refer to a different text",
             "use another tokenizer, or record it as lossy with "
             "`ladderlm tokenizer import FILE --allow-lossy --out DIR`",
         )
@@ -191,19 +156,17 @@ def _read_hugging_face(path: Path) -> dict[str, Any]:
     if (
         not isinstance(tokens, list)
         or not isinstance(value.get("model"), dict)
-        or [True for t in tokens if not _is_added_token(t)]
+        or not all(map(_is_added_token, tokens))
     ):
         raise DataError(
-            f"{path} is not a tokenizer.json",
-            "it needs a model and a list of added tokens with ids",
-            "get it again from where it came",
+            f"{path} is not a tokenizer.json: it must have a model and added tokens with ids",
+            fix="download it again",
         )
-    names = {t["content"] for t in tokens}
-    ours = path.name == "tokenizer.json" and names == {BOS, EOS}
+    ours = path.name == "tokenizer.json" and {t["content"] for t in tokens} == {BOS, EOS}
     if ours and not path.with_name(RECORD).exists():
         raise DataError(
-            f"{path} stands without its {RECORD}",
-            "it was written by `ladderlm tokenizer train`, and nothing would show a changed byte",
+            f"{path} was written by `ladderlm tokenizer train`, but its {RECORD} is missing",
+            "a changed byte would go unnoticed",
             f"copy {RECORD} next to it, or train the tokenizer again",
         )
     return dict(value)
@@ -217,11 +180,8 @@ def _is_added_token(token: Any) -> bool:
 def _open(path: Path, model: str, facts: dict[str, Any]) -> Tokenizer:
     if model == HUGGING_FACE:
         return _open_hugging_face(path, facts, prove=False)
-    if model == TIKTOKEN:
-        from ladderlm.tokenizer.tiktoken_file import load_tiktoken
-
-        return load_tiktoken(path.read_bytes(), str(path))
-    return SentencePieceTokenizer(path.read_bytes(), str(path))
+    make = load_tiktoken if model == TIKTOKEN else SentencePieceTokenizer
+    return make(path.read_bytes(), str(path))
 
 
 def _open_hugging_face(path: Path, facts: dict[str, Any], *, prove: bool) -> Tokenizer:
@@ -229,20 +189,17 @@ def _open_hugging_face(path: Path, facts: dict[str, Any], *, prove: bool) -> Tok
     bos, eos = facts["bos"], facts["eos"]
     controls = {t["content"]: t["id"] for t in value["added_tokens"]}
     if not {bos, eos} <= controls.keys():
-        raise DataError(f"{path} has no added tokens {bos} and {eos}", "", "import it again")
-    special = {t["content"] for t in value["added_tokens"] if t["special"]} | {bos, eos}
+        what = f"{path} has no added tokens {bos} and {eos}"
+        raise DataError(what, fix="import the tokenizer again")
     fingerprint = content_hash([HUGGING_FACE, sha256_file(path), bos, eos])
     library = functools.cache(lambda: open_library(value, path, (bos, eos)))
     if facts["engine"] == OWN:
-        converted = convert_byte_level(value, library, bos, eos, fingerprint, prove=prove)
-        if converted is not None:
-            return converted
+        own = convert_byte_level(value, library, bos, eos, fingerprint, prove=prove)
+        if own is not None:
+            return own
+    special = {t["content"] for t in value["added_tokens"] if t["special"]} | {bos, eos}
+    controls = {name: i for name, i in controls.items() if name in special}
+    lossy = bool(facts["lossy"])
     return HuggingFaceTokenizer(
-        library(),
-        {name: i for name, i in controls.items() if name in special},
-        bos,
-        eos,
-        fingerprint=fingerprint,
-        lossy=bool(facts["lossy"]),
-        name=str(path),
+        library(), controls, bos, eos, fingerprint=fingerprint, lossy=lossy, name=str(path)
     )

@@ -1,21 +1,19 @@
 """Any `tokenizer.json` of Hugging Face's `tokenizers` library.
 
-Owns two ways to use it: a byte-level BPE whose ids are proven equal becomes a `BytePairTokenizer`
-(exact bytes, fast encoders); everything else runs in the library itself, and each text is checked
-to come back, unless the file is recorded as lossy.
+Owns two ways to use it. A byte-level BPE whose ids are proven equal becomes a `BytePairTokenizer`
+(exact bytes, fast encoders). Every other one runs in the library itself, and each text is checked
+to survive encoding and decoding, unless the file is recorded as lossy.
 """
 
+import functools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import NASTY_TEXTS, check_encodable, check_ids
+from ladderlm.tokenizer.base import NASTY_TEXTS, Tokenizer, check_encodable, check_ids
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import byte_alphabet
 
@@ -23,30 +21,29 @@ __all__ = ["HuggingFaceTokenizer", "convert_byte_level", "find_controls", "open_
 
 # GPT-2's pattern, which the library applies when a file only says `use_regex`.
 _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", "[CLS]")
-_EOS_NAMES = ("<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>", "[SEP]")
+_CONTROLS = {
+    "bos_token": ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", "[CLS]"),
+    "eos_token": ("<|end_of_text|>", "</s>", "<eos>", "<|endoftext|>", "[SEP]"),
+}
+_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def find_controls(value: Mapping[str, Any], path: Path) -> tuple[str | None, str | None]:
-    """Find the names of BOS and EOS: in the files next to it, else among the known ones.
+    """Return the names of BOS and EOS, each None if the file has no such added token.
 
-    Returns:
-        Names of added tokens; None where there is none.
+    They are read from the files next to it. If those name none, well-known names are tried.
     """
     added = {token["content"] for token in value.get("added_tokens") or ()}
     names: list[str | None] = []
-    for key, known in (("bos_token", _BOS_NAMES), ("eos_token", _EOS_NAMES)):
+    for key, known in _CONTROLS.items():
         stated = [_stated(path.with_name(file), key) for file in _SIDE_FILES]
-        candidates = [name for name in stated if name] or [*known]
+        candidates = [name for name in stated if name] or known
         names.append(next((name for name in candidates if name in added), None))
     return names[0], names[1]
 
 
-_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-
-
 def _stated(file: Path, key: str) -> str | None:
-    """Return a control token's name as a file next to the tokenizer states it."""
+    """Return the name that a file next to the tokenizer has for a control token."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))[key]
         return str(value["content"]) if isinstance(value, dict) else value
@@ -55,30 +52,26 @@ def _stated(file: Path, key: str) -> str | None:
 
 
 def open_library(value: dict[str, Any], path: Path, controls: Sequence[str]) -> Any:
-    """Open a tokenizer in the `tokenizers` library, so that control words in a text stay text.
+    """Open a tokenizer in the `tokenizers` library. Names of control tokens in a text stay text.
 
     Raises:
         DataError: the library is missing or refuses the file.
     """
     try:
-        from tokenizers import Tokenizer
+        import tokenizers
     except ImportError:
-        raise DataError(
-            f"{path} needs the tokenizers library, which is not installed",
-            "",
-            "run `pip install tokenizers`",
-        ) from None
+        what = f"{path} needs the tokenizers library, which is not installed"
+        raise DataError(what, fix="run `pip install tokenizers`") from None
     tokens = [
         token | {"special": token["special"] or token["content"] in controls}
         for token in value.get("added_tokens") or ()
     ]
     try:
-        library = Tokenizer.from_str(json.dumps(value | {"added_tokens": tokens}))
+        library = tokenizers.Tokenizer.from_str(json.dumps(value | {"added_tokens": tokens}))
     except Exception as error:  # the library raises plain Exception
         raise DataError(
-            f"{path} is refused by the tokenizers library: {error}",
-            "it is damaged, or of a newer or older form",
-            "get it again, or update with `pip install -U tokenizers`",
+            f"the tokenizers library cannot read {path}: {error}",
+            fix="download the file again, or update with `pip install -U tokenizers`",
         ) from error
     library.encode_special_tokens = True
     library.no_truncation()
@@ -95,18 +88,19 @@ def convert_byte_level(
     *,
     prove: bool,
 ) -> BytePairTokenizer | None:
-    """Turn a byte-level BPE into ours, if it is one and gives the same ids.
+    """Convert a byte-level BPE to ours.
 
     Args:
-        library: gives the tokenizer as the library runs it; called if need be.
-        prove: compare ids on nasty texts, on tokens of the vocabulary and on random rows of them.
+        library: returns the tokenizer as the library runs it; called only if needed.
+        prove: compare ids on hard texts, on tokens of the vocabulary and on random rows of them.
 
     Returns:
-        None where ids differ, or where the file asks for something that ours does not do.
+        None if ids differ, or if the file is no byte-level BPE or needs a feature that ours lacks.
     """
     pattern, model = _byte_level_pattern(value), value.get("model") or {}
-    added = {token["content"]: token["id"] for token in value.get("added_tokens") or ()}
-    plain = {token["content"] for token in value.get("added_tokens") or () if not token["special"]}
+    tokens = value.get("added_tokens") or ()
+    added = {token["content"]: token["id"] for token in tokens}
+    plain = {token["content"] for token in tokens if not token["special"]}
     odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if pattern is None or model.get("type") != "BPE" or any(model.get(key) for key in odd):
         return None
@@ -120,7 +114,7 @@ def convert_byte_level(
         return None
     if len(ranks) != len(words) or any(bytes([byte]) not in ranks for byte in range(256)):
         return None
-    converted = BytePairTokenizer(
+    own = BytePairTokenizer(
         ranks,
         pattern=pattern,
         controls=added,
@@ -131,13 +125,12 @@ def convert_byte_level(
     )
     try:
         same = not prove or all(
-            converted.encode(text) == _ids(library(), text)
-            and converted.decode(converted.encode(text)) == text
+            own.encode(text) == _ids(library(), text) and own.decode(own.encode(text)) == text
             for text in _proof_texts(ranks, added)
         )
-    except Exception:  # tiktoken knows less of regular expressions than the library does
+    except Exception:  # tiktoken supports fewer regular expressions than the library does
         return None
-    return converted if same else None
+    return own if same else None
 
 
 def _ids(library: Any, text: str) -> list[int]:
@@ -145,7 +138,7 @@ def _ids(library: Any, text: str) -> list[int]:
 
 
 def _byte_level_pattern(value: Mapping[str, Any]) -> str | None:
-    """Return the split pattern of a byte-level file; None: it is none, or cuts in another way."""
+    """Return the split pattern of a byte-level file, or None if it splits in another way."""
     steps = value.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers") if steps.get("type") == "Sequence" else [steps]
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
@@ -169,13 +162,13 @@ def _proof_texts(ranks: Mapping[bytes, int], added: Mapping[str, int]) -> list[s
     return [*NASTY_TEXTS, *words, *rows, *controls]
 
 
-class HuggingFaceTokenizer:
-    """A tokenizer as the `tokenizers` library runs it.
+class HuggingFaceTokenizer(Tokenizer):
+    """A tokenizer that the `tokenizers` library runs.
 
     Args:
         library: from `open_library`.
-        controls: names and ids that no text may give.
-        lossy: texts are not checked to come back.
+        controls: names and ids that no text may yield.
+        lossy: texts are not checked to survive encoding and decoding.
         name: of the file, for messages.
     """
 
@@ -193,64 +186,45 @@ class HuggingFaceTokenizer:
         name: str,
     ) -> None:
         self._library, self.lossy, self._name = library, lossy, name
-        self.controls = dict(controls)
-        self._control_ids = frozenset(controls.values())
+        self.controls, self._control_ids = dict(controls), frozenset(controls.values())
         self.bos_id, self.eos_id = controls[bos], controls[eos]
         vocab: dict[str, int] = library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1
         self.fingerprint = fingerprint
+        self._ids = functools.partial(_ids, library)
         self._anchor = self._ids("a")
 
-    @property
-    def n_words(self) -> int:
-        """Meta's name for the size of the vocabulary."""
-        return self.vocab_size
-
-    def _ids(self, text: str) -> list[int]:
-        return _ids(self._library, text)
-
     def come_back(self, text: str) -> str:
-        """Return what is left of a text after encoding and decoding."""
+        """Return what remains of a text after encoding and decoding."""
         return self.decode(self._ids(text))
 
     def loses(self, text: str) -> bool:
-        """Return whether a text does not come back as it was, or gives a control id."""
+        """Return whether encoding and decoding changes a text, or the text yields a control id."""
         ids = self._ids(text)
         return self.decode(ids) != text or not self._control_ids.isdisjoint(ids)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Return the ids of a text. Strings that look like control tokens are plain text.
+        """Return the ids of a text; see `Tokenizer.encode`.
 
         Raises:
-            DataError: a lone surrogate; or the text does not come back from its ids.
+            DataError: a lone surrogate, or decoding does not restore the text.
         """
         check_encodable(text)
         if not self.lossy and self.loses(text):
             raise DataError(
                 f"{self._name} loses a text: {text[:60]!r} comes back as "
                 f"{self.come_back(text)[:60]!r}",
-                "bits per byte and samples are about the text as it was",
+                "bits per byte and samples would refer to a different text",
                 "leave the text out, or import the tokenizer with --allow-lossy",
             )
         return [self.bos_id] * bos + self._ids(text) + [self.eos_id] * eos
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text alone, without BOS and EOS."""
-        return [np.array(self.encode(text), np.uint32) for text in texts]
-
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Return the bytes of the text that ids stand for; cut characters become U+FFFD.
-
-        Args:
-            continued: the ids follow others; the text is then what they add to a letter.
-
-        Raises:
-            DataError: an id outside the vocabulary.
-        """
+        """Return the bytes of the text of ids; incomplete characters become U+FFFD."""
         return self.decode(ids, continued=continued).encode("utf-8", "replace")
 
     def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Return the text that ids stand for."""
+        """Return the text of ids; if `continued`, what they add to a preceding letter."""
         check_ids(ids, self.vocab_size)
         before = self._anchor if continued else []
         text: str = self._library.decode([*before, *ids], skip_special_tokens=True)

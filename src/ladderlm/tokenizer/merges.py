@@ -1,7 +1,7 @@
-"""Learn byte pairs from a stream of text, in memory that does not grow with it.
+"""Learn byte pairs from a stream of text, in bounded memory.
 
-Owns the counting of pieces and the choice of merges. The result is that of Hugging Face's
-`BpeTrainer` to the last tie, as long as fewer than a million different pieces occur.
+Owns the counting of pieces and the choice of merges. The result equals that of Hugging Face's
+`BpeTrainer`, ties included, as long as fewer than a million different pieces occur.
 """
 
 import heapq
@@ -17,17 +17,17 @@ from ladderlm.tokenizer.split import SPLIT_PATTERN
 __all__ = ["count_pieces", "learn_tokens"]
 
 MAX_PIECES = 1_000_000
-MAX_PIECE_CHARS = 1024  # a longer one, such as a line of base64, teaches nothing and costs much
-_BITS = 20  # of a token id; a pair is one number, so that pairs sort as numbers do
+MAX_PIECE_CHARS = 1024  # a longer one, such as a line of base64, is expensive and teaches nothing
+_BITS = 20  # of a token id; a pair is encoded as one number
 
 
 def count_pieces(texts: Iterable[str], max_pieces: int = MAX_PIECES) -> Counter[str]:
-    """Count the pieces that `SPLIT_PATTERN` cuts texts into.
+    """Count the pieces that `SPLIT_PATTERN` splits texts into.
 
     Args:
         texts: read once, one at a time.
-        max_pieces: whenever more are known, the rarest are forgotten until half are left, so that
-            a count is short by no more than the number of such rounds times their thresholds.
+        max_pieces: when more are known, the rarest are dropped until half are left. A count is too
+            small by at most the sum of the thresholds of these rounds.
 
     Source: Manku and Motwani 2002, lossy counting.
     """
@@ -45,14 +45,14 @@ def count_pieces(texts: Iterable[str], max_pieces: int = MAX_PIECES) -> Counter[
 
 
 def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
-    """Merge the most frequent pair of tokens into a new one, again and again.
+    """Merge the most frequent pair of tokens into a new token repeatedly.
 
-    Ties go to the pair with the smaller ids, the left one first. Only the words in which a pair
-    stands are touched when it is merged.
+    Ties go to the pair with the smaller ids, the left one first. A merge visits only the words that
+    contain the pair.
 
     Args:
-        counts: pieces and how often they occur.
-        n_tokens: how many to give, the 256 bytes included.
+        counts: number of occurrences of each piece.
+        n_tokens: size of the result, the 256 bytes included.
 
     Returns:
         Bytes of each token in the order of ids: bytes in the order of their letters in
@@ -60,7 +60,8 @@ def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
 
     Source: Sennrich et al. 2016, algorithm 1.
     """
-    tokens = [bytes([byte]) for byte, _ in sorted(byte_alphabet().items(), key=lambda i: i[1])]
+    alphabet = byte_alphabet()
+    tokens = [bytes([byte]) for byte in sorted(alphabet, key=alphabet.__getitem__)]
     ids = {token: i for i, token in enumerate(tokens)}
     id_of_byte = [ids[bytes([byte])] for byte in range(256)]
     words = [[id_of_byte[byte] for byte in piece.encode()] for piece in counts]
@@ -77,13 +78,13 @@ def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
     heapq.heapify(heap)
     while heap and len(tokens) < n_tokens:
         negative, pair = heapq.heappop(heap)
-        if -negative != totals[pair]:  # it has changed since it was put there
+        if -negative != totals[pair]:  # the count has changed since it was pushed
             if totals[pair] > 0:
                 heapq.heappush(heap, (-totals[pair], pair))
             continue
         left, right = pair >> _BITS, pair & ((1 << _BITS) - 1)
         token = tokens[left] + tokens[right]
-        if token not in ids:  # else another pair has given it already
+        if token not in ids:  # another pair may have made it already
             ids[token] = len(tokens)
             tokens.append(token)
         grown: set[int] = set()
@@ -97,12 +98,12 @@ def learn_tokens(counts: Mapping[str, int], n_tokens: int) -> list[bytes]:
 
 @dataclass(frozen=True)
 class _PairCounts:
-    """How often each pair of neighbouring tokens occurs, and in which words.
+    """Counts and places of all pairs of adjacent tokens.
 
     Args:
-        n_times: how often each word occurs.
-        totals: pair -> how often it occurs, in all words together.
-        places: pair -> numbers of the words that hold it, or held it once.
+        n_times: number of occurrences of each word.
+        totals: pair -> number of occurrences in all words.
+        places: pair -> indices of the words that contain it, or once did.
     """
 
     n_times: list[int]
@@ -112,7 +113,7 @@ class _PairCounts:
     def replace(
         self, place: int, word: list[int], pair: tuple[int, int], new: int, grown: set[int]
     ) -> list[int]:
-        """Replace a pair in one word, and update the counts of the neighbouring pairs."""
+        """Replace a pair in one word, and update the counts of the adjacent pairs."""
         (left, right), totals, places = pair, self.totals, self.places
         n_times = self.n_times[place]
         merged: list[int] = []
@@ -123,17 +124,17 @@ class _PairCounts:
                 at += 1
                 continue
             if merged:
-                beside = merged[-1] << _BITS | new
+                made = merged[-1] << _BITS | new
                 totals[merged[-1] << _BITS | left] -= n_times
-                totals[beside] += n_times
-                grown.add(beside)
-                places[beside].append(place)
+                totals[made] += n_times
+                grown.add(made)
+                places[made].append(place)
             if at + 2 < end:
-                beside = new << _BITS | word[at + 2]
+                made = new << _BITS | word[at + 2]
                 totals[right << _BITS | word[at + 2]] -= n_times
-                totals[beside] += n_times
-                grown.add(beside)
-                places[beside].append(place)
+                totals[made] += n_times
+                grown.add(made)
+                places[made].append(place)
             merged.append(new)
             at += 2
         return merged

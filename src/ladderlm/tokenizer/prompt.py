@@ -1,4 +1,4 @@
-"""From the text of a prompt to ids that a model can continue.
+"""Encode a prompt into ids that a model can continue.
 
 Owns the healing of a prompt's last token. Knows no model.
 """
@@ -14,13 +14,13 @@ __all__ = ["EncodedPrompt", "encode_prompt"]
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as ids, and what must come next.
+    """The ids of a prompt, and the constraint on the first new token.
 
     Args:
         text: as given; empty is the unconditional prompt.
-        tokens: BOS and the tokens of the text, the healed one left out.
-        healed: bytes of the token left out; the continuation begins with them again.
-        first_ids: ids that may come first; None: any.
+        tokens: BOS and the tokens of the text, without the healed one.
+        healed: bytes of the token left out; the continuation begins with them.
+        first_ids: ids allowed as the first new token. Default: any.
     """
 
     text: str
@@ -39,22 +39,21 @@ def encode_prompt(
 ) -> EncodedPrompt:
     """Encode a prompt and heal its end.
 
-    A text that ends within a word ends in a token that the model never saw there: after "def " a
-    name follows, but in training the space is part of the name's token. So the last token is
-    taken back, and the first new token is drawn among those that begin with its bytes.
+    A text that ends within a word ends in a token that the model never saw there. For example, a
+    name follows "def ", but in training the space is part of the name's token. So the last token is
+    removed, and the first new token is sampled from those that begin with its bytes.
 
     Args:
-        n_longest: keep BOS and the end of a longer prompt; None: keep all.
+        n_longest: keep only BOS and the end of a longer prompt. Default: keep all.
         heal: False keeps the last token, as Meta's code, transformers and llama.cpp do.
     """
     ids = tokenizer.encode(text, bos=True)
     if n_longest is not None and len(ids) > n_longest:
         ids = [ids[0], *ids[len(ids) - (n_longest - 1) :]]
-    if len(ids) < 2 or not heal:
-        return EncodedPrompt(text, tuple(ids))
-    spelt = functools.partial(tokenizer.decode_bytes, continued=True)
-    last = spelt(ids[-1:])
-    fitting = tuple(i for i in range(tokenizer.vocab_size) if spelt([i]).startswith(last))
-    if len(fitting) < 2 or not last:
-        return EncodedPrompt(text, tuple(ids))
-    return EncodedPrompt(text, tuple(ids[:-1]), last, fitting)
+    if len(ids) >= 2 and heal:
+        bytes_of = functools.partial(tokenizer.decode_bytes, continued=True)
+        last = bytes_of(ids[-1:])
+        fitting = tuple(i for i in range(tokenizer.vocab_size) if bytes_of([i]).startswith(last))
+        if len(fitting) >= 2 and last:
+            return EncodedPrompt(text, tuple(ids[:-1]), last, fitting)
+    return EncodedPrompt(text, tuple(ids))

@@ -1,23 +1,26 @@
 """Meta's SentencePiece models of LLaMA 1 and 2 (`tokenizer.model`).
 
-Owns the reading of the file, the exact way back from ids to bytes, and the refusal of models that
-cannot give a text back. The ids are those of the `sentencepiece` library.
+Owns the reading of the file, the exact conversion of ids to bytes, and the refusal of models that
+cannot restore a text. The ids are those of the `sentencepiece` library.
 
-SentencePiece puts a space before a text, writes spaces as U+2581 and takes a U+2581 of the text
-for a space. Here the text is brought into that form before the library sees it, and a U+2581 of
-the text is spelt by its three byte tokens instead, so that every string comes back.
+SentencePiece puts a space before a text, writes spaces as U+2581 and reads a U+2581 of the text as
+a space. Here the text is converted to that form before the library sees it, and a U+2581 of the
+text is encoded by its three byte tokens, so that every string is restored.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ladderlm.config import content_hash
 from ladderlm.errors import DataError
-from ladderlm.tokenizer.base import NASTY_TEXTS, SENTENCEPIECE, check_encodable, check_ids
+from ladderlm.tokenizer.base import (
+    NASTY_TEXTS,
+    SENTENCEPIECE,
+    Tokenizer,
+    check_encodable,
+    check_ids,
+)
 
 __all__ = ["SentencePieceTokenizer"]
 
@@ -26,17 +29,18 @@ _SPACE = "\u2581"
 _TRAINER, _NORMALIZER = 2, 3
 _CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5
 _SPACE_AS_SUFFIX = 24
+_GET_AGAIN = "download it again, or compare its checksum with the published one"
 
 
-class SentencePieceTokenizer:
-    """A SentencePiece model with byte fall-back.
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model with byte fallback.
 
     Args:
-        data: the file.
+        data: content of the file.
         name: of the file, for messages.
 
     Attributes:
-        prefix: what stands before every text, U+2581 or nothing.
+        prefix: put before every text, U+2581 or nothing.
 
     Raises:
         DataError: the library is missing, or the model is damaged, loses text, or has no BOS, EOS.
@@ -46,27 +50,21 @@ class SentencePieceTokenizer:
         try:
             import sentencepiece
         except ImportError:
-            raise DataError(
-                f"{name} needs the sentencepiece library, which is not installed",
-                "",
-                "run `pip install sentencepiece`",
-            ) from None
+            what = f"{name} needs the sentencepiece library, which is not installed"
+            raise DataError(what, fix="run `pip install sentencepiece`") from None
         normalizer, trainer = _specs(data, name)
         self.prefix = _SPACE if normalizer.get(_DUMMY_PREFIX, 1) else ""
         if lossy := _losses(normalizer, trainer):
             raise _refusal(name, lossy)
-        # A field that comes again replaces the first: this switches the library's own changes off.
+        # A repeated field replaces the first: this turns off the library's own changes.
         spec = bytes([_DUMMY_PREFIX << 3, 0, _REMOVE_SPACES << 3, 0, _ESCAPE_SPACES << 3, 0])
         try:
             original = sentencepiece.SentencePieceProcessor(model_proto=data)
             plain = bytes([_NORMALIZER << 3 | 2, len(spec)]) + spec
             self._model: Any = sentencepiece.SentencePieceProcessor(model_proto=data + plain)
         except (RuntimeError, ValueError) as error:
-            raise DataError(
-                f"{name} is not a SentencePiece model: {error}",
-                "",
-                "get it again, or compare its checksum with the one that came with it",
-            ) from error
+            what = f"{name} is not a SentencePiece model: {error}"
+            raise DataError(what, fix=_GET_AGAIN) from error
         self.vocab_size = int(original.vocab_size())
         self.bos_id, self.eos_id = int(original.bos_id()), int(original.eos_id())
         self.pad_id = int(original.pad_id())
@@ -80,38 +78,27 @@ class SentencePieceTokenizer:
 
     def _table(self) -> tuple[list[bytes], dict[int, int]]:
         """Return the bytes of each token, and the token of each byte."""
-        spelt, byte_ids = [], {}
+        table, byte_ids = [b""] * self.vocab_size, {}
         for token in range(self.vocab_size):
             piece = self._model.id_to_piece(token)
             if self._model.is_byte(token):
                 byte = int(piece[3:5], 16)  # <0xE2>
                 byte_ids[byte] = token
-                spelt.append(bytes([byte]))
-            elif self._model.is_control(token) or self._model.is_unknown(token):
-                spelt.append(b"")
-            else:
-                spelt.append(piece.replace(_SPACE, " ").encode())
-        return spelt, byte_ids
+                table[token] = bytes([byte])
+            elif not (self._model.is_control(token) or self._model.is_unknown(token)):
+                table[token] = piece.replace(_SPACE, " ").encode()
+        return table, byte_ids
 
     def _prove(self, original: Any, name: str) -> None:
-        """Compare with the library as it is, and see that hard texts come back."""
+        """Compare ids with the unchanged library, and check that hard texts are restored."""
         for text in NASTY_TEXTS:
             ids = self.encode(text)
             same = _SPACE in text or ids == original.encode(text)
             if not same or self.decode_bytes(ids) != text.encode():
-                raise _refusal(name, f"{text[:40]!r} does not come back as it was")
-
-    @property
-    def n_words(self) -> int:
-        """Meta's name for the size of the vocabulary."""
-        return self.vocab_size
+                raise _refusal(name, f"decoding does not restore {text[:40]!r}")
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Return the ids of a text; `<s>`, `</s>` and `<0x0A>` in it are plain text.
-
-        Raises:
-            DataError: the text holds a lone surrogate, which no UTF-8 can carry.
-        """
+        """Return the ids of a text; `<s>`, `</s>` and `<0x0A>` in it are plain text."""
         check_encodable(text)
         ids: list[int] = []
         if text:
@@ -122,70 +109,52 @@ class SentencePieceTokenizer:
                 ids += self._model.encode(part.replace(" ", _SPACE))
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """Return the ids of each text alone, without BOS and EOS."""
-        return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
-
     def decode_bytes(self, ids: Sequence[int], *, continued: bool = False) -> bytes:
-        """Return the exact bytes of ids; control ids give none.
-
-        Args:
-            continued: the ids follow others; else the space before the first word is taken off.
-
-        Raises:
-            DataError: an id outside the vocabulary.
-        """
+        """Return the exact bytes of ids; see `Tokenizer.decode_bytes`."""
         check_ids(ids, self.vocab_size)
         text = b"".join(self._bytes[token] for token in ids)
-        spoken = next((token for token in ids if self._bytes[token]), None)
-        if continued or not self.prefix or spoken is None or spoken in self._byte_ids.values():
+        first = next((token for token in ids if self._bytes[token]), None)
+        if continued or not self.prefix or first is None or first in self._byte_ids.values():
             return text
         return text.removeprefix(b" ")
-
-    def decode(self, ids: Sequence[int], *, continued: bool = False) -> str:
-        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids, continued=continued).decode("utf-8", "replace")
 
 
 def _refusal(name: str, why: str) -> DataError:
     return DataError(
         f"{name} cannot be used: {why}",
-        "bits per byte and samples are about the text as it was",
+        "bits per byte and samples would refer to a different text",
         "use a model with identity normalisation, byte_fallback and all spaces kept, as Meta's are",
     )
 
 
 def _losses(normalizer: dict[int, Any], trainer: dict[int, Any]) -> str | None:
-    """Return how a model changes texts for good; None: it does not."""
+    """Return how a model changes texts irreversibly, or None if it does not."""
     if normalizer.get(_CHARSMAP):
-        return "it normalises characters, so that different texts become one"
+        return "it normalises characters, so that different texts become equal"
     if normalizer.get(_REMOVE_SPACES, 1):
-        return "it removes spaces at the ends and doubled ones"
+        return "it removes spaces at the ends and repeated spaces"
     if not normalizer.get(_ESCAPE_SPACES, 1):
         return "it does not write spaces as U+2581"
     if trainer.get(_SPACE_AS_SUFFIX, 0):
-        return "it puts the space of a word behind it"
+        return "it puts the space of a word after it"
     return None
 
 
 def _specs(data: bytes, name: str) -> tuple[dict[int, Any], dict[int, Any]]:
-    """Read the normaliser's and the trainer's settings: field number -> last value."""
+    """Read the settings of the normaliser and the trainer: field number -> last value."""
     found: dict[int, dict[int, Any]] = {_NORMALIZER: {}, _TRAINER: {}}
     try:
         for number, value in _fields(data):
             if number in found and isinstance(value, bytes):
                 found[number].update(_fields(value))
     except (IndexError, ValueError) as error:
-        raise DataError(
-            f"{name} is not a SentencePiece model, or was cut short",
-            str(error),
-            "get it again, or compare its checksum with the one that came with it",
-        ) from error
+        what = f"{name} is not a SentencePiece model, or is truncated: {error}"
+        raise DataError(what, fix=_GET_AGAIN) from error
     return found[_NORMALIZER], found[_TRAINER]
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Walk over the fields of a protocol buffer: numbers as they are, all else as bytes."""
+    """Yield the numbers of a protocol buffer's fields and their values, integers or bytes."""
     at = 0
 
     def number() -> int:
@@ -205,10 +174,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         if kind == 0:
             yield key >> 3, number()
             continue
-        size = {1: 8, 2: None, 5: 4}.get(kind, -1)
-        if size is None:
-            size = number()
+        size = number() if kind == 2 else {1: 8, 5: 4}.get(kind, -1)
         if size < 0 or at + size > len(data):
-            raise ValueError(f"no field can stand at byte {at}")
+            raise ValueError(f"there is no valid field at byte {at}")
         yield key >> 3, data[at : at + size]
         at += size

@@ -1,7 +1,7 @@
-"""Where a text is cut before any byte pair is merged.
+"""Split a text into pieces before byte pairs are merged.
 
-Owns Llama 3's split pattern, the same rule by hand for machines without a regex library that has
-Unicode classes, and the cutting out of giant runs of white space that such libraries choke on.
+Owns Llama 3's split pattern, an implementation of it for machines without a regex library that has
+Unicode classes, and the removal of very long runs of white space, on which such libraries are slow.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["LONG_SPACES", "SPLIT_PATTERN", "cut_long_spaces", "has_long_spaces", "split_reference"]
 
-# Llama 3's published pattern, verbatim, so that fast encoders, transformers and llama.cpp know it.
+# Llama 3's published pattern, verbatim: fast encoders, transformers and llama.cpp know it.
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -41,7 +41,7 @@ def _run_end(text: str, at: int, accepts: Any, limit: int | None = None) -> int:
 
 
 def _split_end(text: str, at: int) -> int:
-    """Return the end of the piece that begins at `at`: the first alternative that matches."""
+    """Return the end of the piece that begins at `at`, by the first alternative that matches."""
     for suffix in _CONTRACTIONS:
         if text[at : at + len(suffix)].lower() == suffix:
             return at + len(suffix)
@@ -65,7 +65,7 @@ def _split_end(text: str, at: int) -> int:
 
 
 def split_reference(text: str) -> Iterator[str]:
-    """Split a text as `SPLIT_PATTERN` does, by hand: `re` has no Unicode classes."""
+    """Split a text as `SPLIT_PATTERN` does, without a regex: `re` has no Unicode classes."""
     at = 0
     while at < len(text):
         end = _split_end(text, at)
@@ -74,10 +74,10 @@ def split_reference(text: str) -> Iterator[str]:
 
 
 def has_long_spaces(text: str, limit: int = LONG_SPACES) -> bool:
-    """Tell, at the cost of a few characters, whether a run of white space may reach `limit`.
+    """Return whether a run of white space may reach `limit`, at the cost of a few characters.
 
-    A run of `limit` covers one of the windows of half that size; other texts give False, though
-    a run of more than half of it may give True.
+    A run of `limit` covers at least one window of half that size. A run of more than half of it may
+    return True as well.
     """
     step = limit // 2
     places = range(0, len(text) - step + 1, step)
@@ -87,16 +87,16 @@ def has_long_spaces(text: str, limit: int = LONG_SPACES) -> bool:
 def cut_long_spaces(text: str, limit: int = LONG_SPACES) -> list[tuple[str, bool]]:
     r"""Cut long runs of white space out of a text, where `SPLIT_PATTERN` cuts anyway.
 
-    Take a maximal run of white space. A piece reaches into it from the left only to take line
+    Consider a maximal run of white space. A piece extends into it from the left only to take line
     ends after punctuation. So a cut is safe before a run that begins with another space, or that
-    follows an ASCII letter or digit; after the leading line ends if other ASCII stands before
-    them; and always after the run's last line end, where every piece that holds one stops. From
-    there on the pattern can only do this: `\s*[\r\n]+` takes all up to the last line end, then
-    `\s+(?!\S)` takes the rest, but for its last character if something visible follows. What
-    follows begins a new piece, and nothing looks behind.
+    follows an ASCII letter or digit; after the leading line ends if other ASCII precedes them; and
+    always after the run's last line end, where every piece that contains one stops. From there on
+    `\s*[\r\n]+` matches everything up to the last line end, and `\s+(?!\S)` matches the rest,
+    except its last character if a visible one follows. That character begins a new piece, since the
+    pattern has no look-behind.
 
     Args:
-        limit: shorter runs stay where they are; at least 2.
+        limit: shorter runs are not cut; at least 2.
 
     Returns:
         Parts whose ids, joined, are the ids of the text; True marks a part that is one piece.
