@@ -66,7 +66,7 @@ def test_records_of_another_shape_can_be_read(ladderlm, tmp_path):
 @pytest.mark.parametrize(
     ("size", "words", "says"),
     [
-        (100, [], "choose between 258 and 1048576"),
+        (100, [], "must be between 258 and 1048576, got 100"),
         (100_000, [], "use --vocab-size"),
         (300, ["--max-bytes", "lots"], "'lots' is not a size"),
     ],
