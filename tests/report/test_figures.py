@@ -115,7 +115,7 @@ def tuned(arm, best, losses=None):
         found = [2 * math.exp(0.02 * math.log(rate / at) ** 2) for rate in rates]
         brackets.append(fit_bracket(rung, BUDGETS[rung], rates, losses or found))
         losses = None
-    return Tuning(arm, tuple(brackets), fit_rate_law(brackets), True, "failed its check")
+    return Tuning(arm, True, "failed its check", tuple(brackets), fit_rate_law(brackets))
 
 
 def lines_with(axes, marker):

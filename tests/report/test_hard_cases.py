@@ -273,7 +273,7 @@ def test_whatever_a_study_has_found_is_drawn():
     axes = {x: AxisFit(None, None, "none", {}) for x in ("flops", "device_seconds", "tokens")}
     found = Fits(
         study="s",
-        tuning=(Tuning("b", (bracket,), None, False, None),),
+        tuning=(Tuning("b", brackets=(bracket,)),),
         isoflop=BestSizes(fit, (bowl,)),
         search=SearchResult((trial,), trial, ()),
         axes=axes,
@@ -299,7 +299,7 @@ def test_a_search_is_shown_with_the_losses_that_its_runs_have_now():
 def test_rates_are_shown_by_the_losses_that_the_brackets_have_now():
     rates = [0.01, 0.02, 0.04]
     brackets = (fit_bracket(0, 1e9, rates, [2.1, 2.0, math.inf]),)
-    tuning = Tuning("new", brackets, fit_rate_law(brackets), True, None)
+    tuning = Tuning("new", True, None, brackets, fit_rate_law(brackets))
     same = [
         make_row(arm="new", role="bracket", learning_rate=rate, bits_per_byte=bits)
         for rate, bits in zip(rates, (2.1, 2.0, None), strict=True)

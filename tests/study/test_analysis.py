@@ -159,8 +159,8 @@ def test_the_verdict_says_what_is_wrong_with_the_rates(done):
     """A check whose best point is an end of its grid has failed: no arm's best rate lies there."""
     check = fit_bracket(2, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, 1.9])
     tunings = [
-        Tuning("swiglu", (), None, True, None),
-        Tuning("gelu", (check,), None, True, "the power law of the rates failed its check"),
+        Tuning("swiglu", done=True),
+        Tuning("gelu", True, "the power law of the rates failed its check", (check,)),
     ]
     said = analyse(done.spec, falling(done), tunings).judged[0].verdict
     assert said.word == "INCONCLUSIVE"

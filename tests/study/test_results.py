@@ -12,6 +12,7 @@ import pytest
 
 from builders import make_row
 from ladderlm.errors import ConfigError, DataError
+from ladderlm.study.analysis import analyse
 from ladderlm.study.results import (
     COLUMNS,
     TIMING_COLUMNS,
@@ -208,6 +209,15 @@ def test_runs_without_a_number_are_empty_in_the_table_and_null_where_they_finish
     finished = replace(done.rows[0], **lost).to_json()
     assert (failed["loss"], finished["loss"]) == ("", None)
     assert Row.from_json(finished) == replace(done.rows[0], **lost)
+
+
+def test_plan_results_and_fits_are_tables_in_a_notebook(done):
+    fits = analyse(done.spec, done.rows)
+    n_runs, n_judged = len(done.plan.runs), len(fits.judged)
+    assert n_judged > 0
+    for shown, n_rows in ((done.plan, n_runs), (done.rows, n_runs), (fits, n_judged)):
+        assert shown._repr_html_().count("<tr>") == 1 + n_rows
+    assert "loss &lt; 0" in replace(fits, problem="loss < 0")._repr_html_()
 
 
 def test_a_data_frame_needs_pandas_and_says_so(done, monkeypatch):

@@ -272,7 +272,7 @@ def test_the_regret_of_every_rung_is_written_and_counts_in_every_comparison(spec
 def test_what_was_found_comes_back_from_a_file(tmp_path):
     """A report reads it there; a run that diverged has no finite loss."""
     brackets = (fit_bracket(0, 1e9, [0.01, 0.02, 0.04], [2.1, 2.0, math.inf]),)
-    tuning = Tuning("gelu", brackets, fit_rate_law(brackets), False, "not done", tuple(FLOPS))
+    tuning = Tuning("gelu", False, "not done", brackets, fit_rate_law(brackets), tuple(FLOPS))
     publish_json(tmp_path / "tuning.json", tuning.to_json())
     assert Tuning.from_json(read_json(tmp_path / "tuning.json")) == tuning
 
@@ -288,7 +288,7 @@ def tuned(*curvature_and_sd):
         law = RateLaw(0.01, -0.3, BUDGETS[1], sd, 3, spread)
         losses = [2 * math.exp(curvature * math.log(k) ** 2) for k in (0.5, 1.0, 2.0)]
         bracket = fit_bracket(0, 1e9, grid(0.01, 3), losses)
-        found.append(Tuning(arm, (bracket,), law, True, None))
+        found.append(Tuning(arm, True, None, (bracket,), law))
     return found
 
 
@@ -312,7 +312,7 @@ def test_what_mistuned_rates_do_to_the_rungs_is_what_drawn_ones_do():
 
 
 def test_arms_of_unknown_rates_shift_nothing_and_one_that_is_known_shifts_alone():
-    unknown = Tuning("new", (), None, False, None)
+    unknown = Tuning("new")
     assert rate_shift([], ARMS, BUDGETS) is None
     assert rate_shift([unknown], ARMS, BUDGETS) is None
     base, new = tuned((0.02, 0.2), (0.02, 0.2))

@@ -1,6 +1,6 @@
-"""What the baseline alone shows: the spread of its seeds, and its best size at equal compute.
+"""The spread of the baseline's seeds, and its best size at equal compute.
 
-Owns the choice of the rows of the table that tell; the fits are those of `scaling/`.
+Owns the choice of rows for both; the fits are in `scaling/`.
 """
 
 import math
@@ -32,11 +32,7 @@ class SeedNoise:
 
 
 def measure_seed_noise(results: Results, baseline: str) -> SeedNoise | None:
-    """Measure the spread of seeds alone: of the smallest baseline's runs.
-
-    Returns:
-        None with fewer than three runs.
-    """
+    """Measure the spread of the smallest baseline's runs; None with fewer than three runs."""
     losses = {
         row.run_id: math.log(row.known_bits_per_byte)
         for row in results
@@ -60,7 +56,7 @@ class BestSizes:
     bowls: tuple[Bowl, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `ladderlm fit --form isoflop` prints, with tokens per parameter of optima."""
+        """Return the JSON of `ladderlm fit`, with tokens per parameter at the optima."""
         return self.fit.to_json() | {"bowls": [bowl.to_json() for bowl in self.bowls]}
 
     @classmethod
@@ -74,6 +70,8 @@ def fit_best_sizes(
 ) -> BestSizes | NoAnswer | None:
     """Fit the bowls of the baseline's sizes at equal compute; None if no such runs were planned."""
     sized = {(row.rung, row.seed) for row in results if row.role == "isoflop"}
+    if not sized:
+        return None
     own = [
         row
         for row in results
@@ -82,8 +80,6 @@ def fit_best_sizes(
         and row.role in ("ladder", "isoflop")
         and row.known_bits_per_byte < math.inf
     ]
-    if not sized:
-        return None
     columns: dict[str, list[object]] = {
         "params": [row.params for row in own],
         "tokens": [row.tokens for row in own],

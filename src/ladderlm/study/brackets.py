@@ -1,12 +1,13 @@
-"""Which runs find the learning rate of an arm, stage by stage.
+"""The runs that find the learning rate of an arm, stage by stage.
 
-Owns the stages: a bracket on the two lowest rungs, then one on the third, around what their power
-law gives, which checks the law. Each stage is planned from the finished runs of the one before, so
-that an interrupted study resumes where it was.
+Owns the stages: a bracket on each of the two lowest rungs, then one on the third around the rate
+that their power law predicts, to check the law. Each stage is planned from the finished runs of the
+one before, so an interrupted study resumes where it was.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ladderlm.study.planner import PlannedRun, Planner
 from ladderlm.study.spec import Arm
@@ -15,10 +16,10 @@ from ladderlm.study.tuning import FACTOR, Bracket, Tuning, fit_bracket, fit_rate
 __all__ = ["tune_arm"]
 
 BRACKET_RUNGS, BRACKET_POINTS, CHECK_POINTS = 2, 5, 3
-MAX_POINTS = 9  # a grid whose best point is its last grows on that side up to here
-# Losses that differ by less are a tie. High rates are noisy, and a cliff lies above them: where the
-# rate below the best ties with it, the best may lie further down. A law whose rate ties with the
-# best of its check has passed it; what is left to lose is in the regret.
+MAX_POINTS = 9  # a grid whose best point is at an end grows on that side up to this size
+# Losses that differ by less are a tie. High rates are noisy, and above them runs diverge: where the
+# rate below the best ties with it, the best may be lower still. A law whose rate ties with the best
+# of its check has passed it; the rest of its error is in the regret.
 TIE = 0.005
 
 
@@ -26,7 +27,7 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
     """Plan the search of one arm as far as its finished runs allow.
 
     Returns:
-        The runs of the search (those of a later stage provisional), and what is known by now.
+        The runs of the search, those of later stages provisional, and its state.
     """
     flops = planner.spec.ladder.flops
     centre = planner.spec.arm_config(arm).optim.learning_rate
@@ -37,10 +38,11 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
         runs += tried
         brackets += [] if bracket is None else [bracket]
     checked = len(flops) > BRACKET_RUNGS
+    tuning = Tuning(arm.name, brackets=tuple(brackets), budgets=flops)
     if len(brackets) < min(BRACKET_RUNGS, len(flops)):
         if checked:
             runs += _grid_runs(planner, arm, BRACKET_RUNGS, grid(centre, CHECK_POINTS), True)
-        return runs, Tuning(arm.name, tuple(brackets), None, False, None, flops)
+        return runs, tuning
     law = fit_rate_law(brackets)
     problem = None
     if checked:
@@ -49,7 +51,7 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
         tried, check = _plan_bracket(planner, arm, BRACKET_RUNGS, rates)
         runs += tried
         if check is None:
-            return runs, Tuning(arm.name, tuple(brackets), law, False, None, flops)
+            return runs, replace(tuning, law=law)
         brackets.append(check)
         law = fit_rate_law(brackets)
         behind = check.losses[check.rates.index(predicted)] / min(check.losses) - 1
@@ -65,13 +67,14 @@ def tune_arm(planner: Planner, arm: Arm) -> tuple[list[PlannedRun], Tuning]:
                 f"the best rate of rung {bracket.rung + 1}, {bracket.best_rate:.3g}, lies on the "
                 f"edge of its grid, {bracket.rates[0]:.3g} to {bracket.rates[-1]:.3g}"
             )
-    return runs, Tuning(arm.name, tuple(brackets), law, True, problem, flops)
+    found = tuple(brackets)
+    return runs, replace(tuning, done=True, problem=problem, brackets=found, law=law)
 
 
 def _plan_bracket(
     planner: Planner, arm: Arm, index: int, rates: list[float]
 ) -> tuple[list[PlannedRun], Bracket | None]:
-    """Plan a grid, longer while its best point may lie outside; None while runs are missing."""
+    """Plan a grid, extended while its best point may be outside; None while runs are missing."""
     while True:
         tried = _grid_runs(planner, arm, index, rates)
         losses = planner.losses_of(tried)

@@ -3,7 +3,6 @@
 Owns `Fits` and its parts. How they are found is in `analysis.py`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,14 @@ from ladderlm.scaling.joint import LadderLaw
 from ladderlm.study.baseline import BestSizes, SeedNoise
 from ladderlm.study.documents import DocumentInterval
 from ladderlm.study.forecast import ForecastScore, StoredForecast
-from ladderlm.study.records import NoAnswer, parse_record, plain
+from ladderlm.study.records import (
+    IN_MEMORY,
+    WHEN_KNOWN,
+    NoAnswer,
+    NotebookTable,
+    fields_to_json,
+    parse_record,
+)
 from ladderlm.study.search import SearchResult
 from ladderlm.study.tuning import Tuning
 from ladderlm.study.verdict import Verdict
@@ -23,7 +29,7 @@ __all__ = ["AxisFit", "FitCard", "Fits", "HoldoutCheck", "SubsetEstimate", "Unju
 
 @dataclass(frozen=True)
 class FitCard:
-    """Everything that decides a law's numbers; see `scaling.joint.fit_card`."""
+    """The choices that decide a law's numbers; see `scaling.joint.fit_card`."""
 
     form: str
     floor: str
@@ -44,7 +50,7 @@ class FitCard:
 
 @dataclass(frozen=True)
 class HoldoutCheck:
-    """An arm's mean on a held-out rung against the law of the rungs below."""
+    """The mean loss of an arm on a held-out rung, compared with the law of the lower rungs."""
 
     arm: str
     rung: int
@@ -76,9 +82,9 @@ class VariantFit:
     Args:
         comparison: over training FLOPs.
         at_equal_device_seconds, at_equal_tokens: over these instead.
-        lengths: the pooled multiplier of the runs of each length alone; {} where there is but one.
+        lengths: pooled multiplier of the runs of each length alone; {} with a single length.
         subsets: of the validation text, by name.
-        documents: None: there was no folder of runs to read their losses from.
+        documents: None without a folder of runs to read their losses from.
     """
 
     variant: str
@@ -88,19 +94,12 @@ class VariantFit:
     at_equal_tokens: Comparison | NoAnswer
     lengths: Mapping[str, Estimate | NoAnswer] = field(default_factory=dict)
     subsets: Mapping[str, SubsetEstimate] = field(default_factory=dict)
-    documents: DocumentInterval | NoAnswer | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {name: plain(v) for name, v in vars(self).items() if (name, v) != _NO_DOCUMENTS}
-
-
-_NO_DOCUMENTS = ("documents", None)
+    documents: DocumentInterval | NoAnswer | None = field(default=None, metadata=WHEN_KNOWN)
 
 
 @dataclass(frozen=True)
 class Unjudged:
-    """A variant that could not be compared, and why."""
+    """A variant that could not be compared, with the reason."""
 
     variant: str
     problem: str
@@ -111,7 +110,7 @@ class AxisFit:
     """The law of all arms, and every comparison that could be made, over one axis.
 
     Args:
-        law, card: None: there are not enough points, as `problem` says.
+        law, card: None with too few points, which `problem` explains.
         comparisons: by variant.
     """
 
@@ -122,29 +121,28 @@ class AxisFit:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Fits:
+class Fits(NotebookTable):
     """The analysis of a study's table.
 
     Args:
         study: its name.
-        loss: what is fitted.
-        excluded: runs of the ladder that are not compared, and why.
-        incomparable_times: runs whose device time takes no part, and why.
-        problem: why there is no law; None: there is one.
+        loss: the fitted column.
+        excluded: why runs of the ladder are not compared, by run id.
+        incomparable_times: why the device times of runs are not compared, by run id.
+        problem: why there is no law; None if there is one.
         law: of all arms over training FLOPs.
-        holdout: None: no rung was held out, or its forecast could not be made.
+        holdout: None if no rung was held out, or its forecast could not be made.
         axes: the fits over training FLOPs (`flops`), device time (`device_seconds`) and `tokens`.
-            They follow from the table and are no part of the JSON, so what `from_json` returns has
-            none.
+            They follow from the table and are not stored: `from_json` returns none.
     """
 
     study: str
     loss: str = "bits_per_byte"
     excluded: Mapping[str, str] = field(default_factory=dict)
     incomparable_times: Mapping[str, str] = field(default_factory=dict)
-    problem: str | None = None
-    law: LadderLaw | None = None
-    card: FitCard | None = None
+    problem: str | None = field(default=None, metadata=WHEN_KNOWN)
+    law: LadderLaw | None = field(default=None, metadata=WHEN_KNOWN)
+    card: FitCard | None = field(default=None, metadata=WHEN_KNOWN)
     holdout: tuple[HoldoutCheck, ...] | None = None
     variants: tuple[VariantFit | Unjudged, ...] = ()
     forecast: StoredForecast | None = None
@@ -152,11 +150,11 @@ class Fits:
     isoflop: BestSizes | NoAnswer | None = None
     tuning: tuple[Tuning, ...] = ()
     forecast_score: tuple[ForecastScore, ...] = ()
-    search: SearchResult | None = None
-    axes: Mapping[str, AxisFit] = field(default_factory=dict)
+    search: SearchResult | None = field(default=None, metadata=WHEN_KNOWN)
+    axes: Mapping[str, AxisFit] = field(default_factory=dict, metadata=IN_MEMORY)
 
     def __repr__(self) -> str:
-        """Return the verdicts, a line each."""
+        """Return the verdicts, one per line."""
         lines = [self.problem] if self.problem else []
         for found in self.variants:
             if isinstance(found, Unjudged):
@@ -167,27 +165,27 @@ class Fits:
             lines.append(f"{found.variant}: {found.verdict.text}, {interval}")
         return f"Fits of {self.study}\n" + "\n".join(f"  {line}" for line in lines)
 
+    def table_rows(self) -> list[dict[str, object]]:
+        """Return the verdict and pooled multiplier of each variant that was compared."""
+        return [
+            {"variant": v.variant, "verdict": v.verdict.text, "m": v.comparison.pooled.value}
+            | {"low_95": v.comparison.pooled.low_95, "high_95": v.comparison.pooled.high_95}
+            for v in self.judged
+        ]
+
     @property
     def judged(self) -> tuple[VariantFit, ...]:
         """The variants that could be compared."""
         return tuple(v for v in self.variants if isinstance(v, VariantFit))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `fits.json` holds."""
-        left_out = {"axes"} | ({"problem"} if self.problem is None else {"law", "card", "holdout"})
-        if self.search is None:
-            left_out.add("search")
-        return {name: plain(v) for name, v in vars(self).items() if name not in left_out}
+        """Return the content of `fits.json`, without a hold-out where there is no law."""
+        values: dict[str, Any] = fields_to_json(self)
+        if self.problem is not None:
+            del values["holdout"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Fits":
         """Read back what `to_json` returned."""
-        variants: list[VariantFit | Unjudged] = [
-            parse_record(Unjudged, variant)
-            if "problem" in variant
-            else parse_record(VariantFit, variant)
-            for variant in values["variants"]
-        ]
-        rest = {k: v for k, v in values.items() if k != "variants" and v is not None}
-        found = parse_record(cls, rest)
-        return dataclasses.replace(found, variants=tuple(variants))
+        return parse_record(cls, values)

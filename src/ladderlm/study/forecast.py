@@ -1,9 +1,9 @@
-"""The forecast of the held-out rungs: written once, from the lower rungs alone, then scored.
+"""The forecast of the held-out rungs, made from the lower rungs alone and scored later.
 
 Owns `forecast.json`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from ladderlm.errors import DataError
 from ladderlm.files import publish_json, read_json
 from ladderlm.scaling.forecast import forecast
 from ladderlm.scaling.joint import LadderLaw, fit_law
-from ladderlm.study.records import parse_record, plain
+from ladderlm.study.records import fields_to_json, parse_record, plain
 from ladderlm.study.results import Results
 from ladderlm.study.spec import StudySpec
 
@@ -32,13 +32,13 @@ __all__ = [
 FORECAST_FILE = "forecast.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The mean loss of an arm's runs of a length on a held-out rung, before they were read."""
+    """The predicted mean loss of an arm's runs of one length on a held-out rung."""
 
     arm: str
     rung: int
-    branch: float
+    branch: float = 1.0
     flops: float
     n_runs: int
     bits_per_byte: float
@@ -48,7 +48,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ForecastScore:
-    """A prediction and the mean that came; the error is predicted / actual - 1."""
+    """A prediction and the measured mean; the error is predicted / actual - 1."""
 
     arm: str
     rung: int
@@ -66,7 +66,7 @@ class ForecastScore:
 
 @dataclass(frozen=True)
 class StoredForecast:
-    """What `forecast.json` holds.
+    """The content of `forecast.json`.
 
     Args:
         made_from: hash of the losses below the held-out rungs.
@@ -81,61 +81,46 @@ class StoredForecast:
     written_at: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; all that differs from run to run stands under `timing`."""
-        values: dict[str, Any] = {name: plain(value) for name, value in vars(self).items()}
+        """Return the fields, with the time under `timing`, which differs from run to run."""
+        values: dict[str, Any] = fields_to_json(self)
         return values | {"timing": {"written_at": values.pop("written_at")}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "StoredForecast":
         """Read back what `to_json` returned."""
-        made = [{"branch": 1.0} | prediction for prediction in values["predictions"]]
-        return cls(
-            made_from=values["made_from"],
-            law=LadderLaw.from_json(values["law"]),
-            predictions=tuple(parse_record(Prediction, prediction) for prediction in made),
-            hash=values.get("hash", ""),
-            written_at=values["timing"]["written_at"],
-        )
+        return parse_record(cls, {"hash": "", **values, **values["timing"]})
 
     def score(self, results: Results) -> tuple[ForecastScore, ...]:
         """Compare with the held-out runs that count, one entry per arm, rung and length."""
         scores = []
-        for said in self.predictions:
-            place = (said.arm, said.rung, said.branch)
-            actual = [
-                row.known_bits_per_byte
-                for row in results.compared
-                if (row.arm, row.rung, row.branch) == place
-            ]
-            if not actual:
+        for predicted in self.predictions:
+            place = (predicted.arm, predicted.rung, predicted.branch)
+            runs = [r for r in results.compared if (r.arm, r.rung, r.branch) == place]
+            if not runs:
                 continue
-            mean = float(np.exp(np.log(actual).mean()))
-            kept = {k: v for k, v in vars(said).items() if k != "n_runs"}
-            scores.append(
-                ForecastScore(
-                    **kept,
-                    n_runs=len(actual),
-                    actual=mean,
-                    relative_error=said.bits_per_byte / mean - 1,
-                    inside_90=said.interval_90[0] <= mean <= said.interval_90[1],
-                    inside_95=said.interval_95[0] <= mean <= said.interval_95[1],
-                )
-            )
+            mean = float(np.exp(np.log([row.known_bits_per_byte for row in runs]).mean()))
+            low_90, high_90, low_95, high_95 = (*predicted.interval_90, *predicted.interval_95)
+            measured = {
+                "n_runs": len(runs),
+                "actual": mean,
+                "relative_error": predicted.bits_per_byte / mean - 1,
+                "inside_90": low_90 <= mean <= high_90,
+                "inside_95": low_95 <= mean <= high_95,
+            }
+            scores.append(ForecastScore(**vars(predicted) | measured))
         return tuple(scores)
 
 
 def read_forecast(folder: Path) -> StoredForecast | None:
-    """Return the forecast that a study's folder holds, if it holds one."""
+    """Return the forecast in a study's folder, or None if there is none."""
     path = folder / FORECAST_FILE
     return StoredForecast.from_json(read_json(path)) if path.is_file() else None
 
 
 def write_forecast(folder: Path, spec: StudySpec, results: Results) -> StoredForecast | None:
-    """Predict the held-out rungs from the others, once; later calls return what was written.
+    """Predict the held-out rungs from the runs below them, and write `forecast.json`.
 
-    Only runs of the ladder below its held-out rungs are read; `made_from` is the hash of their
-    losses, `hash` that of law and predictions, and `timing` says when it was written. It is made
-    again only when a lower rung has changed.
+    A forecast that was written before is returned as it is, unless a lower rung has changed.
     """
     if spec.ladder.holdout == 0:
         return None
@@ -154,27 +139,26 @@ def write_forecast(folder: Path, spec: StudySpec, results: Results) -> StoredFor
     for row in ladder:
         if row.rung >= first_held and row.arm in law.arms and row.branch in law.branches:
             held.setdefault((row.arm, row.rung, row.branch), []).append(row.flops)
-    predictions = []
-    for (arm, rung, branch), flops in sorted(held.items()):
-        found = forecast(law, arm, float(np.exp(np.log(flops).mean())), len(flops), branch)
-        predictions.append(
-            Prediction(
-                arm=arm,
-                rung=rung,
-                branch=branch,
-                flops=found.x,
-                n_runs=found.n_runs,
-                bits_per_byte=found.value,
-                interval_90=(found.low_90, found.high_90),
-                interval_95=(found.low_95, found.high_95),
-            )
-        )
-    made = StoredForecast(
-        made_from=digest,
-        law=law,
-        predictions=tuple(predictions),
-        hash=content_hash([asdict(law), plain(predictions)]),
-        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    publish_json(folder / FORECAST_FILE, plain(made))
+    predictions = tuple(_predict_mean(law, place, flops) for place, flops in sorted(held.items()))
+    digest_of_all = content_hash([asdict(law), plain(predictions)])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = StoredForecast(digest, law, predictions, digest_of_all, now)
+    publish_json(folder / FORECAST_FILE, made.to_json())
     return made
+
+
+def _predict_mean(
+    law: LadderLaw, place: tuple[str, int, float], flops: Sequence[float]
+) -> Prediction:
+    arm, rung, branch = place
+    found = forecast(law, arm, float(np.exp(np.log(flops).mean())), len(flops), branch)
+    return Prediction(
+        arm=arm,
+        rung=rung,
+        branch=branch,
+        flops=found.x,
+        n_runs=found.n_runs,
+        bits_per_byte=found.value,
+        interval_90=(found.low_90, found.high_90),
+        interval_95=(found.low_95, found.high_95),
+    )

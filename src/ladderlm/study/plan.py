@@ -7,14 +7,13 @@ had. How one run is made is in `planner.py`.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ladderlm.config import differences, meaning_of
 from ladderlm.errors import ConfigError
 from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
 from ladderlm.study.planner import PlannedRun, Planner
-from ladderlm.study.records import to_dataframe
+from ladderlm.study.records import NotebookTable
 from ladderlm.study.search import SearchResult, plan_search
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.tuning import Tuning
@@ -34,13 +33,15 @@ _FOLLOWS_DATA |= {"model.vocab_size"}
 
 
 @dataclass(frozen=True, repr=False)
-class StudyPlan:
-    """Runs in the order in which they should start, and what to warn about.
+class StudyPlan(NotebookTable):
+    """Runs in the order in which they should start, and warnings.
 
     Args:
         tunings: of the arms whose rates are searched for.
-        found: by the study's search, if it has one.
+        found: result of the study's search, if it has one.
     """
+
+    shown_columns = ("run_id", "arm", "role", "index", "branch", "seed", "n_steps", "flops")
 
     spec: StudySpec
     runs: tuple[PlannedRun, ...]
@@ -53,22 +54,14 @@ class StudyPlan:
         head = f"Plan of {self.spec.name}: {len(self.runs)} runs, {format_flops(self.flops)}"
         return "\n".join([head, *(f"  warning: {warning}" for warning in self.warnings)])
 
-    def to_dataframe(self) -> Any:
-        """Return the runs as a pandas DataFrame."""
-        return to_dataframe(
-            [
-                {
-                    "run_id": run.run_id,
-                    "arm": run.arm,
-                    "role": run.role,
-                    "seed": run.seed,
-                    "dim": run.rung.model.dim,
-                    "n_layers": run.rung.model.n_layers,
-                    **{k: v for k, v in vars(run.rung).items() if k != "model"},
-                }
-                for run in self.runs
-            ]
-        )
+    def table_rows(self) -> list[dict[str, object]]:
+        """Return the runs, with the numbers of their rungs."""
+        return [
+            {"run_id": run.run_id, "arm": run.arm, "role": run.role, "seed": run.seed}
+            | {"dim": run.rung.model.dim, "n_layers": run.rung.model.n_layers}
+            | {k: v for k, v in vars(run.rung).items() if k != "model"}
+            for run in self.runs
+        ]
 
     @property
     def ladder(self) -> tuple[PlannedRun, ...]:

@@ -20,7 +20,7 @@ from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.points import Points
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planner import PlannedRun
-from ladderlm.study.records import to_dataframe
+from ladderlm.study.records import NotebookTable
 
 __all__ = ["COLUMNS", "TIMING_COLUMNS", "Results", "Row", "collect_results", "reread_results"]
 
@@ -134,9 +134,10 @@ def _parse_number(value: Any) -> Any:
 
 
 @dataclass(frozen=True, repr=False)
-class Results:
+class Results(NotebookTable):
     """The table of a study: every run that can be made, in the order of the plan."""
 
+    shown_columns = ("run_id", "arm", "role", "rung", "branch", "seed", "status", "bits_per_byte")
     rows: tuple[Row, ...] = ()
 
     def __iter__(self) -> Iterator[Row]:
@@ -192,17 +193,17 @@ class Results:
             loss=np.array(loss, dtype=np.float64),
         )
 
-    def to_dataframe(self) -> Any:
-        """Return the table as a pandas DataFrame, one row a run."""
-        return to_dataframe([row.to_json() for row in self.rows])
+    def table_rows(self) -> list[dict[str, object]]:
+        """Return one row per run, as in `results.csv`."""
+        return [row.to_json() for row in self.rows]
 
     def write(self, path: Path) -> None:
-        """Publish the table as CSV, numbers in full precision."""
+        """Publish the table as CSV, with numbers in full precision."""
         subsets = sorted({f"bpb[{name}]" for row in self.rows for name in row.subsets})
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, [*COLUMNS, *subsets], restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row.to_json() for row in self.rows)
+        writer.writerows(self.table_rows())
         publish_text(path, buffer.getvalue())
 
     @classmethod

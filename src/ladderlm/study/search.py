@@ -1,20 +1,20 @@
 """A search over options of the baseline: its stages, its table, and a config to train with.
 
-Owns which combinations run on which rung, and what came of them. All runs are the study's own: they
-lie in its pool, and none is made twice.
+Owns which combinations run on which rung, and their results. The runs are in the study's pool, and
+none is repeated.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ladderlm.config import to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.study.options import SearchOptions
 from ladderlm.study.planner import PlannedRun, Planner
-from ladderlm.study.records import plain
+from ladderlm.study.records import IN_MEMORY
 from ladderlm.training.run_config import RunConfig
 from ladderlm.units import format_flops
 
@@ -23,11 +23,11 @@ __all__ = ["SearchResult", "Trial", "plan_search", "to_toml"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination that has ended.
+    """One combination whose run has ended.
 
     Args:
         rung: from 1.
-        bits_per_byte: None: the run failed.
+        bits_per_byte: None if the run failed.
     """
 
     rung: int
@@ -38,39 +38,35 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search has found by now.
+    """The results of a search so far.
 
     Args:
         rows: every combination that has ended, in order of rung, then loss.
         best: the best at the chosen rung; None before all have ended.
         edges: options whose best value is the smallest or largest number tried.
-        config: of the best; it is no part of the JSON.
+        config: of the best; not stored.
     """
 
     rows: tuple[Trial, ...]
     best: Trial | None
     edges: tuple[str, ...]
-    config: RunConfig | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values, without the config."""
-        return {name: plain(getattr(self, name)) for name in ("rows", "best", "edges")}
+    config: RunConfig | None = field(default=None, metadata=IN_MEMORY)
 
     def reread(self, bits_per_byte: Mapping[str, float]) -> "SearchResult":
-        """Return the same trials with the losses that their runs have now, by run id."""
+        """Return the same trials with the current losses of their runs, by run id."""
 
-        def again(trial: Trial) -> Trial:
+        def update(trial: Trial) -> Trial:
             return replace(trial, bits_per_byte=bits_per_byte.get(trial.run_id))
 
-        best = None if self.best is None else again(self.best)
-        return replace(self, rows=tuple(map(again, self.rows)), best=best)
+        best = None if self.best is None else update(self.best)
+        return replace(self, rows=tuple(map(update, self.rows)), best=best)
 
 
 def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRun], SearchResult]:
     """Plan the search as far as its finished runs allow; runs of later stages are provisional.
 
     Raises:
-        ConfigError: the whole would take more than its budget.
+        ConfigError: all runs together would exceed the budget.
     """
     candidates = search.combinations()
     rungs = list(range(search.rung)) if search.method == "halving" else [search.rung - 1]
@@ -83,18 +79,17 @@ def plan_search(planner: Planner, search: SearchOptions) -> tuple[list[PlannedRu
         last = [_search_run(planner, options, rung, waiting) for options in candidates]
         runs += last
         losses = None if waiting else planner.losses_of(last)
-        keep = math.ceil(len(candidates) / 2)
-        if losses is None:
-            candidates = candidates[:keep]
-            continue
-        order = sorted(range(len(candidates)), key=losses.__getitem__)
-        trials += [_trial(last[i], candidates[i], rung, losses[i]) for i in order]
-        candidates = [candidates[i] for i in order[:keep]]
+        order = list(range(len(candidates)))
+        if losses is not None:
+            order.sort(key=losses.__getitem__)
+            trials += [_trial(last[i], candidates[i], rung, losses[i]) for i in order]
+        candidates = [candidates[i] for i in order[: math.ceil(len(order) / 2)]]
     flops = sum(run.rung.flops for run in runs)
     if flops > search.flops:
         raise ConfigError(
-            f"the search takes {format_flops(flops)}, its budget is {format_flops(search.flops)}",
-            f"{len(runs)} runs were asked for",
+            f"the {len(runs)} runs of the search take {format_flops(flops)}, more than its budget "
+            f"of {format_flops(search.flops)}",
+            "",
             "try fewer values, a lower rung, a random search of fewer samples, or raise the budget",
         )
     if losses is None or not math.isfinite(min(losses)):
@@ -118,38 +113,28 @@ def _trial(run: PlannedRun, options: Mapping[str, Any], rung: int, loss: float) 
 
 
 def _edges(search: SearchOptions, best: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the options whose best value is the end of a list of numbers.
+    """Return the options whose best value is the smallest or largest of three or more numbers."""
 
-    Two numbers are a choice, not a range.
-    """
-    found = []
-    for name, values in search.options:
+    def is_edge(name: str, values: tuple[Any, ...]) -> bool:
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        if numbers and len(values) > 2 and best[name] in (min(values), max(values)):
-            found.append(name)
-    return tuple(found)
+        return numbers and len(values) > 2 and best[name] in (min(values), max(values))
+
+    return tuple(name for name, values in search.options if is_edge(name, values))
 
 
 # Filled in from data and machine when a run begins.
-_NOT_CHOSEN = ("out", "data.fingerprint", "data.tokenizer_fingerprint", "eval.fingerprint")
+_NOT_CHOSEN = ("data.fingerprint", "data.tokenizer_fingerprint", "eval.fingerprint")
 
 
 def to_toml(config: RunConfig) -> str:
-    """Spell a config for `ladderlm train --config`: all that differs from the defaults."""
+    """Return a config as TOML for `ladderlm train --config`, without the defaults."""
     default = to_dict(RunConfig())
-    tables = {}
+    lines: list[str] = []
     for table, values in to_dict(config).items():
-        if isinstance(values, dict):
-            tables[table] = {
-                name: value
-                for name, value in values.items()
-                if value != default[table][name]
-                and value is not None
-                and f"{table}.{name}" not in _NOT_CHOSEN
-            }
-    lines = []
-    for table, values in tables.items():
-        if values:
-            lines += ["", f"[{table}]"]
-            lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        chosen = [
+            f"{name} = {json.dumps(value)}"
+            for name, value in (values.items() if isinstance(values, dict) else ())
+            if value not in (None, default[table][name]) and f"{table}.{name}" not in _NOT_CHOSEN
+        ]
+        lines += ["", f"[{table}]", *chosen] if chosen else []
     return "\n".join(lines).strip() + "\n"

@@ -1,18 +1,18 @@
 """Learning rates of an arm: brackets on low rungs, a power law, a check of it.
 
-Owns the arithmetic, from the losses of a grid of rates to the rate of every rung and what a wrong
-one may cost. Pure functions; which runs a bracket needs is in `plan.py`.
+Owns the arithmetic, from the losses of a grid of rates to the rate of every rung and the expected
+cost of its error. Pure functions; the runs of a bracket are planned in `brackets.py`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ladderlm.study.records import parse_record, plain
+from ladderlm.study.records import IN_MEMORY, Unbounded, fields_to_json, parse_record
 
 __all__ = [
     "FACTOR",
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 FACTOR = 2.0  # between neighbours of a grid
-# A vertex is not known better than this in ln rate, for any residuals of three points.
+# A vertex is never known better than this in ln rate, however small the residuals.
 LEAST_SD = math.log(FACTOR) / 4
 
 
 def grid(centre: float, n_points: int) -> list[float]:
-    """Return an odd number of rates around one, each twice its neighbour, rising."""
+    """Return an odd number of rising rates around one, each twice the one before."""
     half = n_points // 2
     return [centre * FACTOR**k for k in range(-half, half + 1)]
 
@@ -43,33 +43,25 @@ class Bracket:
     ln loss = ln best loss + curvature * (ln rate - ln best_rate)^2 near the best.
 
     Args:
-        rung, flops: where.
         rates: rising, each twice the one before.
         losses: infinite for a run that diverged.
         best_rate: vertex of the parabola through the best point and its neighbours.
         curvature: None where a neighbour diverged or is missing.
-        edge: the best point is the last of its grid, so the best rate is not bracketed.
+        edge: the best point is at the end of its grid, so the best rate is not bracketed.
     """
 
     rung: int
     flops: float
     rates: tuple[float, ...]
-    losses: tuple[float, ...]
+    losses: tuple[Unbounded, ...]
     best_rate: float
     curvature: float | None
     edge: bool
 
     def regret(self, rate: float) -> float | None:
         """Return by how much ln loss is above its best at a rate."""
-        if self.curvature is None:
-            return None
-        return self.curvature * math.log(rate / self.best_rate) ** 2
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Bracket":
-        """Read back plain values; JSON has no infinity, so a diverged loss is null there."""
-        losses = tuple(math.inf if loss is None else loss for loss in values["losses"])
-        return cls(**{**values, "rates": tuple(values["rates"]), "losses": losses})
+        known = self.curvature
+        return None if known is None else known * math.log(rate / self.best_rate) ** 2
 
 
 def fit_bracket(
@@ -107,7 +99,7 @@ class RateLaw:
     spread: float
 
     def rate(self, flops: float) -> float:
-        """Return the rate for a budget, to three digits."""
+        """Return the rate for a budget, rounded to three digits."""
         rate = self.at_reference * (flops / self.reference) ** self.exponent
         return float(f"{rate:.3g}")
 
@@ -125,7 +117,7 @@ class RateLaw:
 def fit_rate_law(brackets: Sequence[Bracket]) -> RateLaw:
     """Fit a power law to the best rates of brackets, by least squares in logarithms.
 
-    One bracket gives a constant rate.
+    A single bracket gives a constant rate.
     """
     x = np.log([bracket.flops for bracket in brackets])
     y = np.log([bracket.best_rate for bracket in brackets])
@@ -147,29 +139,28 @@ def fit_rate_law(brackets: Sequence[Bracket]) -> RateLaw:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is known of the rates of one arm.
+    """The search for the learning rates of one arm.
 
     Args:
-        arm: its name.
-        brackets: of the lowest rungs, then the check; only those whose runs have ended.
-        law: None until the brackets are done.
         done: no run of the search is left.
         problem: why no verdict may rest on these rates, if so.
+        brackets: of the lowest rungs, then the check; only those whose runs have ended.
+        law: None until the brackets are done.
         budgets: FLOPs of the rungs that the rates are for.
     """
 
     arm: str
-    brackets: tuple[Bracket, ...]
-    law: RateLaw | None
-    done: bool
-    problem: str | None
-    budgets: tuple[float, ...] = ()
+    done: bool = False
+    problem: str | None = None
+    brackets: tuple[Bracket, ...] = ()
+    law: RateLaw | None = None
+    budgets: tuple[float, ...] = field(default=(), metadata=IN_MEMORY)
 
     def regret(self, flops: float) -> float | None:
-        """Return the loss, in ln loss, that a wrong rate must be expected to cost at a budget.
+        """Return the expected cost, in ln loss, of the error of the rate at a budget.
 
-        Mean curvature times the squared standard error of ln rate. It is the same for all seeds of
-        a rung, which therefore do not average it away.
+        It is the mean curvature times the squared standard error of ln rate. All seeds of a rung
+        share it, so they do not average it away.
         """
         if self.law is None or self.curvature is None:
             return None
@@ -182,7 +173,7 @@ class Tuning:
         return sum(known) / len(known) if known else None
 
     def reread(self, losses: Mapping[tuple[int, float], float]) -> "Tuning":
-        """Return the same search by the losses that its runs have now, by rung and rate."""
+        """Return the same search with the current losses of its runs, by rung and rate."""
         brackets = []
         for old in self.brackets:
             tried = zip(old.rates, old.losses, strict=True)
@@ -192,23 +183,15 @@ class Tuning:
         return replace(self, brackets=tuple(brackets), law=law)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, with the rate and the regret at every rung."""
+        """Return the fields, with the rate and its regret at every rung."""
         law = self.law
-        rungs = []
-        if law is not None:
-            sd, regret = law.rate_sd, self.regret
-            rungs = [
-                {"flops": c, "rate": law.rate(c), "rate_sd": sd(c), "regret": regret(c)}
-                for c in self.budgets
-            ]
-        return {
-            "arm": self.arm,
-            "done": self.done,
-            "problem": self.problem,
-            "brackets": plain(self.brackets),
-            "law": plain(law),
-            "rungs": rungs,
-        }
+        rungs = [
+            {"flops": c, "rate": law.rate(c), "rate_sd": law.rate_sd(c), "regret": self.regret(c)}
+            for c in self.budgets
+            if law is not None
+        ]
+        values: dict[str, Any] = fields_to_json(self)
+        return values | {"rungs": rungs}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Tuning":
@@ -231,18 +214,18 @@ def rate_shift(
     that of the second, and the covariance 2 k^2 c_ij^2 summed over both; the moment about 0 is
     that covariance + mu_i mu_j. All seeds of a rung use one rate: none of it averages away.
 
-    The mean is not taken off the differences. g is never negative, so each arm is a little better
-    than it was seen to be, and between arms that were tuned alike most of this cancels; what is
-    left rests on k and on a standard error with a floor (`LEAST_SD`), too little to move an answer
-    by. It may bias the answer by mu, so its square counts as error.
+    The mean is not subtracted from the differences. g is never negative, so each arm is a little
+    better than measured, but between arms that were tuned alike most of this cancels. The rest
+    depends on k and on a standard error with a floor (`LEAST_SD`), which is too uncertain to
+    correct for. It may bias the answer by mu, so its square counts as error.
 
     Args:
-        tunings: of a study's arms; an arm of which nothing is known adds nothing.
+        tunings: of a study's arms; an arm without a law adds nothing.
         arms: the two that are compared.
         flops: of the rungs.
 
     Returns:
-        (rungs, rungs), of ln loss squared; None if nothing is known of any.
+        (rungs, rungs), of ln loss squared; None if neither arm has a law.
     """
     moments, mean = [], np.zeros(len(flops))
     for tuning in tunings:

@@ -1,6 +1,6 @@
-"""From a comparison to a verdict in fixed words.
+"""The verdict on a comparison, in fixed words.
 
-Owns the rules, applied in order; the first that matches wins. Pure functions.
+Owns the rules. They are applied in order, and the first that matches wins. Pure functions.
 """
 
 import math
@@ -22,7 +22,7 @@ RECOMMEND = "RECOMMEND"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict and what it rests on.
+    """A verdict and its reason.
 
     Args:
         word: one of the fixed words.
@@ -31,8 +31,8 @@ class Verdict:
         demonstration: the study is too small for its own fit.
         rungs_needed: rungs of this spread that would show the pooled effect, or 2 % if that is
             less, with 80 % power; None when that does not apply.
-        runs_needed: what these come to in runs of both arms, with as many seeds as now.
-        p_holm: of the pooled multiplier by Holm's rule; None with one variant.
+        runs_needed: the same as runs of both arms, with as many seeds as now.
+        p_holm: p value of the pooled multiplier by Holm's rule; None with one variant.
     """
 
     word: str
@@ -49,10 +49,9 @@ class Verdict:
         return f"DEMONSTRATION: {self.word}" if self.demonstration else self.word
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, with the text."""
+        """Return the fields, with the text."""
         values = dict(vars(self))
-        p_holm = values.pop("p_holm")
-        return {**values, "text": self.text, "p_holm": p_holm}
+        return values | {"text": self.text, "p_holm": values.pop("p_holm")}
 
 
 def decide(
@@ -67,12 +66,10 @@ def decide(
     """Apply the rules.
 
     Args:
-        tuned: both arms' learning rates were chosen by a search, equally.
+        tuned: both arms' learning rates were chosen by the same kind of search.
         rate_problem: why no verdict may rest on the rates that the search found, if so.
         holdout_passed: None if no rung was held out, which counts as failed.
-        demonstration: see `Verdict`.
-        adjusted_p: of the pooled multiplier by Holm's rule, where there are several variants: a
-            gain or a loss must hold with it too.
+        adjusted_p: `Verdict.p_holm`: with several variants a gain or a loss must hold with it too.
     """
     word, reason = _by_numbers(comparison)
     shown = adjusted_p is None or adjusted_p < 0.05
@@ -91,9 +88,9 @@ def decide(
         blocked = "no rung was held out to test the forecast"
     elif not holdout_passed:
         blocked = "the forecast of the held-out rung failed"
-    found = INCONCLUSIVE if blocked is not None else word
-    said = f"{blocked}; {reason}" if blocked is not None else reason
-    return Verdict(found, said, word, demonstration, rungs, runs, adjusted_p)
+    found = word if blocked is None else INCONCLUSIVE
+    reason = reason if blocked is None else f"{blocked}; {reason}"
+    return Verdict(found, reason, word, demonstration, rungs, runs, adjusted_p)
 
 
 def _by_numbers(comparison: Comparison) -> tuple[str, str]:
