@@ -155,8 +155,8 @@ def test_status_tells_lengths_apart(made):
     status = study_status(plan, pool)
     assert status.n_finished == len(plan.runs)
     rows = early_losses(status)
-    assert [row["branch"] for row in rows if row["arm"] == "gelu"] == list(BRANCHES[:2])
-    assert all(row["n_runs"] == 1 for row in rows)
+    assert [row.branch for row in rows if row.arm == "gelu"] == list(BRANCHES[:2])
+    assert all(row.n_runs == 1 for row in rows)
 
 
 def test_kept_checkpoints_go_when_all_branches_are_finished(made, tmp_path):

@@ -16,7 +16,7 @@ from ladderlm.study.budget import (
     plan_budget,
     plan_final,
 )
-from ladderlm.study.ladder import Target, choose_shape
+from ladderlm.study.ladder import ShapeGrid, Target, choose_shape
 
 
 @pytest.mark.parametrize("minutes", [0.5, 1, 5])
@@ -25,15 +25,14 @@ def test_every_run_of_a_budget_has_a_shape_on_slow_and_fast_machines(minutes, n_
     base = preset("llama")
     base = replace(base, model=replace(base.model, vocab_size=2048))
     seq_len = base.data.seq_len
+    grid = ShapeGrid(base.model, seq_len, ASPECT_RATIO)
     for one in (1.5e10, 4e10):
         for speed_up in (1.1, 1.9):
             budget = plan_budget(base, minutes, n_cores, one)
             assert len(budget.flops) == N_RUNGS
             assert budget.flops[-1] >= 10 * budget.flops[0]
             for flops in budget.flops:
-                choose_shape(
-                    flops, Target(budget.tokens_per_param), base.model, seq_len, ASPECT_RATIO
-                )
+                choose_shape(flops, Target(budget.tokens_per_param), grid)
             final = plan_final(budget, 60 * minutes * 0.5, one * speed_up)
             assert final >= 1.5 * budget.flops[-1]
             shape = choose_final_shape(base, final)

@@ -116,13 +116,13 @@ def test_a_search_beyond_its_budget_is_refused_before_it_begins(spec_of, tmp_pat
     [
         ({"options": {}}, "two or more values"),
         ({"options": {"optim.weight_decay": [0.1]}}, "two or more values"),
-        ({"options": {"optim.weight_decay": 0.1}}, "must be a list"),
+        ({"options": {"optim.weight_decay": 0.1}}, "must list two or more"),
         ({"options": {"optim.weight_decoy": [0.1, 0.2]}}, "weight_decoy"),
         ({"options": {"model.dim": [16, 32]}}, "the ladder sets it"),
         ({"method": "rndom"}, "did you mean 'random'"),
         ({"method": "random"}, "n_samples"),
         ({"n_samples": 3}, "n_samples"),
-        ({"rung": 9}, "3 rungs"),
+        ({"rung": 9}, "search.rung must be at most 3, got 9"),
         ({"flops": None}, "flops"),
     ],
 )

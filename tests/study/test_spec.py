@@ -9,7 +9,7 @@ import pytest
 
 from builders import tiny_study, write_study
 from ladderlm.errors import ConfigError
-from ladderlm.study.ladder import Target, choose_shape
+from ladderlm.study.ladder import ShapeGrid, Target, choose_shape
 from ladderlm.study.options import LadderOptions
 from ladderlm.study.spec import read_stored_study, read_study, store_study
 
@@ -323,9 +323,9 @@ def test_every_rung_of_the_ready_studies_can_be_met(path, scale):
     ladder = spec.ladder
     assert ladder.flops[-1] / ladder.flops[0] >= 99
     target = Target(ladder.tokens_per_param)
-    rest = (target, base, spec.base.data.seq_len, ladder.aspect_ratio, group)
+    grid = ShapeGrid(base, spec.base.data.seq_len, ladder.aspect_ratio, group)
     for budget in ladder.flops:
-        assert choose_shape(budget, *rest).dim % spec.base.model.head_dim == 0
+        assert choose_shape(budget, target, grid).dim % spec.base.model.head_dim == 0
     assert all(arm.tune for arm in spec.arms)
     assert spec.question
     assert spec.rationale

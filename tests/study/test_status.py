@@ -33,13 +33,13 @@ def test_a_study_that_is_over_says_so_and_names_why_runs_failed(done):
     assert (status.n_finished, status.remaining_seconds) == (6, 0.0)
     broken = [row for row in status.runs if row.run.arm == "broken"]
     assert all(row.status == "failed" and "nan" in row.reason for row in broken)
-    by_place = {(row["rung"], row["arm"]): row for row in early_losses(status)}
+    by_place = {(row.rung, row.arm): row for row in early_losses(status)}
     for row in done.rows:
         early = by_place[row.rung + 1, row.arm]
         if row.status == "finished":
-            assert early["bits_per_byte"] == row.bits_per_byte
+            assert early.bits_per_byte == row.bits_per_byte
         else:
-            assert (early["n_finished"], early["bits_per_byte"]) == (0, None)
+            assert (early.n_finished, early.bits_per_byte) == (0, None)
 
 
 def test_finished_runs_are_known_by_their_summary_alone(done, pool):

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,26 +166,25 @@ def print_status(status: StudyStatus, as_json: bool) -> None:
     ]
     if as_json:
         timing = {"remaining_seconds": status.remaining_seconds}
-        print_json({"runs": rows, "early_losses": early_losses(status), "timing": timing})
+        early_rows = [asdict(early) for early in early_losses(status)]
+        print_json({"runs": rows, "early_losses": early_rows, "timing": timing})
         return
-    for row in rows:
+    for row, run in zip(rows, status.runs, strict=True):
         loss = "" if row["bits_per_byte"] is None else f"  {row['bits_per_byte']:.4f} bits/byte"
         reason = f": {visible(str(row['reason']), keep='')}" if row["reason"] else ""
+        place = name_rung(run.run.rung.index, run.run.rung.branch)
         print(
-            f"{row['run_id']:<12} {row['arm']:<14} rung {_place(row)} seed {row['seed']} "
+            f"{row['run_id']:<12} {row['arm']:<14} rung {place} seed {row['seed']} "
             f"{row['step']:>7,} of {row['n_steps']:>7,}  {row['status']}{reason}{loss}"
         )
     for early in early_losses(status):
-        if early["bits_per_byte"] is not None:
+        if early.bits_per_byte is not None:
             print(
-                f"rung {_place(early)}  {early['arm']:<14} {early['bits_per_byte']:.4f} bits/byte, "
-                f"mean of {early['n_finished']} of {early['n_runs']} runs"
+                f"rung {name_rung(early.rung - 1, early.branch)}  {early.arm:<14} "
+                f"{early.bits_per_byte:.4f} bits/byte, "
+                f"mean of {early.n_finished} of {early.n_runs} runs"
             )
     print(_headline(status))
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    return name_rung(row["rung"] - 1, row["branch"])
 
 
 def _headline(status: StudyStatus) -> str:
@@ -252,17 +251,17 @@ def _table(status: StudyStatus) -> Any:
             row
             for row in status.runs
             if (row.run.rung.index + 1, row.run.rung.branch, row.run.arm)
-            == (early["rung"], early["branch"], early["arm"])
+            == (early.rung, early.branch, early.arm)
         ]
         count = [row.status for row in rows].count
         steps = sum(row.step for row in rows) / sum(row.run.rung.n_steps for row in rows)
         left = [row.remaining_seconds for row in rows]
         known = None if None in left else sum(seconds or 0.0 for seconds in left)
-        loss = early["bits_per_byte"]
+        loss = early.bits_per_byte
         table.add_row(
-            _place(early),
-            Text(visible(early["arm"], keep="")),
-            f"{early['n_finished']} of {early['n_runs']}",
+            name_rung(early.rung - 1, early.branch),
+            Text(visible(early.arm, keep="")),
+            f"{early.n_finished} of {early.n_runs}",
             str(count("running")),
             str(count("failed")),
             f"{steps:.0%}",

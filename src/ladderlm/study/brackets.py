@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ladderlm.study.planner import PlannedRun, Planner
+from ladderlm.study.planner import PlannedRate, PlannedRun, Planner
 from ladderlm.study.spec import Arm
 from ladderlm.study.tuning import FACTOR, Bracket, Tuning, fit_bracket, fit_rate_law, grid
 
@@ -91,5 +91,5 @@ def _plan_bracket(
 def _grid_runs(
     planner: Planner, arm: Arm, index: int, rates: Sequence[float], provisional: bool = False
 ) -> list[PlannedRun]:
-    seed = planner.spec.ladder.seeds[0]
-    return [planner.run(arm, index, seed, rate, "bracket", provisional) for rate in rates]
+    seed, planned = planner.spec.ladder.seeds[0], [PlannedRate(rate, provisional) for rate in rates]
+    return [planner.run(arm, index, seed, rate, "bracket") for rate in planned]

@@ -1,13 +1,15 @@
-"""Options of a study file's tables.
+"""Options of a study file's tables `[ladder]` and `[search]`.
 
-Owns what `[ladder]` and `[search]` may hold, and what of it makes sense.
+Owns the checks of their values.
 """
 
 import itertools
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ladderlm.config import require
 from ladderlm.errors import ConfigError
 
 __all__ = ["LadderOptions", "SearchOptions"]
@@ -52,63 +54,33 @@ class LadderOptions:
     """Fewest updates of a rung; the batch shrinks until it has that many."""
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.flops, self.flops[1:], strict=False))
-        if not self.flops or self.flops[0] <= 0 or not rising:
-            raise ConfigError(
-                f"ladder.flops = {list(self.flops)}",
-                "budgets are positive and rise",
-                "write for example flops = [1e13, 3e13, 1e14]",
-            )
-        if not self.seeds or len(set(self.seeds + self.extra_seeds)) != len(
-            self.seeds + self.extra_seeds
-        ):
-            raise ConfigError(
-                f"ladder.seeds = {list(self.seeds)}, extra_seeds = {list(self.extra_seeds)}",
-                "seeds are distinct: a repeated run is no replicate",
-                "write for example seeds = [1, 2]",
-            )
+        n_rungs = len(self.flops)
+        _check_rule(self, "flops", _are_rising(self.flops), "be positive and rise", "[1e13, 3e13]")
+        seeds = self.seeds + self.extra_seeds
+        distinct = bool(self.seeds) and len(set(seeds)) == len(seeds)
+        _check_rule(
+            self, "seeds", distinct, "differ from each other and from extra_seeds", "[1, 2]"
+        )
         for name in ("tokens_per_param", "aspect_ratio", "min_layers", "min_updates"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"ladder.{name} = {getattr(self, name)}", "it is positive")
-        if self.tokens is not None and self.tokens <= 0:
-            raise ConfigError(f"ladder.tokens = {self.tokens}", "it is positive")
-        self._check_branches()
-        if self.isoflop_sizes and not 4 <= self.isoflop_sizes <= 9:
-            raise ConfigError(
-                f"ladder.isoflop_sizes = {self.isoflop_sizes}",
-                "a parabola needs four points, and sizes far off say nothing of its vertex",
-                "choose 4 to 9, or 0 for none",
-            )
-        for name in ("noise_seeds", "extra_seed_rungs"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"ladder.{name} = {getattr(self, name)}", "it is not negative", "0 is for none"
-                )
-        if not 0 <= self.holdout < len(self.flops):
-            raise ConfigError(
-                f"ladder.holdout = {self.holdout} of {len(self.flops)} rungs",
-                "rungs must be left to fit",
-                f"choose 0 to {len(self.flops) - 1}",
-            )
-
-    def _check_branches(self) -> None:
-        """Refuse branches that are no lengths, or that other options leave no meaning."""
-        lengths = self.branches
-        rising = all(a < b for a, b in itertools.pairwise(lengths))
-        if 1.0 not in lengths or lengths[0] <= 0 or not rising:
-            raise ConfigError(
-                f"ladder.branches = {list(lengths)}",
-                "they are positive multiples of tokens_per_param that rise, with 1 among them, "
-                "which is what the rungs' FLOPs are for",
-                "write for example branches = [0.5, 1, 2]",
-            )
-        if len(lengths) > 1 and (self.tokens is not None or self.isoflop_sizes):
+            _check_rule(self, name, getattr(self, name) > 0, "be positive")
+        _check_rule(self, "tokens", self.tokens is None or self.tokens > 0, "be positive")
+        fits = 1.0 in self.branches and _are_rising(self.branches)
+        rule = "be positive multiples of tokens_per_param that rise, with 1 among them"
+        _check_rule(self, "branches", fits, rule, "[0.5, 1, 2]")
+        if len(self.branches) > 1 and (self.tokens is not None or self.isoflop_sizes):
             other = "tokens" if self.tokens is not None else "isoflop_sizes"
             raise ConfigError(
-                f"ladder.branches together with ladder.{other}",
-                "both say how long a size is trained, or which sizes a length is for",
-                f"leave out branches or {other}",
+                f"ladder.branches cannot be combined with ladder.{other}",
+                fix=f"leave out branches or {other}",
             )
+        # A parabola needs four points, and sizes far from its vertex do not locate it.
+        _check_rule(
+            self, "isoflop_sizes", self.isoflop_sizes in (0, *range(4, 10)), "be 0 or 4 to 9"
+        )
+        for name in ("noise_seeds", "extra_seed_rungs"):
+            _check_rule(self, name, getattr(self, name) >= 0, "be at least 0")
+        rule = f"be 0 to {n_rungs - 1} with {n_rungs} rungs, so that some are left to fit"
+        _check_rule(self, "holdout", 0 <= self.holdout < n_rungs, rule)
 
     @property
     def noise_seed_list(self) -> tuple[int, ...]:
@@ -119,6 +91,20 @@ class LadderOptions:
     def seeds_of(self, rung: int) -> tuple[int, ...]:
         """Return the seeds of a rung."""
         return self.seeds + (self.extra_seeds if rung < self.extra_seed_rungs else ())
+
+
+def _are_rising(values: Sequence[float]) -> bool:
+    """Return whether there are values, all positive, each above the one before."""
+    return bool(values) and values[0] > 0 and all(a < b for a, b in itertools.pairwise(values))
+
+
+def _check_rule(
+    options: LadderOptions, name: str, holds: bool, rule: str, example: str = ""
+) -> None:
+    value = getattr(options, name)
+    shown = list(value) if isinstance(value, tuple) else value
+    fix = f"write for example {name} = {example}" if example else ""
+    require(f"ladder.{name}", shown, holds, rule, fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +127,15 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if (self.method == "random") != (self.n_samples is not None) and self.method != "halving":
-            raise ConfigError(
-                f"search.method = {self.method!r} with n_samples = {self.n_samples}",
-                "a grid tries every combination, a random search so many",
-                "give n_samples to a random search, and to no grid",
-            )
-        if self.rung < 1 or self.flops <= 0 or (self.n_samples or 1) < 1:
-            raise ConfigError(
-                f"search.rung = {self.rung}, flops = {self.flops}, n_samples = {self.n_samples}",
-                "rungs count from 1, the others are positive",
-            )
+            rule = "be set for the method random and left out for grid"
+            require("search.n_samples", self.n_samples, False, rule)
+        require("search.rung", self.rung, self.rung >= 1, "be at least 1")
+        require("search.flops", self.flops, self.flops > 0, "be positive")
+        n_samples = 1 if self.n_samples is None else self.n_samples
+        require("search.n_samples", n_samples, n_samples >= 1, "be at least 1")
 
-    def combinations(self) -> list[dict[str, Any]]:
-        """Return the combinations that are tried, in a fixed order."""
+    def combinations(self) -> list[Mapping[str, object]]:
+        """Return the combinations to try, in a fixed order."""
         names = [name for name, _ in self.options]
         every = list(itertools.product(*(values for _, values in self.options)))
         n = min(self.n_samples or len(every), len(every))

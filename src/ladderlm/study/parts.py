@@ -1,6 +1,6 @@
 """One study on several machines.
 
-Owns how a plan is dealt out in parts, and how the runs that parts have made come into one pool.
+Owns the division of a plan into parts, and the merging of their runs into one pool.
 """
 
 from collections.abc import Sequence
@@ -22,51 +22,52 @@ __all__ = ["Merged", "check_same_study", "merge_runs", "part_of"]
 def part_of(plan: StudyPlan, part: int, n_parts: int) -> StudyPlan:
     """Return the runs of part 1 <= part <= n_parts.
 
-    The runs of one rung and seed stay together, so that arms that are compared have run on one
-    machine, and branches where their trunk is. The largest go first, each to the part with the
-    least FLOPs so far; a part may be empty. Every run is in exactly one part.
+    The runs of one rung and seed stay together, so that arms are compared on one machine and
+    branches are where their trunk is. The largest groups go first, each to the part with the fewest
+    FLOPs so far; a part may be empty. Every run is in exactly one part.
 
     Raises:
         ConfigError: there is no such part.
     """
     if not 1 <= part <= n_parts:
-        raise ConfigError(f"--part {part}/{n_parts}", "parts count from 1/n to n/n")
+        raise ConfigError(
+            f"--part must be 1/{n_parts} to {n_parts}/{n_parts}, got {part}/{n_parts}"
+        )
     flops: dict[_Pair, float] = {}
     for run in plan.runs:
-        flops[_pair(run)] = flops.get(_pair(run), 0.0) + run.flops_to_spend
+        flops[_pair_of(run)] = flops.get(_pair_of(run), 0.0) + run.flops_to_spend
     loads = [0.0] * n_parts
     owner = {}
     for pair in sorted(flops, key=lambda pair: (-flops[pair], pair)):
         lightest = loads.index(min(loads))
         loads[lightest] += flops[pair]
         owner[pair] = lightest + 1
-    return replace(plan, runs=tuple(run for run in plan.runs if owner[_pair(run)] == part))
+    return replace(plan, runs=tuple(run for run in plan.runs if owner[_pair_of(run)] == part))
 
 
-# Role, rung and seed; and the run itself where it is not compared with one of another arm.
+# Role, rung and seed; also the run itself where it is not compared with another arm's.
 _Pair = tuple[str, int, int, str]
 
 
-def _pair(run: PlannedRun) -> _Pair:
+def _pair_of(run: PlannedRun) -> _Pair:
     return run.role, run.rung.index, run.seed, "" if run.role == "ladder" else run.run_id
 
 
 def check_same_study(one: StudySpec, other: StudySpec, place: Path) -> None:
-    """Refuse a part of another study.
+    """Check that a part is of the same study; paths, devices and threads may differ.
 
     Raises:
-        ConfigError: names what differs; paths, devices and threads may.
+        ConfigError: it is not; names the differences.
     """
     changed = differences(_meaning(one), _meaning(other))
     if changed:
         raise ConfigError(
             f"{place} is a part of another study: {'; '.join(changed[:6])}",
-            "runs of two studies in one table would be compared as if they were of one",
-            "merge the parts of one study file only",
+            fix="merge the parts of one study file only",
         )
 
 
-def _meaning(spec: StudySpec) -> dict[str, Any]:
+def _meaning(spec: StudySpec) -> dict[str, object]:
     arms = {arm.name: {"set": arm.set, "tune": arm.tune} for arm in spec.arms}
     return {
         "name": spec.name,
@@ -79,12 +80,12 @@ def _meaning(spec: StudySpec) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of a merge, as run ids.
+    """The run ids of a merge.
 
     Args:
         copied: new in the pool.
-        present: were there already, with the same results.
-        unfinished: begun in a part and not ended, so left where they are.
+        present: there already, with the same results.
+        unfinished: started in a part and not ended, so not copied.
     """
 
     copied: tuple[str, ...]
@@ -95,8 +96,8 @@ class Merged:
 def merge_runs(plan: StudyPlan, pool: Path, parts: Sequence[Path]) -> Merged:
     """Copy the ended runs of a plan from the pools of parts into one.
 
-    A finished run takes the place of one that failed or was cut short. All conflicts are looked
-    for before anything is copied; after a kill, call again.
+    A finished run replaces one that failed or was interrupted. All conflicts are found before
+    anything is copied. After a kill, call again.
 
     Raises:
         ConfigError: two finished runs of one id differ in their losses.
@@ -132,14 +133,13 @@ def _check_equal(one: Path, other: Path) -> None:
     if _results_of(one) != _results_of(other):
         raise ConfigError(
             f"{one} and {other} are finished runs of one name with different results",
-            "equal configs on machines of different kinds may round differently, and a table "
-            "holds one of them; which one is not for ladderlm to say",
+            "machines of different kinds may round differently, and a table holds one of the two",
             "move one of the two folders away and merge again",
         )
 
 
 def _results_of(place: Path) -> str:
-    """Hash all that a run says, but for times."""
+    """Hash the evaluations and metrics of a run, without times."""
     directory = RunDirectory(place)
     summary = directory.summary() or {}
     return content_hash(_timeless([summary.get("evals"), directory.metrics()]))

@@ -1,18 +1,17 @@
-"""All runs of a study, before any of them is made.
+"""All runs of a study, before any of them starts.
 
-Owns which runs a `StudySpec` needs, and the warnings that a reader of the result would want to have
-had. How one run is made is in `planner.py`.
+Owns the choice of runs for a `StudySpec`, and the warnings that a reader of its results needs. A
+single run is planned in `planner.py`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladderlm.config import differences, meaning_of
 from ladderlm.errors import ConfigError
-from ladderlm.model.config import ModelConfig
 from ladderlm.study.brackets import tune_arm
-from ladderlm.study.planner import PlannedRun, Planner
+from ladderlm.study.planner import PRESET_RATE, PlannedRate, PlannedRun, Planner
 from ladderlm.study.records import NotebookTable
 from ladderlm.study.search import SearchResult, plan_search
 from ladderlm.study.spec import Arm, StudySpec
@@ -22,12 +21,12 @@ from ladderlm.units import format_flops
 __all__ = ["StudyPlan", "plan_study"]
 
 FEW_UPDATES = 500  # SCALING: 500 to 1,000 at least
-# What meets the budget, and what is sized by it, may differ between arms without being said.
+# Options that meet the budget or follow from it may differ between arms without being named.
 _FOLLOWS = {
     *("train.n_steps", "eval.head_tokens", "eval.n_evals", "checkpoint.every_steps"),
     "optim.warmup_steps",  # of branches, by the shortest one's length
 }
-# What follows from another data.path, which itself is no part of what a run means.
+# Options that follow from another data.path, which itself is not hashed.
 _FOLLOWS_DATA = {"data.fingerprint", "data.tokenizer_fingerprint", "eval.fingerprint"}
 _FOLLOWS_DATA |= {"model.vocab_size"}
 
@@ -74,9 +73,9 @@ class StudyPlan(NotebookTable):
         return tuple(run for run in self.runs if not run.provisional)
 
     def differences(self, arm: str) -> list[str]:
-        """List the options in which an arm's resolved config differs from the baseline's.
+        """List the options in which an arm differs from the baseline, as "option: a -> b".
 
-        At the highest rung where both have runs, with equal seeds; "option: baseline -> arm".
+        The resolved configs of the highest rung where both have runs of one seed are compared.
         """
 
         def place(run: PlannedRun) -> tuple[int, float, int]:
@@ -92,84 +91,61 @@ class StudyPlan(NotebookTable):
 
     @property
     def flops(self) -> float:
-        """Training FLOPs that all runs take; what branches have from their trunks counts once."""
+        """Training FLOPs of all runs; steps that branches share with a trunk count once."""
         return sum(run.flops_to_spend for run in self.runs)
 
     @property
     def flops_alone(self) -> float:
-        """Training FLOPs that all runs would take if each made all its steps."""
+        """Training FLOPs of all runs if each trained all its steps."""
         return sum(run.rung.flops for run in self.runs)
 
 
 def plan_study(spec: StudySpec, pool: Path, given_up: Collection[str] | None = None) -> StudyPlan:
     """Plan every run: rungs x arms x seeds, largest rung last, arms of a pair side by side.
 
-    Before them come the noise runs, and the searches of learning rates. What a search will find is
-    not known before its runs have ended: until then the runs that wait for it are provisional, and
-    the plan is made again.
+    The noise runs and the searches of learning rates come first. Until the runs of a search have
+    ended, the runs that depend on its result are provisional, and a later plan settles them.
 
     Args:
-        pool: folder of the runs, `STUDY/runs` or a shared one.
+        pool: folder of the runs.
         given_up: failed runs that will not be tried again, so that a search may continue without
             them; None: all that failed.
 
     Raises:
-        ConfigError, DataError: a rung cannot be met, or the data is not there.
+        ConfigError, DataError: a rung cannot be met, or the data is missing.
     """
     ladder, planner = spec.ladder, Planner(spec, pool, given_up)
     baseline = spec.arms[0]
     noise = [planner.run(baseline, 0, seed, role="noise") for seed in ladder.noise_seed_list]
-    searches: list[PlannedRun] = []
-    tunings = []
-    for arm in spec.arms:
-        if arm.tune:
-            tried, tuning = tune_arm(planner, arm)
-            searches += tried
-            tunings.append(tuning)
-    by_arm = {tuning.arm: tuning for tuning in tunings}
+    searched = {arm.name: tune_arm(planner, arm) for arm in spec.arms if arm.tune}
+    tunings = {name: tuning for name, (_, tuning) in searched.items()}
+
+    def rate_at(arm: Arm, index: int) -> PlannedRate:
+        tuning = tunings.get(arm.name)
+        if tuning is None:
+            return PRESET_RATE
+        value = None if tuning.law is None else tuning.law.rate(ladder.flops[index])
+        return PlannedRate(value, not tuning.done)
+
     runs = []
     for index in range(len(ladder.flops)):
         for seed in ladder.seeds_of(index):
-            sizes = [_ladder_runs(planner, arm, index, seed, by_arm) for arm in spec.arms]
+            sizes = [
+                planner.runs_of_size(arm, index, seed, rate_at(arm, index)) for arm in spec.arms
+            ]
             runs += [run for pair in zip(*sizes, strict=True) for run in pair]
     _refuse_equal_arms(runs)
     bowls = [
-        _isoflop_run(planner, baseline, index, by_arm, shape)
-        for index in range(min(ladder.isoflop_rungs, len(ladder.flops)))
+        planner.run(baseline, i, ladder.seeds[0], rate_at(baseline, i), "isoflop", shape)
+        for i in range(min(ladder.isoflop_rungs, len(ladder.flops)))
         if ladder.isoflop_sizes
-        for shape in planner.isoflop_shapes(index)
+        for shape in planner.isoflop_shapes(i)
     ]
     tried, found = plan_search(planner, spec.search) if spec.search else ([], None)
-    every = (*noise, *searches, *tried, *bowls, *runs)
-    plan = StudyPlan(spec, every, (), tuple(tunings), found)
+    brackets = [run for own, _ in searched.values() for run in own]
+    every = (*noise, *brackets, *tried, *bowls, *runs)
+    plan = StudyPlan(spec, every, (), tuple(tunings.values()), found)
     return replace(plan, warnings=tuple(_warnings(plan, planner.unique_tokens)))
-
-
-def _ladder_runs(
-    planner: Planner, arm: Arm, index: int, seed: int, tunings: Mapping[str, Tuning]
-) -> list[PlannedRun]:
-    """Make the runs of a size at the arm's rate of that rung, as far as it is known."""
-    return planner.runs_of_size(arm, index, seed, *_rate_at(planner, arm, index, tunings))
-
-
-def _isoflop_run(
-    planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning], shape: ModelConfig
-) -> PlannedRun:
-    """Make the run of another size at equal compute."""
-    rate, provisional = _rate_at(planner, arm, index, tunings)
-    seed = planner.spec.ladder.seeds[0]
-    return planner.run(arm, index, seed, rate, "isoflop", provisional, shape)
-
-
-def _rate_at(
-    planner: Planner, arm: Arm, index: int, tunings: Mapping[str, Tuning]
-) -> tuple[float | None, bool]:
-    """Return the arm's rate of a rung (None: its own), and whether it is still looked for."""
-    tuning = tunings.get(arm.name)
-    if tuning is None:
-        return None, False
-    law = tuning.law
-    return None if law is None else law.rate(planner.spec.ladder.flops[index]), not tuning.done
 
 
 def _refuse_equal_arms(runs: list[PlannedRun]) -> None:
@@ -179,8 +155,8 @@ def _refuse_equal_arms(runs: list[PlannedRun]) -> None:
         if arm != run.arm:
             raise ConfigError(
                 f"arms {arm!r} and {run.arm!r} come to the same run, {run.run_id}",
-                "equal configs with equal seeds are one run, which cannot be compared with itself",
-                "let an arm change something that counts, or give it other seeds",
+                "a run cannot be compared with itself",
+                "change an option in one of the arms",
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ladderlm.config import to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.study.options import SearchOptions
-from ladderlm.study.planner import PlannedRun, Planner
+from ladderlm.study.planner import PlannedRate, PlannedRun, Planner
 from ladderlm.study.records import IN_MEMORY
 from ladderlm.training.run_config import RunConfig
 from ladderlm.units import format_flops
@@ -105,7 +105,7 @@ def _search_run(
     baseline = planner.spec.arms[0]
     arm = replace(baseline, set=baseline.set | dict(options))
     seed = planner.spec.ladder.seeds[0]
-    return planner.run(arm, rung, seed, role="search", provisional=provisional)
+    return planner.run(arm, rung, seed, PlannedRate(provisional=provisional), "search")
 
 
 def _trial(run: PlannedRun, options: Mapping[str, Any], rung: int, loss: float) -> Trial:

@@ -1,14 +1,15 @@
-"""Studies made up from a known truth, judged by the code that judges real ones.
+"""Simulated studies with a known truth, judged by the code that judges real ones.
 
-Owns the planted laws and noise, and how often intervals hold them, verdicts err and forecasts hit.
+Owns the planted laws and noise, and the error rates of intervals, verdicts and forecasts.
 """
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ladderlm.scaling.compare import Comparison, compare_arms
 from ladderlm.scaling.forecast import Forecast, forecast
@@ -19,23 +20,24 @@ from ladderlm.study.verdict import decide
 
 __all__ = ["CASES", "Planted", "draw_losses", "simulate"]
 
-# Loss of the baseline: 5.7 nats at 1e13 FLOPs, 3.6 at 1e15; compute is worth 0.11 to 0.085 in ln L.
+Array = NDArray[np.float64]
+# Loss of the baseline: 5.7 nats at 1e13 FLOPs, 3.6 at 1e15, with slopes of 0.11 to 0.085 in ln L.
 FLOOR, REACH, EXPONENT, LOWEST = 1.7, 4.0, 0.16, 1e13
-# Small models: it begins at the same loss, and is worth 0.06 and more (docs/studies).
+# Small models: the same loss at the start, with slopes of 0.06 and more (docs/studies).
 BENT_SLOPE, BEND = 0.06, 0.0075
-SHARED = 0.5  # of a seed's variance lies in the order of data, which the arms of a pair share
+SHARED = 0.5  # of a seed's variance comes from the order of data, which both arms of a pair share
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A study to draw: the variant is the baseline at m C.
+    """A study to draw, whose variant has the loss of the baseline at m C.
 
     Args:
         low, top: m on the lowest and on the top rung, log-linear in between.
-        n_rungs: half-decade steps.
+        n_rungs: in half-decade steps.
         n_seeds: pairs at every rung.
         noise: sd of ln L.
-        bent: the loss falls faster and faster, and has no floor.
+        bent: the loss falls faster and faster, without a floor.
     """
 
     low: float = 1.0
@@ -46,7 +48,7 @@ class Planted:
     bent: bool = False
 
     @property
-    def budgets(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    def budgets(self) -> Array:
         """FLOPs of the rungs."""
         return LOWEST * 10 ** (np.arange(self.n_rungs) / 2)
 
@@ -56,7 +58,7 @@ class Planted:
         return Noise(self.noise.seed_sd * math.sqrt(1 - SHARED), self.noise.rung_sd)
 
     @property
-    def slopes(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    def slopes(self) -> Array:
         """-d ln L / d ln C of the truth at every rung."""
         u = np.log(self.budgets / LOWEST)
         if self.bent:
@@ -64,7 +66,7 @@ class Planted:
         reach = REACH * np.exp(-EXPONENT * u)
         return np.asarray(EXPONENT * reach / (FLOOR + reach))
 
-    def log_loss(self, u: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float64]]":
+    def log_loss(self, u: Array) -> Array:
         """Return ln L of the truth for u = ln(C / LOWEST) of the baseline."""
         if self.bent:
             return np.asarray(np.log(FLOOR + REACH) - BENT_SLOPE * u - BEND * u**2 / 2)
@@ -102,19 +104,20 @@ def draw_losses(planted: Planted, rng: np.random.Generator) -> Points:
     )
 
 
-def simulate(planted: Planted, n_studies: int, seed: int = 0) -> dict[str, Any]:
-    """Draw studies and judge them; return the shares that matter.
+def simulate(
+    planted: Planted, n_studies: int, seed: int = 0
+) -> dict[str, float | dict[str, float]]:
+    """Draw studies, judge them and return their statistics.
 
     Returns:
-        Verdicts (and those of the rules after rule 0), failed hold-outs, coverage of the trend's
-        interval, and the forecast of the top rung from those below: coverage at 90 %, half-width.
-        Where m is one number, also the coverage of the pooled intervals, how often they lie above 1
-        and how often planning says they will.
+        Shares of verdicts (also by the rules after rule 0) and of failed hold-outs, coverage of the
+        trend's interval, coverage and half-width of the 90 % forecast of the top rung. If m is the
+        same on all rungs, also the coverage of the pooled intervals and their power, as found and
+        as predicted by planning.
     """
     rng = np.random.default_rng(seed)
     compared: list[Comparison] = []
-    words: Counter[str] = Counter()
-    numbers: Counter[str] = Counter()
+    words, numbers = Counter[str](), Counter[str]()
     failed = 0
     forecasts: list[tuple[Forecast, float]] = []
     for _ in range(n_studies):
@@ -134,7 +137,7 @@ def simulate(planted: Planted, n_studies: int, seed: int = 0) -> dict[str, Any]:
         ]
     trend = math.log(planted.top / planted.low) / math.log(planted.budgets[-1] / LOWEST)
     pooled = [comparison.pooled for comparison in compared]
-    found = {
+    found: dict[str, float | dict[str, float]] = {
         "n_studies": n_studies,
         "median_m": float(np.median([p.value for p in pooled])),
         "trend_coverage_95": _share(c.trend.low_95 <= trend <= c.trend.high_95 for c in compared),
@@ -158,5 +161,5 @@ def simulate(planted: Planted, n_studies: int, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def _share(inside: Any) -> float:
+def _share(inside: Iterable[bool]) -> float:
     return float(np.mean(list(inside)))

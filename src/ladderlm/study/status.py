@@ -1,6 +1,6 @@
-"""Where a study stands, from its run folders alone.
+"""The state of a study, from its run folders alone.
 
-Owns the state of every planned run, the time still to go, and the losses so far. Starts nothing.
+Owns the status of every planned run, the remaining time and the losses so far. Starts nothing.
 """
 
 import math
@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ladderlm.executors.base import Resources
 from ladderlm.executors.packing import Packing
@@ -18,68 +17,67 @@ from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planner import PlannedRun
 from ladderlm.study.schedule import wall_seconds
 
-__all__ = ["RunStatus", "StudyStatus", "early_losses", "study_status"]
+__all__ = ["EarlyLoss", "RunStatus", "StudyStatus", "early_losses", "study_status"]
 
 SILENT_AFTER_SECONDS = 60.0  # at least; a slow run may log more rarely
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run.
+    """The state of one run.
 
     Args:
         status: not chosen (its learning rate), not started, running, silent, stopped, failed or
-            finished. A run is silent when it
-            says that it is running and has written nothing for long: it was killed, or hangs.
+            finished. A silent run was not stopped, but has written nothing for long: it was killed,
+            or hangs.
         step: updates logged.
         bits_per_byte: of the whole validation once finished, else of its head; None before.
-        total_seconds: of the run from begin to end, as far as it is known.
-        remaining_seconds: None while nothing is known of how fast such runs are.
+        total_seconds: from start to end, if known.
+        remaining_seconds: None while no run of this kind has been timed.
         reason: why it stopped or failed.
     """
 
     run: PlannedRun
     status: str
-    step: int
-    bits_per_byte: float | None
-    total_seconds: float | None
+    step: int = 0
+    bits_per_byte: float | None = None
+    total_seconds: float | None = None
     remaining_seconds: float | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """All runs, each once, and the seconds until the last one ends (None: not known)."""
+    """All runs, each once, and the seconds until the last one ends, if known."""
 
     runs: tuple[RunStatus, ...]
     remaining_seconds: float | None
 
     @property
     def n_finished(self) -> int:
-        """Runs that are done."""
+        """Number of finished runs."""
         return sum(row.status == "finished" for row in self.runs)
 
     @property
     def over(self) -> bool:
-        """True when no run is left that could still finish."""
+        """Whether every run has finished or failed."""
         return all(row.status in ("finished", "failed") for row in self.runs)
 
 
 def study_status(plan: StudyPlan, pool: Path, at_once: int = 1) -> StudyStatus:
-    """Look at every run.
+    """Read the state of every run.
+
+    A run's remaining time follows from its own speed if it has one, else from that of a run of the
+    nearest rung, of its own arm if possible, in proportion to FLOPs. The study's is that of its
+    runs in the order of their starts.
 
     Args:
-        at_once: runs side by side as far as the caller knows; those that run now count if more.
-
-    The time to go of a run is its own speed's if it has one, else that of a known run of the
-    nearest rung, of its own arm if there is one, in proportion to FLOPs. The study's is that of
-    its runs in the order in which they start, as many side by side.
+        at_once: number of concurrent runs, as far as known; at least those that run now.
     """
     # A run of the ladder may be one of a search too, and one that is not chosen yet may exist.
     order = sorted(plan.runs, key=lambda run: (not run.provisional, run.role == "ladder"))
     latest = {run.run_id: run for run in order}
-    planned = {run.run_id: latest[run.run_id] for run in plan.runs}
-    rows = [_look(run, RunDirectory(pool / run.run_id)) for run in planned.values()]
+    rows = [_look(latest[name], pool) for name in dict.fromkeys(run.run_id for run in plan.runs)]
     known = [row for row in rows if row.total_seconds is not None and row.status != "failed"]
     rows = [replace(row, remaining_seconds=_remaining(row, known)) for row in rows]
     if any(row.remaining_seconds is None for row in rows):
@@ -88,20 +86,19 @@ def study_status(plan: StudyPlan, pool: Path, at_once: int = 1) -> StudyStatus:
     running = [name for name, row in states.items() if row.status == "running"]
 
     def seconds_of(run: PlannedRun) -> float:
-        row = RunStatus(run, "not chosen", 0, None, None) if run.provisional else states[run.run_id]
+        row = RunStatus(run, "not chosen") if run.provisional else states[run.run_id]
         return _remaining(row, known) or 0.0
 
-    room = Packing(max(len(running), at_once), math.inf, 0)  # a run takes a place
+    room = Packing(max(len(running), at_once), math.inf, 0)  # a run takes one place
     total = wall_seconds(plan.runs, seconds_of, room, lambda run: Resources(), running)
     return StudyStatus(tuple(rows), total)
 
 
-def _look(run: PlannedRun, directory: RunDirectory) -> RunStatus:
+def _look(run: PlannedRun, pool: Path) -> RunStatus:
+    directory = RunDirectory(pool / run.run_id)
     summary = directory.summary()
-    if run.provisional:
-        return RunStatus(run, "not chosen", 0, None, None)
-    if summary is None:
-        return RunStatus(run, "not started", 0, None, None)
+    if run.provisional or summary is None:
+        return RunStatus(run, "not chosen" if run.provisional else "not started")
     status = str(summary["status"])
     if status == "finished":
         loss = (directory.scores(run.config.eval.split) or {}).get("bits_per_byte")
@@ -119,7 +116,7 @@ def _look(run: PlannedRun, directory: RunDirectory) -> RunStatus:
 
 
 def _age(directory: RunDirectory) -> float:
-    """Return the seconds since a run wrote its metrics, log or summary."""
+    """Return the seconds since a run last wrote its metrics, log or summary."""
     files = (directory.metrics_file, directory.log_file, directory.summary_file)
     return time.time() - max(file.stat().st_mtime for file in files if file.exists())
 
@@ -131,36 +128,45 @@ def _remaining(row: RunStatus, known: Sequence[RunStatus]) -> float | None:
     if total is None:
         if not known:
             return None
-        near = min(known, key=lambda other: _distance(row.run, other.run))
-        total = (near.total_seconds or 0.0) * row.run.rung.flops / near.run.rung.flops
+        own = row.run
+
+        def distance(other: RunStatus) -> tuple[int, bool]:
+            return abs(own.rung.index - other.run.rung.index), own.arm != other.run.arm
+
+        near = min(known, key=distance)
+        total = (near.total_seconds or 0.0) * own.rung.flops / near.run.rung.flops
     step = max(row.step, row.run.shared_steps)
     return total * (1 - step / row.run.rung.n_steps)
 
 
-def _distance(one: PlannedRun, other: PlannedRun) -> tuple[int, bool]:
-    return abs(one.rung.index - other.rung.index), one.arm != other.arm
+@dataclass(frozen=True)
+class EarlyLoss:
+    """The mean loss of the finished runs of an arm on a rung. Verdicts need `study fit`.
 
-
-def early_losses(status: StudyStatus) -> list[dict[str, Any]]:
-    """Return the mean bits per byte of the finished runs of the ladder's rungs, branches and arms.
-
-    Returns:
-        Rows of {"rung", "branch", "arm", "n_finished", "n_runs", "bits_per_byte"}, the last None
-        where nothing is finished. A look at them is no verdict: `study fit` weighs them.
+    Args:
+        rung: from 1.
+        bits_per_byte: None while no run has finished.
     """
+
+    rung: int
+    branch: float
+    arm: str
+    n_finished: int
+    n_runs: int
+    bits_per_byte: float | None
+
+
+def early_losses(status: StudyStatus) -> list[EarlyLoss]:
+    """Return the mean losses so far by rung, branch and arm of the ladder."""
     groups: dict[tuple[int, float, str], list[RunStatus]] = {}
     for row in status.runs:
-        if row.run.role != "ladder":
-            continue
-        rung = row.run.rung
-        groups.setdefault((rung.index, rung.branch, row.run.arm), []).append(row)
+        if row.run.role == "ladder":
+            place = (row.run.rung.index + 1, row.run.rung.branch, row.run.arm)
+            groups.setdefault(place, []).append(row)
     table = []
-    for (index, branch, arm), rows in groups.items():
+    for place, rows in groups.items():
         losses = [row.bits_per_byte for row in rows if row.status == "finished"]
-        found = [loss for loss in losses if isinstance(loss, int | float)]
-        table.append(
-            {"rung": index + 1, "branch": branch, "arm": arm}
-            | {"n_finished": len(losses), "n_runs": len(rows)}
-            | {"bits_per_byte": statistics.fmean(found) if found else None}
-        )
+        known = [loss for loss in losses if isinstance(loss, int | float)]
+        mean = statistics.fmean(known) if known else None
+        table.append(EarlyLoss(*place, len(losses), len(rows), mean))
     return table
