@@ -35,10 +35,10 @@ def test_a_new_dialogue_forgets_the_old_one(talk):
     first = talk("hello\n", *words).out
     assert talk("other\n/new\nhello\n", *words).out.endswith(first)
     assert talk("hello\n/quit\nhello\n", *words).out == first
-    assert "/new begins again" in talk("/help\n").err
+    assert "/new starts a new dialogue" in talk("/help\n").err
 
 
-def test_a_dialogue_that_fills_the_context_is_said_and_the_talk_goes_on(talk):
+def test_a_dialogue_that_fills_the_context_is_refused_and_the_chat_continues(talk):
     """G01: a prompt longer than the context of 64."""
     said = talk("word " * 200 + "\nhi\n", "--temperature", "0")
     assert said.code == 0
@@ -82,7 +82,7 @@ def test_bad_input_is_refused_with_the_byte(talk):
     assert "not UTF-8 at byte 2" in said.err
 
 
-def test_a_closed_standard_input_ends_the_talk(ladderlm, shared_run, monkeypatch):
+def test_a_closed_standard_input_ends_the_chat(ladderlm, shared_run, monkeypatch):
     """X01."""
     monkeypatch.setattr(sys, "stdin", None)
     assert ladderlm("chat", shared_run).code == 0
@@ -92,12 +92,12 @@ def test_a_closed_standard_input_ends_the_talk(ladderlm, shared_run, monkeypatch
     ("words", "says"),
     [
         (["--temperature", "-1"], "temperature must be finite and not negative, got -1"),
-        (["--max-new-tokens", "0"], "at least 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens must be at least 1, got 0"),
         (["--format", "llama3"], "<|start_header_id|>"),
         (["--device", "gpu"], "cpu, cuda"),
         (["--checkpoint", "average"], "holds no average"),
         (["--checkpoint", "7"], "only those of steps [4, 8]"),
-        (["--average"], "--average"),
+        (["--average"], "use --checkpoint average"),
     ],
 )
 def test_wrong_options_are_refused(words, says, talk):

@@ -91,7 +91,7 @@ def test_a_corpus_file_gives_the_numbers_of_the_data_prepared_from_it(ladderlm, 
         (["--checkpoint", "first"], "has no checkpoint 'first'"),
         (["--batch-tokens", "0"], "--batch-tokens must be at least 1, got 0"),
         (["--against", "nowhere"], "nowhere is not a run folder"),
-        (["--against", "nowhere", "--table"], "--against and --table together"),
+        (["--against", "nowhere", "--table"], "--against cannot be combined with --table"),
         (["--data", "nowhere"], "ladderlm prepare"),
     ],
 )

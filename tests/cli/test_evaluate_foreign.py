@@ -103,7 +103,7 @@ def test_a_foreign_model_alone_is_scored_on_a_file(ladderlm, gpt2, tmp_path, mon
     [
         ([], "no data is named"),
         (["--data", "nowhere"], "nowhere does not exist"),
-        (["--checkpoint", "best", "--data", "x"], "--checkpoint best, and no run is named"),
+        (["--checkpoint", "best", "--data", "x"], "--checkpoint best needs a run"),
         (["--context", "33", "--data", "DATA"], "--context must be at most the 32"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache_which_stays_as_it_was(
     assert sorted(map(str, hub.rglob("*"))) == before
     said = ladderlm("eval", "owner/small", "--data", tiny_data, "--out", hub / "blobs/evals")
     assert said.code == 2
-    assert "lies in the folder of the model" in said.err
+    assert "is in the folder of the model" in said.err
     said = ladderlm("eval", "owner/other", "--data", tiny_data)
     assert said.code == 2
     assert "owner/other is no folder here, and no model could be had from the hub" in said.err

@@ -88,8 +88,8 @@ def test_the_average_of_the_weights_can_be_asked(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--data", "x"], "--tasks with --data"),
-        (["--context", "8", "--table"], "--tasks with --context, --table"),
+        (["--data", "x"], "--tasks cannot be combined with --data"),
+        (["--context", "8", "--table"], "--tasks cannot be combined with --context, --table"),
         (["--checkpoint", "first"], "has no checkpoint"),
         (["--device", "cuda"], "--device cuda"),
     ],
@@ -104,7 +104,7 @@ def test_a_foreign_folder_is_sent_to_lm_eval_itself(ladderlm, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     said = ladderlm("eval", tmp_path, "--tasks", "own_choice")
     assert said.code == 2
-    assert f"lm_eval --model hf --model_args pretrained={tmp_path}" in said.err
+    assert f"lm_eval --model hf --model_args pretrained={tmp_path} --tasks own_choice`" in said.err
 
 
 def test_without_lm_eval_the_extra_is_named(ladderlm, run, monkeypatch):

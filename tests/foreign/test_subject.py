@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from builders import write_jsonl
 from ladderlm.errors import CheckpointError, ConfigError
-from ladderlm.eval.config import Policy
-from ladderlm.eval.evaluate import EvaluationRequest, Material
+from ladderlm.eval.config import EvaluationRequest, Policy
+from ladderlm.eval.evaluate import Material
 from ladderlm.eval.evaluate import evaluate as evaluate_subject
 from ladderlm.eval.meter import Scoring
 from ladderlm.eval.texts import Texts, read_texts
@@ -46,7 +46,7 @@ def corpus(tmp_path):
 def evaluate(folder, corpus, tmp_path, **request):
     asked = EvaluationRequest(**request)
     subject = ForeignSubject(ForeignModel("theirs", folder), tmp_path / "evals")
-    texts = read_texts(corpus, asked.split, asked.n_documents)
+    texts = read_texts(corpus, asked.split, asked.max_documents)
     return evaluate_subject(subject, Material.from_texts(texts), asked)
 
 
@@ -163,7 +163,7 @@ def test_what_the_model_cannot_do_is_refused(corpus, tmp_path):
     with pytest.raises(ConfigError, match="at most the 64"):
         evaluate(folder, corpus, tmp_path, context=65)
     for place in (folder / "evals", folder):
-        with pytest.raises(ConfigError, match="lies in the folder of the model"):
+        with pytest.raises(ConfigError, match="is in the folder of the model"):
             ForeignSubject(ForeignModel("a", folder), place)
     with pytest.raises(ConfigError, match="--packing packed"):
         evaluate(folder, corpus, tmp_path, packing="packed")

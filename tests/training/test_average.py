@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ladderlm.checkpoint.layout import list_checkpoints
 from ladderlm.errors import CheckpointError
-from ladderlm.eval.evaluate import EvaluationRequest
+from ladderlm.eval.config import EvaluationRequest
 from ladderlm.model.init import init_weights
 from ladderlm.model.transformer import Transformer
 from ladderlm.run.execute import execute
@@ -120,7 +120,7 @@ def test_the_average_can_be_loaded_and_scored(tiny_config):
     stored = load_file(last_of(folder) / "average.safetensors")["output.weight"]
     assert torch.equal(averaged, stored)
     assert not torch.equal(averaged, load(folder).model.output.weight)
-    request = EvaluationRequest(checkpoint="average", n_documents=3, fresh=True)
+    request = EvaluationRequest(checkpoint="average", max_documents=3, fresh=True)
     found = evaluate_run(folder, request).summary["loss"]
     evals = json.loads((folder / "summary.json").read_text())["evals"]["val"]
     assert found == pytest.approx(evals["average"]["loss"], rel=1e-6)

@@ -8,7 +8,7 @@ import tyro
 
 from ladderlm.cli.generate import DrawingOptions, say
 from ladderlm.cli.options import parse
-from ladderlm.errors import ConfigError, DataError
+from ladderlm.errors import DataError
 from ladderlm.machine import find_device
 
 if TYPE_CHECKING:
@@ -17,28 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_COMMANDS = "/new begins again, /quit or the end of input leaves, /help shows this"
+_COMMANDS = "/new starts a new dialogue, /quit or end of input leaves, /help shows this"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions(DrawingOptions):
-    """Talk to a model; every answer appears while it is written."""
+    """Chat with a model. Every answer is printed while it is generated."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     system: str = ""
-    """System message, which comes before the dialogue."""
+    """System message at the start of the dialogue. Default: none."""
     format: Literal["auto", "llama2", "llama3", "plain"] = "auto"
     """How turns of the dialogue are written. auto: llama3 or llama2 if the model's tokenizer has
     its control tokens, otherwise plain. llama2, llama3: Meta's formats. plain: lines of text."""
 
 
 def run(argv: list[str]) -> int:
-    """Talk until the input ends."""
-    options = parse(ChatOptions, argv, "chat", "Talk to a model. " + _COMMANDS + ".")
-    if options.max_new_tokens < 1:
-        raise ConfigError("--max-new-tokens is at least 1")
-    options.sampling()
+    """Chat until the input ends."""
+    options = parse(ChatOptions, argv, "chat", f"Chat with a model. {_COMMANDS}.")
     device = find_device(options.device)
 
     from ladderlm.generation.chat import pick_format
@@ -50,35 +47,38 @@ def run(argv: list[str]) -> int:
     _note(f"format {options.format}; {_COMMANDS}")
     if options.format == "plain":
         _note("the model was not trained to chat: it continues a transcript")
-    return _talk(options, loaded)
+    _chat(options, loaded)
+    return 0
 
 
-def _talk(options: ChatOptions, loaded: "LoadedRun") -> int:
+def _chat(options: ChatOptions, loaded: "LoadedRun") -> None:
     opening: list[Message] = []
     if options.system:
         opening = [{"role": "system", "content": options.system}]
-    dialog, n_answers = list(opening), 0
+    dialog, n_answers = opening, 0
     while (line := _read_line()) is not None:
-        if line.strip() in ("/quit", "/exit"):
-            break
-        if line.strip() in ("/new", "/help"):
-            dialog = list(opening) if line.strip() == "/new" else dialog
-            _note("a new dialogue" if line.strip() == "/new" else _COMMANDS)
-            continue
-        if not line.strip():
-            continue
-        asked: list[Message] = [*dialog, {"role": "user", "content": line}]
-        answer = _answer(options, loaded, asked, n_answers)
-        n_answers += 1
-        if answer is not None:
-            dialog = [*asked, {"role": "assistant", "content": answer}]
-    return 0
+        match line.strip():
+            case "":
+                pass
+            case "/quit" | "/exit":
+                break
+            case "/help":
+                _note(_COMMANDS)
+            case "/new":
+                dialog = opening
+                _note("a new dialogue")
+            case _:
+                asked: list[Message] = [*dialog, {"role": "user", "content": line}]
+                answer = _answer(options, loaded, asked, n_answers)
+                n_answers += 1
+                if answer is not None:
+                    dialog = [*asked, {"role": "assistant", "content": answer}]
 
 
 def _answer(
     options: ChatOptions, loaded: "LoadedRun", dialog: "list[Message]", n_answers: int
 ) -> str | None:
-    """Write the answer to the screen; return it, or None if it is no part of the dialogue."""
+    """Print the answer; return it, or None if the question was refused."""
     from ladderlm.generation.chat import UNSAFE_ANSWER, encode_dialog
     from ladderlm.run.open import answer
 
@@ -90,18 +90,16 @@ def _answer(
     if len(prompt.tokens) >= context:
         _note(
             f"the dialogue has {len(prompt.tokens)} tokens and the context of the model is "
-            f"{context}: say less, or begin again with /new"
+            f"{context}: write less, or start a new dialogue with /new"
         )
         return None
-    sampling = options.sampling()
-    sampling = replace(sampling, seed=sampling.seed + n_answers)
     shown = _Shown()
     try:
         made = answer(
             loaded,
             prompt,
             options.max_new_tokens,
-            sampling,
+            replace(options, seed=options.seed + n_answers),
             shown.show,
             options.precision(),
             options.compile,
@@ -115,7 +113,7 @@ def _answer(
 
 
 class _Shown:
-    """Print pieces as they come, without the spaces that a format leaves at the front."""
+    """Text of an answer so far, printed piece by piece without the leading spaces of a format."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -127,10 +125,10 @@ class _Shown:
 
 
 def _read_line() -> str | None:
-    """Read what the user says; None at the end of the input.
+    """Return the next line of the user; None at the end of the input.
 
     Raises:
-        DataError: it is not UTF-8.
+        DataError: the line is not UTF-8.
     """
     if sys.stdin is None:
         return None
@@ -145,10 +143,10 @@ def _read_line() -> str | None:
         return raw.decode("utf-8").rstrip("\r\n") if raw else None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"the input is not UTF-8 at byte {error.start} of the line", "", "convert it"
+            f"the input is not UTF-8 at byte {error.start} of the line", fix="convert it to UTF-8"
         ) from error
 
 
 def _note(text: str) -> None:
-    """Print a note about the chat, apart from its text."""
+    """Print a note on standard error, apart from the text of the chat."""
     print(f"[{text}]", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Evaluations as text for a terminal.
+"""Describe evaluations as text for a terminal.
 
-Owns the layout of what `ladderlm eval` prints; every number comes from the summaries.
+Owns the layout of what `ladderlm eval` prints. Every number comes from the summaries.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ __all__ = ["describe_comparison", "describe_evaluation", "describe_table"]
 
 
 def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
-    """Return the block of one run: what was scored and how, the averages, a line a subset."""
+    """Return the text about one run: what was scored and how, the averages, one line per subset."""
     n_documents, n_all = summary["n_documents"], summary["split_documents"]
     which = "the first of a longer file" if n_all is None else f"the first of {n_all:,}"
     if n_documents == n_all:
         which = "all there are"
     eos = f"EOS alone {summary['eos_nats'] / max(n_documents, 1):.4f} nats a document"
-    if not _has_end(summary):
+    if "text" in summary and summary["text"]["end_token"] is None:
         eos = "the tokenizer has no EOS"
     step = "" if summary["step"] is None else f", step {summary['step']}"
     lines = [
@@ -51,19 +51,15 @@ def describe_evaluation(name: str, summary: dict[str, Any], path: str) -> str:
     return "\n".join(lines)
 
 
-def _has_end(summary: dict[str, Any]) -> bool:
-    return "text" not in summary or summary["text"]["end_token"] is not None
-
-
 def _foreign(summary: dict[str, Any]) -> list[str]:
-    """Return what must be known of a foreign model and its tokenizer."""
+    """Return lines about a foreign model and its tokenizer; none for a run."""
     if "foreign" not in summary:
         return []
     model, text = summary["foreign"], summary["text"]
     begin = {
         "bos": f"a document begins with {text['begin_token']}",
         "eos": f"no BOS: a document begins with EOS, {text['begin_token']}",
-        "none": "no BOS and no EOS: the first token of a document is charged as a blind guess",
+        "none": "no BOS and no EOS: the first token of a document counts as a uniform guess",
     }[text["begins"]]
     commit = f", commit {model['commit']}" if model["commit"] else ""
     lines = [
@@ -72,8 +68,8 @@ def _foreign(summary: dict[str, Any]) -> list[str]:
     ]
     if n := text["n_changed_documents"]:
         lines.append(
-            f"the tokenizer changes {n:,} of the texts ({text['n_changed_bytes']:,} bytes): what "
-            "it drops is not paid for, so bits/byte is too low"
+            f"the tokenizer changes {n:,} of the texts ({text['n_changed_bytes']:,} bytes): bytes "
+            "that it drops are not scored, so bits/byte is too low"
         )
     return lines
 
@@ -84,23 +80,21 @@ def _source(source: dict[str, Any]) -> str:
     named = "from " + (visible(", ".join(files[:3])) + more if files else "standard input")
     overlap = source["overlap_with_train"]
     if overlap is None:
-        return f"{named}; the data has no training split that texts of this one could stand in"
-    return f"{named}; {overlap:,} texts of the split stand in the data's training split as well"
+        return f"{named}; the data has no training split to look for these texts in"
+    return f"{named}; {overlap:,} texts of the split are in the data's training split too"
 
 
 def _pile(pile: dict[str, list[str]]) -> str:
     occurring, missing, unknown = (pile[key] for key in ("occurring", "missing", "unknown"))
     n_official = len(occurring) + len(missing)
+    said = f"{len(occurring)} of the Pile's {n_official} official subsets occur"
     if not occurring:
         return f"none of the Pile's {n_official} official subsets occurs"
-    if not missing:
-        said = f"all {n_official} official subsets of the Pile occur"
+    if missing:
+        said += f"; not: {', '.join(missing)}"
     else:
-        said = (
-            f"{len(occurring)} of the Pile's {n_official} official subsets occur; "
-            f"not: {', '.join(missing)}"
-        )
-    return said + (f"\n  * {len(unknown)} names are not among them" if unknown else "")
+        said = f"all {n_official} official subsets of the Pile occur"
+    return said + (f"\n  * {len(unknown)} names are not official" if unknown else "")
 
 
 def _interval(ends: Sequence[float] | None, form: str = "{:.4f}") -> str:
@@ -110,7 +104,7 @@ def _interval(ends: Sequence[float] | None, form: str = "{:.4f}") -> str:
 
 
 def describe_comparison(found: dict[str, Any]) -> str:
-    """Return the block of two runs: the difference over all bytes, on average and per subset."""
+    """Return the text about two runs: the differences over all bytes, on average, per subset."""
     own, against = found["policies"]
     lines = [
         f"{visible(found['run'])} against {visible(found['against'])}, on the same "
@@ -123,13 +117,15 @@ def describe_comparison(found: dict[str, Any]) -> str:
             f"context {against['context']}, stride {against['stride']}"
         )
     head = ("former", "latter", "difference", "95 % interval", "p")
-    lines.append(f"  {'':<26} " + "{:>9} {:>9} {:>11} {:>20} {:>8}".format(*head))
-    lines.append(_difference_line("micro (all bytes)", found["micro"], "p"))
-    lines.append(_difference_line("macro (mean over subsets)", found["macro"], "p"))
-    lines.append("  subsets, p corrected for looking at all of them")
-    for name, row in found["subsets"].items():
-        lines.append(_difference_line(visible(name), row, "p_holm"))
-    lines.append(f"  {found['method']}")
+    subsets = found["subsets"].items()
+    lines += [
+        f"  {'':<26} " + "{:>9} {:>9} {:>11} {:>20} {:>8}".format(*head),
+        _difference_line("micro (all bytes)", found["micro"], "p"),
+        _difference_line("macro (mean over subsets)", found["macro"], "p"),
+        "  subsets, p corrected for multiple comparisons",
+        *(_difference_line(visible(name), row, "p_holm") for name, row in subsets),
+        f"  {found['method']}",
+    ]
     return "\n".join(lines)
 
 
@@ -145,14 +141,14 @@ def _difference_line(name: str, row: dict[str, Any], p: str) -> str:
 def describe_table(
     runs: Sequence[tuple[str, dict[str, Any]]], comparisons: Sequence[dict[str, Any]]
 ) -> str:
-    """Return one line a run, with the paired difference of each to the first."""
+    """Return one line per run, with its paired difference from the first run."""
     name, first = runs[0]
     width = max(len("run"), *(len(visible(run)) for run, _ in runs))
     lines = [
         f"{first['split']}, {first['n_documents']:,} documents, {first['n_bytes']:,} bytes; "
         f"{_source(first['source'])}",
         f"{'run':<{width}} {'step':>7} {'parameters':>10} {'train FLOPs':>11} "
-        f"{'context/stride':>14} {'bits/byte':>9} {'macro':>8} {'to the first':>12} "
+        f"{'context/stride':>14} {'bits/byte':>9} {'macro':>8} {'difference':>12} "
         f"{'95 % interval':>20}",
     ]
     differences = [None, *(found["micro"] for found in comparisons)]
@@ -171,7 +167,7 @@ def describe_table(
             cells += f" {row['difference']:>+12.4f} {interval:>20}"
         lines.append(cells.rstrip())
     if comparisons:
-        lines.append(f"difference in bits/byte to {visible(name)}; negative is better")
+        lines.append(f"difference in bits/byte from {visible(name)}; negative is better")
         lines.append(str(comparisons[0]["method"]))
     if len({(s["policy"]["context"], s["policy"]["stride"]) for _, s in runs}) > 1:
         lines.append("the runs were not scored with the same context and stride")

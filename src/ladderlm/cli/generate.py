@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ladderlm.cli.options import CheckpointOptions, parse, print_json
+from ladderlm.config import require
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.generation.config import SamplingConfig
 from ladderlm.machine import find_device
@@ -24,7 +25,7 @@ _BATCH = 16  # prompts of a file that are continued together
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingOptions(CheckpointOptions, SamplingConfig):
-    """How text is sampled: the options that `generate` and `chat` share."""
+    """Options of sampling text that `generate` and `chat` share."""
 
     max_new_tokens: int = 256
     """Longest continuation, in tokens."""
@@ -36,13 +37,12 @@ class DrawingOptions(CheckpointOptions, SamplingConfig):
     compile: bool = False
     """Run the model with C code compiled for this machine. This is faster and needs a compiler."""
 
-    def sampling(self) -> SamplingConfig:
-        """Return the options of the drawing alone."""
-        values = {field.name: getattr(self, field.name) for field in fields(SamplingConfig)}
-        return SamplingConfig(**values)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count("--max-new-tokens", self.max_new_tokens)
 
     def precision(self) -> Any:
-        """Return the torch dtype; None for float32, which is what weights are stored in."""
+        """Return the torch dtype; None for float32, in which weights are stored."""
         import torch
 
         return None if self.dtype == "float32" else getattr(torch, self.dtype)
@@ -76,15 +76,28 @@ class GenerateOptions(DrawingOptions):
     json: bool = False
     """Print the samples as JSON."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count("--num-samples", self.num_samples)
+        if "" in self.stop:
+            raise ConfigError(
+                "--stop must not be empty",
+                "every text would end before it begins",
+                "leave the empty --stop out",
+            )
+        if self.logprobs and not self.json:
+            raise ConfigError("--logprobs needs --json", fix="add --json")
+        if self.stream and (self.json or self.lines or self.num_samples > 1):
+            raise ConfigError(
+                "--stream cannot be combined with --json, --lines or --num-samples",
+                fix="leave --stream out",
+            )
+
 
 def run(argv: list[str]) -> int:
-    """Generate as asked."""
+    """Generate texts and print them."""
     options = parse(GenerateOptions, argv, "generate")
-    _check_output(options)
     prompts = _read_prompts(options)
-    sampling = options.sampling()
-    if "" in options.stop:
-        raise ConfigError("--stop ''", "it ends every text before it begins", "leave it out")
     device = find_device(options.device)
 
     from ladderlm.run.open import load
@@ -92,18 +105,15 @@ def run(argv: list[str]) -> int:
     loaded = load(options.run, options.checkpoint, device)
     if options.stream:
         say(prompts[0] if options.echo else "")
-        _write(options, loaded, prompts, sampling, lambda _index, piece: say(piece))
+        _write(options, loaded, prompts, lambda _index, piece: say(piece))
         print()
         return 0
     rows = []
     for at in range(0, len(prompts), _BATCH):
-        part = prompts[at : at + _BATCH]
-        first = replace(sampling, seed=sampling.seed + at * options.num_samples)
-        for i, written in enumerate(_write(options, loaded, part, first)):
-            row = _sample_row(
-                options, loaded, part[i // options.num_samples], first.seed + i, written
-            )
-            rows.append(row)
+        part = [p for p in prompts[at : at + _BATCH] for _ in range(options.num_samples)]
+        first = replace(options, seed=options.seed + at * options.num_samples)
+        for i, written in enumerate(_write(first, loaded, part)):
+            rows.append(_sample_row(options, loaded, part[i], first.seed + i, written))
     if options.json:
         print_json(rows)
         return 0
@@ -116,37 +126,28 @@ def run(argv: list[str]) -> int:
 
 
 def say(text: str) -> None:
-    """Print a piece of foreign text at once; a terminal obeys nothing in it."""
+    """Print a piece of generated text at once, without what a terminal would obey."""
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
-def _check_output(options: GenerateOptions) -> None:
-    if options.num_samples < 1 or options.max_new_tokens < 1:
-        raise ConfigError("--num-samples and --max-new-tokens are at least 1")
-    if options.logprobs and not options.json:
-        raise ConfigError("--logprobs without --json", "the text alone has no place for them")
-    if options.stream and (options.json or options.lines or options.num_samples > 1):
-        raise ConfigError(
-            "--stream with --json, --lines or --num-samples",
-            "one text is shown while it is written",
-            "leave one of them out",
-        )
+def _require_count(option: str, value: int) -> None:
+    require(option, value, value >= 1, "be at least 1", f"set {option} to 1 or more")
 
 
 def _write(
     options: GenerateOptions,
     loaded: "LoadedRun",
     prompts: list[str],
-    sampling: SamplingConfig,
     show: Callable[[int, str], None] | None = None,
 ) -> "list[Written]":
+    """Continue each prompt once; prompt i draws with seed + i."""
     from ladderlm.run.open import Writing, complete
 
     return complete(
         loaded,
-        [prompt for prompt in prompts for _ in range(options.num_samples)],
+        prompts,
         options.max_new_tokens,
-        sampling,
+        options,
         Writing(
             stop=options.stop,
             logprobs=options.logprobs,
@@ -167,13 +168,8 @@ def _sample_row(
     if options.logprobs:
         ids, scores = done.tokens, done.log_probabilities or []
         if options.echo:
-            ids, scores = (
-                [*written.prompt_tokens, *ids],
-                [
-                    *(done.prompt_log_probabilities or []),
-                    *scores,
-                ],
-            )
+            ids = [*written.prompt_tokens, *ids]
+            scores = [*(done.prompt_log_probabilities or []), *scores]
         words = [loaded.tokenizer.decode([i], continued=True) for i in ids]
         row |= {"tokens": words, "logprobs": scores}
     return row
@@ -181,22 +177,24 @@ def _sample_row(
 
 def _read_prompts(options: GenerateOptions) -> list[str]:
     if options.prompt and options.prompt_file is not None:
-        raise ConfigError("--prompt and --prompt-file are both given", "", "keep one of them")
+        raise ConfigError(
+            "--prompt cannot be combined with --prompt-file", fix="leave one of them out"
+        )
     if not options.lines:
         return [_read_text(options)]
     if options.prompt not in ("", "-"):
         raise ConfigError(
-            "--lines with --prompt", "lines come from a file", "use --prompt-file or --prompt -"
+            "--lines reads prompts from a file or from standard input, not from --prompt TEXT",
+            fix="use --prompt-file FILE or --prompt -",
         )
     text = _read_text(replace(options, prompt="" if options.prompt_file is not None else "-"))
-    lines = list(_split_lines(text))
-    if not lines:
-        raise DataError("--lines found no line", "there is nothing to continue", "check the input")
+    if not (lines := list(_split_lines(text))):
+        raise DataError("--lines found no line to continue", fix="check that the input has text")
     return lines
 
 
 def _split_lines(text: str) -> Iterator[str]:
-    """Cut at newlines alone: str.splitlines also cuts at form feeds and other characters."""
+    """Split at newlines only; str.splitlines also splits at form feeds and other characters."""
     lines = text.split("\n")
     for line in lines if lines[-1] else lines[:-1]:
         yield line.removesuffix("\r")
@@ -210,10 +208,10 @@ def _read_text(options: GenerateOptions) -> str:
             return Path(options.prompt_file).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"the prompt is not UTF-8 at byte {error.start}", "", "convert it"
+            f"the prompt is not UTF-8 at byte {error.start}", fix="convert it to UTF-8"
         ) from error
     except OSError as error:
         raise DataError(
-            f"--prompt-file {options.prompt_file}: {error.strerror}", "", "check the path"
+            f"--prompt-file {options.prompt_file}: {error.strerror}", fix="check the path"
         ) from error
     return options.prompt

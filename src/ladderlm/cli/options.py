@@ -1,7 +1,7 @@
-"""Command-line options out of dataclasses, and how commands print.
+"""Turn dataclasses into command-line options, and print JSON and progress.
 
-Owns the one way in which commands read their arguments (tyro) and explain them, print JSON and show
-progress. What an option means and its default stand in the dataclass.
+Owns the parsing of arguments (tyro) and their help. The meaning of an option and its default are
+written in the dataclass.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ __all__ = [
 T = TypeVar("T")
 Aliases = Mapping[tuple[type, str], str]
 _NO_ALIASES: Aliases = {}
+_REPLACED = {"--step": "--checkpoint", "--average": "--checkpoint average"}  # of CheckpointOptions
 _METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 _FOLDERS = ("data", "out", "path", "pool", "start_from", "task_folder", "tokenizer")
 _FILES = ("certificate", "config", "figure", "html", "prompt_file")
@@ -46,7 +47,7 @@ _FILES = ("certificate", "config", "figure", "html", "prompt_file")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """The option of every command that reads a model from a run."""
+    """Option of the commands that read a model from a run."""
 
     checkpoint: str | None = None
     """Which checkpoint of a run: last, best (lowest validation loss), average (of the weights over
@@ -55,10 +56,10 @@ class CheckpointOptions:
 
 
 class Progress(Protocol):
-    """A display of progress."""
+    """Display of progress."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Show how much is done, with a short note."""
+        """Show the amount done and a short note."""
 
 
 def check_counts(**options: int | None) -> None:
@@ -74,15 +75,13 @@ def check_counts(**options: int | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option of a command, as `--help` and docs/commands.md show it.
+    """Option of a command, as `--help` and docs/commands.md show it.
 
     Args:
-        name: of the field.
-        flag: its name on the command line; a command's own counts have no `n_` there.
-        kind: its type, with what else the parser must know.
-        value: its default, or `tyro.MISSING`.
-        metavar: what stands for a value; None: it takes none, or is a section of options.
-        text: its meaning.
+        flag: name on the command line, without `n_` for the counts of a command.
+        kind: its type, with annotations for the parser.
+        value: default, or `tyro.MISSING`.
+        metavar: placeholder of its value; None: it takes no value, or is a section of options.
         default: in words; empty where the text explains what happens without the option.
     """
 
@@ -96,25 +95,24 @@ class Option:
 
     @property
     def is_positional(self) -> bool:
-        """Whether it is given by its place and not by a flag."""
+        """Whether it is given by position and not by a flag."""
         return tyro.conf.Positional in typing.get_args(self.kind)
 
     @property
     def is_required(self) -> bool:
-        """Whether the command does nothing without it."""
+        """Whether the command needs it."""
         return self.value is tyro.MISSING
 
 
 def options_of(
     cls: type, base: Any = None, nested: bool = False, aliases: Aliases = _NO_ALIASES
 ) -> Iterator[Option]:
-    """Yield the options that a dataclass asks for.
+    """Yield the options of a command's dataclass, or of one of its sections.
 
     Args:
-        cls: it, or one of the sections of a command's dataclass.
         base: an instance that holds the defaults; None: those of the class.
-        nested: a section: its booleans take True or False, those of a command are flags.
-        aliases: short flags of fields that are deep in sections.
+        nested: cls is a section. Its booleans take True or False; those of a command are flags.
+        aliases: short flags of fields in sections.
     """
     docs, hints = field_docs(cls), typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
@@ -152,7 +150,7 @@ def _default_of(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _metavar(name: str, kind: Any) -> str:
-    """Return what stands for a value of a type in help texts."""
+    """Return the placeholder of a value in help texts."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "|".join(map(str, inside))
@@ -191,15 +189,21 @@ def parse(
     base: T | None = None,
     aliases: Aliases = _NO_ALIASES,
 ) -> T:
-    """Read options into a dataclass; `--a.b 1`, `--a.b=1`, `-` and `_` are all understood.
+    """Read options into a dataclass. `--a.b 1` and `--a.b=1`, `-` and `_` are the same.
 
     Exits with code 2 and the nearest known option on a mistake, with 0 after `--help`.
 
     Args:
         description: of the command; empty: the docstring of the dataclass.
         base: an instance whose values are the defaults.
-        aliases: short flags of fields that are deep in sections.
+        aliases: short flags of fields in sections.
+
+    Raises:
+        ConfigError: an option has been replaced by another one.
     """
+    for name in (word.partition("=")[0] for word in argv if issubclass(cls, CheckpointOptions)):
+        if name in _REPLACED:
+            raise ConfigError(f"{name} is no longer an option", fix=f"use {_REPLACED[name]}")
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.struct_rule
@@ -230,12 +234,12 @@ def parse_part(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None:
-        raise ConfigError(f"--part {text!r}", "a part is named i/n", "for example 1/4")
+        raise ConfigError(f"--part must have the form i/n, got {text!r}", fix="write --part 1/4")
     return int(match[1]), int(match[2])
 
 
 def to_argv(options: Any) -> list[str]:
-    """Return options of a command as words that `parse` reads back; defaults are left out."""
+    """Return the words that `parse` reads back as these options; defaults are left out."""
     words: list[str] = []
     for option in options_of(type(options)):
         value = getattr(options, option.name)
@@ -254,7 +258,7 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Progress]:
-    """Show progress: a bar on a terminal, a plain line now and then otherwise."""
+    """Show a bar on a terminal, and a plain line every few seconds elsewhere."""
     if not sys.stderr.isatty():
         yield _PlainProgress(label, total)
         return
@@ -280,7 +284,7 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Progress]:
 
 
 class _PlainProgress:
-    """Print a line at most every five seconds."""
+    """Line of progress, printed at most every five seconds."""
 
     def __init__(self, label: str, total: int | None) -> None:
         self.label, self.total, self.last = label, total, time.monotonic()

@@ -1,45 +1,28 @@
-"""Tasks of lm-eval for `ladderlm eval --tasks`: how they are asked for and what is printed."""
+"""Run tasks of lm-eval for `ladderlm eval --tasks`, and print their results."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ladderlm.cli.options import print_json
 from ladderlm.errors import ConfigError
+from ladderlm.eval.config import EvaluationRequest
 from ladderlm.text import visible
 
-__all__ = ["TaskRequest", "describe_tasks", "run_tasks_of"]
+__all__ = ["run_tasks_of"]
 
 
-@dataclass(frozen=True)
-class TaskRequest:
-    """Which tasks to run, and how.
-
-    Args:
-        tasks: names.
-        folder: with the YAML files of own tasks; None: lm-eval's own.
-        n_documents: of each task, at most.
-        checkpoint: see `checkpoint.choose.choose`.
-        device: where the model runs.
-        batch_tokens: positions of one forward pass.
-    """
-
-    tasks: list[str]
-    folder: str | None
-    n_documents: int
-    checkpoint: str | None
-    device: str
-    batch_tokens: int
-
-
-def run_tasks_of(runs: list[str], request: TaskRequest, json: bool) -> None:
+def run_tasks_of(
+    runs: list[str], tasks: list[str], folder: str | None, request: EvaluationRequest, json: bool
+) -> None:
     """Run tasks on each run and print the results.
 
     Args:
-        json: print what lm-eval gives, as JSON.
+        folder: of your own task files (YAML); None: the tasks of lm-eval.
+        request: of which checkpoint, device, limits of documents and tokens are used.
+        json: print the results of lm-eval as JSON.
 
     Raises:
-        LadderError: no such run, task or checkpoint, or lm-eval is not installed.
+        LadderError: a run, task or checkpoint does not exist, or lm-eval is not installed.
     """
     from ladderlm.convert.native import is_native
     from ladderlm.foreign.lm_eval import run_tasks
@@ -48,31 +31,26 @@ def run_tasks_of(runs: list[str], request: TaskRequest, json: bool) -> None:
     for name in runs:
         if (Path(name) / "config.json").is_file() and not is_native(Path(name)):
             raise ConfigError(
-                f"--tasks with {name}, which is no run",
-                "lm-eval reads the models of other people by itself",
-                f"run `lm_eval --model hf --model_args pretrained={name} --tasks ...`",
+                f"--tasks needs runs, but {name} is a Hugging Face model",
+                fix=f"run `lm_eval --model hf --model_args pretrained={name} --tasks "
+                f"{','.join(tasks)}`",
             )
+    task_folder = None if folder is None else Path(folder)
     found = []
     for name in runs:
         loaded = load(name, request.checkpoint, request.device)
-        results = run_tasks(
-            loaded,
-            request.tasks,
-            None if request.folder is None else Path(request.folder),
-            request.n_documents,
-            request.batch_tokens,
-        )
+        results = run_tasks(loaded, tasks, task_folder, request.max_documents, request.batch_tokens)
         found.append({"run": name, "step": loaded.step, **results})
     if json:
         kept = ("run", "step", "results", "n-samples", "versions", "configs")
         rows = [{key: one[key] for key in kept if key in one} for one in found]
         print_json(rows[0] if len(rows) == 1 else {"tasks": rows})
-        return
-    print("\n\n".join(describe_tasks(one) for one in found))
+    else:
+        print("\n\n".join(map(_describe_tasks, found)))
 
 
-def describe_tasks(found: dict[str, Any]) -> str:
-    """Return a line for each metric of each task, with its standard error."""
+def _describe_tasks(found: dict[str, Any]) -> str:
+    """Return one line for each metric of each task, with its standard error."""
     lines = [f"{visible(found['run'])}, step {found['step']}"]
     lines.append(f"  {'task':<24} {'documents':>9}  {'metric':<20} {'value':>10} {'+-':>10}")
     for task, values in sorted(found["results"].items()):

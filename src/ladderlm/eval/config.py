@@ -1,15 +1,21 @@
 """What is measured, on which documents, with which context.
 
-Owns `EvalConfig` (validation of a run) and `Policy` (how documents are cut into windows).
+Owns `EvalConfig` (validation of a run), `EvaluationRequest` (one evaluation) and `Policy` (how
+documents are cut into windows).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from ladderlm.changes import MetaChange
-from ladderlm.config import execution_field
+from ladderlm.config import execution_field, require
 from ladderlm.errors import ConfigError
 
-__all__ = ["EVAL_CHANGES", "EvalConfig", "Policy"]
+__all__ = ["EVAL_CHANGES", "EvalConfig", "EvaluationRequest", "Packing", "Policy"]
+
+Packing = Literal["rows", "packed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,42 @@ class EvalConfig:
                 f"eval.n_samples = {self.n_samples}, eval.sample_tokens = {self.sample_tokens}",
                 "the first is not negative, the second at least 1",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What to score, and how."""
+
+    data: Sequence[Path | str] = ()
+    """Prepared data, or corpus files such as val.jsonl.zst. May be given several times, for runs
+    with different tokenizers; Hugging Face models use the first. Default: the data of the run."""
+    split: str = EvalConfig.split
+    """Name of the split to score."""
+    max_documents: int = EvalConfig.n_documents
+    """Number of documents to score, from the first."""
+    context: int | None = None
+    """Tokens that a window may hold. Default: as in the run's validation; for Hugging Face models
+    their limit, at most 2048."""
+    stride: int | None = None
+    """Tokens scored by each window after the first. Default: the context, so windows do not
+    overlap."""
+    checkpoint: str | int | None = None
+    """Which checkpoint of a run, see `checkpoint.choose.choose`."""
+    fresh: bool = False
+    """Score again even if the result is stored."""
+    device: str = "cpu"
+    """Where the model runs: cpu, cuda, or one GPU such as cuda:1."""
+    batch_tokens: int = 8192
+    """Tokens of one forward pass. The results do not depend on it."""
+    packing: Packing = "rows"
+    """How windows are put into rows. rows: one window per row. packed: several short ones per row.
+    The results do not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_documents", "batch_tokens"):
+            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            fix = f"set {option} to 1 or more, or leave it out"
+            require(option, value, value >= 1, "be at least 1", fix)
 
 
 EVAL_CHANGES = (

@@ -5,7 +5,6 @@ what is stored. What is special about a model is its `Subject`: a run of ours or
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -13,54 +12,15 @@ from typing import Any, Protocol, Self
 from ladderlm.data.shards import PreparedData, Split
 from ladderlm.dist import ALONE, Processes
 from ladderlm.errors import ConfigError
-from ladderlm.eval.config import Policy
+from ladderlm.eval.config import EvaluationRequest, Policy
 from ladderlm.eval.documents import check_split
-from ladderlm.eval.meter import Packing, Scoring
+from ladderlm.eval.meter import Scoring
 from ladderlm.eval.stored import evaluation_key, find_evaluation, save_evaluation
 from ladderlm.eval.subsets import DocumentLosses, official_names, summarise
 from ladderlm.eval.texts import Texts, describe_source
 from ladderlm.watch import UNWATCHED, Watch
 
-__all__ = ["Evaluation", "EvaluationRequest", "Material", "Subject", "evaluate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """What to score, and how.
-
-    Args:
-        data: folders of prepared data, of which the first with the run's tokenizer is taken, or
-            corpus files; empty: the run's own.
-        split: which split.
-        n_documents: the first this many, or all there are.
-        context, stride: see `Policy`; None: the subject's default, and no overlap.
-        checkpoint: of a run, see `checkpoint.choose.choose`.
-        fresh: score again even if the answer is stored.
-        batch_tokens, packing, device: how it is carried out; do not change what is scored.
-    """
-
-    data: Sequence[Path | str] = ()
-    split: str = "val"
-    n_documents: int = 10_000
-    context: int | None = None
-    stride: int | None = None
-    checkpoint: str | int | None = None
-    fresh: bool = False
-    batch_tokens: int = 8192
-    packing: Packing = "rows"
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.n_documents < 1:
-            raise ConfigError(
-                f"--max-documents must be at least 1, got {self.n_documents}",
-                fix="set --max-documents to 1 or more, or leave it out",
-            )
-        if self.batch_tokens < 1:
-            raise ConfigError(
-                f"--batch-tokens must be at least 1, got {self.batch_tokens}",
-                fix="set --batch-tokens to 1 or more, or leave it out",
-            )
+__all__ = ["Evaluation", "Material", "Subject", "evaluate"]
 
 
 @dataclass(frozen=True)

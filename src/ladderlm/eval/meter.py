@@ -6,7 +6,7 @@ the sums mean is in `subsets.py`; what a model is to the meter, in `scorer.py`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ladderlm.data.shards import Split
 from ladderlm.dist import ALONE, Processes
 from ladderlm.errors import ConfigError, DataError
-from ladderlm.eval.config import Policy
+from ladderlm.eval.config import Packing, Policy
 from ladderlm.eval.scorer import Scorer, TransformerScorer
 from ladderlm.eval.subsets import DocumentLosses
 from ladderlm.model.transformer import Transformer
@@ -23,7 +23,6 @@ from ladderlm.watch import UNWATCHED, Watch
 __all__ = [
     "DEFAULT_SCORING",
     "Documents",
-    "Packing",
     "Scoring",
     "Window",
     "head_documents",
@@ -31,8 +30,6 @@ __all__ = [
     "meter_documents",
     "score_documents",
 ]
-
-Packing = Literal["rows", "packed"]
 
 
 class Documents(Protocol):

@@ -17,9 +17,9 @@ from ladderlm.checkpoint.choose import ChosenCheckpoint
 from ladderlm.data.shards import open_data
 from ladderlm.dist import ALONE, Processes
 from ladderlm.errors import ConfigError
-from ladderlm.eval.config import Policy
+from ladderlm.eval.config import EvaluationRequest, Policy
 from ladderlm.eval.documents import hash_texts, known_texts
-from ladderlm.eval.evaluate import Evaluation, EvaluationRequest, Material, evaluate
+from ladderlm.eval.evaluate import Evaluation, Material, evaluate
 from ladderlm.eval.meter import Documents, Scoring, score_documents
 from ladderlm.eval.scorer import precision_of
 from ladderlm.eval.subsets import DocumentLosses
@@ -78,11 +78,11 @@ def open_material(
     tokenizer = load_tokenizer(directory.path / "tokenizer")
     for path in paths:
         if path.exists() and not (path / "manifest.json").exists():
-            texts = read_texts(path, request.split, request.n_documents, check)
+            texts = read_texts(path, request.split, request.max_documents, check)
             return Material.from_texts(texts)
         data = open_data(path)
         if data.tokenizer_fingerprint == tokenizer.fingerprint:
-            return Material.from_data(data, request.split, request.n_documents)
+            return Material.from_data(data, request.split, request.max_documents)
     raise ConfigError(
         f"{', '.join(map(str, paths))} was prepared with another tokenizer than {directory.path} "
         "was trained with",
