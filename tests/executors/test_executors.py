@@ -286,7 +286,7 @@ def test_a_program_that_is_not_there_is_named(executor, tmp_path):
 def test_devices_that_it_has_not_are_refused(tmp_path):
     """An option that cannot be honoured is an error, not a warning."""
     job = Job("gpu", ("true",), tmp_path / "log", resources=Resources(n_devices=2))
-    with pytest.raises(ExecutorError, match="asks for 2 GPUs, this machine has 1"):
+    with pytest.raises(ExecutorError, match="needs 2 GPUs, but this machine has 1"):
         LocalExecutor(2, devices=["0"]).submit(job)
 
 
@@ -334,7 +334,7 @@ def test_a_missing_package_is_named_with_its_extra(name, package, tmp_path, monk
 def test_threads_that_are_not_ours_to_share_out_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="--threads 3 with --executor slurm"):
         make_named("slurm", tmp_path, 3)
-    with pytest.raises(ConfigError, match="--threads 0"):
+    with pytest.raises(ConfigError, match="--threads must be at least 1, got 0"):
         make_named("local", tmp_path, 0)
 
 

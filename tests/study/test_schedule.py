@@ -8,7 +8,7 @@ import pytest
 from builders import tiny_study, write_study
 from ladderlm.config import to_dict
 from ladderlm.executors.base import Job, State
-from ladderlm.executors.packing import Packing
+from ladderlm.executors.job_packing import Packing
 from ladderlm.files import publish_json
 from ladderlm.study.launch import launch
 from ladderlm.study.plan import plan_study

@@ -1,7 +1,7 @@
-"""Run command lines somewhere, with resources.
+"""Run command lines with resources.
 
-Owns the contract between what wants work done and what does it. Knows nothing of models: the
-truth about a run is its folder, never the executor's memory.
+Owns the contract between the code that needs jobs run and the executors that run them. Knows
+nothing about models: the state of a run is read from its folder, never from an executor.
 """
 
 import time
@@ -16,13 +16,11 @@ __all__ = ["Executor", "Handle", "Job", "Outcome", "Resources", "State", "run_jo
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job needs.
+    """Threads, GPUs, memory and time that a job needs.
 
     Args:
-        n_threads: CPU threads.
-        n_devices: GPUs.
-        memory_bytes: peak memory; 0: unknown.
-        seconds: longest wall time; None: no limit.
+        memory_bytes: peak memory; 0 if unknown.
+        seconds: limit on the wall time; None for no limit.
     """
 
     n_threads: int = 1
@@ -33,17 +31,18 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """One command line.
+    """A command line to run.
 
     Args:
         name: shown to the user, unique among the jobs of a call.
         argv: program and arguments.
         log: file that standard output and error are appended to.
-        env: variables laid over this process's own.
-        folder: where it is started; paths among the arguments may be relative to it.
-        after: name of a job that must have ended, well or not, before this one is handed over.
-        rank: of those that wait on this machine, the lowest starts first; a cluster has an order
-            of its own.
+        env: environment variables that are set in addition to those of this process.
+        folder: working directory; paths among the arguments may be relative to it.
+        after: name of a job that must have ended, successfully or not, before this one is
+            submitted.
+        rank: on this machine, the waiting job with the lowest rank starts first. A cluster
+            schedules by its own rules.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Job:
 
 
 class State(Enum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -69,32 +68,27 @@ Handle = str
 
 
 class Executor(Protocol):
-    """Starts jobs and watches them."""
+    """Interface of everything that starts jobs and watches them."""
 
     def submit(self, job: Job) -> Handle:
-        """Take a job; return the handle by which it is asked for."""
-        ...
+        """Accept a job and return its handle."""
 
     def poll(self, handle: Handle) -> State:
-        """Return where a job stands; starts queued jobs when there is room."""
-        ...
+        """Return the state of a job, after starting queued jobs that fit."""
 
     def cancel(self, *handles: Handle) -> None:
-        """Ask jobs to end (SIGTERM, so that they save) and see them end, or unqueue them."""
-        ...
+        """Remove queued jobs; send SIGTERM to running ones, so that they save, and wait."""
 
     def reattach(self, job: Job) -> Handle | None:
-        """Return the handle of this very job where an earlier process left it queued or running."""
-        ...
+        """Return the handle of a job that an earlier process left queued or running, or None."""
 
     def exit_code(self, handle: Handle) -> int | None:
         """Return the exit code of a job that has ended."""
-        ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended, after all its tries."""
+    """Result of a job after its last attempt."""
 
     job: Job
     state: State
@@ -111,16 +105,15 @@ def run_jobs(
     poll_seconds: float = 0.1,
     more: Callable[[Sequence[Outcome]], Sequence[Job]] = lambda ended: (),
 ) -> list[Outcome]:
-    """Carry jobs to their ends; a failed one is tried again after a growing pause, then given up.
+    """Run jobs to their ends, and retry a failed one after a pause that doubles each time.
 
-    Exit code 2 (wrong use or bad input) is never tried again: it would fail the same way.
+    Exit code 2 (wrong use or bad input) is not retried, because it would fail the same way.
 
     Args:
-        on_change: called when a job starts, ends or fails; may raise, and then all are cancelled.
-        max_tries: starts of one job at most.
-        back_off_seconds: pause before the second try; doubles with each.
-        more: called when a job has ended for good, with all outcomes by now; gives what there is
-            to carry out besides.
+        on_change: called when a job starts, ends or fails. If it raises, all jobs are cancelled.
+        max_tries: largest number of attempts per job.
+        back_off_seconds: pause before the second attempt.
+        more: called with all outcomes so far whenever jobs have ended; returns further jobs to run.
 
     Returns:
         Outcomes in the order of the jobs, those of `more` last.
@@ -132,14 +125,12 @@ def run_jobs(
     try:
         while active or waiting or held:
             to_come = {job.name for job in every} - outcomes.keys()
-            free = [job for job in held if job.after not in to_come]
-            held = [job for job in held if job not in free]
-            for job in free:
+            for job in [job for job in held if job.after not in to_come]:
+                held.remove(job)
                 active[executor.reattach(job) or executor.submit(job)] = (job, 1, State.QUEUED)
-            due = [entry for entry in waiting if entry[0] <= time.monotonic()]
-            waiting = [entry for entry in waiting if entry not in due]
-            for _, job, n_tries in due:
-                active[executor.submit(job)] = (job, n_tries, State.QUEUED)
+            for entry in [entry for entry in waiting if entry[0] <= time.monotonic()]:
+                waiting.remove(entry)
+                active[executor.submit(entry[1])] = (*entry[1:], State.QUEUED)
             n_ended = len(outcomes)
             for handle, (job, n_tries, before) in list(active.items()):
                 state = executor.poll(handle)
@@ -154,11 +145,11 @@ def run_jobs(
                         waiting.append((time.monotonic() + pause, job, n_tries + 1))
                     else:
                         outcomes[job.name] = Outcome(job, state, code, n_tries)
-            if len(outcomes) > n_ended:
+            if len(outcomes) == n_ended:  # otherwise the next job may fit at once
+                time.sleep(poll_seconds)
+            else:
                 added = more(list(outcomes.values()))
                 every, held = [*every, *added], [*held, *added]
-            if len(outcomes) == n_ended:  # else there is room for the next one at once
-                time.sleep(poll_seconds)
     except BaseException:
         executor.cancel(*active)
         raise

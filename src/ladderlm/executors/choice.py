@@ -1,8 +1,9 @@
-"""From the name of an executor to the executor."""
+"""Choose an executor by its name."""
 
 from pathlib import Path
 from typing import Literal
 
+from ladderlm.config import require
 from ladderlm.errors import ConfigError
 from ladderlm.executors.base import Executor
 from ladderlm.executors.local import LocalExecutor
@@ -13,15 +14,15 @@ ExecutorName = Literal["local", "ray", "slurm"]
 
 
 def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None) -> Executor:
-    """Make an executor; the packages of clusters are imported only here.
+    """Build an executor; the packages of clusters are imported only here.
 
     Args:
-        folder: where it may keep files of its own.
-        n_threads: cores to fill, where that is ours to say; None: all.
+        folder: folder for the executor's own files.
+        n_threads: number of cores to use; None for all.
 
     Raises:
-        ConfigError: cores are named and the executor's cluster decides on them, or fewer than one.
-        ExecutorError: its package is not installed, or its cluster cannot be reached.
+        ConfigError: n_threads is below 1, or is given although the cluster assigns the cores.
+        ExecutorError: the package is not installed, or the cluster cannot be reached.
     """
     require_threads(n_threads)
     if name == "ray":
@@ -31,9 +32,8 @@ def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None
     if name == "slurm":
         if n_threads is not None:
             raise ConfigError(
-                f"--threads {n_threads} with --executor slurm",
-                "Slurm shares out the cores of its nodes",
-                "leave --threads out",
+                f"--threads {n_threads} with --executor slurm, which assigns the cores itself",
+                fix="leave --threads out",
             )
         from ladderlm.executors.slurm import SlurmExecutor
 
@@ -42,14 +42,6 @@ def make_executor(name: ExecutorName, folder: Path, n_threads: int | None = None
 
 
 def require_threads(n_threads: int | None) -> None:
-    """Refuse to fill fewer cores than one.
-
-    Raises:
-        ConfigError: they are.
-    """
-    if n_threads is not None and n_threads < 1:
-        raise ConfigError(
-            f"--threads {n_threads}",
-            "a run needs a core",
-            "name 1 or more, or leave it out to fill all",
-        )
+    """Raise ConfigError if the number of cores to use is below 1."""
+    holds = n_threads is None or n_threads >= 1
+    require("--threads", n_threads, holds, "be at least 1", "leave --threads out to use all cores")

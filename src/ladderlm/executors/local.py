@@ -1,8 +1,9 @@
-"""Run jobs on this machine, one process each, packed on its cores, memory and GPUs.
+"""Run jobs on this machine, one process each, within its cores, memory and GPUs.
 
-Owns the processes, and what this machine has to share out; the order is in `packing.py`.
+Owns the processes and the resources of this machine; `job_packing.py` decides the order.
 """
 
+import itertools
 import logging
 import os
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from ladderlm.errors import ExecutorError
 from ladderlm.executors.base import Handle, Job, State
-from ladderlm.executors.packing import Packing
+from ladderlm.executors.job_packing import Packing
 from ladderlm.executors.process import start_process, stop_processes
 from ladderlm.machine import count_cores, count_free_bytes, list_gpus
 
@@ -20,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 class LocalExecutor:
-    """Start jobs by rank while their threads, memory and GPUs fit next to those that run.
+    """Executor that starts jobs by rank as long as threads, memory and GPUs are available.
 
-    A job gets whole GPUs, so that its time is its own. See `Packing`.
+    A job gets whole GPUs, so that other jobs do not slow it down. See `Packing`.
 
     Args:
-        n_threads: cores to fill; None: all that this process may use.
-        memory_bytes: memory to fill; None: what is free now.
-        devices: GPUs to use; None: all that this process may use.
+        n_threads: number of cores to use; None for all that this process may use.
+        memory_bytes: memory to use; None for what is free now.
+        devices: GPUs to use; None for all that this process may use.
     """
 
     def __init__(
@@ -43,57 +44,53 @@ class LocalExecutor:
         self._waiting: dict[Handle, Job] = {}
         self._running: dict[Handle, tuple[Job, subprocess.Popen[bytes], tuple[str, ...]]] = {}
         self._ended: dict[Handle, int] = {}
-        self._n_submitted = 0
+        self._numbers = itertools.count(1)
 
     def room(self) -> Packing:
-        """Return the whole machine, with nothing on it."""
+        """Return a new `Packing` of the whole machine, without any job."""
         return Packing(self.n_threads, self.memory_bytes, len(self.devices))
 
     def submit(self, job: Job) -> Handle:
         """Queue a job and start it if there is room.
 
         Raises:
-            ExecutorError: it asks for more GPUs than there are, or cannot be started.
+            ExecutorError: the job needs more GPUs than there are, or cannot be started.
         """
         if job.resources.n_devices > len(self.devices):
             raise ExecutorError(
-                f"job {job.name} asks for {job.resources.n_devices} GPUs, "
-                f"this machine has {len(self.devices)}",
-                "it could never start",
-                "set execution.device to 'cpu', or run it where there are GPUs",
+                f"job {job.name} needs {job.resources.n_devices} GPUs, "
+                f"but this machine has {len(self.devices)}",
+                fix="set execution.device to 'cpu', or run it on a machine with enough GPUs",
             )
         if job.resources.memory_bytes > self.memory_bytes:
             _log.warning(
-                "job %s needs about %.1f GB of memory, %.1f GB are free: it runs alone",
+                "job %s needs about %.1f GB of memory, but %.1f GB are free: it runs alone",
                 job.name,
                 job.resources.memory_bytes / 1e9,
                 self.memory_bytes / 1e9,
             )
-        self._n_submitted += 1
-        handle = f"local-{self._n_submitted}"
+        handle = f"local-{next(self._numbers)}"
         self._waiting[handle] = job
         self._room.add(handle, job.resources, job.rank)
         self._start_what_fits()
         return handle
 
     def reattach(self, job: Job) -> Handle | None:
-        """Return None: jobs end with the process that started them."""
+        """Return None, since jobs end with the process that started them."""
         del job
         return None
-
-    def _free_devices(self) -> list[str]:
-        taken = {name for _, _, names in self._running.values() for name in names}
-        return [name for name in self.devices if name not in taken]
 
     def _start_what_fits(self) -> None:
         while (handle := self._room.start()) is not None:
             job = self._waiting.pop(handle)
-            names = tuple(self._free_devices()[: job.resources.n_devices])
+            taken = {name for _, _, names in self._running.values() for name in names}
+            free = [name for name in self.devices if name not in taken]
+            names = tuple(free[: job.resources.n_devices])
             own = {"CUDA_VISIBLE_DEVICES": ",".join(names)} if self.devices else {}
             self._running[handle] = (job, start_process(job, {**os.environ, **own}), names)
 
     def poll(self, handle: Handle) -> State:
-        """Return where a job stands, after collecting all that have ended."""
+        """Return the state of a job, after collecting all jobs that have ended."""
         for running, (_, process, _) in list(self._running.items()):
             code = process.poll()
             if code is not None:
@@ -106,7 +103,7 @@ class LocalExecutor:
         return State.RUNNING if handle in self._running else State.QUEUED
 
     def cancel(self, *handles: Handle) -> None:
-        """Take jobs off the queue; ask those that run to save and end, and see them end."""
+        """Remove queued jobs; ask running ones to save and end, and wait for them."""
         self._room.drop(handles)
         stop_processes(self._running[handle][1] for handle in handles if handle in self._running)
 

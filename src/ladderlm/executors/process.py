@@ -1,8 +1,8 @@
-"""One child process for one job.
+"""Run one job in one child process.
 
-Owns how a job's process is started, followed to its end and asked to save; all executors use it,
-here or on the machine that a cluster has chosen. A child dies with the process that started it, so
-no orphan trains on behind a killed study.
+Owns how a job's process is started, waited for and asked to save. All executors use it, on this
+machine or on the node that a cluster has chosen. A child ends with the process that started it, so
+that no run keeps training after its study was killed.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from ladderlm.files import open_log
 
 __all__ = ["SAVE_SECONDS", "run_to_end", "start_process", "stop_processes"]
 
-SAVE_SECONDS = 30  # a run that is asked to end may take this long to save
+SAVE_SECONDS = 30  # time that a run gets to save when it is asked to end
 NOT_FOUND = 127  # as shells do
 _PR_SET_PDEATHSIG = 1
 
@@ -31,10 +31,10 @@ def _die_with_parent() -> None:
 
 
 def start_process(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a job in its folder, with nothing to read and its log to write to.
+    """Start a job in its folder, with empty standard input and its output going to its log.
 
     Args:
-        environment: all variables of the process but the job's own, which are laid over them.
+        environment: variables of the process; the job's own are added.
 
     Raises:
         ExecutorError: there is no such program.
@@ -53,23 +53,23 @@ def start_process(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[
             )
         except OSError as error:
             raise ExecutorError(
-                f"cannot start {job.argv[0]}: {error}", "", "check that it is installed"
+                f"cannot start {job.argv[0]}: {error}", fix="check that it is installed"
             ) from error
 
 
 def run_to_end(
-    job: Job, told: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
+    job: Job, on_start: Callable[[subprocess.Popen[bytes]], None] = lambda process: None
 ) -> int:
-    """Run a job in the environment of this process; return its exit code.
+    """Run a job in the environment of this process, and return its exit code.
 
-    What keeps it from starting goes to its log, where the user will look.
+    An error that prevents the start is written to the job's log, where the user will look.
 
     Args:
-        told: given the process once it is started.
+        on_start: called with the started process.
     """
     try:
         process = start_process(job, os.environ)
-        told(process)
+        on_start(process)
         return process.wait()
     except ExecutorError as error:
         with open_log(job.log) as log:
@@ -78,7 +78,7 @@ def run_to_end(
 
 
 def stop_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Send SIGTERM to all, return them `SAVE_SECONDS` in all to save, then SIGKILL to the rest."""
+    """Send SIGTERM to all, wait `SAVE_SECONDS` in all for them, and send SIGKILL to the rest."""
     processes = list(processes)
     for process in processes:
         process.terminate()

@@ -1,7 +1,7 @@
-"""Run jobs on a Ray cluster, each in a process of its own on the node that Ray chooses.
+"""Run jobs on a Ray cluster, each in its own process on the node that Ray chooses.
 
-Owns the actor that stands for a job. Nodes share the file system and the Python environment. Jobs
-end with their driver, after saving.
+Owns the actor that runs a job. Nodes share the file system and the Python environment. Jobs save
+and end when their driver ends.
 """
 
 import os
@@ -16,10 +16,10 @@ __all__ = ["RayExecutor"]
 
 
 class _Actor:
-    """Lives in a Ray worker with the resources of one job, and runs it."""
+    """Ray actor that holds the resources of one job and runs it."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # the GPUs that Ray has put aside
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")  # the GPUs that Ray has reserved
         os.environ.clear()
         os.environ.update(environment)
         if given is not None:
@@ -27,10 +27,10 @@ class _Actor:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def begin(self) -> None:
-        """Do nothing: that it is answered says that the job has its resources."""
+        """Do nothing. Ray answers this call once the job has its resources."""
 
     def run(self, job: Job) -> int:
-        """Run the job to its end; return its exit code."""
+        """Run the job to its end, and return its exit code."""
         return run_to_end(job, self._started.append)
 
     def stop(self) -> None:
@@ -39,84 +39,74 @@ class _Actor:
 
 
 class RayExecutor:
-    """Hand jobs to the cluster at RAY_ADDRESS, or to one of this machine's cores.
+    """Executor on the Ray cluster at RAY_ADDRESS, or on a new one of this machine's cores.
 
     Args:
-        n_threads: cores of a cluster of this machine; None: all. Not for a cluster that runs.
+        n_threads: cores of a new cluster; None for all. Refused for an existing cluster.
     """
 
     def __init__(self, n_threads: int | None = None) -> None:
         try:
             import ray
         except ImportError as error:
-            raise ExecutorError(
-                "Ray is not installed", "--executor ray runs on it", "install ladderlm[ray]"
-            ) from error
+            raise ExecutorError("Ray is not installed", fix="install ladderlm[ray]") from error
         self._ray: Any = ray
         address = os.environ.get("RAY_ADDRESS")
         if address and n_threads:
             raise ExecutorError(
-                f"--threads {n_threads} with a Ray cluster that runs ({address})",
-                "the cluster has the cores that it has",
-                "leave --threads out",
+                f"--threads {n_threads} with an existing Ray cluster ({address}) of fixed size",
+                fix="leave --threads out",
             )
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         if not ray.is_initialized():
             own = {} if address else {"num_cpus": n_threads, "include_dashboard": False}
+            place = address or "local"
             try:
-                ray.init(
-                    address=address or "local", log_to_driver=False, logging_level="ERROR", **own
-                )
+                ray.init(address=place, log_to_driver=False, logging_level="ERROR", **own)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ExecutorError(
-                    f"cannot reach a Ray cluster: {error}", "", "check RAY_ADDRESS"
+                    f"cannot reach a Ray cluster: {error}", fix="check RAY_ADDRESS"
                 ) from error
-        self._jobs: dict[Handle, tuple[Any, Any, Any]] = {}  # actor, its first answer, its result
+        self._jobs: dict[Handle, tuple[Any, Any, Any]] = {}  # actor, answer to `begin`, result
         self._ended: dict[Handle, int | None] = {}
 
     def submit(self, job: Job) -> Handle:
-        """Ask the cluster for the job's resources; it starts when Ray finds them on a node.
+        """Request the job's resources; it starts when Ray finds a node that has them free.
 
         A job with more threads than any node has cores takes a whole node.
 
         Raises:
-            ExecutorError: no node has as many GPUs or as much memory.
+            ExecutorError: no node has enough GPUs or memory.
         """
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        wanted = {
-            "GPU": float(job.resources.n_devices),
-            "memory": float(job.resources.memory_bytes),
-        }
+        wanted = {"GPU": job.resources.n_devices, "memory": job.resources.memory_bytes}
         if not any(all(node.get(k, 0) >= n for k, n in wanted.items()) for node in nodes):
             raise ExecutorError(
-                f"job {job.name} asks for {job.resources.n_devices} GPUs and "
-                f"{job.resources.memory_bytes / 1e9:.1f} GB of memory",
-                "no node of the Ray cluster has them, so it could never start",
-                "add a node, or change the study",
+                f"job {job.name} needs {job.resources.n_devices} GPUs and "
+                f"{job.resources.memory_bytes / 1e9:.1f} GB of memory, "
+                "but no node of the Ray cluster has them",
+                fix="add a larger node to the cluster, or make the models of the study smaller",
             )
         most = max(node.get("CPU", 0) for node in nodes)
-        actor = (
-            self._ray.remote(_Actor)
-            .options(
-                num_cpus=min(job.resources.n_threads, most),
-                num_gpus=job.resources.n_devices,
-                memory=job.resources.memory_bytes or None,
-                max_concurrency=2,
-                max_restarts=0,
-            )
-            .remote(dict(os.environ))
+        kind = self._ray.remote(_Actor).options(
+            num_cpus=min(job.resources.n_threads, most),
+            num_gpus=job.resources.n_devices,
+            memory=job.resources.memory_bytes or None,
+            max_concurrency=2,
+            max_restarts=0,
         )
+        actor = kind.remote(dict(os.environ))
         handle = f"ray-{len(self._jobs) + 1}"
         self._jobs[handle] = (actor, actor.begin.remote(), actor.run.remote(job))
         return handle
 
     def reattach(self, job: Job) -> Handle | None:
-        """Return None: jobs end with the process that started them."""
+        """Return None, since jobs end with the process that started them."""
         del job
         return None
 
     def poll(self, handle: Handle) -> State:
-        """Return where a job stands. One whose node was lost has failed, without an exit code."""
+        """Return the state of a job. If its node was lost, it failed without an exit code."""
         if handle not in self._ended:
             actor, begun, result = self._jobs[handle]
             if not self._is_ready(result):
@@ -132,7 +122,7 @@ class RayExecutor:
         return bool(self._ray.wait([reference], timeout=0)[0])
 
     def cancel(self, *handles: Handle) -> None:
-        """Drop jobs that wait; ask those that run to save and end, and see them end."""
+        """Remove queued jobs; ask running ones to save and end, and wait for them."""
         active = [handle for handle in handles if handle not in self._ended]
         running = [handle for handle in active if self.poll(handle) is State.RUNNING]
         for handle in active:
@@ -145,5 +135,5 @@ class RayExecutor:
             self._ray.wait(results, num_returns=len(results), timeout=SAVE_SECONDS + 10)
 
     def exit_code(self, handle: Handle) -> int | None:
-        """Return the exit code of an ended job; None if its node was lost."""
+        """Return the exit code of an ended job, or None if its node was lost."""
         return self._ended.get(handle)

@@ -1,9 +1,8 @@
-"""Run jobs through Slurm, by submitit.
+"""Run jobs through Slurm, using submitit.
 
-Owns the submission of a job and the reading of `squeue`. Nodes share the file system and the Python
-environment. Jobs outlive the process that submitted them; `reattach` finds them again.
-
-What sbatch reads from the environment holds: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT ...
+Owns the submission of jobs and the reading of `squeue`. Nodes share the file system and the Python
+environment. Jobs outlive the process that submitted them; `reattach` finds them again. Variables
+that sbatch reads, such as SBATCH_PARTITION, SBATCH_ACCOUNT and SBATCH_TIMELIMIT, take effect.
 """
 
 import getpass
@@ -20,16 +19,16 @@ from ladderlm.executors.process import SAVE_SECONDS, run_to_end
 
 __all__ = ["SlurmExecutor"]
 
-MEMORY_MARGIN = 2  # Slurm kills what holds more than it asked for, and a need is an estimate
+MEMORY_MARGIN = 2  # Slurm kills a job above its request, and the request is an estimate
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 class SlurmExecutor:
-    """Submit each job to Slurm's queue.
+    """Executor that submits each job to Slurm's queue.
 
     Args:
-        folder: where submitit keeps its files; all nodes see it.
-        poll_seconds: how often `squeue` is asked at most.
+        folder: folder of submitit's files, visible to all nodes.
+        poll_seconds: shortest time between two calls of `squeue`.
     """
 
     def __init__(self, folder: Path, poll_seconds: float = 5.0) -> None:
@@ -37,9 +36,7 @@ class SlurmExecutor:
             import submitit
         except ImportError as error:
             raise ExecutorError(
-                "submitit is not installed",
-                "--executor slurm submits with it",
-                "install ladderlm[slurm]",
+                "submitit is not installed", fix="install ladderlm[slurm]"
             ) from error
         self._submitit: Any = submitit
         self.folder = folder.absolute()
@@ -49,18 +46,18 @@ class SlurmExecutor:
         self._ended: dict[Handle, int | None] = {}
 
     def submit(self, job: Job) -> Handle:
-        """Put a job into the queue; return Slurm's job id.
+        """Put a job into the queue, and return Slurm's job id.
 
         Raises:
-            ExecutorError: there is no Slurm, or it refuses what the job asks for.
+            ExecutorError: there is no Slurm, or it rejects the job.
         """
         needs = job.resources
         parameters: dict[str, Any] = {
             "job_name": _queue_name(job),
             "cpus_per_task": needs.n_threads,
-            # since Slurm 22.05 a step does not take it from its job
+            # since Slurm 22.05 a step does not inherit it from its job
             "srun_args": [f"--cpus-per-task={needs.n_threads}"],
-            "time": math.ceil(needs.seconds / 60) if needs.seconds else None,  # None: Slurm's own
+            "time": math.ceil(needs.seconds / 60) if needs.seconds else None,  # Slurm's default
             "stderr_to_stdout": True,
         }
         if needs.n_devices:
@@ -73,26 +70,22 @@ class SlurmExecutor:
             submitted = executor.submit(run_to_end, job)
         except (RuntimeError, OSError, subprocess.SubprocessError, self._refusals()) as error:
             raise ExecutorError(
-                f"Slurm does not take job {job.name}: {error}",
-                "",
-                "check `sinfo`, and what the job asks for",
+                f"Slurm rejects job {job.name}: {error}",
+                fix="check the limits that `sinfo` shows against the job's needs",
             ) from error
         self._asked = -math.inf
         return str(submitted.job_id)
 
     def _refusals(self) -> Any:
-        utils = self._submitit.core.utils
-        return utils.FailedJobError
+        return self._submitit.core.utils.FailedJobError
 
     def reattach(self, job: Job) -> Handle | None:
-        """Return the job of this name that an earlier process left in the queue, if any."""
-        for handle, (name, _) in self._look().items():
-            if name == _queue_name(job):
-                return handle
-        return None
+        """Return the job of this name that an earlier process left in the queue, or None."""
+        own = _queue_name(job)
+        return next((handle for handle, (name, _) in self._look().items() if name == own), None)
 
     def poll(self, handle: Handle) -> State:
-        """Return where a job stands. One that left the queue without a result has failed."""
+        """Return the state of a job. If it left the queue without a result, it failed."""
         if handle in self._ended:
             return State.DONE if self._ended[handle] == 0 else State.FAILED
         gone = handle not in self._look()
@@ -109,22 +102,24 @@ class SlurmExecutor:
         return self.poll(handle)
 
     def _look(self) -> dict[Handle, tuple[str, str]]:
-        """Ask `squeue` for this user's jobs, unless it was asked a moment ago."""
+        """Return this user's jobs as `squeue` lists them, at most `poll_seconds` old."""
         if time.monotonic() - self._asked > self.poll_seconds:
             words = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i|%j|%T"]
             try:
-                said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+                output = subprocess.check_output(
+                    words, stderr=subprocess.PIPE, text=True, timeout=60
+                )
             except (OSError, subprocess.SubprocessError) as error:
                 raise ExecutorError(
-                    f"cannot ask Slurm for its queue: {error}", "", "check that `squeue` works here"
+                    f"cannot read Slurm's queue: {error}", fix="check that `squeue` works here"
                 ) from error
-            rows = [line.split("|") for line in said.stdout.splitlines()]
+            rows = [line.split("|") for line in output.splitlines()]
             self._queue = {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
             self._asked = time.monotonic()
         return self._queue
 
     def cancel(self, *handles: Handle) -> None:
-        """Take jobs off the queue; ask those that run to save and end, and see them end."""
+        """Remove queued jobs; ask running ones to save and end, and wait for them."""
         active = [handle for handle in handles if handle not in self._ended]
         if not active:
             return
@@ -134,11 +129,11 @@ class SlurmExecutor:
             time.sleep(self.poll_seconds)
 
     def exit_code(self, handle: Handle) -> int | None:
-        """Return the exit code of an ended job; None if it left no result."""
+        """Return the exit code of an ended job, or None if it left no result."""
         return self._ended.get(handle)
 
 
 def _queue_name(job: Job) -> str:
-    """Name a job in the queue so that the same work, and no other, is found again."""
+    """Return a job's name in the queue, unique to its name and log file."""
     place = hashlib.sha256(str(job.log.absolute()).encode()).hexdigest()[:8]
     return f"ladderlm-{job.name}-{place}"

@@ -7,7 +7,7 @@ predicted. Starts nothing.
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ladderlm.executors.base import Resources
-from ladderlm.executors.packing import Packing
+from ladderlm.executors.job_packing import Packing
 from ladderlm.study.cost import estimate_memory
 from ladderlm.study.planner import PlannedRun
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ladderlm.executors.base import Resources
-from ladderlm.executors.packing import Packing
+from ladderlm.executors.job_packing import Packing
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.plan import StudyPlan
 from ladderlm.study.planner import PlannedRun

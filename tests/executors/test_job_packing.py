@@ -1,7 +1,7 @@
 """Which job starts next: by rank, then in order, as far as there is room, and nobody overtakes."""
 
 from ladderlm.executors.base import Resources
-from ladderlm.executors.packing import Packing
+from ladderlm.executors.job_packing import Packing
 
 
 def start_all(room):

@@ -1,7 +1,7 @@
-"""Which job starts next on a machine, and which must wait.
+"""Decide which job starts next on a machine and which ones wait.
 
-Owns the queue and the room that is left; knows no process and no clock, so that a plan can follow
-the very rules by which its runs will be started.
+Owns the queue and the resources that are left. Knows no process and no clock, so that a plan
+follows the same rules by which its runs will be started.
 """
 
 import bisect
@@ -13,15 +13,10 @@ __all__ = ["Packing"]
 
 
 class Packing:
-    """Jobs that wait, by rank and then by arrival, and those that share a machine now.
+    """Queue of waiting jobs, by rank and then by arrival, and the jobs that run on a machine now.
 
-    The first that waits starts when its threads, memory and GPUs fit next to those that run; one
-    that is larger than the machine runs alone. Nobody overtakes: a large job is not starved.
-
-    Args:
-        n_threads: cores to fill.
-        memory_bytes: memory to fill.
-        n_devices: GPUs to share out, whole.
+    The first waiting job starts when its threads, memory and GPUs are available. One that is
+    larger than the machine runs alone. Later jobs do not overtake it, so it cannot starve.
     """
 
     def __init__(self, n_threads: int, memory_bytes: float, n_devices: int) -> None:
@@ -31,12 +26,12 @@ class Packing:
         self._n_added = 0
 
     def add(self, name: str, needs: Resources, rank: tuple[float, ...] = ()) -> None:
-        """Let a job wait; those of lower rank start first."""
+        """Queue a job; lower ranks start first."""
         self._n_added += 1
         bisect.insort(self._queue, (rank, self._n_added, name, needs))
 
     def start(self) -> str | None:
-        """Take the first that waits, if there is room for it; return its name."""
+        """Start the first waiting job and return its name, or None if it does not fit yet."""
         if not self._queue or not self._fits(self._queue[0][3]):
             return None
         _, _, name, self._running[name] = self._queue.pop(0)
@@ -48,11 +43,11 @@ class Packing:
         return not used or all(n <= most for n, most in zip(sums, self._whole, strict=True))
 
     def end(self, name: str) -> None:
-        """Return back what a job held."""
+        """Free the resources of a job that has ended."""
         del self._running[name]
 
     def drop(self, names: Collection[str]) -> None:
-        """Take jobs off the queue."""
+        """Remove jobs from the queue."""
         self._queue = [entry for entry in self._queue if entry[2] not in names]
 
 
