@@ -121,4 +121,4 @@ def test_weights_are_above_zero_and_named_once(weights):
 def test_a_subset_that_is_not_there_is_refused_with_those_that_are(split):
     with pytest.raises(DataError, match="'Wob'") as caught:
         RowStream(split, DataConfig(subset_weights=(("Wob", 1.0),)), BOS)
-    assert "'Web', 'Mail (old)'" in caught.value.why or "'Web'" in caught.value.why
+    assert "'Web', 'Mail (old)'" in caught.value.fix or "'Web'" in caught.value.fix

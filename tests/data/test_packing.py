@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ladderlm.data.config import DataConfig
 from ladderlm.data.packing import PackingReport, Segment, document_order, plan_epoch
 
 LENGTHS = st.lists(st.integers(2, 40), max_size=15)
@@ -17,9 +18,8 @@ LANES = st.integers(1, 20)
 
 
 def plan(lengths, seq_len, policy, n_lanes=1, order_seed=1, epoch=0):
-    return plan_epoch(
-        np.array(lengths, dtype=np.int64), order_seed, epoch, seq_len, policy, n_lanes
-    )
+    config = DataConfig(seq_len=seq_len, packing=policy, n_lanes=n_lanes, order_seed=order_seed)
+    return plan_epoch(np.array(lengths, dtype=np.int64), config, epoch)
 
 
 def naive_rows(lengths, order, seq_len, policy):

@@ -132,7 +132,7 @@ def test_each_split_opens_with_its_files_checked(folder):
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(folder):
     with pytest.raises(DataError, match="no split 'test'") as caught:
         open_data(folder).split("test")
-    assert "train, val" in caught.value.why
+    assert "train, val" in caught.value.what
 
 
 def test_a_flipped_bit_anywhere_in_any_file_is_refused_by_the_name_of_the_file(folder, tmp_path):

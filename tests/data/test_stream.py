@@ -257,7 +257,7 @@ def batch_of(tokens, targets):
 def test_ids_without_a_row_in_the_model_are_refused_by_number(tokens, targets, named):
     """T17: before an embedding is indexed out of its bounds."""
     batch_of([[0, 8]], [[8, 0]]).check_vocabulary(9)
-    with pytest.raises(DataError, match=f"token id {named} in a batch for a vocabulary of 9"):
+    with pytest.raises(DataError, match=rf"must be in \[0, 9\), a batch holds {named}\n"):
         batch_of(tokens, targets).check_vocabulary(9)
 
 

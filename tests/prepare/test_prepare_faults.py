@@ -143,7 +143,7 @@ def test_a_shard_that_is_a_link_is_not_followed(config, tmp_path):
     shard = tmp_path / "data/train-00000.bin"
     shard.rename(tmp_path / "elsewhere")
     shard.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="not a plain file"):
+    with pytest.raises(DataError, match="not a regular file"):
         open_data(tmp_path / "data").split("train")
 
 

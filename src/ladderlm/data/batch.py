@@ -1,6 +1,6 @@
-"""`Batch`: the one contract between data and everything that computes.
+"""`Batch`, the contract between the data and everything that computes.
 
-Owns the shape and the checks of a batch. Numpy only.
+Owns the shape and the checks of a batch. Uses NumPy only.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ __all__ = ["Batch", "join_batches"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as the model sees them; every array is (B, T).
+    """Rows as the model sees them. Every array is (B, T).
 
     Args:
-        tokens: int64, inputs. Padding holds 0.
-        targets: int64, the next token of the same document. 0 where `loss_mask` is False.
-        loss_mask: bool, True where the target counts: never on padding, never for a BOS.
-        segment_ids: int64, which piece of the row a token belongs to, 0, 1, ...; -1 is padding.
-        positions: int64, restarting at 0 with every segment.
-        document_ids: int64, index of the document in its split; -1 on padding.
+        tokens: inputs; 0 on padding.
+        targets: the next token of the same document; 0 where `loss_mask` is False.
+        loss_mask: True where the target counts: never on padding, never for a BOS.
+        segment_ids: number of the piece of the row, 0, 1, ...; -1 on padding.
+        positions: restart at 0 with every segment.
+        document_ids: index of the document in its split; -1 on padding.
     """
 
     tokens: NDArray[np.int64]
@@ -36,37 +36,31 @@ class Batch:
     @property
     def n_rows(self) -> int:
         """B."""
-        return int(self.tokens.shape[0])
+        return len(self.tokens)
 
     @property
     def n_targets(self) -> int:
-        """How many positions count in the loss."""
+        """Number of positions that count in the loss."""
         return int(self.loss_mask.sum())
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """Return rows start .. stop - 1 as a batch of their own (views, no copy)."""
+        """Return rows start .. stop - 1 as a batch of views, without a copy."""
         return Batch(**{name: array[start:stop] for name, array in vars(self).items()})
 
     def padding_row(self) -> "Batch":
-        """Return a row of padding alone, as long as these."""
+        """Return one row of padding, of the same length."""
         shape = (1, self.tokens.shape[1])
         zeros, nothing = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
         return Batch(zeros, zeros, np.zeros(shape, np.bool_), nothing, zeros, nothing)
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Refuse ids that the model has no row for.
-
-        Raises:
-            DataError: an id is outside [0, vocab_size).
-        """
+        """Raise a `DataError` if an id is outside [0, vocab_size)."""
         for array in (self.tokens, self.targets):
-            if not array.size:
-                continue
-            lowest, highest = int(array.min()), int(array.max())
+            lowest, highest = int(array.min(initial=0)), int(array.max(initial=0))
             if lowest < 0 or highest >= vocab_size:
-                wrong = lowest if lowest < 0 else highest
                 raise DataError(
-                    f"token id {wrong} in a batch for a vocabulary of {vocab_size}",
+                    f"token ids must be in [0, {vocab_size}), a batch holds "
+                    f"{lowest if lowest < 0 else highest}",
                     "data and model come from different tokenizers, or the data is damaged",
                     "run `ladderlm verify DATA`, and prepare the data with the model's tokenizer",
                 )

@@ -1,13 +1,12 @@
-"""Best-fit-decreasing packing of what is left of documents after whole rows were cut off.
+"""Best-fit-decreasing packing of the tails of documents, after whole rows were cut off.
 
-Owns the algorithm over one window of documents and its walk over all windows. Only lengths come
-in and links between documents come out; what a row is, is told in `packing.py`.
+Owns the algorithm over one window of documents and the loop over all windows. It takes lengths and
+returns links between documents; `packing.py` makes rows of them.
 
-Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling", section 3. We differ in
-that the paper sorts the whole corpus: here windows of `WINDOW_DOCUMENTS` of the seeded order are
-packed one by one, so that the working memory is bounded and documents stay near their place in
-the order. Items of one length are placed together, which gives the rows of the item-by-item
-algorithm in far fewer steps.
+Source: Ding et al. 2024, "Fewer Truncations Improve Language Modeling", section 3. The paper sorts
+the whole corpus. Here windows of `WINDOW_DOCUMENTS` of the seeded order are packed one by one, so
+that memory is bounded and documents stay near their place in the order. Items of equal length are
+placed together, which gives the same rows as placing them one by one, in far fewer steps.
 """
 
 from bisect import bisect_left, insort
@@ -17,19 +16,19 @@ from numpy.typing import NDArray
 
 __all__ = ["WINDOW_DOCUMENTS", "heads_of", "link_tails", "pack_window"]
 
-WINDOW_DOCUMENTS = 1 << 16  # part of what the policy means: another number gives other rows
+WINDOW_DOCUMENTS = 1 << 16  # part of the policy: another number gives other rows
 
 
 def pack_window(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:
-    """Put items into rows: longest first, each where the least room is left that still holds it.
+    """Put items into rows: longest first, each into the fullest row that still has room for it.
 
     Args:
-        lengths: (n,) of the items, each in 1 .. room.
-        room: tokens a row holds.
+        lengths: (n,), each in 1 .. room.
+        room: tokens per row.
 
     Returns:
-        (n,) number of the row of each item, 0, 1, ... in the order in which rows were opened.
-        Equal lengths keep their order; of rows with equal room the first one is used.
+        (n,) row number of each item, 0, 1, ... in the order in which rows were opened. Items of
+        equal length keep their order; among rows with equal room the oldest is used.
     """
     by_length = np.argsort(-lengths, kind="stable")
     borders = np.flatnonzero(np.diff(lengths[by_length], prepend=-1, append=-1))
@@ -39,21 +38,19 @@ def pack_window(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:
     n_rows = 0
 
     def keep(left: int, kept: NDArray[np.int64]) -> None:
-        if left == 0 or len(kept) == 0:
-            return
-        if left not in open_rows:
-            insort(rooms, left)
-            open_rows[left] = []
-        open_rows[left].append(kept)
+        if left and len(kept):
+            if left not in open_rows:
+                insort(rooms, left)
+            open_rows.setdefault(left, []).append(kept)
 
     for at, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
         length = int(lengths[by_length[at]])
         while at < end:
             fitting = bisect_left(rooms, length)
             left = rooms.pop(fitting) if fitting < len(rooms) else room
-            n_each = left // length  # a row just used has the least room, so it is used up first
+            n_each = left // length  # the row used last has the least room, so it is filled first
             n_needed = -(-(end - at) // n_each)
-            if left in open_rows:  # never of a new row: the room kept there is smaller
+            if left in open_rows:  # never for a new row: open rows have less room
                 held = open_rows.pop(left)
                 candidates = held[0] if len(held) == 1 else np.concatenate(held)
                 keep(left, candidates[n_needed:])
@@ -76,13 +73,13 @@ def link_tails(
     """Pack the tails of documents, window by window.
 
     Args:
-        tails: (n_documents,) tokens to place of each document in turn, below `room`; 0: none.
-        room: tokens a row holds.
+        tails: (n_documents,) tokens of each document to place, below `room`; 0: none.
+        room: tokens per row.
         window: documents that are packed together.
 
     Returns:
-        (n_documents,) how many documents further on the next one of the same row stands, 0 at its
-        end. Following the links from each of `heads_of` visits each tail exactly once.
+        (n_documents,) distance from each document to the next one in the same row, 0 for the last.
+        Following the links from each of `heads_of` visits each tail exactly once.
     """
     links = np.zeros(len(tails), dtype=np.int32)
     for begin in range(0, len(tails), window):
@@ -96,7 +93,7 @@ def link_tails(
 
 
 def heads_of(tails: NDArray[np.int64], links: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return for each document whether its tail is the first of a row: no link leads to it."""
+    """Return which documents have the first tail of a row, to which no link leads."""
     heads = tails > 0
     linking = np.flatnonzero(links)
     heads[linking + links[linking]] = False

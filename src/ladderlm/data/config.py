@@ -1,6 +1,6 @@
-"""What a model is fed.
+"""Options of the training data.
 
-Owns `DataConfig`. Where the data lies is execution; what it holds is meaning.
+Owns `DataConfig`. The path of the data is execution; its content is part of a run's meaning.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ Packing = Literal["concat", "padded", "best-fit"]
 class DataConfig:
     """Data, row length, packing and order.
 
-    The fingerprints are None in a config written by hand; they are filled in from the manifests
-    before the run starts, are part of its name, and are checked at every resume.
+    The fingerprints are None in a config written by hand. They are filled in from the manifests
+    before the run starts, are part of its id, and are checked at every resume.
     """
 
     path: str | None = execution_field(None)
@@ -50,17 +50,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= self.seq_len < 2**24:
-            raise ConfigError(f"data.seq_len = {self.seq_len}", "a row holds 2 tokens or more")
+            raise ConfigError(f"data.seq_len must be in [2, 2^24), got {self.seq_len}")
         if not 1 <= self.n_lanes < 2**31:
-            raise ConfigError(f"data.n_lanes = {self.n_lanes}", "it is at least 1", "1: no mixing")
+            raise ConfigError(f"data.n_lanes must be in [1, 2^31), got {self.n_lanes}")
         if not 0 <= self.order_seed < 2**32:
-            raise ConfigError(f"data.order_seed = {self.order_seed}", "it lies in [0, 2^32)")
+            raise ConfigError(f"data.order_seed must be in [0, 2^32), got {self.order_seed}")
         names = [name for name, _ in self.subset_weights]
         if len(set(names)) < len(names) or any(weight <= 0 for _, weight in self.subset_weights):
             raise ConfigError(
-                f"data.subset_weights = {self.subset_weights!r}",
-                "every subset is named once, with a weight above zero",
-                "leave out subsets that are not trained on",
+                "data.subset_weights must name each subset once, with a weight above 0, got "
+                f"{self.subset_weights!r}",
+                fix="leave out subsets that are not trained on",
             )
 
 

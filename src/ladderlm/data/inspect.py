@@ -1,8 +1,8 @@
-"""Describe what a model is fed.
+"""Describe the data that a model is trained on.
 
-Owns the description of a stream, of a batch and of a row piece by piece, as values and as plain
-text. Numbers come from the batch itself, not from the plan that made it. Whatever stands in a
-document is shown, never obeyed: control characters are spelt out.
+Owns the description of a stream, of a batch and of the pieces of a row, as values and as plain
+text. Numbers come from the batch itself, not from its plan. Control characters in documents are
+spelled out, so that a terminal never obeys them.
 """
 
 from dataclasses import dataclass, replace
@@ -36,39 +36,40 @@ __all__ = [
 POLICIES: tuple[Packing, ...] = ("concat", "best-fit", "padded")
 _PACKING_WORDS = {
     "concat": (
-        "Documents are laid end to end and cut every {seq_len} tokens: no place is wasted, but "
+        "Documents are laid end to end and cut every {seq_len} tokens. No place is wasted, but "
         "many documents are cut, and a continued piece has lost its beginning."
     ),
     "best-fit": (
-        "Only documents longer than {seq_len} tokens are cut; their last pieces and short "
-        "documents share rows, packed by best fit: hardly a place is wasted, and no document is "
-        "cut that would fit in a row."
+        "Only documents longer than {seq_len} tokens are cut. Their last pieces and short "
+        "documents share rows, packed by best fit. Few places are wasted, and no document that "
+        "fits in a row is cut."
     ),
     "padded": (
-        "Every document begins in a row of its own, and what it does not fill is padding: the "
-        "plain reference, paid for with places that teach nothing."
+        "Every document begins in a row of its own, and the rest of its last row is padding. "
+        "This is the simplest policy, but nothing is learned from padding."
     ),
 }
 _MASK_WORDS = {
     True: (
-        "A token attends only within its own document and positions restart with each, so the loss "
-        "of a document does not depend on its neighbours."
+        "A token attends only to its own document, and positions restart with each document, so "
+        "the loss of a document does not depend on its neighbours."
     ),
     False: (
-        "A token attends to all earlier ones of its row, other documents included, and positions "
-        "run through: simple and fast, but the loss of a document depends on its neighbours."
+        "A token attends to all earlier tokens of its row, other documents included, and positions "
+        "run through the row. This is simple and fast, but the loss of a document depends on its "
+        "neighbours."
     ),
 }
 
 
 @dataclass(frozen=True)
 class ShownToken:
-    """One token as it can be shown.
+    """One token in printable form.
 
     Args:
-        text: what to show, with control characters spelt out.
-        kind: text; control: BOS, EOS and the like; bytes: holds a part of a character.
-        note: of bytes: what they belong to.
+        text: with control characters spelled out.
+        kind: "control" for BOS, EOS and the like, "bytes" for a part of a character.
+        note: for bytes, the character that they belong to.
     """
 
     text: str
@@ -82,9 +83,9 @@ class RowPiece:
 
     Args:
         start: place in the row.
-        document, subset: None on padding; the subset's name is not made harmless.
-        first_position: as the model gets it.
-        text: decoded, as it is.
+        document, subset: None on padding; control characters of the name are not spelled out.
+        first_position: position of the first token, as the model gets it.
+        text: decoded, with control characters as they are.
     """
 
     start: int
@@ -98,24 +99,25 @@ class RowPiece:
 
 
 def explain_policy(config: DataConfig) -> str:
-    """Return how documents become rows, and what is gained and lost by it."""
+    """Return how documents become rows, with the advantages and drawbacks."""
     words = _PACKING_WORDS[config.packing].format(seq_len=config.seq_len)
     return f"{words} {_MASK_WORDS[config.mask_documents]}"
 
 
 def compare_policies(stream: RowStream) -> dict[Packing, PackingReport]:
-    """Count what each packing policy would make of the documents of a stream."""
-    reports = {}
-    for policy in POLICIES:
-        other = stream
-        if policy != stream.config.packing:
-            other = RowStream(stream.split, replace(stream.config, packing=policy), stream.bos_id)
-        reports[policy] = other.report()
-    return reports
+    """Count rows and cuts of a stream's documents under each packing policy."""
+
+    def count(policy: Packing) -> PackingReport:
+        if policy == stream.config.packing:
+            return stream.report()
+        config = replace(stream.config, packing=policy)
+        return RowStream(stream.split, config, stream.bos_id).report()
+
+    return {policy: count(policy) for policy in POLICIES}
 
 
 def describe_stream(stream: RowStream) -> str:
-    """Return three lines on how documents become rows."""
+    """Return a description of how documents become rows, in three lines."""
     split, config, report = stream.split, stream.config, stream.report()
     mask = "within documents" if config.mask_documents else "across documents"
     share = report.n_cut / max(report.n_documents, 1)
@@ -136,8 +138,8 @@ def summarise_batch(batch: Batch, split: Split) -> dict[str, Any]:
 
     Returns:
         n_rows, n_places, n_tokens (inputs that are not padding), n_targets, n_documents, n_pieces,
-        waste (share of places that is padding), masked (share of places without a target), and
-        subsets by name with n_documents, n_tokens and share of the tokens, largest first.
+        waste (fraction of places that is padding), masked (fraction of places without a target),
+        and subsets by name with n_documents, n_tokens and share of the tokens, largest first.
     """
     real = batch.segment_ids >= 0
     documents, n_tokens = np.unique(batch.document_ids[real], return_counts=True)
@@ -149,14 +151,13 @@ def summarise_batch(batch: Batch, split: Split) -> dict[str, Any]:
             "n_tokens": int(n_tokens[own].sum()),
             "share": float(n_tokens[own].sum() / n_tokens.sum()),
         }
-    n_pieces = (batch.segment_ids.max(axis=1, initial=-1) + 1).sum()
     return {
         "n_rows": batch.n_rows,
         "n_places": int(real.size),
         "n_tokens": int(real.sum()),
         "n_targets": batch.n_targets,
         "n_documents": len(documents),
-        "n_pieces": int(n_pieces),
+        "n_pieces": int((batch.segment_ids.max(axis=1, initial=-1) + 1).sum()),
         "waste": float(1 - real.mean()) if real.size else 0.0,
         "masked": float(1 - batch.loss_mask.mean()) if real.size else 0.0,
         "subsets": dict(sorted(subsets.items(), key=lambda item: -item[1]["n_tokens"])),
@@ -165,8 +166,7 @@ def summarise_batch(batch: Batch, split: Split) -> dict[str, Any]:
 
 def row_pieces(batch: Batch, row: int, split: Split, tokenizer: Tokenizer) -> list[RowPiece]:
     """Return each run of one document in a row, padding last."""
-    segments = batch.segment_ids[row]
-    pieces = []
+    segments, pieces = batch.segment_ids[row], []
     borders = np.flatnonzero(np.diff(segments)) + 1
     for begin, end in zip([0, *borders], [*borders, len(segments)], strict=True):
         document = int(batch.document_ids[row, begin])
@@ -188,14 +188,13 @@ def row_pieces(batch: Batch, row: int, split: Split, tokenizer: Tokenizer) -> li
 
 
 def show_tokens(ids: list[int], tokenizer: Tokenizer) -> list[ShownToken]:
-    """Make neighbouring tokens legible one by one.
+    """Return neighbouring tokens in printable form.
 
-    A token that holds only a part of a character shows its bytes, and the last of such tokens the
-    character as well; the note of each names the character that they make together.
+    A token that holds a part of a character shows its bytes, and the last token of the character
+    shows the character too. The note of each token names the character.
     """
-    first = tokenizer.bos_id  # what comes after it begins a text
     parts = [
-        tokenizer.decode_bytes([token], continued=before != first)
+        tokenizer.decode_bytes([token], continued=before != tokenizer.bos_id)
         for before, token in zip([None, *ids], ids, strict=False)
     ]
     whole = b"".join(parts)
@@ -227,7 +226,7 @@ def show_tokens(ids: list[int], tokenizer: Tokenizer) -> list[ShownToken]:
 
 
 def _character_spans(whole: bytes) -> list[tuple[int, int, str]]:
-    """List (begin, end, character) of UTF-8 bytes; a byte that is in none has an empty one."""
+    """Return (begin, end, character) of UTF-8 bytes, "" for a byte that is part of no character."""
     spans, at = [], 0
     for char in whole.decode("utf-8", "surrogateescape"):
         alone = "\udc80" <= char <= "\udcff"
@@ -240,50 +239,48 @@ def _character_spans(whole: bytes) -> list[tuple[int, int, str]]:
 def sketch_attention(
     segments: NDArray[np.int64], mask_documents: bool, width: int = 32
 ) -> list[str]:
-    """Draw which keys (columns) each query (rows, downwards) sees, in `width` columns.
+    """Return a drawing of the keys (columns) that each query (rows, downwards) attends to.
 
-    A letter stands for the document of the key; a dot is a key that is hidden because it belongs
-    to another document; nothing is drawn on padding or in the future.
+    A letter marks the document of a key, a dot a key that is masked because it belongs to another
+    document. Padding and later tokens are left blank.
     """
     width = min(width, len(segments))
-    lines = []
-    for q in ((np.arange(width // 2) + 0.5) * len(segments) / (width // 2)).astype(int):
-        line = ""
-        for k in ((np.arange(width) + 0.5) * len(segments) / width).astype(int):
-            if k > q or segments[q] < 0:
-                break
-            seen = not mask_documents or segments[k] == segments[q]
-            line += chr(ord("a") + int(segments[k]) % 26) if seen else "·"
-        lines.append(line)
-    return lines
+
+    def places(n: int) -> list[int]:
+        found: list[int] = ((np.arange(n) + 0.5) * len(segments) / n).astype(int).tolist()
+        return found
+
+    def cell(q: int, k: int) -> str:
+        seen = not mask_documents or segments[k] == segments[q]
+        return chr(ord("a") + int(segments[k]) % 26) if seen else "·"
+
+    return [
+        "".join(cell(q, k) for k in places(width) if k <= q and segments[q] >= 0)
+        for q in places(width // 2)
+    ]
 
 
 def describe_row(
     batch: Batch, row: int, split: Split, tokenizer: Tokenizer, width: int = 400
 ) -> str:
-    """Describe one row: each piece's place, document, mask and decoded text."""
+    """Return the place, document, mask and decoded text of each piece of a row."""
     lines = []
     for piece in row_pieces(batch, row, split, tokenizer):
-        start, n_tokens = piece.start, piece.n_tokens
-        place = f"  [{start}:{start + n_tokens}]"
+        end = piece.start + piece.n_tokens
+        place = f"  [{piece.start}:{end}]"
         if piece.document is None:
             lines.append(f"{place} padding, no targets")
             continue
-        ids = batch.tokens[row, start : start + n_tokens].tolist()
-        begins = "from its BOS" if ids[0] == tokenizer.bos_id else "continued"
-        last = int(batch.targets[row, start + n_tokens - 1])
-        ends = "to its EOS" if last == tokenizer.eos_id else "cut"
+        begins = "from its BOS" if piece.ids[0] == tokenizer.bos_id else "continued"
+        ends = "to its EOS" if batch.targets[row, end - 1] == tokenizer.eos_id else "cut"
         lines.append(
             f"{place} document {piece.document} ({visible(str(piece.subset), '')}), "
-            f"{begins}, {ends}; "
-            f"positions from {piece.first_position}, {piece.n_targets} targets"
+            f"{begins}, {ends}; positions from {piece.first_position}, {piece.n_targets} targets"
         )
         text = piece.text
         shown = text if len(text) <= width else text[: width // 2] + " ... " + text[-width // 2 :]
         lines.append("    input  " + repr(shown))
-        first = [token.text for token in show_tokens(ids[:6], tokenizer)]
-        shifted = batch.targets[row, start : start + 6].tolist()[:n_tokens]
-        lines.append(f"    inputs  {ids[:6]} {first}")
-        then = [token.text for token in show_tokens(shifted, tokenizer)]
-        lines.append(f"    targets {shifted} {then}")
+        targets = batch.targets[row, piece.start : end].tolist()
+        for name, ids in (("inputs ", piece.ids[:6]), ("targets", targets[:6])):
+            lines.append(f"    {name} {ids} {[t.text for t in show_tokens(ids, tokenizer)]}")
     return "\n".join(lines)

@@ -1,12 +1,13 @@
-"""Which tokens stand in which row.
+"""Assign tokens to rows.
 
 Owns the seeded order of documents and the packing policies of training. A plan is a pure function
-of (document lengths, order seed, epoch, row length, policy); it holds no position to lose. Reads
-no files. How tails of documents share rows is worked out in `best_fit.py`.
+of (document lengths, order seed, epoch, row length, policy) and has no state. Reads no files.
+`best_fit.py` computes how tails of documents share rows.
 """
 
 import functools
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ladderlm.data.best_fit import heads_of, link_tails
-from ladderlm.data.config import Packing
+from ladderlm.data.config import DataConfig, Packing
 
-__all__ = ["EpochPlan", "PackingReport", "Segment", "document_order", "plan_epoch"]
+__all__ = ["EpochPlan", "PackingReport", "Segment", "document_order", "find_row", "plan_epoch"]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of one document's tokens inside a row.
+    """A run of consecutive tokens of one document in a row.
 
     Args:
         document: index of the document in its split.
         start: first input token, counted from the document's BOS.
-        n_tokens: input tokens; targets are the same run shifted by one, so the last input token
-            of a piece is never the document's EOS.
+        n_tokens: input tokens. The targets are the same run shifted by one, so the last input
+            token is never the document's EOS.
     """
 
     document: int
@@ -36,24 +37,24 @@ class Segment:
 
 
 def document_order(n_documents: int, order_seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order of documents in one epoch: a permutation drawn from (order_seed, epoch).
+    """Return the order of documents in one epoch, a permutation drawn from (order_seed, epoch).
 
-    It depends on nothing else, so two tokenizers or packings see the same documents in turn.
+    It depends on nothing else, so every tokenizer and packing sees the same order.
     """
     return np.random.default_rng([order_seed, epoch]).permutation(n_documents).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class PackingReport:
-    """What a policy makes of an epoch; counts of (input, target) pairs, one a target.
+    """Counts of documents, (input, target) pairs and rows of an epoch under a policy.
 
     Args:
-        n_documents: with a pair at least.
-        n_pairs: pairs of all documents; each stands in one place of one row.
-        n_rows, n_places: rows, and places in them.
+        n_documents: documents with at least one pair.
+        n_pairs: pairs of all documents, each in one place of one row.
+        n_places: rows times their length.
         n_pieces: unbroken runs of one document.
-        n_cut: documents that stand in more than one piece.
-        n_cut_needlessly: of those, documents that would have fitted in one row.
+        n_cut: documents in more than one piece.
+        n_cut_needlessly: cut documents that would fit in one row.
     """
 
     n_documents: int
@@ -66,7 +67,7 @@ class PackingReport:
 
     @classmethod
     def of(cls, plans: "Sequence[EpochPlan]") -> "PackingReport":
-        """Count over whole epochs: of one plan, or of plans of different documents."""
+        """Count over one plan, or over plans of different documents."""
         counts = np.zeros(7, dtype=np.int64)
         for plan in plans:
             n_pairs, n_pieces = plan.n_pairs, plan.pieces_by_document()
@@ -84,22 +85,22 @@ class PackingReport:
 
     @property
     def waste(self) -> float:
-        """Share of the places that is padding."""
+        """Fraction of the places that is padding."""
         return 1 - self.n_pairs / self.n_places if self.n_places else 0.0
 
     @property
     def tokens_per_document(self) -> float:
-        """Mean input tokens of a document."""
+        """Mean input tokens per document."""
         return self.n_pairs / max(self.n_documents, 1)
 
     @property
     def tokens_per_piece(self) -> float:
-        """Mean input tokens that stand together: the context that packing leaves."""
+        """Mean input tokens per piece, the context that packing leaves."""
         return self.n_pairs / max(self.n_pieces, 1)
 
     @property
     def documents_per_row(self) -> float:
-        """Mean pieces of a row."""
+        """Mean pieces per row."""
         return self.n_pieces / max(self.n_rows, 1)
 
     def as_dict(self) -> dict[str, float]:
@@ -110,23 +111,21 @@ class PackingReport:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch's rows.
+    """Rows of one epoch.
 
-    A document of L tokens (BOS and EOS in) has L - 1 (input, target) pairs. `concat` lays the
-    pairs of all documents end to end and cuts every `seq_len`, so that every target is scored
-    once and a row is full but for the last. `padded` begins each document in a row of its own,
-    and continues long ones in further rows. `best-fit` does the same, but the last piece of a
-    document shares its row with those of others, as many as fit (see `best_fit.py`); such a row
-    stands where its first document does.
+    A document of L tokens (with BOS and EOS) has L - 1 (input, target) pairs. `concat` lays the
+    pairs of all documents end to end and cuts every `seq_len`, so every row but the last is full.
+    `padded` begins each document in a row of its own and continues long ones in further rows.
+    `best-fit` does the same, but the last pieces of documents share rows (see `best_fit.py`); a
+    shared row has the place of its first document.
 
     Args:
-        order: documents in turn, (n_documents,).
+        order: (n_documents,) indices of documents.
         ends: running total of pairs (concat) or rows (others) after each document of `order`.
         n_pairs: pairs of each document of `order`.
         seq_len: T.
-        policy: how rows are filled.
         n_lanes: places of the epoch that are read in turn, see `place`.
-        links: of best-fit: how far on in `order` the next document of a shared row stands; 0: none.
+        links: for best-fit, distance in `order` to the next document of a shared row; 0: none.
     """
 
     order: NDArray[np.int64]
@@ -139,27 +138,26 @@ class EpochPlan:
 
     @property
     def n_rows(self) -> int:
-        """Rows of the epoch; at least 1 unless there is nothing to train on."""
+        """Number of rows; 0 only if there is nothing to train on."""
         total = int(self.ends[-1]) if len(self.ends) else 0
         return -(-total // self.seq_len) if self.policy == "concat" else total
 
     def place(self, index: int) -> int:
-        """Return the place, in the order of packing, of the row that is read as number `index`.
+        """Return the place in packing order of the row that is read as number `index`.
 
-        The epoch is cut into `n_lanes` runs of equal length (give or take one row), and one row
-        of each is read in turn, far lanes after one another. So the rows of a batch come from
-        different documents, although a document may fill many rows. A bijection of
-        0 .. n_rows - 1.
+        The epoch is split into `n_lanes` runs of equal length (up to one row). One row of each run
+        is read in turn, and consecutive reads come from distant runs, so a batch mixes documents
+        even if each fills many rows. The mapping is a bijection of 0 .. n_rows - 1.
         """
         n_lanes = min(self.n_lanes, self.n_rows)
         length, rest = divmod(self.n_rows, n_lanes)
         depth, turn = divmod(index, n_lanes)
-        # The last round holds the rows that the division left over, of the first lanes alone.
+        # The last round reads the remainder of the division, which the first lanes hold.
         lane = turn if depth == length else turn * _lane_stride(n_lanes) % n_lanes
         return lane * length + min(lane, rest) + depth
 
     def row(self, index: int) -> list[Segment]:
-        """Return the pieces of the row read as number `index`, 0 <= index < n_rows, in order."""
+        """Return the pieces of the row read as number `index`, in order."""
         place = self.place(index)
         return self._row_concat(place) if self.policy == "concat" else self._row_of_one(place)
 
@@ -177,7 +175,7 @@ class EpochPlan:
         return pieces
 
     def _row_of_one(self, index: int) -> list[Segment]:
-        """Return a whole row of a long document, or its last piece with those linked to it."""
+        """Return a full row of a long document, or its last piece and those linked to it."""
         at = int(np.searchsorted(self.ends, index, side="right"))
         start = (index - (int(self.ends[at - 1]) if at else 0)) * self.seq_len
         n_tokens = min(self.seq_len, int(self.n_pairs[at]) - start)
@@ -190,7 +188,7 @@ class EpochPlan:
         return pieces
 
     def fill_counts(self) -> NDArray[np.int64]:
-        """Count rows by the tokens they hold: (T + 1,), entry n for rows of n tokens."""
+        """Return (T + 1,) counts of rows; entry n counts rows of n tokens."""
         counts = np.zeros(self.seq_len + 1, dtype=np.int64)
         if self.policy == "concat":
             n_full, rest = divmod(int(self.n_pairs.sum()), self.seq_len)
@@ -202,27 +200,25 @@ class EpochPlan:
         at = np.flatnonzero(np.diff(self.ends, prepend=0) > self.n_pairs // self.seq_len)
         fills, open_rows = tails[at], np.arange(len(at))
         while self.links is not None and len(open_rows):
-            going_on = self.links[at] > 0
-            open_rows, at = open_rows[going_on], (at + self.links[at])[going_on]
+            linked = self.links[at] > 0
+            open_rows, at = open_rows[linked], (at + self.links[at])[linked]
             fills[open_rows] += tails[at]
         return counts + np.bincount(fills, minlength=self.seq_len + 1)
 
     def pieces_by_document(self) -> NDArray[np.int64]:
         """Count the pieces of each document of `order`."""
-        n_pieces: NDArray[np.int64] = -(-self.n_pairs // self.seq_len)
-        if self.policy == "concat":
-            begins = self.ends - self.n_pairs
-            n_pieces = (self.ends - 1) // self.seq_len - begins // self.seq_len + 1
-            n_pieces = np.where(self.n_pairs > 0, n_pieces, 0)
-        return n_pieces
+        if self.policy != "concat":
+            return -(-self.n_pairs // self.seq_len)
+        first, last = (self.ends - self.n_pairs) // self.seq_len, (self.ends - 1) // self.seq_len
+        return np.where(self.n_pairs > 0, last - first + 1, 0)
 
 
 @functools.lru_cache(maxsize=16)
 def _lane_stride(n_lanes: int) -> int:
-    """Return the step nearest to the golden section of `n_lanes` without a common divisor with it.
+    """Return the number coprime to `n_lanes` that is nearest to its golden section.
 
-    Its multiples fill the circle of lanes evenly (Weyl's sequence), so any few lanes that are
-    read after one another lie far apart.
+    Its multiples modulo `n_lanes` are spread evenly (Weyl's sequence), so lanes that are read one
+    after another are far apart.
     """
     middle = max(round(n_lanes * (math.sqrt(5) - 1) / 2), 1)
     return next(
@@ -235,31 +231,43 @@ def _lane_stride(n_lanes: int) -> int:
 
 def plan_epoch(
     document_lengths: NDArray[np.int64],
-    order_seed: int,
+    config: DataConfig,
     epoch: int,
-    seq_len: int,
-    policy: Packing,
-    n_lanes: int = 1,
     link: Callable[[NDArray[np.int64], int], NDArray[np.int32]] | None = None,
 ) -> EpochPlan:
     """Plan one epoch.
 
     Args:
-        document_lengths: tokens of each document of the split, BOS and EOS in.
-        order_seed, epoch: choose the permutation.
-        seq_len: T, tokens of a row.
-        policy, n_lanes: see `EpochPlan`.
-        link: gives the links of best-fit from tails and `seq_len`; None: `link_tails`.
+        document_lengths: tokens of each document of the split, with BOS and EOS.
+        link: returns the links of best-fit from tails and `seq_len`; None: `link_tails`.
     """
-    order = document_order(len(document_lengths), order_seed, epoch)
-    n_pairs = np.maximum(document_lengths[order] - 1, 0)
-    links = None
-    if policy == "concat":
+    order = document_order(len(document_lengths), config.order_seed, epoch)
+    n_pairs, seq_len, links = np.maximum(document_lengths[order] - 1, 0), config.seq_len, None
+    if config.packing == "concat":
         lengths = n_pairs
-    elif policy == "padded":
+    elif config.packing == "padded":
         lengths = -(-n_pairs // seq_len)
     else:
         tails = n_pairs % seq_len
         links = (link or link_tails)(tails, seq_len)
         lengths = n_pairs // seq_len + heads_of(tails, links)
-    return EpochPlan(order, np.cumsum(lengths), n_pairs, seq_len, policy, n_lanes, links)
+    ends = np.cumsum(lengths)
+    return EpochPlan(order, ends, n_pairs, seq_len, config.packing, config.n_lanes, links)
+
+
+def find_row(
+    first_rows: list[int], index: int, plan: Callable[[int], EpochPlan], fixed: bool
+) -> tuple[int, int]:
+    """Return the epoch of a row and its number there.
+
+    Args:
+        first_rows: first row of each epoch reached so far, at least of two; extended as needed.
+        plan: returns the plan of an epoch.
+        fixed: every epoch has the same number of rows.
+    """
+    if fixed:
+        return divmod(index, first_rows[1])
+    while index >= first_rows[-1]:
+        first_rows.append(first_rows[-1] + plan(len(first_rows) - 1).n_rows)
+    epoch = bisect_right(first_rows, index) - 1
+    return epoch, index - first_rows[epoch]

@@ -1,10 +1,10 @@
-"""Packing plans on disk, for corpora so large that working them out takes long.
+"""Packing plans on disk, for corpora that take long to plan.
 
 Owns the cache `DATA/plans/`: which documents share rows, under a name made of everything that
-decides it. A cache can only save time: a file that is missing, damaged or cannot be written
-only saves time.
+decides it. The cache only saves time: a plan whose file is missing or damaged is computed again.
 """
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def plan_file(split: Split, config: DataConfig, epoch: int) -> Path | None:
-    """Return the file of an epoch's plan; None where there is nothing to gain by one."""
+    """Return the file of an epoch's plan; None if a cache would save no time."""
     if config.packing != "best-fit" or split.n_documents < CACHED_FROM_DOCUMENTS:
         return None
     key = {
@@ -43,16 +43,14 @@ def plan_file(split: Split, config: DataConfig, epoch: int) -> Path | None:
 
 
 def cached_links(file: Path, tails: NDArray[np.int64], room: int) -> NDArray[np.int32]:
-    """Read the links of a plan, or work them out by `link_tails` and store them.
+    """Read the links of a plan, or compute them by `link_tails` and store them.
 
     Args:
         file: from `plan_file`. It holds a SHA-256 and the links as little-endian int32.
-        tails, room: see `link_tails`.
     """
-    try:
+    stored = b""
+    with contextlib.suppress(OSError):
         stored = file.read_bytes()
-    except OSError:
-        stored = b""
     body = stored[32:]
     if len(body) == 4 * len(tails) and hashlib.sha256(body).digest() == stored[:32]:
         return np.frombuffer(body, dtype="<i4").astype(np.int32)
@@ -63,5 +61,5 @@ def cached_links(file: Path, tails: NDArray[np.int64], room: int) -> NDArray[np.
     try:
         publish(file, lambda stream: stream.write(hashlib.sha256(body).digest() + body))
     except (OSError, LadderError) as error:
-        _log.warning("the packing plan is not kept, so each start works it out again: %s", error)
+        _log.warning("the packing plan is not kept, so each start computes it again: %s", error)
     return links

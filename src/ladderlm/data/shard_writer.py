@@ -1,11 +1,11 @@
 """Write the token shards and the document index of one split.
 
-Owns how documents become files, with memory that does not grow with their number. Does not own
-the manifest, nor what the files are called together.
+Owns how documents become files, in memory that does not grow with their number. Does not own the
+manifest.
 """
 
+import functools
 import hashlib
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,15 +24,13 @@ MAX_SUBSETS = 1 << 16  # what the index can number
 
 
 class SplitWriter:
-    """Write one split: `<split>-00000.bin` ... and `<split>-documents.npy`.
+    """Writer of one split: `<split>-00000.bin` ... and `<split>-documents.npy`.
 
-    Every file gets its name only once it is whole.
+    A file gets its name only when it is complete.
 
     Args:
-        folder: where the files go.
-        split: what their names begin with.
         dtype: from `token_dtype`.
-        shard_tokens: a shard is closed at the first document end past this size.
+        shard_tokens: a shard is closed at the end of the document that reaches this size.
     """
 
     def __init__(
@@ -45,13 +43,18 @@ class SplitWriter:
         self._n_documents = self._n_tokens = self._max_id = 0
         self._shard: _OpenShard | None = None
         self._index_path = folder / f"{split}-documents.npy"
-        self._index_file: AbstractContextManager[IO[bytes]] | None = None
-        self._index: IO[bytes] | None = None
+
+    @functools.cached_property
+    def _index(self) -> IO[bytes]:
+        self._index_file = publish_stream(self._index_path)
+        stream = self._index_file.__enter__()
+        _write_header(stream, 0)
+        return stream
 
     def add(self, tokens: NDArray[np.int64], n_bytes: int, subset: str) -> None:
-        """Append one document: tokens with BOS and EOS, bytes of its raw text, its subset."""
-        one, size = np.array([len(tokens)]), np.array([n_bytes])
-        self.add_documents(tokens, one, size, np.zeros(1, np.int64), (subset,))
+        """Append one document; see `add_documents`."""
+        n_tokens, size = np.array([len(tokens)]), np.array([n_bytes])
+        self.add_documents(tokens, n_tokens, size, np.zeros(1, np.int64), (subset,))
 
     def add_documents(
         self,
@@ -64,12 +67,13 @@ class SplitWriter:
         """Append n documents.
 
         Args:
-            tokens: of all of them end to end, each with BOS and EOS.
-            n_tokens, n_bytes: (n,), tokens of each, and UTF-8 bytes of its raw text.
-            subset_ids, subset_names: (n,), and what they point to.
+            tokens: documents end to end, each with BOS and EOS.
+            n_tokens: (n,), tokens of each.
+            n_bytes: (n,), UTF-8 bytes of each raw text.
+            subset_ids: (n,), indices into `subset_names`.
 
         Raises:
-            DataError: an id that does not fit, or more subsets than can be numbered.
+            DataError: an id does not fit in the dtype, or there are more than 65,536 subsets.
         """
         if not len(n_tokens):
             return
@@ -78,15 +82,17 @@ class SplitWriter:
             wrong = lowest if lowest < 0 else largest
             raise DataError(f"token id {wrong} does not fit in {self.dtype}")
         self._max_id = max(self._max_id, largest)
-        used = [subset_names[i] for i in dict.fromkeys(subset_ids.tolist())]  # in order of use
-        for name in used:
-            if name not in self._subset_ids:
-                self._name_subset(name)
+        for i in dict.fromkeys(subset_ids.tolist()):  # in order of use
+            if subset_names[i] not in self._subset_ids:
+                self._name_subset(subset_names[i])
         ids = np.array([self._subset_ids.get(name, 0) for name in subset_names])[subset_ids]
         for column, amounts in enumerate((np.ones_like(n_tokens), n_bytes, n_tokens)):
             np.add.at(self._counts[:, column], ids, amounts)
         ends = np.cumsum(n_tokens)
-        self._write_rows(self._n_tokens + ends - n_tokens, n_bytes, ids)
+        rows = np.empty(len(n_tokens), INDEX_DTYPE)
+        rows["offset"] = self._n_tokens + ends - n_tokens
+        rows["n_bytes"], rows["subset"] = n_bytes, ids
+        self._index.write(rows.tobytes())
         self._write_tokens(tokens.astype(self.dtype, copy=False), ends)
         self._n_documents += len(n_tokens)
         self._n_tokens += int(ends[-1])
@@ -94,7 +100,7 @@ class SplitWriter:
     def _name_subset(self, subset: str) -> None:
         if len(self._subset_ids) == MAX_SUBSETS:
             raise DataError(
-                f"more than {MAX_SUBSETS:,} subsets; the last is {subset[:80]!r}",
+                f"a split can have at most {MAX_SUBSETS:,} subsets, the next is {subset[:80]!r}",
                 "the key seems to name documents, not kinds of text",
                 "choose another --subset-key",
             )
@@ -103,31 +109,19 @@ class SplitWriter:
             more = np.zeros((max(len(self._counts), 16), 3), np.int64)
             self._counts = np.concatenate([self._counts, more])
 
-    def _write_rows(
-        self, offsets: NDArray[np.int64], n_bytes: NDArray[np.int64], ids: NDArray[np.int64]
-    ) -> None:
-        if self._index is None:
-            self._index_file = publish_stream(self._index_path)
-            self._index = self._index_file.__enter__()
-            _write_header(self._index, 0)
-        rows = np.empty(len(offsets), INDEX_DTYPE)
-        rows["offset"], rows["n_bytes"], rows["subset"] = offsets, n_bytes, ids
-        self._index.write(rows.tobytes())
-
     def _write_tokens(self, tokens: NDArray[Any], ends: NDArray[np.int64]) -> None:
-        """Write documents into shards, closing one at the first document end past its size."""
+        """Write documents into shards."""
         begin = 0
         while begin < len(tokens):
             if self._shard is None:
                 name = f"{self.split}-{len(self._shards):05d}.bin"
                 self._shard = _OpenShard(self.folder / name)
             room = begin + self.shard_tokens - self._shard.n_tokens
-            last = min(int(np.searchsorted(ends, room)), len(ends) - 1)
-            end = int(ends[last])
+            end = int(ends[min(int(np.searchsorted(ends, room)), len(ends) - 1)])
             self._shard.write(tokens[begin:end])
+            begin = end
             if self._shard.n_tokens >= self.shard_tokens:
                 self._close_shard()
-            begin = end
 
     def _close_shard(self) -> None:
         if self._shard is not None:
@@ -135,18 +129,14 @@ class SplitWriter:
             self._shard = None
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
-        """Close the last shard and the index; return the split's entry for the manifest."""
+        """Close the last shard and the index, and return the split's entry for the manifest."""
         self._close_shard()
-        self._write_rows(*(np.empty(0, np.int64) for _ in range(3)))
-        assert self._index is not None
-        assert self._index_file is not None
         self._index.seek(0)
         _write_header(self._index, self._n_documents)
         self._index_file.__exit__(None, None, None)
         path = self._index_path
         index = {"file": path.name, "n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        keys = ("n_documents", "n_bytes", "n_tokens")
-        names = list(self._subset_ids)
+        keys, names = ("n_documents", "n_bytes", "n_tokens"), list(self._subset_ids)
         counts = self._counts[: len(names)]
         entry: dict[str, Any] = {
             "n_documents": self._n_documents,
@@ -169,7 +159,7 @@ class SplitWriter:
 
 
 class _OpenShard:
-    """A shard under way. Left alone, it vanishes together with its temporary file."""
+    """A shard that is being written. If it is never closed, its temporary file is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.n_tokens, self._n_bytes = path, 0, 0
@@ -191,7 +181,7 @@ class _OpenShard:
 
 
 def _write_header(stream: IO[bytes], n_rows: int) -> None:
-    # numpy leaves room for the longest shape, so the header can be written again in place.
+    # NumPy leaves room for the longest shape, so the header can be rewritten in place.
     descr = np.lib.format.dtype_to_descr(INDEX_DTYPE)
     header = {"descr": descr, "fortran_order": False, "shape": (n_rows,)}
     np.lib.format.write_array_header_1_0(stream, header)

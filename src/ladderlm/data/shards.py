@@ -1,7 +1,7 @@
 """Prepared data on disk: token shards, document index, manifest.
 
-Owns the format and its verifying reader; `shard_writer` writes it. Reads with `pread`, never
-through a memory map: a file that shrinks under a run is then an error and not a crash.
+Owns the format and its verifying reader; `shard_writer` writes it. Reads with `pread` and never
+through a memory map, so that a file that shrinks during a run is an error and not a crash.
 """
 
 import contextlib
@@ -35,11 +35,7 @@ FORMAT_VERSION = 2
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return uint16 where every id fits, else uint32.
-
-    Raises:
-        DataError: more than 2^32 ids.
-    """
+    """Return uint16 if every id fits, else uint32. More than 2^32 ids are a `DataError`."""
     if vocab_size <= 2**16:
         return np.dtype("<u2")
     if vocab_size <= 2**32:
@@ -54,11 +50,11 @@ class Split:
     Args:
         name: for example "train".
         fingerprint: hash of its tokens and index.
-        n_documents, n_tokens: sizes; tokens count BOS and EOS.
-        subset_names: names that `subset_ids` point to.
-        offsets: (n_documents + 1,) int64, first token of each document; the last entry is the end.
-        n_bytes: (n_documents,) int64, UTF-8 bytes of each raw text.
-        subset_ids: (n_documents,) int64.
+        n_tokens: with BOS and EOS.
+        offsets: (n_documents + 1,), first token of each document; the last entry is the end.
+        n_bytes: (n_documents,), UTF-8 bytes of each raw text.
+        subset_ids: (n_documents,), indices into `subset_names`.
+        shards: path, first token and end of each.
     """
 
     name: str
@@ -69,37 +65,37 @@ class Split:
     offsets: NDArray[np.int64]
     n_bytes: NDArray[np.int64]
     subset_ids: NDArray[np.int64]
-    shards: tuple[tuple[Path, int, int], ...]  # path, first token, end
+    shards: tuple[tuple[Path, int, int], ...]
     dtype: np.dtype[Any]
 
     def tokens(self, start: int, stop: int) -> NDArray[Any]:
         """Read tokens start .. stop - 1 of the split, across shards.
 
         Raises:
-            DataError: outside the split, or a shard has become shorter than its manifest says.
+            DataError: the range is not in the split, or a shard is shorter than its manifest says.
         """
         if not 0 <= start <= stop <= self.n_tokens:
-            raise DataError(f"tokens {start}..{stop} of split {self.name} with {self.n_tokens}")
-        parts = []
-        for path, first, end in self.shards:
-            low, high = max(start, first), min(stop, end)
-            if low < high:
-                parts.append(self._read(path, low - first, high - low))
+            raise DataError(f"split {self.name} has {self.n_tokens} tokens, not {start}..{stop}")
+        parts = [
+            self._read(path, max(start, first) - first, min(stop, end) - max(start, first))
+            for path, first, end in self.shards
+            if max(start, first) < min(stop, end)
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self.dtype), *parts])
 
     def _read(self, path: Path, start: int, n_tokens: int) -> NDArray[Any]:
-        size = self.dtype.itemsize
-        data = os.pread(_descriptor(path), n_tokens * size, start * size)
-        if len(data) != n_tokens * size:
+        n_bytes = n_tokens * self.dtype.itemsize
+        data = os.pread(_descriptor(path), n_bytes, start * self.dtype.itemsize)
+        if len(data) != n_bytes:
             raise DataError(
-                f"{path} ends {n_tokens * size - len(data)} bytes too early",
-                "the file was cut while it was in use",
+                f"{path} ends {n_bytes - len(data)} bytes too early",
+                "the file was truncated while it was in use",
                 "prepare the data again, then resume the run",
             )
         return np.frombuffer(data, dtype=self.dtype)
 
     def document(self, index: int) -> NDArray[Any]:
-        """Read one document with BOS and EOS."""
+        """Read one document, with BOS and EOS."""
         return self.tokens(int(self.offsets[index]), int(self.offsets[index + 1]))
 
 
@@ -108,10 +104,10 @@ _open_files: dict[Path, int] = {}
 
 
 def _descriptor(path: Path) -> int:
-    """Keep the few shards last used open."""
+    """Return a descriptor of a shard; a few shards stay open."""
     if path not in _open_files:
         if len(_open_files) >= _MAX_OPEN:
-            os.close(_open_files.pop(next(iter(_open_files))))
+            _forget(next(iter(_open_files)))
         _open_files[path] = os.open(path, os.O_RDONLY)
     return _open_files[path]
 
@@ -133,23 +129,22 @@ class PreparedData:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Names of the splits that are there."""
+        """Names of the splits."""
         return tuple(self.manifest["splits"])
 
     def split(self, name: str, verify: bool = True) -> Split:
         """Open a split.
 
         Args:
-            verify: compare the size and SHA-256 of every file with the manifest, once a process.
+            verify: compare the SHA-256 of every file with the manifest, once per process.
 
         Raises:
-            DataError: no such split, or a damaged file, by name.
+            DataError: no such split, or a damaged file.
         """
         if name not in self.manifest["splits"]:
             raise DataError(
-                f"{self.path} has no split {name!r}",
-                f"it has {', '.join(self.split_names)}",
-                f"prepare it: ladderlm prepare SOURCE --split {name} --out {self.path}",
+                f"{self.path} has no split {name!r}, only {', '.join(self.split_names)}",
+                fix=f"prepare it: ladderlm prepare SOURCE --split {name} --out {self.path}",
             )
         entry = self.manifest["splits"][name]
         held = _hold(self.path / entry["index"]["file"])
@@ -164,10 +159,10 @@ class PreparedData:
         return split
 
     def check_files(self, name: str) -> None:
-        """Compare every file of a split with the manifest, those for the overlap too.
+        """Compare every file of a split with the manifest, including those for the overlap.
 
         Raises:
-            DataError: a damaged file, by name.
+            DataError: a damaged file.
         """
         for file in files_of_split(self.manifest["splits"][name]):
             self._check_file(file, verify=True)
@@ -175,11 +170,16 @@ class PreparedData:
     def _check_file(self, file: dict[str, Any], verify: bool) -> None:
         path = self.path / file["file"]
         if Path(file["file"]).name != file["file"]:
-            raise _damaged(path, "a manifest names plain files of its own folder")
-        _check_file_size(path, file["n_bytes"])
+            raise _damaged(path, "it is not in the folder of its manifest")
+        if path.is_symlink() or not path.is_file():
+            raise _damaged(path, "it is missing or not a regular file")
+        status = path.stat()
+        if status.st_size != file["n_bytes"]:
+            sizes = f"it has {status.st_size} bytes, the manifest says {file['n_bytes']}"
+            raise _damaged(path, sizes)
         _forget(path)
         if verify:
-            _check_hash(path, file["sha256"])
+            _check_hash(path, file["sha256"], status.st_size, status.st_mtime_ns)
 
     def _open_split(self, name: str, entry: dict[str, Any]) -> Split:
         path = self.path / entry["index"]["file"]
@@ -195,7 +195,7 @@ class PreparedData:
             shards.append((self.path / shard["file"], end, end + shard["n_tokens"]))
             end += shard["n_tokens"]
         if len(rows) != entry["n_documents"] or end != entry["n_tokens"]:
-            raise _damaged(path, "the index does not fit the shards")
+            raise _damaged(path, "the index does not match the shards")
         if (np.diff(offsets) < 2).any() or (rows["subset"] >= len(entry["subset_names"])).any():
             raise _damaged(path, "the index holds an impossible document")
         if entry["max_token_id"] >= self.vocab_size:
@@ -220,7 +220,7 @@ def files_of_split(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _hold(index: Path) -> int:
-    """Keep `prepare` from deleting this version of a split while it is open; give a descriptor."""
+    """Return a descriptor that keeps `prepare` from deleting this version of a split."""
     try:
         descriptor = os.open(index, os.O_RDONLY | os.O_NOFOLLOW)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -238,16 +238,14 @@ def open_data(path: Path | str) -> PreparedData:
     """
     path = Path(path)
     file = path / "manifest.json"
-    fix = f"make it: ladderlm prepare SOURCE... --tokenizer DIR --out {path}"
+    fix = f"prepare the data: ladderlm prepare SOURCE... --tokenizer DIR --out {path}"
     if not file.is_file():
-        raise DataError(f"{path} holds no prepared data (no manifest.json)", "", fix)
+        raise DataError(f"{path} holds no prepared data (no manifest.json)", fix=fix)
     manifest = read_json(file)
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{file} has data format {version!r}, this ladderlm reads {FORMAT_VERSION}",
-            "the meaning of its files may differ",
-            fix,
+            f"{file} has data format {version!r}, this ladderlm reads {FORMAT_VERSION}", fix=fix
         )
     if manifest.get("fingerprint") != manifest_fingerprint(manifest):
         raise DataError(
@@ -259,26 +257,14 @@ def open_data(path: Path | str) -> PreparedData:
 
 
 def manifest_fingerprint(manifest: dict[str, Any]) -> str:
-    """Hash everything in a manifest but the fingerprint itself."""
+    """Compute the hash of everything in a manifest except the fingerprint."""
     return content_hash({key: value for key, value in manifest.items() if key != "fingerprint"})
 
 
-def _check_file_size(path: Path, n_bytes: int) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise _damaged(path, "it is missing or not a plain file")
-    if path.stat().st_size != n_bytes:
-        raise _damaged(path, f"it has {path.stat().st_size} bytes, the manifest says {n_bytes}")
-
-
 @functools.lru_cache(maxsize=4096)
-def _check_hash_at(path: Path, digest: str, _n_bytes: int, _modified_ns: int) -> None:
+def _check_hash(path: Path, digest: str, _n_bytes: int, _modified_ns: int) -> None:
     if sha256_file(path) != digest:
         raise _damaged(path, "its SHA-256 is not the manifest's")
-
-
-def _check_hash(path: Path, digest: str) -> None:
-    status = path.stat()
-    _check_hash_at(path, digest, status.st_size, status.st_mtime_ns)
 
 
 def _damaged(path: Path, what: str) -> DataError:
