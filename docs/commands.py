@@ -63,6 +63,7 @@ def section(parsers: list[Parsed]) -> list[str]:
     options = list(options_of(cls))
     sections = [o.name for o in options if dataclasses.is_dataclass(typing.get_args(o.kind)[0])]
     options = [option for option in options if option.name not in sections]
+    options.sort(key=lambda option: not option.is_positional)
     places = " ".join(str(option.metavar) for option in options if option.is_positional)
     titles = [f"`ladderlm {f'{parser.words} {places}'.strip()}`" for parser in parsers]
     texts = dict.fromkeys(parser.description for parser in parsers)

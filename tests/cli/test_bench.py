@@ -7,7 +7,15 @@ import torch
 
 from ladderlm.bench import step as bench_module
 from ladderlm.bench.peers import PlainGPT, PlainLlama
-from ladderlm.bench.step import WAYS, Measured, Workload, build, compare_ways, describe
+from ladderlm.bench.step import (
+    WAYS,
+    Measured,
+    Workload,
+    build,
+    compare_ways,
+    describe,
+    measure_speed,
+)
 from ladderlm.config import to_dict
 from ladderlm.model.accounting import count_params, train_flops_per_token
 from ladderlm.model.config import ModelConfig
@@ -106,6 +114,16 @@ def test_contenders_take_turns(monkeypatch):
     assert all(rate > 1e8 for rate in ceilings.values())
 
 
+def test_the_speed_of_the_step_of_runs_is_its_flops_by_its_time(monkeypatch):
+    """Updates are timed until they have taken a second; the first one is not counted."""
+    clock = iter([0.0, 9.0, 10.0, 10.5, 20.0, 20.25, 30.0, 31.0])
+    monkeypatch.setattr(bench_module.time, "monotonic", lambda: next(clock))
+    n_threads = torch.get_num_threads()
+    assert measure_speed(WORK, 1) == WORK.flops / 0.5
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(n_threads)
+
+
 def test_one_table_is_printed(ladderlm):
     words = ["bench", "--rounds", "1", "--threads", "1", "--ways", "llama,ours", "--mask-documents"]
     text = ladderlm(*words).out
@@ -121,8 +139,9 @@ def test_one_table_is_printed(ladderlm):
     ("words", "message"),
     [
         (["bench", "--ways", "fast"], "a way must be one of gpt, "),
-        (["bench", "--rounds", "0"], "at least 1"),
-        (["profile", "--steps", "0"], "at least 1"),
+        (["bench", "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["profile", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["profile", "--threads", "0"], "--threads must be at least 1, got 0"),
         (["profile", "--way", "x"], "ours-bf16"),
     ],
 )

@@ -112,7 +112,7 @@ def test_the_text_that_compression_is_measured_on_is_not_learnt_from(ladderlm, t
     shown = ladderlm("tokenizer", "show", out)
     rate = held["n_bytes"] / held["n_tokens"]
     assert f"{rate:8.3f}  Held (6 documents)" in shown.out
-    assert "text left out of training" in shown.out
+    assert "held-out text" in shown.out
     assert ladderlm("tokenizer", "show", out, "--json").json["compression"] == table
 
 
@@ -120,7 +120,7 @@ def test_a_corpus_of_a_few_documents_is_measured_on_itself_and_says_so(ladderlm,
     source = write_jsonl(tmp_path / "a.jsonl", make_records(5, seed=3))
     said = learn(ladderlm, source, out=tmp_path / "tok", size=270)
     assert said.code == 0, said.err
-    assert "the text it learnt from" in said.out
+    assert "the training text" in said.out
     assert (
         ladderlm("tokenizer", "show", tmp_path / "tok", "--json").json["compression"]["n_documents"]
         == 5
@@ -129,9 +129,9 @@ def test_a_corpus_of_a_few_documents_is_measured_on_itself_and_says_so(ladderlm,
 
 PEAK = """
 import resource, sys
-from ladderlm.cli.tokenizer import train_tokenizer
-from pathlib import Path
-train_tokenizer((sys.argv[1],), 300, Path(sys.argv[2]), 10**9)
+from ladderlm.prepare.vocabulary import TokenizerConfig, train_tokenizer
+where = {"sources": (sys.argv[1],), "out": sys.argv[2]}
+train_tokenizer(TokenizerConfig(vocab_size=300, max_bytes=10**9, **where))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

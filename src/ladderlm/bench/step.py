@@ -1,8 +1,8 @@
 """The speed of a training step, compared with other implementations and with the machine's peak.
 
 Owns the workloads, the implementations of a step (ours and those of `peers.py`), and the rounds in
-which they take turns, so that a busy machine slows all of them equally. Measures whole updates on
-random tokens: forward, backward, clipping, optimizer.
+which they take turns, so that a busy machine slows all of them equally. Whole updates on random
+tokens are measured: forward, backward, clipping, optimizer.
 """
 
 import statistics
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ladderlm.bench.config import Shape
 from ladderlm.bench.peers import PlainGPT, PlainLlama
 from ladderlm.config import require
 from ladderlm.data.batch import Batch
@@ -36,7 +37,16 @@ from ladderlm.training.state import TrainState
 from ladderlm.training.step import train_step
 from ladderlm.training.throughput import matmul_rate
 
-__all__ = ["SHAPES", "WAYS", "Measured", "Workload", "build", "compare_ways", "describe"]
+__all__ = [
+    "SHAPES",
+    "WAYS",
+    "Measured",
+    "Workload",
+    "build",
+    "compare_ways",
+    "describe",
+    "measure_speed",
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Workload:
 
     @property
     def n_tokens(self) -> int:
-        """Row positions of a step."""
+        """Tokens of a step."""
         return self.seq_len * self.n_rows
 
     @property
@@ -68,7 +78,7 @@ def _shape(dim: int, n_layers: int, n_heads: int, vocab: int, seq_len: int, rows
     return Workload(model, seq_len, rows)
 
 
-SHAPES = {
+SHAPES: dict[Shape, Workload] = {
     "quickstart": _shape(64, 2, 8, 2048, 128, 16),
     "192": _shape(192, 4, 3, 8192, 512, 8),
     "384": _shape(384, 6, 6, 8192, 512, 8),
@@ -78,7 +88,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Way:
-    """An implementation of the step with its settings."""
+    """Implementation of the step with its settings."""
 
     kind: Literal["ladderlm", "gpt", "llama"]  # gpt and llama are those of `peers.py`
     precision: Precision = "float32"
@@ -107,7 +117,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A model with one way of updating it."""
+    """Model with one way of updating it."""
 
     name: str
     way: Way
@@ -143,7 +153,7 @@ def _make_batch(work: Workload) -> Batch:
 
 
 def _ours(way: Way, work: Workload) -> Callable[[], float]:
-    """Return our update, the one that runs make."""
+    """Return the update that runs make."""
     setting: Float32Matmul = "highest"
     attention: AttentionBackend = "sdpa"
     if not way.plain:
@@ -192,6 +202,18 @@ def _plain(way: Way, work: Workload) -> Callable[[], float]:
     return update
 
 
+def measure_speed(work: Workload, n_threads: int) -> float:
+    """Return the FLOPs per second of the update that runs make, over about one second."""
+    torch.set_num_threads(n_threads)
+    update = build("ours", work).update
+    seconds: list[float] = []
+    while sum(seconds[1:]) < 1.0 or len(seconds) < 4:
+        began = time.monotonic()
+        update()
+        seconds.append(time.monotonic() - began)
+    return work.flops / statistics.median(seconds[1:])
+
+
 @dataclass
 class Measured:
     """Measurements of one contender."""
@@ -205,15 +227,15 @@ class Measured:
 def compare_ways(
     names: list[str], work: Workload, n_rounds: int, probe_seconds: float = 0.2
 ) -> tuple[dict[str, Measured], dict[str, float]]:
-    """Measure ways of `WAYS` in turns.
+    """Measure several of `WAYS`, which take turns.
 
     Args:
-        n_rounds: updates of each after the first.
+        n_rounds: updates of each way after its first.
         probe_seconds: time for each ceiling in each round.
 
     Returns:
-        Measurements and ceiling of each way; a ceiling is the median FLOP/s over rounds of square
-        matrix multiplications in its precision.
+        Measurements and ceiling of each way. A ceiling is the median over rounds of the FLOP/s of
+        square matrix multiplications in its precision.
     """
     contenders = {name: build(name, work) for name in names}
     found: dict[str, Measured] = {}
@@ -240,7 +262,7 @@ def compare_ways(
 def describe(
     found: Mapping[str, Measured], ceilings: Mapping[str, float], work: Workload
 ) -> list[dict[str, Any]]:
-    """Return one row of numbers for each contender; ratios are medians over rounds to the first.
+    """Return one row of numbers per way. Ratios to the first way are medians over rounds.
 
     A `times_first` above 1 is faster. `of_ceiling` is model FLOP/s divided by the ceiling.
     """

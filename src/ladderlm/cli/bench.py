@@ -1,37 +1,23 @@
-"""`ladderlm bench`: a step compared with other implementations and with this machine's peak."""
+"""`ladderlm bench`: compare a training step with other code and with this machine's peak."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from ladderlm.cli.options import check_counts, parse, print_json
+from ladderlm.bench.config import BenchConfig
+from ladderlm.cli.options import parse, print_json
 from ladderlm.machine import describe_hardware, find_device
 from ladderlm.units import format_count, format_flops
 
 __all__ = ["run"]
 
 
-@dataclass(frozen=True)
-class BenchOptions:
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(BenchConfig):
     """Compare the speed of a training step with other code and with the machine's peak.
 
-    The ways take turns, and ratios are to the first one.
+    The ways take turns, and ratios are relative to the first one.
     """
 
-    shape: Literal["quickstart", "192", "384", "124m"] = "quickstart"
-    """Model and batch. quickstart: those of the quickstart. 192, 384: width of a small model, in
-    channels. 124m: the preset llama-124m."""
-    ways: str | None = None
-    """Ways to run the step, separated by commas. Default: all that this machine supports."""
-    rounds: int = 5
-    """Number of timed updates of each way. One update before them is not timed."""
-    threads: int | None = None
-    """Number of CPU threads. Default: chosen by PyTorch."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: cpu or cuda."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """Update rule of ladderlm: adamw or muon. The other code uses AdamW."""
-    mask_documents: bool = False
-    """Put two documents into each row and mask them from each other. Only ladderlm can do this."""
     json: bool = False
     """Print the results as JSON."""
 
@@ -39,7 +25,6 @@ class BenchOptions:
 def run(argv: list[str]) -> int:
     """Measure and print one table."""
     options = parse(BenchOptions, argv, "bench")
-    check_counts(rounds=options.rounds, threads=options.threads)
     import os
     from dataclasses import replace
 

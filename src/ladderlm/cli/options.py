@@ -12,7 +12,7 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import tyro
@@ -27,13 +27,13 @@ __all__ = [
     "CheckpointOptions",
     "Option",
     "Progress",
-    "check_counts",
     "options_of",
     "parse",
     "parse_part",
     "print_json",
     "progress_bar",
     "to_argv",
+    "training_bar",
 ]
 
 T = TypeVar("T")
@@ -60,17 +60,6 @@ class Progress(Protocol):
 
     def __call__(self, done: int, note: str = "") -> None:
         """Show the amount done and a short note."""
-
-
-def check_counts(**options: int | None) -> None:
-    """Refuse the first option below 1; None: it was not given.
-
-    Raises:
-        ConfigError: names it.
-    """
-    for name, value in options.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}", "it is at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +270,18 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Progress]:
             bar.update(task, completed=done, note=note)
 
         yield report
+
+
+@contextlib.contextmanager
+def training_bar(n_steps: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Show the progress of a run; yield a function that takes its rows of metrics."""
+    with progress_bar("steps", n_steps) as bar:
+
+        def observe(row: Mapping[str, Any]) -> None:
+            bits = f" {row['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in row else ""
+            bar(row["step"], f"{row['kind']} loss {row['loss']:.3f}{bits}")
+
+        yield observe
 
 
 class _PlainProgress:

@@ -1,12 +1,13 @@
-"""`ladderlm profile`: where a training step spends its time."""
+"""`ladderlm profile`: show where a training step spends its time."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ladderlm.cli.options import check_counts, parse, print_json
+from ladderlm.bench.config import ProfileConfig
+from ladderlm.cli.options import parse, print_json
 from ladderlm.machine import find_device
 from ladderlm.text import visible
 from ladderlm.units import format_seconds
@@ -17,23 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@dataclass(frozen=True)
-class ProfileOptions:
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(ProfileConfig):
     """Show where a training step spends its time: a table, and a trace file."""
 
     run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """Run whose model, rows and update rule to use. Default: those of --shape."""
-    shape: Literal["quickstart", "192", "384", "124m"] = "quickstart"
-    """Model and batch without a RUN. quickstart: those of the quickstart. 192, 384: width of a
-    small model, in channels. 124m: the preset llama-124m."""
-    way: str = "ours"
-    """Way to run the step: one of those of `ladderlm bench`."""
-    steps: int = 3
-    """Number of recorded updates. One update before them is not recorded."""
-    threads: int | None = None
-    """Number of CPU threads. Default: chosen by PyTorch."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where to run: cpu or cuda."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "trace.json"
     """Trace file to write, for chrome://tracing or Perfetto."""
     json: bool = False
@@ -41,9 +31,8 @@ class ProfileOptions:
 
 
 def run(argv: list[str]) -> int:
-    """Record and print the table."""
+    """Record some updates and print the table."""
     options = parse(ProfileOptions, argv, "profile")
-    check_counts(steps=options.steps, threads=options.threads)
     find_device(options.device)
     import torch
 
@@ -52,8 +41,8 @@ def run(argv: list[str]) -> int:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    contender = build(options.way, _workload(options))
-    found = profile_steps(contender.update, options.steps, options.device, Path(options.out))
+    update = build(options.way, _workload(options)).update
+    found = profile_steps(update, options.steps, options.device, Path(options.out))
     if options.json:
         print_json(found | {"trace": options.out})
     else:

@@ -1,24 +1,24 @@
-"""`ladderlm quickstart`: everything once, on the text that is already on this machine."""
+"""`ladderlm quickstart`: do everything once, on text that is already on this machine."""
 
 import os
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ladderlm.cli.options import parse, progress_bar
+from ladderlm.cli.options import parse, progress_bar, training_bar
 from ladderlm.cli.study import show_fits
 from ladderlm.cli.study_runs import StudyProgress, run_study
-from ladderlm.cli.tokenizer import train_tokenizer
+from ladderlm.config import require
 from ladderlm.corpus.local import fetch_local
 from ladderlm.data.shards import open_data
-from ladderlm.errors import ConfigError, ExecutorError
+from ladderlm.errors import ExecutorError
 from ladderlm.files import publish_json, publish_text, read_json
 from ladderlm.machine import count_cores
 from ladderlm.model.accounting import train_flops_per_token
 from ladderlm.model.config import ModelConfig
 from ladderlm.prepare.prepare import PrepareConfig, prepare
+from ladderlm.prepare.vocabulary import TokenizerConfig, train_tokenizer
 from ladderlm.run.directory import RunDirectory
 from ladderlm.run.presets import preset
 from ladderlm.study.budget import (
@@ -44,9 +44,9 @@ STUDY = """\
 name = "swiglu-vs-gelu"
 question = "Is SwiGLU worth its third matrix at equal compute?"
 rationale = "LLaMA uses SwiGLU with three matrices of 8/3 dim, where GPT-2 had GELU with two of \
-4 dim: equal parameters, one more product and a gate. Shazeer (2020) saw lower loss at equal \
-size; the question is what that is worth in compute at the scale of this ladder, and whether it \
-grows or shrinks along it."
+4 dim: equal parameters, one more matrix multiplication and a gate. Shazeer (2020) saw lower loss \
+at equal size; the question is what that is worth in compute at the scale of this ladder, and \
+whether it grows or shrinks along it."
 
 [base]
 preset = "llama"
@@ -80,21 +80,22 @@ set = {{ "model.mlp" = "gelu" }}
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """Local corpus -> tokenizer -> shards -> small ladder of two arms -> best model -> report."""
+    """Do everything once on local text: corpus, tokenizer, data, study, best model, report."""
 
     out: str = "quickstart"
-    """Folder of everything that is made. What is there already is not made again."""
+    """Folder of all results. Parts that it already has are kept."""
     minutes: float = 5.0
-    """About how long all of it may take."""
+    """Approximate time for everything."""
+
+    def __post_init__(self) -> None:
+        valid = 0.5 <= self.minutes <= 10_000
+        fix = "leave --minutes out for 5 minutes"
+        require("--minutes", f"{self.minutes:g}", valid, "be between 0.5 and 10000", fix)
 
 
 def run(argv: list[str]) -> int:
-    """Do all of it."""
-    options = parse(QuickstartOptions, argv, "quickstart", "Everything once, on local text.")
-    if not 0.5 <= options.minutes <= 10_000:
-        raise ConfigError(
-            f"--minutes {options.minutes:g}", "it lies between 0.5 and 10000", "5 is the default"
-        )
+    """Run all stages."""
+    options = parse(QuickstartOptions, argv, "quickstart")
     began = time.monotonic()
     out = Path(options.out)
     data = _make_data(out)
@@ -115,48 +116,46 @@ def _print_stage(stage: int, text: str) -> None:
 
 
 def _make_data(out: Path) -> Path:
-    """Fetch, train the tokenizer and prepare; finished parts are kept."""
+    """Fetch the corpus, train the tokenizer and prepare the data; finished parts are kept."""
     corpus = fetch_local(out / "corpus")
     documents = sum(split["n_documents"] for split in corpus["splits"].values())
     size = format_bytes(corpus["n_bytes"])
     _print_stage(1, f"corpus: {documents:,} documents, {size} of text found on this machine")
     record = out / "tokenizer" / "ladderlm.json"
     if not record.is_file() or read_json(record).get("vocab_size") != VOCAB_SIZE:
-        source = str(out / "corpus" / "train.jsonl.zst")
-        train_tokenizer((source,), VOCAB_SIZE, out / "tokenizer", TOKENIZER_BYTES)
+        train_tokenizer(
+            TokenizerConfig(
+                sources=(str(out / "corpus" / "train.jsonl.zst"),),
+                vocab_size=VOCAB_SIZE,
+                out=str(out / "tokenizer"),
+                max_bytes=TOKENIZER_BYTES,
+            )
+        )
     _print_stage(2, f"tokenizer: {VOCAB_SIZE:,} tokens")
     config = PrepareConfig(
-        sources=(str(out / "corpus"),),
-        tokenizer=str(out / "tokenizer"),
-        out=str(out / "data"),
+        sources=(str(out / "corpus"),), tokenizer=str(out / "tokenizer"), out=str(out / "data")
     )
     with progress_bar("documents") as bar:
         manifest = prepare(config, lambda split, n: bar(n, split))
-    counts = {name: split["n_tokens"] for name, split in manifest["splits"].items()}
-    shown = ", ".join(f"{name} {format_count(n)} tokens" for name, n in counts.items())
+    splits = manifest["splits"].items()
+    shown = ", ".join(f"{name} {format_count(split['n_tokens'])} tokens" for name, split in splits)
     _print_stage(3, f"data: {shown}, every file with its hash")
     return out / "data"
 
 
 def _base(data: Path) -> RunConfig:
-    config = preset("llama")
-    vocab_size = open_data(data).vocab_size
-    return replace(
-        config,
-        model=replace(config.model, vocab_size=vocab_size),
-        data=replace(config.data, path=str(data)),
-    )
+    base = preset("llama")
+    model = replace(base.model, vocab_size=open_data(data).vocab_size)
+    return replace(base, model=model, data=replace(base.data, path=str(data)))
 
 
 def _find_budget(out: Path, data: Path, minutes: float) -> Budget:
-    """Measure this machine once and share out the time; a later start keeps to what was planned."""
+    """Measure this machine and plan the ladder, unless an earlier start has done so."""
     file = out / "budget.json"
-    if file.is_file():
-        known = read_json(file)
-        if known.get("minutes") == minutes:
-            return Budget(tuple(known["flops"]), known["tokens_per_param"])
+    if file.is_file() and (known := read_json(file)).get("minutes") == minutes:
+        return Budget(tuple(known["flops"]), known["tokens_per_param"])
     base = _base(data)
-    one = measure_speed(choose_probe_shapes(base.model)[0], base, 1)
+    one = _measure_speed(choose_probe_shapes(base.model)[0], base, 1)
     budget = plan_budget(base, minutes, _count_cores(), one)
     timing = {"one_thread_flops_per_second": one}
     publish_json(file, {"minutes": minutes, **vars(budget), "timing": timing})
@@ -164,13 +163,13 @@ def _find_budget(out: Path, data: Path, minutes: float) -> Budget:
 
 
 def _find_final(out: Path, data: Path, budget: Budget, seconds_left: float) -> float:
-    """Return the FLOPs of the final run: what the machine does now, for the time that is left."""
+    """Return the FLOPs of the final run, from the speed of this machine and the time left."""
     file = out / "budget.json"
     known = read_json(file)
     if "final_flops" not in known:
         base = _base(data)
         began = time.monotonic()
-        all_cores = measure_speed(choose_probe_shapes(base.model)[1], base, _count_cores())
+        all_cores = _measure_speed(choose_probe_shapes(base.model)[1], base, _count_cores())
         seconds_left -= time.monotonic() - began
         known["final_flops"] = plan_final(budget, seconds_left, all_cores)
         known["timing"]["all_cores_flops_per_second"] = all_cores
@@ -182,43 +181,20 @@ def _count_cores() -> int:
     return min(count_cores(), 64)
 
 
-def measure_speed(model: ModelConfig, base: RunConfig, n_threads: int) -> float:
-    """Return the FLOPs per second of training steps of a shape, over about one second."""
-    import torch
+def _measure_speed(shape: ModelConfig, base: RunConfig, n_threads: int) -> float:
+    from ladderlm.bench.step import Workload, measure_speed
 
-    from ladderlm.data.stream import RowStream
-    from ladderlm.model.init import init_weights
-    from ladderlm.model.precision import float32_matmul
-    from ladderlm.model.transformer import Transformer
-    from ladderlm.optim.groups import build_optimizer
-    from ladderlm.run.settle import probe_matmul
-    from ladderlm.training.compute import Compute
-    from ladderlm.training.state import TrainState
-    from ladderlm.training.step import train_step
-
-    torch.set_num_threads(n_threads)
-    matmul = probe_matmul(replace(base.execution, device="cpu"))
-    data = open_data(base.data.path or "")
-    stream = RowStream(data.split(base.data.split), base.data, data.bos_id)
-    network = Transformer(model)
-    init_weights(network, 1)
-    optimizer = build_optimizer(network, base.optim)
-    state = TrainState(network, optimizer, Compute(network), "measured")
-    execution = replace(base.execution, micro_batch_seqs=base.global_batch_seqs)
-    seconds: list[float] = []
-    while sum(seconds[1:]) < 1.0 or len(seconds) < 4:
-        began = time.monotonic()
-        batch = stream.rows(len(seconds) * base.global_batch_seqs, base.global_batch_seqs)
-        with float32_matmul(matmul["setting"]):
-            train_step(state, batch, batch.n_targets, replace(base, execution=execution))
-        seconds.append(time.monotonic() - began)
-    middle = sorted(seconds[1:])[len(seconds[1:]) // 2]
-    per_token = train_flops_per_token(model, base.data.seq_len)
-    return per_token * base.train.global_batch_tokens / middle
+    masked = base.data.mask_documents
+    work = Workload(shape, base.data.seq_len, base.global_batch_seqs, base.optim, masked)
+    return measure_speed(work, n_threads)
 
 
 def _run_study(out: Path, data: Path, budget: Budget) -> Path:
-    """Run the ladder; a failed run ends the quickstart with the place of its log."""
+    """Run the ladder.
+
+    Raises:
+        ExecutorError: a run failed; names its log.
+    """
     file = out / "study.toml"
     text = STUDY.format(
         data=data.as_posix().replace("\\", "/").replace('"', '\\"'),
@@ -228,19 +204,18 @@ def _run_study(out: Path, data: Path, budget: Budget) -> Path:
     )
     publish_text(file, text)
     study = Study.open(file, out / "study")
-    failed = run_study(study, None, _LadderProgress())
-    if failed:
+    if failed := run_study(study, None, _LadderProgress()):
         raise ExecutorError(
             f"{len(failed)} of {len(study.plan().runs)} runs failed",
-            "a ladder with holes gives no honest fit",
-            f"read {failed[0].job.log}, then run the same again: finished runs are kept",
+            "a fit without them could be misleading",
+            f"read {failed[0].job.log}, then run the same command again: finished runs are kept",
         )
     show_fits(study)
     return study.folder
 
 
 class _LadderProgress(StudyProgress):
-    """One line instead of the whole plan."""
+    """Progress of the study, with one line instead of its plan."""
 
     def planned(self, study: Study, plan: StudyPlan) -> None:
         """Print a summary of the plan."""
@@ -270,17 +245,12 @@ def _run_final(out: Path, data: Path, flops: float) -> Path:
     _print_stage(5, f"best model: {size}, {n_steps:,} steps, {format_flops(flops)}")
     old = RunDirectory(out / "best")
     same = old.config_file.is_file() and old.config().run_id == resolved.run_id
-    with progress_bar("steps", config.train.n_steps) as bar:
-
-        def observe(row: dict[str, Any]) -> None:
-            bits = f" {row['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in row else ""
-            bar(row["step"], f"{row['kind']} loss {row['loss']:.3f}{bits}")
-
+    with training_bar(n_steps) as observe:
         return execute(config, "auto" if same else "never", observe)
 
 
 def _finish(out: Path, page: Path, seconds: float) -> None:
-    """Print where the report is, how good the model is, and what to try next."""
+    """Print the score of the model, the path of the report and commands to try next."""
     facts = read_json(page.parent / "facts.json")
     best = next(run for run in facts["runs"] if run["run_id"] == facts["best"])
     folder = Path(os.path.normpath(page.parent / best["folder"]))

@@ -5,9 +5,9 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
-from ladderlm.cli.options import parse, print_json, progress_bar
+from ladderlm.cli.options import parse, print_json, training_bar
 from ladderlm.config import from_dict, read_config_file, to_dict
 from ladderlm.data.config import DataConfig
 from ladderlm.dist import is_first_process
@@ -63,12 +63,7 @@ def run(argv: list[str]) -> int:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if is_first_process():
         _print_plan(resolve(config, world_size))
-    with progress_bar("steps", config.train.n_steps) as bar:
-
-        def observe(row: dict[str, Any]) -> None:
-            bits = f" {row['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in row else ""
-            bar(row["step"], f"{row['kind']} loss {row['loss']:.3f}{bits}")
-
+    with training_bar(config.train.n_steps) as observe:
         folder = execute(config, options.resume, observe)
     if is_first_process():
         _print_result(RunDirectory(folder), options.json)
