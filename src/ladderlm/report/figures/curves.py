@@ -1,16 +1,17 @@
 """Loss over training.
 
-Owns the figure of one run's training and validation loss.
+Owns the figure of the training and validation loss of one run.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from ladderlm.report.figures.style import GREY, colour_of, new_figure, styled
+from ladderlm.report.figures.style import GREY, colour_of, new_figure, styled, write_across
 from ladderlm.report.run_facts import LoggedLoss
+from ladderlm.units import format_count
 
 __all__ = ["loss_curves"]
 
@@ -19,7 +20,7 @@ __all__ = ["loss_curves"]
 def loss_curves(
     train: Sequence[LoggedLoss], validation: Sequence[LoggedLoss], trivial: Mapping[str, float]
 ) -> Figure:
-    """Draw a run's training loss (nats per token) and its validation (bits per byte).
+    """Draw the training and validation loss of a run, in nats per token and bits per byte.
 
     Args:
         train: losses of batches.
@@ -29,39 +30,27 @@ def loss_curves(
     figure, (left, right) = new_figure(9.0, 3.6, 1, ncols=2)
     shown = _points_of(train, "loss")
     left.plot(*shown, color=colour_of(5), linewidth=1.0, label="train, each logged batch")
-    left.plot(
-        *_points_of(validation, "loss"),
-        color=colour_of(0),
-        marker="o",
-        markersize=3,
-        label="validation head",
-    )
-    left.set_title("Loss")
-    left.set_ylabel("nats per token")
+    head: dict[str, Any] = {"color": colour_of(0), "marker": "o", "markersize": 3}
+    left.plot(*_points_of(validation, "loss"), **head, label="validation head")
     bits = _points_of(validation, "bits_per_byte")
-    right.plot(*bits, color=colour_of(0), marker="o", markersize=3, label="validation head")
-    top = max(bits[1], default=math.nan)
+    right.plot(*bits, **head, label="validation head")
     for name in ("order-2 byte model", "gzip -9, whole", "xz -9e, whole"):
         value = trivial.get(name, math.inf)
-        if value <= top:
+        if value <= max(bits[1], default=math.nan):
             right.axhline(value, color=GREY, linewidth=0.8, linestyle="--")
-            right.annotate(
-                name,
-                (1.0, value),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                fontsize=8,
-                color=GREY,
-            )
-    right.set_title("Bits per byte")
-    right.set_ylabel("bits per byte")
-    for axes in (left, right):
+            place = {"transform": right.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+            right.text(1.0, value, name, fontsize=8, color=GREY, **place)
+    for axes, title, unit in (
+        (left, "Loss", "nats per token"),
+        (right, "Bits per byte", "bits per byte"),
+    ):
+        axes.set_title(title)
+        axes.set_ylabel(unit)
         axes.set_xlabel("training tokens")
-        axes.xaxis.set_major_formatter(lambda x, _: _tick_of_tokens(x))
+        axes.xaxis.set_major_formatter(lambda x, _: format_count(x))
         axes.legend(fontsize=8)
-        if not axes.lines or not len(axes.lines[0].get_xdata()):
-            axes.text(0.5, 0.5, "not enough points", transform=axes.transAxes, ha="center")
+        if not len(axes.lines[0].get_xdata()):
+            write_across(axes, "not enough points")
     return figure
 
 
@@ -71,16 +60,9 @@ def _points_of(
     """Return the tokens and the values of the rows that can be drawn."""
     pairs = [(row.n_tokens, getattr(row, key)) for row in rows]
     kept = [
-        (float(x), float(y))
+        (x, y)
         for x, y in pairs
-        if isinstance(x, int | float) and isinstance(y, int | float) and 0 <= x < 1e18
-        if abs(y) < 1e6
+        if isinstance(x, int | float) and isinstance(y, int | float)
+        if 0 <= x < 1e18 and abs(y) < 1e6
     ]
     return [x for x, _ in kept], [y for _, y in kept]
-
-
-def _tick_of_tokens(value: float) -> str:
-    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:g}{letter}"
-    return f"{value:g}"

@@ -1,19 +1,20 @@
-"""How every figure looks, and how it is written.
+"""The look of every figure, and how it is written.
 
-Owns colours, fonts and the saving of figures as deterministic SVG. matplotlib is imported only in
-this package.
+Owns colours, fonts and the parts that several figures share, and writes figures as deterministic
+SVG. matplotlib is imported only in this package.
 """
 
 import functools
 import io
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import LogLocator, NullLocator
 
 __all__ = [
     "ARM_COLOURS",
@@ -21,21 +22,23 @@ __all__ = [
     "Figure",
     "colour_of",
     "label_of",
+    "log_ticks",
+    "mark_optimum",
     "marker_of",
     "new_figure",
-    "new_mosaic",
+    "note_below",
     "paler",
     "png_bytes",
     "shade_of",
-    "spell_tick",
     "styled",
     "svg_text",
+    "write_across",
 ]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Okabe and Ito 2008: told apart with any colour vision.
+# Source: Okabe and Ito 2008; distinguishable with any colour vision.
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#6b7280"
 FONT = "DejaVu Sans"  # comes with matplotlib
@@ -60,13 +63,13 @@ _STYLE: Any = {
     "ytick.color": "#4b5563",
     "figure.facecolor": "white",
     "font.family": FONT,
-    "text.usetex": False,  # for any matplotlibrc of the user
+    "text.usetex": False,  # in case the user's matplotlibrc sets it
     "text.parse_math": False,  # names of arms are shown as they are
 }
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Let a drawing function draw in the house's style."""
+    """Make a drawing function use the common style."""
 
     @functools.wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -77,7 +80,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def marker_of(index: int) -> str:
-    """Return the marker of an arm, so that arms are told apart without colour as well."""
+    """Return the marker of an arm, by its place in the study."""
     return "osD^vP*"[index % 7]
 
 
@@ -87,7 +90,7 @@ def colour_of(index: int) -> str:
 
 
 def shade_of(index: int, n: int) -> Any:
-    """Return a shade from dark to light for one of n steps that are no arms, such as budgets."""
+    """Return a shade, from dark to light, for one of n steps such as budgets."""
     return mpl.colormaps["cividis"](0.8 * index / max(n - 1, 1))
 
 
@@ -103,9 +106,9 @@ def _glyphs() -> frozenset[int]:
 
 
 def label_of(text: str, longest: int = 60) -> str:
-    """Make a name fit for a figure: characters that cannot be drawn are spelt out, long ones cut.
+    """Prepare a name for a figure: escape characters that cannot be drawn, and cut a long name.
 
-    Legends leave out names that begin with an underscore, so those get a space before it.
+    matplotlib's legends omit names that begin with an underscore, so those get a leading space.
     """
     shown = "".join(
         char
@@ -117,7 +120,7 @@ def label_of(text: str, longest: int = 60) -> str:
     return " " + shown if shown.startswith("_") else shown
 
 
-def spell_tick(value: float, _place: object = None) -> str:
+def _spell_tick(value: float, _place: object = None) -> str:
     """Spell a tick: 2e11 for large numbers, 0.05 for hours."""
     if 1e-3 <= value < 1e4:
         return f"{value:g}"
@@ -125,8 +128,34 @@ def spell_tick(value: float, _place: object = None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def log_ticks(axis: Any, multiples: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Label a logarithmic axis at some multiples of the powers of ten."""
+    axis.set_major_locator(LogLocator(subs=multiples, numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_spell_tick)
+
+
+def mark_optimum(
+    axes: Any, x: float, y: float, colour: Any, marker: str = "*", size: float = 12
+) -> None:
+    """Draw a large marker with a black edge over everything else."""
+    style = {"marker": marker, "markersize": size, "markeredgecolor": "black", "zorder": 4}
+    axes.plot([x], [y], color=colour, **style)
+
+
+def write_across(axes: Any, text: str) -> None:
+    """Write a text in the middle of axes, for example why there is nothing to draw."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center")
+
+
+def note_below(figure: Figure, lines: Sequence[str], longest: int = 118) -> None:
+    """Write small lines under a figure, each cut after `longest` characters."""
+    text = "\n".join(label_of(line, longest) for line in lines)
+    figure.supxlabel(text, fontsize=8, color=GREY, x=0.02, ha="left")
+
+
 def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Make a figure (inches) with rows of axes, without any global state; for `styled` functions.
+    """Create a figure (inches) without global state; call it from `styled` functions.
 
     Returns:
         The figure, and one axes or an array of them.
@@ -135,21 +164,8 @@ def new_figure(width: float, height: float, rows: int = 1, **options: Any) -> tu
     return figure, figure.subplots(rows, **options)
 
 
-def new_mosaic(
-    width: float, height: float, mosaic: list[Any], height_ratios: list[float]
-) -> tuple[Figure, dict[str, Any]]:
-    """Make a figure (inches) of named axes, some wider than others; for `styled` functions.
-
-    Args:
-        mosaic: rows of names; a name that stands several times is one wide axes.
-    """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes: dict[str, Any] = figure.subplot_mosaic(mosaic, height_ratios=height_ratios)
-    return figure, axes
-
-
 def svg_text(figure: Figure) -> str:
-    """Draw a figure as SVG; equal data give equal bytes."""
+    """Return a figure as SVG; equal data give equal bytes."""
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "ladderlm"})
@@ -157,7 +173,7 @@ def svg_text(figure: Figure) -> str:
 
 
 def png_bytes(figure: Figure, dots_per_inch: int = 144) -> bytes:
-    """Draw a figure as PNG."""
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "ladderlm"})

@@ -1,7 +1,7 @@
 """Small pictures of rows and packing, as inline SVG that takes its colours from the page.
 
-Owns shapes only: every colour is a class of the page's style sheet, so that light, dark and print
-are decided there. Nothing of a document gets in here, only numbers.
+Owns shapes only: every colour is a class of the page's style sheet, which has a light, a dark and a
+print version. The pictures hold numbers only, no text of a document.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 460, 190, 44, 40
 
 
 def attention_svg(segments: NDArray[np.int64], mask_documents: bool) -> Markup:
-    """Draw which keys (to the right) each query (downwards) of one row sees.
+    """Draw which keys (to the right) each query (downwards) of one row attends to.
 
-    A triangle is a document that sees itself. Outside of the triangles lies what is hidden by the
-    document mask, or, without one, what leaks between documents.
+    A triangle is a document that attends to itself. The area outside of the triangles is hidden by
+    the document mask; without a mask, it shows the attention between documents.
 
     Args:
         segments: (T,), -1 is padding.
     """
-    n_places, n_real = len(segments), int((segments >= 0).sum())
+    n_places, n_real, own = len(segments), int((segments >= 0).sum()), _segments_of(segments)
     shapes = [f'<rect class="frame" x="0" y="0" width="{n_places}" height="{n_places}"/>']
     if n_real < n_places:
         rest = n_places - n_real
@@ -35,9 +35,9 @@ def attention_svg(segments: NDArray[np.int64], mask_documents: bool) -> Markup:
         ]
     kind = "hidden" if mask_documents else "leak"
     shapes.append(f'<path class="{kind}" d="M0 0V{n_real}H{n_real}Z"/>')
-    for segment, begin, end in _segments_of(segments):
+    for segment, begin, end in own:
         shapes.append(f'<path class="f{segment % N_COLOURS}" d="M{begin} {begin}V{end}H{end}Z"/>')
-    n_own = sum((end - begin) * (end - begin + 1) // 2 for _, begin, end in _segments_of(segments))
+    n_own = sum((end - begin) * (end - begin + 1) // 2 for _, begin, end in own)
     n_causal = n_real * (n_real + 1) // 2
     seen = n_own if mask_documents else n_causal
     text = f"{seen:,} of {n_causal:,} causal pairs are attended to, {n_own:,} within documents"
@@ -64,7 +64,7 @@ def strip_svg(
 
     Args:
         segments, positions, loss_mask: (T,).
-        levels: step of the heat scale of each place; -1 where nothing counts. None: no lane.
+        levels: step of the heat scale of each place, -1 where nothing counts; None: no lane.
     """
     n_places, highest = len(segments), max(int(positions.max()), 1)
     shapes = []
@@ -75,19 +75,15 @@ def strip_svg(
             f'<rect class="f{colour}" x="{begin}" y="0" width="{width}" height="8"/>',
             f'<path class="f{colour}" d="M{begin} 22V{first + 10:.2f}L{end} {last + 10:.2f}V22Z"/>',
         ]
-    counted = np.where(loss_mask, 1, 0)
     shapes += [
         f'<rect class="counts" x="{begin}" y="24" width="{end - begin}" height="5"/>'
-        for value, begin, end in _segments_of(counted)
-        if value
+        for _, begin, end in _segments_of(np.where(loss_mask, 0, -1))
     ]
-    height = 29
-    if levels is not None:
-        height = 41
-        shapes += [
-            f'<rect class="k{level}" x="{begin}" y="31" width="{end - begin}" height="10"/>'
-            for level, begin, end in _segments_of(np.asarray(levels))
-        ]
+    height = 29 if levels is None else 41
+    shapes += [
+        f'<rect class="k{level}" x="{begin}" y="31" width="{end - begin}" height="10"/>'
+        for level, begin, end in ([] if levels is None else _segments_of(np.asarray(levels)))
+    ]
     return Markup(
         f'<svg class="strip" viewBox="0 0 {n_places} {height}" preserveAspectRatio="none" '
         f'role="img" aria-label="documents, positions and loss mask">{"".join(shapes)}</svg>'
@@ -105,18 +101,14 @@ def histogram_svg(
     """Draw shares as bars, with a second set as outlines.
 
     Args:
-        labels: of the borders between bars, one more than bars; an empty one is not written.
+        labels: of the borders between bars, one more than bars; "" for no label.
         shares, outline: of each bar, in 0 .. 1.
-        mark: place on the axis in bars, and the name of the line drawn there.
+        mark: position in bars and name of a vertical line.
     """
-    highest = max(
-        float(shares.max(initial=0)),
-        float(np.max(outline, initial=0)) if outline is not None else 0,
-        1e-9,
-    )
-    wide, high = WIDTH - LEFT - 18, HEIGHT - BOTTOM - 16
+    tops = [] if outline is None else outline.tolist()
+    highest = max(1e-9, *shares.tolist(), *tops)
+    wide, high, base = WIDTH - LEFT - 18, HEIGHT - BOTTOM - 16, HEIGHT - BOTTOM
     step = wide / max(len(shares), 1)
-    base = HEIGHT - BOTTOM
     shapes = []
     for part in (0.5, 1.0):
         y = base - part * high
@@ -125,24 +117,24 @@ def histogram_svg(
             f'<text class="end" x="{LEFT - 5}" y="{y + 4:.1f}">{part * highest:.0%}</text>',
         ]
     for i, share in enumerate(shares.tolist()):
-        tall = max(share / highest * high, 1.0) if share else 0.0  # few are still more than none
+        tall = max(share / highest * high, 1.0) if share else 0.0  # a small share stays visible
         shapes.append(
             f'<rect class="bar" x="{LEFT + i * step + 0.5:.1f}" y="{base - tall:.1f}" '
             f'width="{max(step - 1, 0.5):.1f}" height="{tall:.1f}">'
             f"<title>{share:.3%} {y_name}</title></rect>"
         )
-    for i, share in enumerate(() if outline is None else outline.tolist()):
+    for i, share in enumerate(tops):
         tall = share / highest * high
         shapes.append(
             f'<path class="outline" d="M{LEFT + i * step + 0.5:.1f} {base}v{-tall:.1f}'
             f'h{max(step - 1, 0.5):.1f}v{tall:.1f}"/>'
         )
     shapes.append(f'<path class="axis" d="M{LEFT} {base}H{LEFT + wide}"/>')
-    for i, label in enumerate(labels):
-        if label:
-            shapes.append(
-                f'<text class="middle" x="{LEFT + i * step:.1f}" y="{base + 14}">{label}</text>'
-            )
+    shapes += [
+        f'<text class="middle" x="{LEFT + i * step:.1f}" y="{base + 14}">{label}</text>'
+        for i, label in enumerate(labels)
+        if label
+    ]
     if mark is not None:
         x = LEFT + mark[0] * step
         side = ("end", -4) if mark[0] > len(shares) / 2 else ("start", 4)
