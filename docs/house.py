@@ -44,16 +44,26 @@ ROOMS = (
     Room("foreign", 6, "other people's models as subjects of an evaluation", ("cli",)),
     Room("convert", 5, "models from and to other formats", ("cli", "compat", "foreign")),
     Room("bench", 5, "the speed of a step, compared with others and with the machine's peak"),
-    Room("executors", 5, "run a command line somewhere, with resources; knows no model"),
+    Room(
+        "executors", 5, "run a command line on some machine, with resources; independent of models"
+    ),
     Room("scaling", 5, "scaling laws and comparisons of arms, from plain numbers"),
     Room("run", 4, "carry out one run: settle the config, execute, finish, evaluate"),
     Room("training", 3, "the config of a run, the training loop, one update, the state"),
     Room("checkpoint", 2, "save and load states, choose which one to use"),
-    Room("eval", 2, "bits per byte of documents, paired comparisons, proofs about batches"),
+    Room(
+        "eval",
+        2,
+        "bits per byte of documents, paired comparisons, checks that batches are masked right",
+    ),
     Room("generation", 2, "continue prompts with a key/value cache"),
     Room("prepare", 2, "raw text to verified shards", ("cli",)),
     Room("data", 1, "shards to rows, rows to batches"),
-    Room("model", 1, "the transformer under Meta's names, its loss, its counts; knows no files"),
+    Room(
+        "model",
+        1,
+        "the transformer, with Meta's names; its loss; counts of parameters and FLOPs; no file I/O",
+    ),
     Room("optim", 1, "optimizers, parameter groups, learning-rate schedules"),
     Room("corpus", 0, "where raw text is, fetching it, reading it"),
     Room("tokenizer", 0, "text to token ids and back; training a vocabulary"),
@@ -105,8 +115,8 @@ WAY = (
         {
             "data/shards.py": "opens the shards and checks their hashes",
             "data/packing.py": "cuts documents into rows, in a seeded order",
-            "data/stream.py": "reads the rows of a step; the loss mask keeps padding out of the "
-            "loss",
+            "data/stream.py": "reads the rows of a step; makes the loss mask that keeps "
+            "padding out of the loss",
             "data/batch.py": "defines `Batch`, the result",
         },
         "`Batch` in memory",
@@ -122,7 +132,7 @@ WAY = (
             "model/transformer.py": "maps tokens to hidden states, layer by layer",
             "model/attention.py": "attends within the document",
             "model/mlp.py": "the MLP variants, chosen by `mlp` in model/config.py",
-            "model/loss.py": "nats per token, summed where the loss mask is true",
+            "model/loss.py": "nats per token, summed where that mask is true",
             "optim/groups.py": "which optimizer updates which weights",
             "checkpoint/save.py": "writes checkpoints",
         },
@@ -149,7 +159,7 @@ WAY = (
             "study/results.py": "collects one row per run",
             "scaling/joint.py": "fits the law of the ladder",
             "scaling/compare.py": "how much compute a change saves, with an interval",
-            "study/verdict.py": "the rules of the verdict, 0 to 6 in order",
+            "study/verdict.py": "the rules of the verdict, 0 to 6, each by its number",
         },
         "`results.csv`, `fits.json`, `forecast.json`",
     ),
@@ -173,11 +183,13 @@ HEAD = """\
 Made by `docs/house.py` from its tables; do not edit. `tests/design/test_layers.py` fails when this
 page, the tables and the imports of the package disagree.
 
-The package is a house. Its rooms are the folders of `src/ladderlm/`, and a room imports from lower
-floors only. Rooms on one floor do not know each other.
+The rooms of the house are the folders of `src/ladderlm/`; the lowest, `floor`, stands for the
+modules directly in it. A room imports from lower levels only, and rooms on one level do not import
+each other.
+Where a new thing goes is listed in [CONTRIBUTING](../../CONTRIBUTING.md).
 """
 MIDDLE = """\
-## The way of one document
+## The path of one document
 
 From raw text to a point in a figure. A stage leaves files with a versioned schema (or the `Batch`),
 so that each can be run, tested or replaced by itself.
@@ -211,8 +223,8 @@ def page() -> str:
     lines = [HEAD, *draw_house(), ""]
     for room in ROOMS:
         if room.callers:
-            names = " and ".join(f"`{name}`" for name in room.callers)
-            lines += [f"Only {names} import `{room.name}`.", ""]
+            names = ", ".join(f"`{name}`" for name in room.callers)
+            lines += [f"`{room.name}` is imported by {names} only.", ""]
     lines.append(MIDDLE)
     for number, stage in enumerate(WAY, 1):
         lines += [
@@ -223,8 +235,7 @@ def page() -> str:
             f"- [{path}](../../src/ladderlm/{path}): {does}" for path, does in stage.files.items()
         ]
         lines += ["", f"Leaves {stage.makes}.", ""]
-    lines.append("Where a new thing goes is listed in [CONTRIBUTING](../../CONTRIBUTING.md).")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def readme() -> str:
@@ -236,7 +247,7 @@ def readme() -> str:
         "",
         *draw_house(),
         "",
-        "The way of one document through them ([file by file](docs/design/house.md)):",
+        "The path of one document through them ([file by file](docs/design/house.md)):",
         "",
         *draw_way(),
     ]

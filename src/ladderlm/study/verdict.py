@@ -97,28 +97,28 @@ def _by_numbers(comparison: Comparison) -> tuple[str, str]:
     """Apply rules 1 to 6 of the verdicts."""
     pooled, trend, ahead = comparison.pooled, comparison.trend, comparison.m_at_10x
     shown = f"pooled m = {pooled.value:.3f} (95 % {pooled.low_95:.3f} to {pooled.high_95:.3f})"
-    if pooled.high_95 < 1:
+    if pooled.high_95 < 1:  # rule 1
         return NOT_RECOMMENDED, f"{shown}: the upper bound is below 1"
-    if pooled.low_90 >= 1 / 1.02 and pooled.high_90 <= 1.02:
+    if pooled.low_90 >= 1 / 1.02 and pooled.high_90 <= 1.02:  # rule 2
         return NO_EFFECT, (
             f"{shown}: the 90 % interval {pooled.low_90:.3f} to {pooled.high_90:.3f} "
             "lies within 2 %"
         )
     surely_above = any(rung.estimate.low_95 > 1 for rung in comparison.rungs)
     surely_below = any(rung.estimate.high_95 < 1 for rung in comparison.rungs)
-    if surely_above and surely_below:
+    if surely_above and surely_below:  # rule 3
         return SCALE_DEPENDENT, f"{shown}: the sign changes inside the range"
-    if math.isfinite(trend.value) and trend.high_95 < 0:
+    if math.isfinite(trend.value) and trend.high_95 < 0:  # rule 3 too
         return SCALE_DEPENDENT, (
             f"{shown}: ln m falls by {-trend.value * math.log(10):.3f} per decade of compute "
             f"(95 % {-trend.high_95 * math.log(10):.3f} to {-trend.low_95 * math.log(10):.3f})"
         )
-    if pooled.low_95 > 1 and not ahead.low_95 > 1:
+    if pooled.low_95 > 1 and not ahead.low_95 > 1:  # rule 4
         return RECOMMEND_UP_TO, (
             f"{shown}; at 10 times the top rung m = {ahead.value:.3f}, "
             f"lower bound {ahead.low_95:.3f}"
         )
-    if pooled.low_95 > 1.02 and ahead.value > 1:
+    if pooled.low_95 > 1.02 and ahead.value > 1:  # rule 5
         return RECOMMEND, f"{shown}; at 10 times the top rung m = {ahead.value:.3f}"
     return INCONCLUSIVE, f"{shown}: neither a gain nor its absence is shown"
 
