@@ -20,11 +20,12 @@ from ladderlm.config import replace_all
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.run.presets import preset
 from ladderlm.scaling.compare import compare_arms
-from ladderlm.scaling.joint import Points, fit_law, prediction_errors
+from ladderlm.scaling.joint import fit_law, prediction_errors
+from ladderlm.scaling.points import Points
 from ladderlm.study.launch import launch
 from ladderlm.study.options import LadderOptions
 from ladderlm.study.plan import plan_study
-from ladderlm.study.results import collect_results, points_of, write_results
+from ladderlm.study.results import collect_results
 from ladderlm.study.spec import Arm, StudySpec
 from ladderlm.study.verdict import decide
 
@@ -94,9 +95,9 @@ def main() -> None:
     plan = plan_study(spec, pool)
     print(f"{len(plan.runs)} runs, {plan.flops:.3g} FLOPs", flush=True)
     launch(plan, pool, LocalExecutor(), lambda run, state: print(run.run_id, state, flush=True))
-    rows = collect_results(plan, pool)
-    write_results(args.out / "results.csv", rows)
-    points = points_of(rows)
+    results = collect_results(plan, pool)
+    results.write(args.out / "results.csv")
+    points = results.points()
     within = [points.loss[points.rung == rung] for rung in np.unique(points.rung)]
     found: dict[str, object] = {
         "n_runs": len(points),

@@ -41,7 +41,8 @@ def build(folder: Path, values: dict[str, Any]) -> Sources:
     """Carry out a study and return it with one of its runs."""
     file = write_study(folder / "tiny.toml", values)
     study = Study.open(file, folder / "study")
-    plan = study.run(InOwnProcess()).plan
+    study.run(InOwnProcess())
+    plan = study.plan()
     study.fit()
     return Sources(study.folder, study.pool, study.pool / plan.runs[-1].run_id)
 

@@ -174,7 +174,9 @@ def test_a_stopped_run_says_so(done, tmp_path):
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", ",".join(COLUMNS) + "\n"])
 def test_a_table_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "results.csv").write_text(text)
-    with pytest.raises(DataError, match=r"results\.csv is empty or lacks"):
+    with pytest.raises(
+        DataError, match=r"results\.csv is not a table of a study: it is empty or lacks"
+    ):
         Results.read(tmp_path / "results.csv")
 
 

@@ -56,16 +56,16 @@ def run_study(
     study: Study, executor: Executor | None, observer: StudyObserver
 ) -> tuple[Outcome, ...]:
     """Carry out a study, a line for each run that ends; return the runs that failed."""
-    done = study.run(executor, observer)
-    for outcome in done.failed:
+    failed = study.run(executor, observer)
+    for outcome in failed:
         _print_event(
             f"run {outcome.job.name} failed with exit code {outcome.exit_code} after "
             f"{outcome.n_tries} tries; see {outcome.job.log}"
         )
-    for tuning in done.plan.tunings:
+    for tuning in study.plan().tunings:
         if tuning.problem:
             _print_event(f"arm {tuning.arm}: {tuning.problem}")
-    return done.failed
+    return failed
 
 
 def _print_event(line: str) -> None:

@@ -1,7 +1,7 @@
-"""Which figures a study has, and what stands under them.
+"""The figures of a study and their captions.
 
-Owns `draw_figures`: from a study's table and fits to its figures. Each figure's look is in
-`figures/`. Fits nothing.
+Owns the choice of figures from a study's table and fits. How each one is drawn is in `figures/`.
+Fits nothing.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,17 @@ from ladderlm.units import format_flops
 
 __all__ = ["draw_figures", "publish_figure"]
 
-ENOUGH = 9.9  # times the smallest compute; a decade, met to a step
+ENOUGH = 9.9  # largest over smallest compute: a decade, met to one step
 
 
 def draw_figures(
     arms: Sequence[Arm], ladder: LadderOptions, results: Results, fits: Fits
 ) -> dict[str, Figure]:
-    """Draw the figures that a study has; return them by name.
+    """Draw the figures of a study.
 
     Returns:
-        One figure for each of `AXES`; forecast, rates, isoflop and search where there are such.
+        By name: one for each of `AXES`, and forecast, rates, isoflop and search if the study has
+        them.
     """
     names = [arm.name for arm in arms]
     figures = {x: _draw_scaling(names, ladder, results, fits, x) for x in AXES.values()}
@@ -79,7 +80,7 @@ def _draw_scaling(
 
 
 def _caption(n_arms: int, results: Results, axis: AxisFit) -> list[str]:
-    """Return what a scaling figure rests on."""
+    """Return the lines below a scaling figure: its runs, law and hardware."""
     seeds = len({row.seed for row in results})
     lines = [
         f"{len(results)} runs: {n_arms} arms, {len({row.rung for row in results})} rungs, "
@@ -87,16 +88,16 @@ def _caption(n_arms: int, results: Results, axis: AxisFit) -> list[str]:
         " in all; bands and bars: 95 %"
     ]
     if len(lengths := sorted({row.branch for row in results})) > 1:
-        told = ", ".join(f"{length:g}" for length in lengths)
-        lines.append(f"every size trained {told} times as long as its rung")
+        shown = ", ".join(f"{length:g}" for length in lengths)
+        lines.append(f"every size trained {shown} times as long as its rung")
     law, card = axis.law, axis.card
     if law is not None and card is not None:
-        lines.append(f"{card.form}; {law.shape}")
-        lines.append(f"{card.loss}, weights {card.weights}")
-        lines.append(
+        lines += [
+            f"{card.form}; {law.shape}",
+            f"{card.loss}, weights {card.weights}",
             f"{card.n_used} runs fitted, in {card.n_cells} means; "
-            f"{card.degrees_of_freedom} degrees of freedom"
-        )
+            f"{card.degrees_of_freedom} degrees of freedom",
+        ]
         if len(law.branches) > 1:
             worth = ", ".join(f"{np.exp(law.log_r(b)):.3g} at {b:g}x" for b in law.branches[1:])
             lines.append(f"compute of other lengths counts as r C: r = {worth}")
@@ -111,7 +112,7 @@ def _caption(n_arms: int, results: Results, axis: AxisFit) -> list[str]:
 
 
 def _draw_bowls(found: BestSizes) -> Figure:
-    """Draw the bowls, with what the optima come to."""
+    """Draw the bowls, with the tokens per parameter of their optima."""
     best = ", ".join(
         f"{bowl.tokens_per_param_opt:.3g} at {format_flops(bowl.flops)}"
         for bowl in found.bowls
@@ -122,7 +123,7 @@ def _draw_bowls(found: BestSizes) -> Figure:
 
 
 def publish_figure(path: Path, figure: Figure) -> str:
-    """Publish a figure as `path`.svg and `path`.png; return the SVG."""
+    """Publish a figure as `path`.svg and `path`.png, and return the SVG."""
     svg = svg_text(figure)
     figure.set_layout_engine("none")  # laid out already: a sixth of the time
     image = png_bytes(figure)

@@ -1,6 +1,6 @@
-"""What a report says of one study.
+"""The facts of one study for a report.
 
-Owns the reading of a study's folder for a report. Table and fits are found again by the study.
+Owns how a study's folder is read for a report. The study computes its table and fits again.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any
 from ladderlm.files import read_json
 from ladderlm.study.fits import Fits
 from ladderlm.study.forecast import FORECAST_FILE
+from ladderlm.study.records import parse_record, plain
 from ladderlm.study.results import Results, Row
 from ladderlm.study.study import Study, StudyDescription
 
@@ -23,10 +24,9 @@ class StudyFacts:
     """One study of a report.
 
     Args:
-        about: its question, arms and ladder, and what to be warned of.
-        folder: of the study, from the report's folder.
-        results, fits: found again from the runs.
-        forecast: what `forecast.json` holds, word for word.
+        folder: of the study, relative to the report's folder.
+        results, fits: computed again from the runs.
+        forecast: content of `forecast.json`, unchanged.
     """
 
     about: StudyDescription
@@ -37,11 +37,7 @@ class StudyFacts:
 
     @classmethod
     def read(cls, folder: Path, home: Path) -> "StudyFacts":
-        """Read a study and fit it again.
-
-        Args:
-            home: folder of the report.
-        """
+        """Read a study and fit it again, for a report in the folder `home`."""
         study = Study.open(folder)
         results, fits = study.reread()
         path = folder / FORECAST_FILE
@@ -50,14 +46,13 @@ class StudyFacts:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with the forecast next to the fits."""
-        fits = self.fits.to_json()
-        for name in ("forecast", "forecast_score"):
-            fits.pop(name)
+        fits = {"search": None} | self.fits.to_json()
+        left_out = ("forecast", "forecast_score")
         return {
-            **self.about.to_json(),
+            **plain(self.about),
             "folder": self.folder,
-            "rows": [row.to_json() for row in self.results],
-            "fits": {"search": None} | fits,
+            "rows": self.results.table_rows(),
+            "fits": {name: value for name, value in fits.items() if name not in left_out},
             "forecast": self.forecast,
         }
 
@@ -65,7 +60,7 @@ class StudyFacts:
     def from_json(cls, values: Mapping[str, Any]) -> "StudyFacts":
         """Read back what `to_json` returned; its fits have no axes."""
         return cls(
-            about=StudyDescription.from_json(values),
+            about=parse_record(StudyDescription, values),
             folder=values["folder"],
             results=Results(tuple(map(Row.from_json, values["rows"]))),
             fits=Fits.from_json(values["fits"]),

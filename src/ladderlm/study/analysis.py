@@ -1,7 +1,7 @@
 """From the table of a study to its fits and verdicts.
 
-Owns how `Fits` are found: the laws, the comparison of every variant with the baseline over every
-axis and subset, hold-outs and verdicts.
+Owns the computation of `Fits`: laws, hold-outs, verdicts, and the comparisons of every variant with
+the baseline over every axis and subset.
 """
 
 import math
@@ -40,7 +40,7 @@ from ladderlm.study.verdict import Verdict, decide
 
 __all__ = ["analyse"]
 
-Shift = NDArray[np.float64] | None  # what mistuned rates do to a comparison: see `rate_shift`
+Shift = NDArray[np.float64] | None  # the effect of mistuned rates, see `rate_shift`
 
 
 def analyse(
@@ -54,10 +54,10 @@ def analyse(
     """Fit, compare and judge.
 
     Args:
-        tunings: what is known of the rates of the arms that were tuned.
-        pool: folder of the runs, for the losses of single documents; None leaves that out.
-        search: what the study's search has found.
-        forecast: of the held-out rungs, as it was written.
+        tunings: of the arms that were tuned.
+        pool: folder of the runs, for times and the losses of single documents; None: without.
+        search: result of the study's search.
+        forecast: the stored one of the held-out rungs.
     """
     excluded = {row.run_id: row.excluded_because for row in results.ladder if not row.counts}
     baseline, budgets = spec.arms[0].name, spec.ladder.flops
@@ -81,38 +81,35 @@ def analyse(
         search=search,
         axes=axes,
     )
+    whole, problem = axes["flops"], axes["flops"].problem
     if not any(row.status == "finished" for row in results):
         problem = "no run of this study has finished; start them: ladderlm study run"
+    if problem is not None:
         return replace(fits, problem=problem)
-    whole = axes["flops"]
-    if whole.problem is not None:
-        return replace(fits, problem=whole.problem)
     holdout = _predict_held_out(results.points(), spec.ladder.holdout, baseline)
     fits = replace(fits, law=whole.law, card=whole.card, holdout=holdout)
     found = {k: v for k, v in whole.comparisons.items() if isinstance(v, Comparison)}
     adjusted = _adjust({name: comparison.pooled.p_value for name, comparison in found.items()})
-    variants: list[VariantFit | Unjudged] = []
-    for name, comparison in whole.comparisons.items():
+
+    def judge(name: str, comparison: Comparison | NoAnswer) -> VariantFit | Unjudged:
         if isinstance(comparison, NoAnswer):
-            variants.append(Unjudged(name, comparison.problem))
-            continue
+            return Unjudged(name, comparison.problem)
         at_equal_time = axes["device_seconds"].comparisons[name]
         if isinstance(at_equal_time, NoAnswer) and times:
-            problem = at_equal_time.problem.splitlines()[0]
-            at_equal_time = NoAnswer(f"{problem}; {_count_reasons(times)}")
-        variants.append(
-            VariantFit(
-                variant=name,
-                comparison=comparison,
-                verdict=_judge(spec, comparison, fits, adjusted if len(adjusted) > 1 else {}),
-                at_equal_device_seconds=at_equal_time,
-                at_equal_tokens=axes["tokens"].comparisons[name],
-                lengths=_compare_lengths(results.points(), baseline, name, shifts[name]),
-                subsets=_compare_subsets(results, baseline, name, shifts[name]),
-                documents=None if pool is None else resample_documents(results, pool, comparison),
-            )
+            why = at_equal_time.problem.splitlines()[0]
+            at_equal_time = NoAnswer(f"{why}; {_count_reasons(times)}")
+        return VariantFit(
+            variant=name,
+            comparison=comparison,
+            verdict=_judge(spec, comparison, fits, adjusted if len(adjusted) > 1 else {}),
+            at_equal_device_seconds=at_equal_time,
+            at_equal_tokens=axes["tokens"].comparisons[name],
+            lengths=_compare_lengths(results.points(), baseline, name, shifts[name]),
+            subsets=_compare_subsets(results, baseline, name, shifts[name]),
+            documents=None if pool is None else resample_documents(results, pool, comparison),
         )
-    return replace(fits, variants=tuple(variants))
+
+    return replace(fits, variants=tuple(judge(*pair) for pair in whole.comparisons.items()))
 
 
 def _fit_axis(
@@ -171,7 +168,7 @@ def _judge(
 
 
 def _count_reasons(times: Mapping[str, str]) -> str:
-    """Count why times were left out."""
+    """Return the reasons why times were left out, with their counts."""
     counts = Counter(times.values())
     return "left out: " + "; ".join(f"{n} runs {why}" for why, n in sorted(counts.items()))
 
@@ -181,8 +178,8 @@ def _compare_subsets(
 ) -> dict[str, SubsetEstimate]:
     """Return the pooled multiplier of every subset that all runs were scored on.
 
-    Many subsets make some look different by chance, so p is adjusted by Holm's rule. What a wrong
-    rate costs is taken to be the same, in ln loss, on every subset.
+    Among many subsets some look different by chance, so p is adjusted by Holm's rule. The cost of
+    a wrong rate is assumed to be the same, in ln loss, on every subset.
     """
     both = results.compared.where(lambda row: row.arm in (baseline, variant))
     scored = [
@@ -201,10 +198,10 @@ def _compare_subsets(
 def _compare_lengths(
     points: Points, baseline: str, variant: str, shift: Shift
 ) -> dict[str, Estimate | NoAnswer]:
-    """Return the pooled multiplier of the runs of every length alone; {} where there is but one.
+    """Return the pooled multiplier of the runs of every length alone; {} with a single length.
 
-    The lengths share their trunks' noise, so how these differ is known better than their intervals
-    say.
+    The lengths share their trunks' noise, so their differences are known better than the intervals
+    suggest.
     """
     lengths = np.unique(points.branch).tolist()
     found: dict[str, Estimate | NoAnswer] = {}
@@ -215,6 +212,6 @@ def _compare_lengths(
 
 
 def _adjust(p_values: Mapping[str, float]) -> dict[str, float | None]:
-    """Adjust p-values by name, by Holm's rule; a test that could not be made takes no part."""
+    """Adjust p-values by Holm's rule, without those of tests that could not be made."""
     known = [None if math.isnan(p) else p for p in p_values.values()]
     return dict(zip(p_values, holm(known), strict=True))

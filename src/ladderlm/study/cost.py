@@ -1,7 +1,7 @@
-"""What a study will take, from short runs of a few of its shapes.
+"""The predicted time and memory of a study, from short runs of a few of its shapes.
 
-Owns the probe of this machine and the model that carries its figures over to all runs. Times are
-those of runs packed as the study will pack them.
+Owns the probe of this machine, with runs packed as the study packs them, and the interpolation of
+its figures to all runs.
 """
 
 import math
@@ -36,20 +36,15 @@ __all__ = [
 ]
 
 PROBE_SECONDS = 50.0  # of wall time; shapes that do not fit in are left out
-
-
-# What a run on a CPU holds, from short runs of four shapes, 74 to 870 thousand parameters, on
-# 2 cores of an AMD EPYC (Zen 2): within 6 % of their 393 to 535 MB.
+# Memory of a run on a CPU, from short runs of four shapes, 74 to 870 thousand parameters, on 2
+# cores of an AMD EPYC (Zen 2): within 6 % of their 393 to 535 MB.
 PROCESS_BYTES = 400e6  # Python, PyTorch and the other packages
 PARAMETER_BYTES = 16  # weight, gradient and two moments in float32
 ACTIVATION_BYTES = 110  # per token of a micro-batch, layer and channel
 
 
 def estimate_memory(run: PlannedRun) -> int:
-    """Return about the bytes of memory that a run will hold, by which runs are packed.
-
-    A probe measures it for the shapes that it tries; this needs none.
-    """
+    """Estimate the memory of a run in bytes without a probe, to pack runs by it."""
     model, config = run.config.model, run.config
     rows = min(config.execution.micro_batch_seqs or 1, config.global_batch_seqs)
     held = 0.0
@@ -60,7 +55,7 @@ def estimate_memory(run: PlannedRun) -> int:
 
 @dataclass(frozen=True)
 class ProbedShape:
-    """What a short run of one planned run's shape took; see `run.probe`."""
+    """The figures of a short run of one planned run's shape; see `bench.probe`."""
 
     run: PlannedRun
     step_seconds: float
@@ -72,18 +67,18 @@ class ProbedShape:
 
     @property
     def flops_per_second(self) -> float:
-        """Training FLOPs over time, steps alone."""
+        """Training FLOPs per second of the steps alone."""
         return self.run.rung.flops / self.run.rung.n_steps / self.step_seconds
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will take.
+    """The predicted cost of a run.
 
     Args:
-        seconds: wall time of its process, all in.
+        seconds: wall time of its whole process.
         device_seconds: of its steps alone.
-        memory_bytes: the largest that it holds.
+        memory_bytes: peak.
     """
 
     seconds: float
@@ -92,7 +87,7 @@ class Cost:
 
 
 def probed_runs(plan: StudyPlan) -> list[PlannedRun]:
-    """Choose what to try: the baseline's lowest, middle and top rung, then the others' middle."""
+    """Choose runs to probe: the baseline's lowest, middle and top rung, the others' middle."""
     baseline = plan.spec.arms[0].name
     rungs = sorted({run.rung.index for run in plan.ladder})
     middle = rungs[len(rungs) // 2]
@@ -107,14 +102,14 @@ def probed_runs(plan: StudyPlan) -> list[PlannedRun]:
 def probe(
     plan: StudyPlan, n_at_once: int, budget_seconds: float = PROBE_SECONDS
 ) -> list[ProbedShape]:
-    """Try shapes of a plan on this machine, in as many processes side by side as runs will be.
+    """Try shapes of a plan on this machine, in as many concurrent processes as the runs will be.
 
     Args:
-        n_at_once: processes; their mean is taken.
-        budget_seconds: no further shape is tried that would not fit in.
+        n_at_once: processes, whose figures are averaged.
+        budget_seconds: shapes that would take longer than this together are left out.
 
     Raises:
-        ExecutorError: a short run cannot be carried out; holds what its log says.
+        ExecutorError: a short run failed; quotes its log.
     """
     runs = probed_runs(plan)
     execution = runs[0].config.execution
@@ -147,7 +142,7 @@ def probe(
 
 
 def predict_all(plan: StudyPlan, found: Sequence[ProbedShape]) -> dict[str, Cost]:
-    """Predict what every run of a plan takes, by run id."""
+    """Predict the costs of all runs of a plan, by run id."""
     costs: dict[str, Cost] = {}
     opened: dict[tuple[str | None, ...], Split] = {}
     for run in plan.runs:
@@ -161,40 +156,38 @@ def predict_all(plan: StudyPlan, found: Sequence[ProbedShape]) -> dict[str, Cost
 
 
 def predict(run: PlannedRun, found: Sequence[ProbedShape], n_val_tokens: int, n_final: int) -> Cost:
-    """Predict what a run takes.
+    """Predict the cost of a run.
 
-    FLOPs per second, and the other figures likewise, go from shape to shape in proportion to the
-    logarithm of N; a run beyond the shapes that were tried gets those of the nearest. An arm other
-    than the baseline has the baseline's figures, and its own speed relative to it, as found at the
-    rung where both were tried.
+    Figures of the baseline are interpolated over the logarithm of N, and beyond the probed shapes
+    those of the nearest are used. Another arm has its own speed relative to the baseline, as
+    measured at the rung where both were probed.
 
     Args:
         found: at least one, the first of the baseline.
         n_val_tokens: of the validation split.
         n_final: tokens scored at the end.
     """
-    same = [one for one in found if one.run.arm == found[0].run.arm]
-    own = [one for one in found if one.run.arm == run.arm] if run.arm != same[0].run.arm else []
-    speed = _between(same, run, "flops_per_second")
-    for one in own:
-        speed *= one.flops_per_second / _between(same, one.run, "flops_per_second")
-    config = run.config
-    device_seconds = run.flops_to_spend / speed
-    n_scored = len(config.eval_steps)
+    baseline = found[0].run.arm
+    same = [one for one in found if one.run.arm == baseline]
+
+    def interpolate(name: str, at: PlannedRun = run) -> float:
+        known = {math.log(one.run.rung.n_matmul): float(getattr(one, name)) for one in same}
+        sizes = sorted(known)
+        return float(np.interp(math.log(at.rung.n_matmul), sizes, [known[x] for x in sizes]))
+
+    speed = interpolate("flops_per_second")
+    for one in found:
+        if one.run.arm == run.arm != baseline:
+            speed *= one.flops_per_second / interpolate("flops_per_second", one.run)
+    config, device_seconds = run.config, run.flops_to_spend / speed
     n_saved = math.ceil(run.rung.n_steps / (config.checkpoint.every_steps or run.rung.n_steps))
     head = min(config.eval.head_tokens or n_val_tokens, n_val_tokens)
+    n_scored = len(config.eval_steps) * head + n_final
     seconds = (
-        _between(same, run, "start_seconds")
+        interpolate("start_seconds")
         + device_seconds
-        + (n_scored * head + n_final) * _between(same, run, "eval_seconds_per_token")
-        + n_saved * _between(same, run, "checkpoint_seconds")
-        + _between(same, run, "end_seconds")
+        + n_scored * interpolate("eval_seconds_per_token")
+        + n_saved * interpolate("checkpoint_seconds")
+        + interpolate("end_seconds")
     )
-    return Cost(seconds, device_seconds, _between(same, run, "memory_bytes"))
-
-
-def _between(found: Sequence[ProbedShape], run: PlannedRun, name: str) -> float:
-    """Interpolate a figure to the shape of a run."""
-    known = {math.log(one.run.rung.n_matmul): float(getattr(one, name)) for one in found}
-    at = sorted(known)
-    return float(np.interp(math.log(run.rung.n_matmul), at, [known[x] for x in at]))
+    return Cost(seconds, device_seconds, interpolate("memory_bytes"))

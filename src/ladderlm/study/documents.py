@@ -1,7 +1,7 @@
-"""How much of a multiplier is the choice of validation documents.
+"""The dependence of a multiplier on the choice of validation documents.
 
-Owns the paired bootstrap over documents: all runs of both arms are scored again on the same drawn
-documents, and the pooled multiplier is taken again with the slopes held.
+Owns the paired bootstrap over documents: the losses of all runs of both arms are averaged over the
+same drawn documents, and the pooled multiplier is computed again with the slopes fixed.
 """
 
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ class DocumentInterval:
 def resample_documents(
     results: Results, pool: Path, comparison: Comparison
 ) -> DocumentInterval | NoAnswer:
-    """Draw documents with replacement and return the interval of the pooled multiplier.
+    """Draw documents with replacement, and compute the interval of the pooled multiplier.
 
-    The trained models are held: this is the error of the sample of texts alone, which seeds do not
-    show and which all rungs share. Copies of a text are drawn together.
+    The trained models are fixed: this is the error of the sample of texts alone, which seeds do not
+    show and all rungs share. Copies of a text are drawn together.
     """
     try:
         pairs = _read_pairs(results, pool, comparison)
@@ -56,13 +56,13 @@ def resample_documents(
         return NoAnswer(f"{n} different documents are too few to draw from")
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_DRAWS)
     weights = drawn.astype(np.float64)[:, cluster]
+    whole = np.ones((1, len(cluster)))
     top, bottom = np.zeros(N_DRAWS), 0.0
     for rung in comparison.rungs:
         own = pairs[rung.rung]
         gains = [_log_rate(base, weights) - _log_rate(new, weights) for base, new in own]
-        whole = np.ones((1, len(cluster)))
         stated = [_log_rate(base, whole) - _log_rate(new, whole) for base, new in own]
-        # what the comparison added for a pair's difference in compute
+        # the comparison's correction for a pair's difference in compute
         correction = float(np.mean(rung.log_m)) * rung.slope - float(np.mean(stated))
         weight = float(mean_weight(len(rung.log_m)))
         top += weight * rung.slope * (np.mean(gains, axis=0) + correction)
@@ -80,7 +80,7 @@ def _log_rate(losses: DocumentLosses, weights: NDArray[np.float64]) -> NDArray[n
 def _read_pairs(
     results: Results, pool: Path, comparison: Comparison
 ) -> dict[int, list[tuple[DocumentLosses, DocumentLosses]]]:
-    """Load the final losses of every pair of runs that the comparison used."""
+    """Load the final losses of every pair of runs of a comparison, by rung."""
     ids = {(row.arm, row.rung, row.branch, row.seed): row.run_id for row in results.compared}
     found: dict[int, list[tuple[DocumentLosses, DocumentLosses]]] = {}
     reference: DocumentLosses | None = None

@@ -1,7 +1,6 @@
 """Carry out the runs of a plan.
 
-Owns the jobs of a study: which runs still need one, and what became of each. A finished run is
-never started again; its folder is the truth.
+Owns the jobs of a study. A run whose folder holds a finished run is never started again.
 """
 
 import sys
@@ -21,7 +20,7 @@ __all__ = ["launch", "pending_runs", "release_trunks"]
 
 
 def pending_runs(plan: StudyPlan, pool: Path) -> list[PlannedRun]:
-    """List runs that can be made and are not finished, each once, in the order of their starts."""
+    """List the settled runs that are not finished, each once, in the order of their starts."""
     pending: dict[str, PlannedRun] = {}
     for run in plan.settled:
         if not RunDirectory(pool / run.run_id).finished:
@@ -30,9 +29,9 @@ def pending_runs(plan: StudyPlan, pool: Path) -> list[PlannedRun]:
 
 
 def release_trunks(plan: StudyPlan, pool: Path) -> None:
-    """Delete the checkpoints that trunks have kept for branches, where all of these are finished.
+    """Delete the checkpoints that trunks keep for branches, once all of these are finished.
 
-    A trunk's last and best one stay.
+    A trunk's last and best checkpoints are kept.
     """
     runs = {run.run_id: run for run in plan.settled}
     for name in {run.trunk for run in runs.values() if run.trunk is not None}:
@@ -51,17 +50,16 @@ def launch(
     on_change: Callable[[PlannedRun, State], None] = lambda run, state: None,
     replan: Callable[[Collection[str]], StudyPlan] | None = None,
 ) -> list[Outcome]:
-    """Run what is not finished; return how each ended. One failure does not stop the others.
+    """Carry out the runs that are not finished, and return their outcomes.
 
-    A run starts as soon as what it needs is there. A branch waits until its trunk has ended, well
-    or not: it takes over what is there. A run whose rate or options a search will choose is in a
-    later plan: one is made whenever a run has ended, as long as any waits for that.
+    A failed run does not stop the others. A branch starts when its trunk has ended, failed or not,
+    and uses the checkpoints that are there. Provisional runs wait for a later plan, which is made
+    whenever a run has ended.
 
     Args:
-        pool: folder of the runs.
-        on_change: told when a run starts and ends; may raise to stop (runs save and can be resumed
-            later).
-        replan: called with the runs that have failed for good; None: this plan is all.
+        on_change: called when a run starts and ends; may raise to stop (runs save and can be
+            resumed later).
+        replan: returns the next plan, given the runs that have failed for good; None: never.
     """
     runs: dict[str, PlannedRun] = {}
 
@@ -77,10 +75,8 @@ def launch(
         plan = replan({outcome.job.name for outcome in ended if outcome.state is State.FAILED})
         return hand_over()
 
-    def tell(job: Job, state: State) -> None:
-        on_change(runs[job.name], state)
-
-    return run_jobs(executor, hand_over(), tell, more=more)
+    first = hand_over()
+    return run_jobs(executor, first, lambda job, now: on_change(runs[job.name], now), more=more)
 
 
 def _job(run: PlannedRun, pool: Path) -> Job:

@@ -54,33 +54,32 @@ class LadderOptions:
     """Fewest updates of a rung; the batch shrinks until it has that many."""
 
     def __post_init__(self) -> None:
-        n_rungs = len(self.flops)
-        _check_rule(self, "flops", _are_rising(self.flops), "be positive and rise", "[1e13, 3e13]")
-        seeds = self.seeds + self.extra_seeds
+        n_rungs, seeds = len(self.flops), self.seeds + self.extra_seeds
         distinct = bool(self.seeds) and len(set(seeds)) == len(seeds)
-        _check_rule(
-            self, "seeds", distinct, "differ from each other and from extra_seeds", "[1, 2]"
-        )
-        for name in ("tokens_per_param", "aspect_ratio", "min_layers", "min_updates"):
-            _check_rule(self, name, getattr(self, name) > 0, "be positive")
-        _check_rule(self, "tokens", self.tokens is None or self.tokens > 0, "be positive")
-        fits = 1.0 in self.branches and _are_rising(self.branches)
-        rule = "be positive multiples of tokens_per_param that rise, with 1 among them"
-        _check_rule(self, "branches", fits, rule, "[0.5, 1, 2]")
+        lengths = 1.0 in self.branches and _are_rising(self.branches)
+        positive = ("tokens_per_param", "aspect_ratio", "min_layers", "min_updates")
+        rules = [
+            ("flops", _are_rising(self.flops), "be positive and rise, such as [1e13, 3e13]"),
+            ("seeds", distinct, "differ from each other and from extra_seeds, such as [1, 2]"),
+            *((name, getattr(self, name) > 0, "be positive") for name in positive),
+            ("tokens", self.tokens is None or self.tokens > 0, "be positive"),
+            ("branches", lengths, "be positive multiples that rise, with 1 among them"),
+            # A parabola needs four points, and sizes far from its vertex do not locate it.
+            ("isoflop_sizes", self.isoflop_sizes in (0, *range(4, 10)), "be 0 or 4 to 9"),
+            ("noise_seeds", self.noise_seeds >= 0, "be at least 0"),
+            ("extra_seed_rungs", self.extra_seed_rungs >= 0, "be at least 0"),
+            ("holdout", 0 <= self.holdout < n_rungs, f"be at least 0 and below {n_rungs} rungs"),
+        ]
+        for name, holds, rule in rules:
+            value = getattr(self, name)
+            shown = list(value) if isinstance(value, tuple) else value
+            require(f"ladder.{name}", shown, holds, rule)
         if len(self.branches) > 1 and (self.tokens is not None or self.isoflop_sizes):
             other = "tokens" if self.tokens is not None else "isoflop_sizes"
             raise ConfigError(
                 f"ladder.branches cannot be combined with ladder.{other}",
                 fix=f"leave out branches or {other}",
             )
-        # A parabola needs four points, and sizes far from its vertex do not locate it.
-        _check_rule(
-            self, "isoflop_sizes", self.isoflop_sizes in (0, *range(4, 10)), "be 0 or 4 to 9"
-        )
-        for name in ("noise_seeds", "extra_seed_rungs"):
-            _check_rule(self, name, getattr(self, name) >= 0, "be at least 0")
-        rule = f"be 0 to {n_rungs - 1} with {n_rungs} rungs, so that some are left to fit"
-        _check_rule(self, "holdout", 0 <= self.holdout < n_rungs, rule)
 
     @property
     def noise_seed_list(self) -> tuple[int, ...]:
@@ -96,15 +95,6 @@ class LadderOptions:
 def _are_rising(values: Sequence[float]) -> bool:
     """Return whether there are values, all positive, each above the one before."""
     return bool(values) and values[0] > 0 and all(a < b for a, b in itertools.pairwise(values))
-
-
-def _check_rule(
-    options: LadderOptions, name: str, holds: bool, rule: str, example: str = ""
-) -> None:
-    value = getattr(options, name)
-    shown = list(value) if isinstance(value, tuple) else value
-    fix = f"write for example {name} = {example}" if example else ""
-    require(f"ladder.{name}", shown, holds, rule, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

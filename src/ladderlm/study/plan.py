@@ -169,10 +169,8 @@ def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
             f"the ladder spans {flops[-1] / flops[0]:.1f}x of compute: less than a decade says "
             "little about scaling"
         )
-    few = [run for run in runs if run.rung.n_steps < FEW_UPDATES]
-    if few:
-        fewest = min(run.rung.n_steps for run in few)
-        found.append(f"{len(few)} runs have fewer than {FEW_UPDATES} updates, down to {fewest}")
+    if few := [run.rung.n_steps for run in runs if run.rung.n_steps < FEW_UPDATES]:
+        found.append(f"{len(few)} runs have fewer than {FEW_UPDATES} updates, down to {min(few)}")
     longest = max(run.rung.n_tokens for run in runs)
     if longest > unique_tokens:
         found.append(f"the longest run repeats its data {longest / unique_tokens:.1f} times")
@@ -188,14 +186,13 @@ def _warnings(plan: StudyPlan, unique_tokens: int) -> list[str]:
             f"the lowest rungs have one layer and the highest {layers[-1]}: rates found at one "
             "layer may not carry; ladder.min_layers = 2 avoids it"
         )
-    said_of_baseline = {*spec.arms[0].set, *spec.arms[0].tune}
+    baseline = spec.arms[0]
     for arm in spec.arms[1:]:
         changed = {line.split(":", 1)[0] for line in plan.differences(arm.name)}
-        said = said_of_baseline | set(arm.set) | set(arm.tune)
-        follows = _FOLLOWS | (_FOLLOWS_DATA if "data.path" in said else set())
-        unsaid = sorted(changed - said - follows)
-        if unsaid:
-            found.append(f"arm {arm.name} differs in more than it says: {', '.join(unsaid)}")
+        named = {*baseline.set, *baseline.tune, *arm.set, *arm.tune}
+        follows = _FOLLOWS | (_FOLLOWS_DATA if "data.path" in named else set())
+        if others := sorted(changed - named - follows):
+            found.append(f"arm {arm.name} differs in more than it says: {', '.join(others)}")
     if not all(arm.tune for arm in spec.arms):
         found.append("learning rates are not tuned per arm: the verdict will be INCONCLUSIVE")
     return found

@@ -1,6 +1,6 @@
-"""The table of a study: one row a run, from the run folders.
+"""The table of a study, with one row per run, from the run folders.
 
-Owns `results.csv`, from which every figure and number can be recomputed, and its way to `Points`.
+Owns `results.csv`, from which every figure and number can be computed again.
 """
 
 import csv
@@ -29,17 +29,17 @@ TIMING_COLUMNS = ("seconds", "device_seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run of a study, as far as it has been carried out: one line of `results.csv`.
+    """One run of a study: one line of `results.csv`.
 
     Args:
-        params: N, parameters in matrix products.
+        params: N, parameters in matrix multiplications.
         tokens: row positions trained on.
         flops: of all steps, nominal causal.
-        flops_spent: of the steps that no trunk has made.
+        flops_spent: of its own steps, without those of its trunk.
         device_seconds: median step time times steps.
-        loss: nats per token on the validation text; None: not measured, or not a number.
-        cluster: runs of one trunk share their noise; its id, or the run's own.
-        excluded_because: why the run is not compared; "": it is.
+        loss: nats per token on the validation text; None if not measured, or not a number.
+        cluster: id of its trunk, or its own; runs of one trunk share their noise.
+        excluded_because: why the run is not compared; "" if it is.
         subsets: bits per byte by subset of the validation text.
     """
 
@@ -81,12 +81,12 @@ class Row:
 
     @property
     def known_bits_per_byte(self) -> float:
-        """Bits per byte if that is a positive finite number, else infinity: nothing was learned."""
+        """Bits per byte if that is a positive finite number, else infinity."""
         bits = self.bits_per_byte
         return bits if bits is not None and 0 < bits < math.inf else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values by column; "" is for what was not measured."""
+        """Return plain values by column, "" for those that were not measured."""
         values = {name: getattr(self, name) for name in COLUMNS}
         lost = ("loss", "bits_per_byte") if self.status == "finished" else ()
         filled = {k: "" if v is None and k not in lost else v for k, v in values.items()}
@@ -97,18 +97,16 @@ class Row:
         """Read back what `to_json` returned, from JSON or from the text of a CSV file.
 
         Raises:
-            DataError: a column that must hold a number does not.
+            DataError: a required number is missing.
         """
-        found: dict[str, Any] = {"branch": 1.0}  # tables were written before there were branches
+        found: dict[str, Any] = {}
         for column in dataclasses.fields(cls)[:-1]:
-            value = values.get(column.name, found.get(column.name))
-            if column.type is str:  # a run id such as 12e345678901 must not be read as a number
-                found[column.name] = str(value)
-                continue
-            number = _parse_number(value)
-            if number is None and column.default is dataclasses.MISSING:
+            value = values.get(column.name)
+            # A run id such as 12e345678901 must not be read as a number.
+            known = str(value) if column.type is str else _parse_number(value)
+            if known is None and column.default is dataclasses.MISSING:
                 raise DataError(f"{column.name} = {value!r} in a table of a study: not a number")
-            found[column.name] = number
+            found[column.name] = column.default if known is None else known
         subsets = {
             name.removeprefix("bpb[").removesuffix("]"): _parse_number(value)
             for name, value in values.items()
@@ -122,7 +120,7 @@ _MEASURED = [column.name for column in dataclasses.fields(Row) if column.default
 
 
 def _parse_number(value: Any) -> Any:
-    """Return a number, read from text if it is text; None where there is none."""
+    """Return a number, also from text; None if there is none."""
     if isinstance(value, int | float):
         return value
     for kind in (int, float):
@@ -135,7 +133,7 @@ def _parse_number(value: Any) -> Any:
 
 @dataclass(frozen=True, repr=False)
 class Results(NotebookTable):
-    """The table of a study: every run that can be made, in the order of the plan."""
+    """The table of a study: its settled runs, in the order of the plan."""
 
     shown_columns = ("run_id", "arm", "role", "rung", "branch", "seed", "status", "bits_per_byte")
     rows: tuple[Row, ...] = ()
@@ -147,7 +145,7 @@ class Results(NotebookTable):
         return self.rows[place]
 
     def __repr__(self) -> str:
-        """Return how many runs there are, and how many are compared."""
+        """Return the numbers of runs, and of those that are compared."""
         return f"Results({len(self)} runs, {len(self.compared)} compared)"
 
     def __len__(self) -> int:
@@ -180,7 +178,7 @@ class Results(NotebookTable):
 
         Args:
             x: flops, device_seconds or tokens.
-            subset: of the validation text; None: all of it.
+            subset: of the validation text; None for all of it.
         """
         rows = self.compared.rows
         loss = [row.subsets[subset] if subset else row.bits_per_byte for row in rows]
@@ -211,7 +209,7 @@ class Results(NotebookTable):
         """Read a table back.
 
         Raises:
-            DataError: missing, lacking a column, or without a number where one must stand.
+            DataError: the file, a column or a required number is missing.
         """
         try:
             lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
@@ -221,18 +219,15 @@ class Results(NotebookTable):
             ) from error
         missing = [c for c in COLUMNS if lines and c not in lines[0] and c != "branch"]
         if not lines or missing:
-            raise DataError(f"{path} is empty or lacks {missing}", "it is not a table of a study")
+            raise DataError(f"{path} is not a table of a study: it is empty or lacks {missing}")
         return cls(tuple(map(Row.from_json, lines)))
 
 
 def collect_results(plan: StudyPlan, pool: Path) -> Results:
-    """Read the summary of every planned run; a run that is missing or failed keeps its row.
-
-    So does one that is not compared: of a search, or for the noise.
-    """
-    rows = [_planned_row(plan.spec.name, run) for run in plan.settled]
-    splits = [run.config.eval.split for run in plan.settled]
-    return Results(tuple(_measured(*pair, pool) for pair in zip(rows, splits, strict=True)))
+    """Read the summaries of all planned runs, whether they are finished and compared or not."""
+    name = plan.spec.name
+    runs = ((_planned_row(name, run), run.config.eval.split) for run in plan.settled)
+    return Results(tuple(_measured(row, split, pool) for row, split in runs))
 
 
 def _planned_row(study: str, run: PlannedRun) -> Row:
@@ -260,18 +255,18 @@ def _planned_row(study: str, run: PlannedRun) -> Row:
 
 
 def reread_results(results: Results, pool: Path) -> Results:
-    """Read again what the run folders say of the rows of a table; the plan's columns stay."""
+    """Read the measured columns of a table again from the run folders."""
+    empty: dict[str, Any] = dict.fromkeys(_MEASURED)
     fresh = []
     for row in results:
         directory = RunDirectory(pool / row.run_id)
         split = directory.config().eval.split if directory.config_file.is_file() else "val"
-        empty: dict[str, Any] = dict.fromkeys(_MEASURED)
         fresh.append(_measured(replace(row, **empty, hardware="", subsets={}), split, pool))
     return Results(tuple(fresh))
 
 
 def _measured(row: Row, split: str, pool: Path) -> Row:
-    """Fill in the columns that come from the run itself."""
+    """Return a row with the columns that the run itself has measured."""
     directory = RunDirectory(pool / row.run_id)
     summary = directory.summary()
     if summary is None:
@@ -288,7 +283,7 @@ def _measured(row: Row, split: str, pool: Path) -> Row:
         hardware=summary["hardware"],
         status=summary["status"],
     )
-    if "branched_from" in summary:  # the steps before were made by its trunk
+    if "branched_from" in summary:  # the steps before are its trunk's
         own = 1 - summary["branched_from"]["step"] / summary["n_steps"]
         row = replace(row, flops_spent=summary["flops"] * own)
     if row.status != "finished":

@@ -1,6 +1,6 @@
-"""In which order the runs of a plan start, and what each of them waits for.
+"""The order in which the runs of a plan start, and their dependencies.
 
-Owns the one order by which `launch.py` hands runs to an executor and by which their wall time is
+Owns the one order in which `launch.py` hands runs to an executor and in which their wall time is
 predicted. Starts nothing.
 """
 
@@ -15,21 +15,21 @@ __all__ = ["in_order", "n_side_by_side", "rank", "resources_of", "wall_seconds"]
 
 
 def rank(run: PlannedRun) -> tuple[float, ...]:
-    """Return the place of a run among those that could start: the lowest first.
+    """Return the rank of a run among those that could start; the lowest starts first.
 
-    Searches and noise runs go before the ladder, which needs what they find; of the others the
+    Searches and noise runs go before the ladder, which needs their results. Of the others the
     longest go first, which keeps all cores busy to the end.
     """
     return run.role == "ladder", -run.rung.budget
 
 
 def in_order(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """Sort runs as they are handed over: by rank, and arms of a pair side by side."""
+    """Sort runs by rank, with the arms of a pair side by side."""
     return sorted(runs, key=lambda run: (rank(run), run.seed, run.arm))
 
 
 def resources_of(run: PlannedRun) -> Resources:
-    """Return what a run holds while it runs."""
+    """Return the threads, devices and memory of a run."""
     execution = run.config.execution
     return Resources(
         execution.n_threads or 1,
@@ -39,7 +39,7 @@ def resources_of(run: PlannedRun) -> Resources:
 
 
 def n_side_by_side(runs: Sequence[PlannedRun], room: Packing) -> int:
-    """Return how many of these runs a machine has room for at first."""
+    """Return how many of these runs a machine can start at once."""
     for run in in_order(runs):
         room.add(run.run_id, resources_of(run), rank(run))
     n = 0
@@ -55,15 +55,15 @@ def wall_seconds(
     needs_of: Callable[[PlannedRun], Resources] = resources_of,
     running: Collection[str] = (),
 ) -> float:
-    """Return the seconds until the last run ends, by the rules by which they are started.
+    """Return the seconds until the last run ends, started in the order of `in_order`.
 
-    A branch waits for its trunk, a run of a rate or option that is not chosen yet for those that
-    choose it. Grids of rates that will grow are not foreseen.
+    A branch waits for its trunk, a provisional run for those that choose its rate or options. The
+    growth of grids of rates is not predicted.
 
     Args:
-        seconds_of: still to go; 0: it has ended.
-        room: of the machine, with nothing on it.
-        needs_of: what a run takes of it.
+        seconds_of: remaining seconds of a run; 0 if it has ended.
+        room: of the empty machine.
+        needs_of: resources of a run.
         running: runs that have started.
     """
     settled = {run.run_id: run for run in runs if not run.provisional}

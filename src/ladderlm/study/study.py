@@ -1,17 +1,15 @@
-"""`Study`: what becomes of a study file, from its plan to its fits.
+"""`Study`: from a study file to its plan, runs, results and fits.
 
-Owns the order of things, and the files of a study's folder that hold its results. Each step has a
-module of its own. Prints nothing and builds no model.
+Owns the order of the steps, and the result files of a study's folder. Each step has its own module.
+Prints nothing and builds no model.
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ladderlm.config import from_dict
 from ladderlm.errors import ConfigError, DataError
 from ladderlm.executors.base import Executor, Outcome, State
 from ladderlm.executors.local import LocalExecutor
@@ -26,6 +24,7 @@ from ladderlm.study.origins import mixed_origins
 from ladderlm.study.parts import Merged, check_same_study, merge_runs, part_of
 from ladderlm.study.plan import StudyPlan, plan_study
 from ladderlm.study.planner import PlannedRun
+from ladderlm.study.records import parse_record, plain
 from ladderlm.study.results import Results, collect_results, reread_results
 from ladderlm.study.search import to_toml
 from ladderlm.study.spec import (
@@ -39,18 +38,18 @@ from ladderlm.study.spec import (
 from ladderlm.study.status import StudyStatus, study_status
 from ladderlm.text import without_home
 
-__all__ = ["Study", "StudyDescription", "StudyObserver", "StudyRun"]
+__all__ = ["Study", "StudyDescription", "StudyObserver"]
 
 FITS_FILE, TABLE_FILE, DESCRIPTION_FILE = "fits.json", "results.csv", "study.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDescription:
-    """What `study.json` holds.
+    """The content of `study.json`.
 
     Args:
-        warnings: what a reader of the result would want to have known.
-        pool: folder of the runs, from the study's folder.
+        warnings: for readers of the results.
+        pool: folder of the runs, relative to the study's folder.
     """
 
     name: str
@@ -62,36 +61,15 @@ class StudyDescription:
     pool: str
     demonstration: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        arms = [dict(vars(arm)) for arm in self.arms]
-        return vars(self) | {"arms": arms, "ladder": dict(vars(self.ladder))}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "StudyDescription":
-        """Read back what `to_json` returned; other keys are ignored."""
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        known["arms"] = tuple(Arm(**arm) for arm in values["arms"])
-        known["ladder"] = from_dict(LadderOptions, values["ladder"], "ladder")
-        return cls(**known | {"warnings": tuple(values["warnings"])})
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """The outcome of a study: its last plan, and the runs that failed for good."""
-
-    plan: StudyPlan
-    failed: tuple[Outcome, ...]
-
 
 class StudyObserver:
-    """Callbacks for the progress of a study. Override those that you want to show."""
+    """Callbacks for the progress of a study, which do nothing unless overridden."""
 
     def planned(self, study: "Study", plan: StudyPlan) -> None:
-        """Show the plan whose runs are about to start."""
+        """Show the plan before its runs start."""
 
     def watch(self, look: Callable[[], StudyStatus]) -> AbstractContextManager[None]:
-        """Show where the study stands while its runs go on; `look` reads it from their folders."""
+        """Show the status that `look` reads while the runs are under way."""
         del look
         return nullcontext()
 
@@ -101,21 +79,20 @@ class StudyObserver:
         """Show that a run is done or has failed."""
 
     def merged(self, study: "Study", merged: Merged) -> None:
-        """Show what came of copying the runs of parts."""
+        """Show which runs of the parts were copied."""
 
 
 class Study:
     """A study: its question and ladder, its folder, and the pool of its runs.
 
-    Open one with `Study.open`. Every method reads the folders again, so it may be called again at
-    any time: runs that have ended since then are taken into account.
+    Open one with `Study.open`. Every method reads the folders again, so it takes into account the
+    runs that have ended since the last call.
 
     Args:
-        spec: what the study file says.
-        folder: where its results go.
+        folder: of the results.
         pool: folder of the runs.
-        file: the study file, kept in the folder; None: it is there already.
-        part: (i, n): only the runs of part i of n.
+        file: study file to store in the folder; None if it is there already.
+        part: (i, n) for only the runs of part i of n.
     """
 
     def __init__(
@@ -145,19 +122,18 @@ class Study:
         """Read a study file, or the folder of a study that has run.
 
         Args:
-            file: study file (TOML), or the folder that `run` wrote.
+            file: study file (TOML), or the folder of a study.
             out: folder of the study. Default: studies-out/NAME.
             pool: folder of runs that several studies share. Default: the study folder's runs.
-            scale: lay the file's `[scale.NAME]` over its base, ladder and arms.
-            part: (i, n): only the runs of part i of n.
+            scale: name of the file's `[scale.NAME]` to lay over base, ladder and arms.
+            part: (i, n) for only the runs of part i of n.
 
         Raises:
             ConfigError: the file is not a study, or the folder holds none.
         """
         file = Path(file)
         if file.is_dir():
-            described = StudyDescription.from_json(read_json(file / DESCRIPTION_FILE))
-            return cls(read_stored_study(file), file, file / described.pool, part=part)
+            return cls(read_stored_study(file), file, _stored_pool(file), part=part)
         spec = read_study(file, scale=scale)
         return cls(spec, *_study_places(spec, out, pool), file, part)
 
@@ -169,14 +145,14 @@ class Study:
         pool: str | Path | None = None,
         observer: StudyObserver | None = None,
     ) -> "Study":
-        """Copy the runs of all parts of a study into one pool; return the whole.
+        """Copy the runs of all parts of a study into one pool, and return the whole study.
 
         Args:
-            parts: folders of studies that were run in parts.
+            parts: study folders of the parts.
             out, pool: as in `open`.
 
         Raises:
-            ConfigError: they are not of one study, or two finished runs of one id differ.
+            ConfigError: the parts are not of one study, or two finished runs of one id differ.
         """
         if not parts:
             raise ConfigError("no DIR is named", "", "name the study folders of the parts")
@@ -185,12 +161,12 @@ class Study:
         for folder, spec in zip(folders, specs, strict=True):
             check_same_study(specs[0], spec, folder)
         study = cls(specs[0], *_study_places(specs[0], out, pool))
-        pools = [folder / read_json(folder / DESCRIPTION_FILE)["pool"] for folder in folders]
+        pools = [_stored_pool(folder) for folder in folders]
         plan = study.plan()
         with FolderLock(study.folder):
             if study.folder.resolve() not in [folder.resolve() for folder in folders]:
                 copy_stored_study(folders[0], study.folder)
-            while True:  # the runs of one stage tell which are those of the next
+            while True:  # the runs of one stage determine those of the next
                 (observer or StudyObserver()).merged(study, merge_runs(plan, study.pool, pools))
                 before, plan = plan, study.plan()
                 if plan.settled == before.settled:
@@ -202,17 +178,16 @@ class Study:
         return whole if self._part is None else part_of(whole, *self._part)
 
     def status(self, at_once: int = 1) -> StudyStatus:
-        """Read from the run folders where every run stands; see `study_status`."""
+        """Read the status of every run; see `study_status`."""
         return study_status(self.plan(), self.pool, at_once)
 
     def run(
         self, executor: Executor | None = None, observer: StudyObserver | None = None
-    ) -> StudyRun:
-        """Carry out the runs that are not finished, searches first.
+    ) -> tuple[Outcome, ...]:
+        """Carry out the runs that are not finished, searches first; return those that failed.
 
         Args:
-            executor: None: this machine, all cores.
-            observer: told about the progress.
+            executor: None for all cores of this machine.
 
         Raises:
             LadderError: another process runs this study.
@@ -222,12 +197,10 @@ class Study:
             self._store()
             observer.planned(self, self.plan())
             outcomes = self._launch(executor or LocalExecutor(), observer)
-            plan = self.plan()
-            release_trunks(plan, self.pool)
-        return StudyRun(plan, tuple(o for o in outcomes if o.state is State.FAILED))
+            release_trunks(self.plan(), self.pool)
+        return tuple(outcome for outcome in outcomes if outcome.state is State.FAILED)
 
     def _launch(self, executor: Executor, observer: StudyObserver) -> list[Outcome]:
-        """Launch every run as soon as it can be made."""
         running: set[str] = set()
         plan, at_once = self.plan(()), 1
 
@@ -268,23 +241,22 @@ class Study:
             pool=os.path.relpath(self.pool, self.folder),
             demonstration=spec.demonstration,
         )
-        publish_json(self.folder / DESCRIPTION_FILE, described.to_json())
+        publish_json(self.folder / DESCRIPTION_FILE, plain(described))
         return results
 
     def fit(self) -> Fits:
         """Collect, forecast the held-out rungs, fit, compare and judge.
 
-        Writes `forecast.json` and `fits.json`, and `search.toml` where a search has ended.
+        Writes `forecast.json` and `fits.json`, and `search.toml` when a search has ended.
 
         Raises:
-            DataError: no run has begun.
+            DataError: no run has started.
         """
         plan = self.plan()
         if not any(RunDirectory(self.pool / run.run_id).summary() for run in plan.settled):
             raise DataError(
                 f"no run of {self.spec.name} has begun in {self.pool}",
-                "there is nothing to fit",
-                "run the study first: Study.run(), or `ladderlm study run`",
+                fix="run the study first: Study.run(), or `ladderlm study run`",
             )
         results = self._collect(plan)
         forecast = write_forecast(self.folder, self.spec, results)
@@ -295,8 +267,8 @@ class Study:
         return fits
 
     def description(self) -> StudyDescription:
-        """Read back what `collect` wrote of the study."""
-        described = StudyDescription.from_json(read_json(self.folder / DESCRIPTION_FILE))
+        """Read back `study.json`, as `collect` wrote it."""
+        described = parse_record(StudyDescription, read_json(self.folder / DESCRIPTION_FILE))
         return replace(described, name=self.spec.name)  # checked: figures are files of that name
 
     def results(self) -> Results:
@@ -305,24 +277,21 @@ class Study:
 
     @property
     def forecast(self) -> StoredForecast | None:
-        """The forecast of the held-out rungs, as it was written; None before `fit`."""
+        """The stored forecast of the held-out rungs; None before `fit`."""
         return read_forecast(self.folder)
 
     def reread(self) -> tuple[Results, Fits]:
-        """Return the table again from its runs, and the fits again from that table.
+        """Compute the table again from its runs, and the fits from that table.
 
-        What stands in `results.csv` and `fits.json` says which runs and searches there were; every
-        number is computed again, and nothing is written. The user's home is left out of reasons.
+        The runs and searches are those of `results.csv` and `fits.json`. Nothing is written, and
+        the user's home folder is left out of reasons.
 
         Raises:
             DataError: there is no table.
         """
-        results = reread_results(self.results(), self.pool)
-        reasons = [without_home(row.excluded_because) for row in results]
-        results = Results(
-            tuple(replace(r, excluded_because=w) for r, w in zip(results, reasons, strict=True))
-        )
-        path = self.folder / FITS_FILE
+        rows = reread_results(self.results(), self.pool)
+        shown = (replace(r, excluded_because=without_home(r.excluded_because)) for r in rows)
+        results, path = Results(tuple(shown)), self.folder / FITS_FILE
         known = Fits.from_json(read_json(path)) if path.is_file() else Fits(study=self.spec.name)
         tunings = [tuning.reread(results.rates_of(tuning.arm)) for tuning in known.tuning]
         bits = {row.run_id: row.bits_per_byte for row in results if row.bits_per_byte is not None}
@@ -332,6 +301,10 @@ class Study:
     def _store(self) -> None:
         if self._file is not None:
             store_study(self.folder, self._file, self.spec)
+
+
+def _stored_pool(folder: Path) -> Path:
+    return folder / str(read_json(folder / DESCRIPTION_FILE)["pool"])
 
 
 def _study_places(

@@ -79,15 +79,13 @@ def decide(
     rungs, runs = _runs_needed(comparison) if word == INCONCLUSIVE else (None, None)
     if rungs is not None:
         reason += f"; 80 % power would need {rungs} rungs, {runs} runs"
-    blocked = None
+    blocked = rate_problem
     if not tuned:
         blocked = "the learning rates of the arms were not tuned"
-    elif rate_problem is not None:
-        blocked = rate_problem
-    elif holdout_passed is None:
-        blocked = "no rung was held out to test the forecast"
-    elif not holdout_passed:
+    elif blocked is None and not holdout_passed:
         blocked = "the forecast of the held-out rung failed"
+        if holdout_passed is None:
+            blocked = "no rung was held out to test the forecast"
     found = word if blocked is None else INCONCLUSIVE
     reason = reason if blocked is None else f"{blocked}; {reason}"
     return Verdict(found, reason, word, demonstration, rungs, runs, adjusted_p)
