@@ -1,7 +1,7 @@
 """Compare two arms: how much compute is a change worth?
 
 Owns the compute multiplier m(C) = (compute the baseline needs for the variant's loss) / (compute
-the variant used), at every rung and pooled, and its trend. Arrays in, numbers out.
+the variant used), at every rung and pooled, and its trend. Reads and writes no files.
 """
 
 import math
@@ -26,7 +26,7 @@ ALLOWED_EXCESS = math.log(10) / 4  # half a rung of the default ladder beyond th
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % and 90 % intervals; infinite ends mean "not bounded by this data".
+    """A number with its 95 % and 90 % intervals; an infinite end is not bounded by the data.
 
     Args:
         p_value: two-sided, of no effect (1 for a multiplier, 0 for a trend).
@@ -41,10 +41,9 @@ class Estimate:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Read back plain values; JSON has null for NaN and for the infinite ends."""
+        """Read values from JSON, where NaN and infinite ends are null."""
         ends = {"low_95": -math.inf, "low_90": -math.inf, "high_95": math.inf, "high_90": math.inf}
-        known = {k: ends.get(k, math.nan) if v is None else v for k, v in values.items()}
-        return cls(**known)
+        return cls(**{k: ends.get(k, math.nan) if v is None else v for k, v in values.items()})
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ class RungMultiplier:
     """The multiplier at one rung.
 
     Args:
-        x: compute of the variant there (geometric mean over seeds and branches).
-        log_m: ln m of each pair of runs with one seed; of branches their mean.
+        x: compute of the variant (geometric mean over seeds and branches).
+        log_m: ln m of each pair of runs with one seed, averaged over branches.
         estimate: mean over pairs; its interval uses the spread of all pairs of the study.
-        extrapolated: the baseline was never run at the compute that the answer names.
-        censored: "> x" or "< x" where the answer lies more than half a rung outside of the
-            baseline's range; "" elsewhere.
-        slope: -d ln L / d ln C of the baseline there, which turned differences into ln m.
+        extrapolated: the estimate refers to a compute at which the baseline was not run.
+        censored: "> x" or "< x" if the estimate is more than half a rung outside the baseline's
+            range, else "".
+        slope: -d ln L / d ln C of the baseline, by which differences are divided.
     """
 
     rung: int
@@ -72,20 +71,19 @@ class RungMultiplier:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a variant is worth against the baseline.
+    """The compute multiplier of a variant relative to the baseline.
 
     Args:
         law: joint fit of both arms.
         rungs: multiplier at each rung.
-        pooled: over rungs.
+        pooled: multiplier over all rungs.
         trend: d ln m / d ln C.
-        m_at_10x: at ten times the top rung, by the trend line.
+        m_at_10x: multiplier at ten times the top rung, by the trend line.
         seed_sd: of ln L, pooled over arm and rung; None with one seed each.
-        rung_sd: of a rung's mean of ln m about the pooled one, at the mean slope, such that its
-            share of the rungs' number is the pooled error; None with one rung.
-        rate_error: of the pooled ln m, what learning rates that miss their best add to it; 0 where
-            nothing is known of that.
-        method: how the intervals were made, in words.
+        rung_sd: sd of a rung's mean ln m about the pooled one, at the mean slope: the pooled error
+            times the root of the number of rungs. None with one rung.
+        rate_error: error of the pooled ln m from mistuned learning rates; 0 if it is unknown.
+        method: description of how the intervals were computed.
     """
 
     baseline: str
@@ -106,22 +104,17 @@ class Comparison:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Comparison":
-        """Read back what `to_json` returned; an end without bound is null in JSON."""
-        rungs = [
-            RungMultiplier(
-                **{
-                    **rung,
-                    "log_m": tuple(rung["log_m"]),
-                    "estimate": Estimate.from_json(rung["estimate"]),
-                }
-            )
-            for rung in values["rungs"]
-        ]
-        estimates = {
-            name: Estimate.from_json(values[name]) for name in ("pooled", "trend", "m_at_10x")
-        }
+        """Read what `to_json` returned; an infinite end is null in JSON."""
+        rungs = []
+        for rung in values["rungs"]:
+            known = {
+                "log_m": tuple(rung["log_m"]),
+                "estimate": Estimate.from_json(rung["estimate"]),
+            }
+            rungs.append(RungMultiplier(**{**rung, **known}))
+        found = {name: Estimate.from_json(values[name]) for name in ("pooled", "trend", "m_at_10x")}
         law = LadderLaw.from_json(values["law"])
-        return cls(**{**values, **estimates, "law": law, "rungs": tuple(rungs)})
+        return cls(**{**values, **found, "law": law, "rungs": tuple(rungs)})
 
 
 METHOD = (
@@ -138,23 +131,25 @@ def compare_arms(
 ) -> Comparison:
     """Compare two arms of one ladder.
 
-    The joint form says ln L_b(C) - ln L_v(C) = s(C) ln m(C) with s the baseline's local slope
-    -d ln L / d ln C, taken midway between C and m C. So ln m of a pair is its difference over s,
-    and the pooled ln m the slope of a regression of the rungs' mean differences through the
-    origin on s: rungs where compute is worth more say more. Pairs share rung and seed, so the
-    noise of a shared data order cancels. Rung means, not runs, are the replicates, since a mistuned
-    rate moves all seeds of a rung together (degrees of freedom: rungs - 1; for the trend - 2); but
-    less scatter than seeds alone would give but for luck is not believed (`pairs.LUCK`), and seeds
-    may be lucky on all rungs, which it does not show (`PairedLadder.luck`). Branches of one size
-    and seed share their trunk's noise: their differences and slopes are averaged to one pair first.
+    By the joint form ln L_b(C) - ln L_v(C) = s(C) ln m(C), where s is the baseline's local slope
+    -d ln L / d ln C midway between C and m C. So ln m of a pair is its difference divided by s. The
+    pooled ln m is the slope of a regression through the origin of the rungs' mean differences on s,
+    which gives more weight to rungs where compute has more effect. Pairs share rung and seed, so
+    the noise of a shared data order cancels.
 
-    Every estimate is a sum a . d over the mean differences d of the rungs, so shifts of d with
-    second moment M add a M a to its variance, on top of the scatter, which shows only the part of
-    them that does not follow the regressors.
+    Rung means, not runs, are the replicates, because a mistuned rate shifts all seeds of a rung
+    together (degrees of freedom: rungs - 1; for the trend - 2). Their variance has a lower bound
+    from the scatter of seeds (`PairedLadder.variance`), and a seed's effect may persist over all
+    rungs (`PairedLadder.seed_variance`). Branches of one size and seed share their trunk's noise,
+    so their differences and slopes are averaged to one pair first.
+
+    Every estimate is a sum a . d over the mean differences d of the rungs. Shifts of d with second
+    moment M add a M a to its variance, because the scatter shows only the part of them that does
+    not follow the regressors.
 
     Args:
-        shift: (rungs, rungs) by number of rung, the second moment of what mistuned rates do to the
-            mean differences of ln L (`study.tuning.rate_shift`); None: nothing is known of it.
+        shift: (rungs, rungs) by number of rung, the second moment of the effect of mistuned rates
+            on the mean differences of ln L (`study.tuning.rate_shift`); None if it is unknown.
 
     Raises:
         DataError: an arm is missing, there are no pairs, or loss does not fall with compute.
@@ -198,23 +193,23 @@ def _check_falling(points: Points) -> None:
 
 
 def estimate(
-    log_value: float, error: float, freedom: float, exponentiate: bool = True, beside: float = 0.0
+    log_value: float, error: float, freedom: float, exponentiate: bool = True, hidden: float = 0.0
 ) -> Estimate:
-    """Turn ln m and its standard error into an estimate with t intervals.
+    """Return ln m with the t intervals of its standard error.
 
     Args:
-        beside: error that the scatter does not show, of mistuned rates and of seeds that are lucky
-            on all rungs: its normal half width is added in quadrature to that by t, so no interval
-            gets narrower by it. The p value uses both with `freedom`, and is the larger for it.
+        hidden: error that the scatter does not show, from mistuned rates and from seed effects that
+            persist over rungs. Its normal half width is added in quadrature to that of t, and the p
+            value uses both with `freedom`, so it only widens intervals.
     """
     ends = [log_value]
     for level in (0.95, 0.90):
         quantile = 0.5 + level / 2
         half = float(stats.t.ppf(quantile, freedom)) * error if freedom > 0 else math.inf
-        half = math.hypot(half, float(stats.norm.ppf(quantile)) * beside)
+        half = math.hypot(half, float(stats.norm.ppf(quantile)) * hidden)
         ends += [log_value - half, log_value + half]
     p_value = math.nan
-    both = math.hypot(error, beside)
+    both = math.hypot(error, hidden)
     if freedom > 0 and 0 < both < math.inf:
         p_value = float(2 * stats.t.sf(abs(log_value) / both, freedom))
     if exponentiate:
@@ -223,10 +218,10 @@ def estimate(
 
 
 def _pool_rungs(ladder: PairedLadder) -> tuple[Estimate, float | None, float]:
-    """Regress mean differences on slopes through the origin; one rung alone has no interval.
+    """Regress mean differences on slopes through the origin; a single rung has no interval.
 
     Returns:
-        The pooled m; the sd of one rung's ln m and the error by mistuned rates, as in `Comparison`.
+        The pooled m, `rung_sd` and `rate_error` of `Comparison`.
     """
     w, s, d = ladder.weights, ladder.slopes, ladder.means
     information = float(w @ s**2)
@@ -238,9 +233,9 @@ def _pool_rungs(ladder: PairedLadder) -> tuple[Estimate, float | None, float]:
         return estimate(centre, math.inf, 0), None, rate_error
     scatter = math.sqrt(ladder.variance(d - centre * s, n - 1) / information)
     error = math.hypot(scatter, centre * ladder.slope_error)
-    beside = math.hypot(rate_error, math.sqrt(ladder.luck(share)))
-    rung_sd = math.hypot(scatter, beside) * math.sqrt(n)
-    return estimate(centre, error, n - 1, beside=beside), rung_sd, rate_error
+    hidden = math.hypot(rate_error, math.sqrt(ladder.seed_variance(share)))
+    rung_sd = math.hypot(scatter, hidden) * math.sqrt(n)
+    return estimate(centre, error, n - 1, hidden=hidden), rung_sd, rate_error
 
 
 def _trend(ladder: PairedLadder) -> tuple[Estimate, Estimate, Array]:
@@ -264,11 +259,11 @@ def _trend(ladder: PairedLadder) -> tuple[Estimate, Estimate, Array]:
     ahead = float(at @ line)
     error = math.sqrt(variance * inverse[1, 1])
     ahead_error = math.hypot(math.sqrt(variance * at @ inverse @ at), ahead * ladder.slope_error)
-    beside = math.sqrt(rates[1, 1] + ladder.luck(shares[1]))
-    ahead_beside = math.sqrt(at @ rates @ at + ladder.luck(at @ shares))
+    hidden = math.sqrt(rates[1, 1] + ladder.seed_variance(shares[1]))
+    ahead_hidden = math.sqrt(at @ rates @ at + ladder.seed_variance(at @ shares))
     return (
-        estimate(float(line[1]), error, n - 2, False, beside),
-        estimate(ahead, ahead_error, n - 2, beside=ahead_beside),
+        estimate(float(line[1]), error, n - 2, False, hidden),
+        estimate(ahead, ahead_error, n - 2, hidden=ahead_hidden),
         line[0] + line[1] * (log_x - middle),
     )
 
@@ -276,12 +271,11 @@ def _trend(ladder: PairedLadder) -> tuple[Estimate, Estimate, Array]:
 def _per_rung(
     ladder: PairedLadder, line: Array, base_range: tuple[float, float]
 ) -> tuple[RungMultiplier, ...]:
-    """Return each rung its mean; the sd of pairs is pooled over all about the trend line."""
+    """Return the multiplier of each rung; the sd of pairs about the trend line is pooled."""
     n_rungs = len(ladder.ids)
     about = line if n_rungs > 2 else ladder.means / ladder.slopes
-    residuals = np.concatenate(
-        [d - a * s for d, a, s in zip(ladder.differences, about, ladder.slopes, strict=True)]
-    )
+    places = zip(ladder.differences, about, ladder.slopes, strict=True)
+    residuals = np.concatenate([d - a * s for d, a, s in places])
     freedom = len(residuals) - (2 if n_rungs > 2 else n_rungs)
     sd = math.sqrt(float(residuals @ residuals) / freedom) if freedom > 0 else math.inf
     rows = []
@@ -296,7 +290,7 @@ def _per_rung(
                 rung=rung,
                 x=math.exp(ladder.log_x[i]),
                 log_m=tuple(float(v) / slope for v in own),
-                estimate=estimate(centre, error, freedom, beside=rates),
+                estimate=estimate(centre, error, freedom, hidden=rates),
                 extrapolated=not base_range[0] * 0.999 <= needed <= base_range[1] * 1.001,
                 censored=_censor(ladder.log_x[i], needed, base_range),
                 slope=slope,

@@ -1,6 +1,6 @@
 """Fit the forms that are sums of terms: power, quadratic, chinchilla, overtraining, joint.
 
-Owns the way from chosen rows to a `Fit`: both objectives, intervals, profile of E, hold-outs.
+Owns the fit of chosen rows: both objectives, intervals, the profile of E and hold-outs.
 """
 
 from dataclasses import replace
@@ -18,8 +18,7 @@ from ladderlm.scaling.joint import TOLERANCE
 from ladderlm.scaling.joint_form import Joint, Quadratic
 from ladderlm.scaling.points import Points
 from ladderlm.scaling.result import VERSION, Fit
-from ladderlm.scaling.rows import Rows, columns_of, row_clusters
-from ladderlm.scaling.rows import label_rows as label
+from ladderlm.scaling.rows import Rows, columns_of, label_rows, row_clusters
 from ladderlm.scaling.solve import (
     DELTA,
     OBJECTIVES,
@@ -53,44 +52,44 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
     lengths, length = _branch_lengths(table, options)
     if options.form == "joint":
         form = Joint(len(arms) - 1, branches=len(lengths) - 1)
-    columns, said = columns_of(table, form.columns)
+    columns, warnings = columns_of(table, form.columns)
     weight = table.numbers("weight") if "weight" in table else np.ones(len(table))
-    sample = Sample.of(columns, codes, length)
-    loss = table.numbers("loss")
+    sample, loss = Sample.of(columns, codes, length), table.numbers("loss")
     problem = Problem.of(form, sample, loss, options.objective, weight, form.has_floor)
     fitted = problem.where(rows.fitted)
     _check_fittable(form, columns, rows.fitted, codes)
     solution = minimise(fitted)
     other = other_objective(options.objective)
-    beside = minimise(replace(fitted, objective=other))
+    other_solution = minimise(replace(fitted, objective=other))
     clusters = row_clusters(table)[rows.fitted]
     draws = bootstrap(fitted, solution, clusters, options.draws, options.seed)
     if (n_clusters := len(np.unique(clusters))) <= form.n_needed:
-        said.append(
+        warnings.append(
             f"{n_clusters} clusters for {form.n_needed} parameters: a bootstrap can only draw all "
             "of them, so the intervals of the parameters say nothing"
         )
-    sample = fitted.sample
-    spread = form.public(draws, sample)
+    spread = form.public(draws, fitted.sample)
     names = _names(list(spread), arms, lengths)
     intervals = {names[k]: interval(v) for k, v in spread.items()}
-    parameters = {names[k]: float(v) for k, v in form.public(solution.theta, sample).items()}
-    other_parameters = {names[k]: float(v) for k, v in form.public(beside.theta, sample).items()}
-    profile = None
-    if form.has_floor:
-        profile = profile_floor(fitted, solution, float(np.exp(beside.theta[0])))
+    parameters = _named(fitted, solution.theta, names)
+    other_parameters = _named(fitted, other_solution.theta, names)
     rungs = _rungs(table, columns)
-    holdout = _score_holdouts(problem, rows.fitted, solution, rungs, label(table), columns)
-    own_rungs = rungs[rows.fitted]
-    left_out = _leave_one_out(fitted, solution, own_rungs, names)
-    compared = {}
+    holdout = _score_holdouts(problem, rows.fitted, solution, rungs, label_rows(table), columns)
+    own_rungs, own_table = rungs[rows.fitted], table.take(rows.fitted)
+    details: dict[str, Any] = {}
+    warnings += find_confounds(table, rows.fitted)
+    warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
+    identified: dict[str, Any] = {}
+    if form.has_floor:
+        profile = profile_floor(fitted, solution, float(np.exp(other_solution.theta[0])))
+        details["profile"] = profile.to_json()
+        identified = {"E": profile.identified, "reason": profile.reason}
+        if not profile.identified:
+            warnings.append(f"E is not identified by these points: {profile.reason}")
+    details["leave_one_out"] = _leave_one_out(fitted, solution, own_rungs, names)
     if len(arms) > 1:
         flops = columns["flops"][rows.fitted]
-        compared = {"comparisons": _compare_arms(table.take(rows.fitted), arms, flops, own_rungs)}
-    warnings = said + find_confounds(table, rows.fitted)
-    warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
-    if profile is not None and not profile.identified:
-        warnings.append(f"E is not identified by these points: {profile.reason}")
+        details["comparisons"] = _compare_arms(own_table, arms, flops, own_rungs)
     warnings += _warn(fitted, solution, holdout)
     return Fit(
         form=form.name,
@@ -99,42 +98,43 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
         objective={
             "name": options.objective,
             "value": solution.value,
-            "beside": {"name": other, "value": beside.value, "parameters": other_parameters},
+            "beside": {
+                "name": other,
+                "value": other_solution.value,
+                "parameters": other_parameters,
+            },
         },
-        identified={"E": profile.identified, "reason": profile.reason} if profile else {},
+        identified=identified,
         n_used=int(rows.fitted.sum()),
         excluded=rows.excluded,
         holdout=holdout,
         warnings=warnings,
         card=_card(form, options, solution, fitted, rows, columns, arms),
-        details=({"profile": profile.to_json()} if profile else {})
-        | {"leave_one_out": left_out}
-        | compared,
-        rows=_predict(fitted, solution, label(table.take(rows.fitted))),
+        details=details,
+        rows=_predict(fitted, solution, label_rows(own_table)),
     )
 
 
 def _arms(table: Table, options: FitOptions) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of arms, the baseline first, and each row's place among them."""
+    """Return the names of arms, the baseline first, and the index of each row's arm."""
     if options.form != "joint":
         return ["all"], np.zeros(len(table), dtype=np.int64)
     given = table.text("arm")
     arms = list(dict.fromkeys(given))
-    if options.baseline is not None:
-        if options.baseline not in arms:
-            raise DataError(
-                f"no arm {options.baseline!r}", f"the arms are {', '.join(arms)}", "name one"
-            )
-        arms = [options.baseline, *(arm for arm in arms if arm != options.baseline)]
+    baseline = arms[0] if options.baseline is None else options.baseline
+    if baseline not in arms:
+        raise DataError(f"no arm {baseline!r}", fix=f"name one of {', '.join(arms)}")
     if len(arms) < 2:
         raise DataError(
-            f"one arm: {arms[0]}", "a comparison needs two", "see the column arm, and --where"
+            f"one arm: {arms[0]}; a comparison needs two",
+            fix="add rows of another arm, or choose fewer rows with --where",
         )
+    arms.sort(key=lambda arm: arm != baseline)  # stable: the baseline comes first
     return arms, np.array([arms.index(arm) for arm in given], dtype=np.int64)
 
 
 def _branch_lengths(table: Table, options: FitOptions) -> tuple[list[float], NDArray[np.int64]]:
-    """Return the values of the column `branch`, 1 first, and each row's place among them."""
+    """Return the values of the column `branch`, 1 first, and the index of each row's value."""
     if options.form != "joint" or "branch" not in table:
         return [1.0], np.zeros(len(table), dtype=np.int64)
     given = table.numbers("branch").tolist()
@@ -143,48 +143,50 @@ def _branch_lengths(table: Table, options: FitOptions) -> tuple[list[float], NDA
 
 
 def _names(public: list[str], arms: list[str], lengths: list[float]) -> dict[str, str]:
-    """Name k0 and k1 of several variants by their arms, ln r by its length."""
-    found = {}
+    """Name k0 and k1 of several variants by their arms, and ln r by its length."""
+    found = {name: name for name in public}
     for name in public:
         kind, _, place = name.partition("_")
         if name.startswith("ln_r"):
             found[name] = f"ln_r[{lengths[int(name.rpartition('_')[2].strip('r') or 1)]:g}]"
         elif kind in ("k0", "k1") and len(arms) > 2:
             found[name] = f"{kind}[{arms[int(place or 1)]}]"
-        else:
-            found[name] = name
     return found
+
+
+def _named(problem: Problem, theta: Array, names: dict[str, str]) -> dict[str, float]:
+    """Return the parameters under their names."""
+    return {names[k]: float(v) for k, v in problem.form.public(theta, problem.sample).items()}
 
 
 def _check_fittable(
     form: Form, columns: dict[str, Array], fitted: NDArray[np.bool_], codes: NDArray[np.int64]
 ) -> None:
-    """Refuse what cannot be fitted."""
+    """Raise DataError if there are too few rows, or a column does not vary."""
     n = int(fitted.sum())
     if n <= form.n_free:
         raise DataError(
             f"{n} rows for the {form.n_free} parameters of {form.formula}",
-            "a fit without a row to spare says nothing about its errors",
-            "add runs, or take a form of fewer parameters",
+            "a fit needs at least one more row than parameters to estimate its error",
+            "add runs, or fit a form with fewer parameters",
         )
+    needed = 3 if len(columns) == 1 else 2
     for name, values in columns.items():
         n_values = len(np.unique(group_close(values[fitted], 1e-6)))
-        needed = 3 if len(columns) == 1 else 2
         if n_values < needed:
             raise DataError(
                 f"{name} has {n_values} different value{'s' * (n_values > 1)} in the fitted rows",
                 f"the slope in {name} and a floor need {needed}",
                 "add runs of other sizes",
             )
-    for code in np.unique(codes):
-        if not (fitted & (codes == code)).any():
-            raise DataError("an arm has no fitted row", "nothing can be said of it", "see --fit-on")
+    if len(np.unique(codes[fitted])) < len(np.unique(codes)):
+        raise DataError("an arm has no fitted row", fix="choose rows of every arm with --fit-on")
 
 
 def _rungs(table: Table, columns: dict[str, Array]) -> NDArray[np.int64]:
-    """Number the rungs: the column `rung`, or sizes where there are any, or budgets.
+    """Number the rungs by the column `rung`, else by sizes if there are any, else by budgets.
 
-    Rungs whose names are no numbers are in order of the least size or budget of each.
+    Rungs whose names are not numbers are sorted by the smallest size or budget of each.
     """
     sizes = columns["params"] if "params" in columns else columns["flops"]
     if "rung" not in table:
@@ -223,7 +225,7 @@ def _score_holdouts(
     labels: list[dict[str, Any]],
     columns: dict[str, Array],
 ) -> list[dict[str, Any]]:
-    """Predict the rows not fitted, and the top rung and top two from those below."""
+    """Predict the rows not fitted, and the top one and two rungs from those below."""
     found = []
     if not fitted.all():
         found.append(_score_holdout("rows not fitted", problem, fitted, ~fitted, labels, solution))
@@ -236,7 +238,7 @@ def _score_holdouts(
         if any(len(np.unique(v[kept])) < 2 for v in columns.values()):
             continue
         name = "top rung" if n == 1 else "top two rungs"
-        found.append(_score_holdout(name, problem, kept, held, labels, None))
+        found.append(_score_holdout(name, problem, kept, held, labels))
     return found
 
 
@@ -246,7 +248,7 @@ def _score_holdout(
     kept: NDArray[np.bool_],
     held: NDArray[np.bool_],
     labels: list[dict[str, Any]],
-    solution: Solution | None,
+    solution: Solution | None = None,
 ) -> dict[str, Any]:
     """Fit some rows and predict others: error = predicted / actual - 1."""
     below, above = problem.where(kept), problem.where(held)
@@ -254,18 +256,17 @@ def _score_holdout(
     draws = bootstrap(below, solution, np.arange(int(kept.sum())), HOLDOUT_DRAWS)
     spread = problem.form.log_loss(draws, above.sample).std(axis=0)
     sigma = np.hypot(spread, _sigma(below, solution))
-    chosen = [row for row, h in zip(labels, held, strict=True) if h]
-    rows = _predict(above, solution, chosen)
+    rows = _predict(above, solution, [row for row, h in zip(labels, held, strict=True) if h])
     for row, s in zip(rows, sigma, strict=True):
         row["sigma"] = float(s)
         row["passed"] = bool(abs(row["relative_error"]) < max(2 * s, TOLERANCE))
-    worst = max(rows, key=lambda row: abs(row["relative_error"]))
+    worst = max((row["relative_error"] for row in rows), key=abs)
     return {
         "held": name,
         "n_fitted": int(kept.sum()),
         "rows": rows,
-        "worst_error": worst["relative_error"],
-        "within_half_a_percent": all(abs(row["relative_error"]) < TOLERANCE for row in rows),
+        "worst_error": worst,
+        "within_half_a_percent": abs(worst) < TOLERANCE,
         "passed": all(row["passed"] for row in rows),
     }
 
@@ -273,7 +274,7 @@ def _score_holdout(
 def _compare_arms(
     table: Table, arms: list[str], flops: Array, rungs: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Compare every variant with the baseline in pairs, where rows name their rung and seed."""
+    """Compare each variant with the baseline in pairs, if there are columns of rung and seed."""
     lacking = [name for name in ("rung", "seed") if name not in table]
     if lacking:
         return {arm: {"problem": f"no column {lacking[0]}: no pairs"} for arm in arms[1:]}
@@ -308,13 +309,12 @@ def _leave_one_out(
     for i, rung in enumerate(present):
         own = rungs == rung
         errors = np.expm1(predicted[i, own] - problem.log_loss[own])
-        public = problem.form.public(theta[i], problem.sample)
         found.append(
             {
                 "rung": int(rung),
                 "n_rows": int(own.sum()),
                 "worst_error": float(errors[np.argmax(np.abs(errors))]),
-                "parameters": {names[k]: float(v) for k, v in public.items()},
+                "parameters": _named(problem, theta[i], names),
             }
         )
     return found
@@ -328,9 +328,8 @@ def _warn(problem: Problem, solution: Solution, holdout: list[dict[str, Any]]) -
             f"{len(problem.log_loss)} rows for {problem.form.n_free} parameters: the bootstrap "
             "knows little of the error of so few"
         )
-    theta, n_terms = solution.theta, problem.form.n_terms
-    at_bound = (theta <= problem.low) | (theta >= problem.high)
-    if at_bound[n_terms:].any():
+    at_bound = (solution.theta <= problem.low) | (solution.theta >= problem.high)
+    if at_bound[problem.form.n_terms :].any():
         found.append("an exponent lies on the bound of its range: the form does not suit them")
     for test in holdout:
         failed = [row for row in test["rows"] if not row["passed"]]
@@ -352,6 +351,8 @@ def _card(
     columns: dict[str, Array],
     arms: list[str],
 ) -> dict[str, Any]:
+    drawn = "the column cluster" if "cluster" in rows.table else "rows"
+    fitted = {name: values[rows.fitted] for name, values in columns.items()}
     return {
         "form": form.formula,
         "loss": options.loss,
@@ -364,13 +365,8 @@ def _card(
         "n_parameters": form.n_free,
         "excluded": rows.excluded,
         "weights": "column weight" if "weight" in rows.table else "all rows alike",
-        "bootstrap": f"{options.draws} draws of "
-        + ("the column cluster" if "cluster" in rows.table else "rows")
-        + f", seed {options.seed}",
-        "ranges": {
-            name: [float(v[rows.fitted].min()), float(v[rows.fitted].max())]
-            for name, v in columns.items()
-        },
+        "bootstrap": f"{options.draws} draws of {drawn}, seed {options.seed}",
+        "ranges": {name: [float(v.min()), float(v.max())] for name, v in fitted.items()},
         "arms": arms if options.form == "joint" else None,
         "residual_sd": _sigma(problem, solution),
         "version": VERSION,

@@ -15,14 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "EXPONENTS",
-    "Chinchilla",
-    "Form",
-    "OverTraining",
-    "PowerLaw",
-    "Sample",
-]
+__all__ = ["EXPONENTS", "Chinchilla", "Form", "OverTraining", "PowerLaw", "Sample"]
 
 Array = NDArray[np.float64]
 EXPONENTS = (0.01, 1.5)  # bounds of every exponent

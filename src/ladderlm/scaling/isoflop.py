@@ -218,9 +218,7 @@ def _surfaces(columns: dict[str, Array], loss: Array, options: FitOptions) -> di
 
 
 def _compare_ways(
-    parameters: dict[str, float],
-    intervals: dict[str, tuple[float, float]],
-    surface: dict[str, Any],
+    parameters: dict[str, float], intervals: dict[str, tuple[float, float]], surface: dict[str, Any]
 ) -> list[str]:
     """Return where the ways to the optimum disagree."""
     said = []

@@ -17,14 +17,7 @@ from ladderlm.scaling.joint_form import Joint
 from ladderlm.scaling.points import RUNG_SHARE, Cells, Points, cells_of
 from ladderlm.scaling.solve import Problem, minimise
 
-__all__ = [
-    "TOLERANCE",
-    "LadderLaw",
-    "fit_card",
-    "fit_law",
-    "holdout_errors",
-    "prediction_errors",
-]
+__all__ = ["TOLERANCE", "LadderLaw", "fit_card", "fit_law", "holdout_errors", "prediction_errors"]
 
 Array = NDArray[np.float64]
 N_STARTS = 2

@@ -1,7 +1,7 @@
-"""Runs of two arms in pairs, and what their scatter says of the mean differences of rungs.
+"""Pairs of runs of two arms, and the variance of their mean differences.
 
-Owns who is paired with whom, and the variance of what is made of the differences: by rungs, whose
-means err together, and by seeds, whose effect may persist over rungs.
+Owns the pairing of runs and the variance of estimates from their differences: between rungs, since
+all runs of a rung share an error, and between seeds, whose effect may persist over rungs.
 """
 
 import math
@@ -19,11 +19,11 @@ from ladderlm.scaling.points import Points, mean_weight
 __all__ = ["Pair", "PairedLadder", "arrange_pairs", "pair_runs"]
 
 Array = NDArray[np.float64]
-LUCK = 0.2  # by simulation: with all of the seeds' scatter as the least, intervals are too wide
+QUANTILE = 0.2  # by simulation: with the whole scatter of seeds as bound, intervals are too wide
 
 
 class Pair(NamedTuple):
-    """A run of each arm with one rung, length and seed."""
+    """Two runs, one of each arm, with the same rung, length and seed."""
 
     rung: int
     branch: float
@@ -38,7 +38,8 @@ class Pair(NamedTuple):
 class PairedLadder:
     """Pairs by rung: differences d = s ln m in ln L, and the local slope s > 0 of each rung.
 
-    `shift` is the second moment (rungs, rungs) of what moves all pairs of a rung: mistuned rates.
+    `shift` is the second moment (rungs, rungs) of errors that all pairs of a rung share, from
+    mistuned rates.
     """
 
     ids: tuple[int, ...]
@@ -51,19 +52,19 @@ class PairedLadder:
 
     @property
     def means(self) -> Array:
-        """Mean difference of every rung."""
+        """Mean difference of each rung."""
         return np.array([float(d.mean()) for d in self.differences])
 
     @property
     def weights(self) -> Array:
-        """Inverse variance of each, in units of the seed variance."""
+        """Inverse variance of each mean, in units of the seed variance."""
         return mean_weight(np.array([len(d) for d in self.differences]))
 
     def variance(self, residuals: Array, freedom: int) -> float:
         """Return the unit variance of the rungs' means, from their scatter.
 
-        Means may by luck scatter much less than the seeds inside of rungs say they must. The
-        least that is believed is what seeds alone would undercut in `LUCK` of all ladders.
+        By chance, means may scatter much less than the seeds within rungs imply. So the variance is
+        at least the `QUANTILE` of its distribution if seeds were the only source of scatter.
         """
         between = float(self.weights @ residuals**2) / freedom
         n_more = sum(len(d) - 1 for d in self.differences)
@@ -71,17 +72,17 @@ class PairedLadder:
             return between
         inside = sum(float(((d - d.mean()) ** 2).sum()) for d in self.differences) / n_more
         n = np.array([len(d) for d in self.differences])
-        least = float((self.weights * inside / n).mean() * stats.f.ppf(LUCK, freedom, n_more))
+        least = float((self.weights * inside / n).mean() * stats.f.ppf(QUANTILE, freedom, n_more))
         return max(between, least)
 
-    def luck(self, shares: Array) -> float:
-        """Return the variance of sum(shares * means) that seeds add which are lucky on all rungs.
+    def seed_variance(self, shares: Array) -> float:
+        """Return the variance of sum(shares * means) from seed effects that persist over rungs.
 
-        The scatter of rungs does not show it. Clustered by rungs and by seeds (Cameron, Gelbach
-        and Miller 2011, equation 2.11), a variance is that by rungs, plus that by seeds, less that
-        of single pairs; this is what the last two come to, and never less than nothing. Few seeds
-        say little of it, so of n seeds (n - 1) / (n + 1) is believed, as the variance of normal
-        values is estimated with the least mean square error by a sum of squares over n + 1.
+        The scatter of rungs does not show it. With two-way clusters (Cameron, Gelbach and Miller
+        2011, equation 2.11), a variance is that between rungs, plus that between seeds, minus that
+        of single pairs. This is the sum of the last two, but at least 0. It is shrunk by
+        (n - 1) / (n + 1) for n seeds, because a sum of squares over n + 1 estimates the variance of
+        normal values with the least mean square error.
         """
         by_seed: dict[int, float] = {}
         alone = 0.0
@@ -98,20 +99,15 @@ class PairedLadder:
 
 
 def pair_runs(points: Points, baseline: str, variant: str) -> list[Pair]:
-    """Match runs of one rung, length and seed.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Match runs with the same rung, length and seed, or raise DataError if there are none."""
     places = zip(points.arm, points.rung, points.branch, points.seed, strict=True)
     index = {(str(a), int(r), float(b), int(s)): i for i, (a, r, b, s) in enumerate(places)}
     pairs = []
     for (arm, rung, branch, seed), i in sorted(index.items(), key=lambda item: item[0][1:]):
         other = index.get((baseline, rung, branch, seed))
         if arm == variant and other is not None:
-            x, loss = points.x, points.loss
-            found = (x[other], x[i], loss[other], loss[i])
-            pairs.append(Pair(rung, branch, seed, *(float(value) for value in found)))
+            own = (*points.x[[other, i]].tolist(), *points.loss[[other, i]].tolist())
+            pairs.append(Pair(rung, branch, seed, *own))
     if not pairs:
         raise DataError(
             f"no run of {variant!r} shares rung and seed with one of {baseline!r}",
@@ -122,31 +118,26 @@ def pair_runs(points: Points, baseline: str, variant: str) -> list[Pair]:
 
 
 def arrange_pairs(pairs: list[Pair], law: LadderLaw, shift: Array | None) -> PairedLadder:
-    """Put pairs in order of rungs, with the baseline's slope at each.
+    """Sort pairs by rung, with the baseline's slope at each.
 
     Args:
         law: of both arms.
-        shift: see `PairedLadder`, for all rungs of the study by number; None: nothing is known.
+        shift: see `PairedLadder`, for all rungs of the study by number; None if it is unknown.
     """
     ids = tuple(sorted({pair.rung for pair in pairs}))
-    found, seeds, log_x, slopes = [], [], [], []
-    for rung in ids:
-        differences, own, where, slope = _average([p for p in pairs if p.rung == rung], law)
-        found.append(differences)
-        seeds.append(own)
-        log_x.append(where)
-        slopes.append(slope)
+    means = (_average([pair for pair in pairs if pair.rung == rung], law) for rung in ids)
+    differences, seeds, log_x, slopes = zip(*means, strict=True)
     moved = np.zeros((len(ids), len(ids))) if shift is None else shift[np.ix_(ids, ids)]
-    arrays = np.array(log_x), tuple(found), tuple(seeds), np.array(slopes)
+    arrays = np.array(log_x), differences, seeds, np.array(slopes)
     return PairedLadder(ids, *arrays, law.slope_error, moved)
 
 
 def _average(pairs: list[Pair], law: LadderLaw) -> tuple[Array, tuple[int, ...], float, float]:
-    """Average the lengths of every seed of a rung.
+    """Average the lengths of each seed of a rung.
 
     Returns:
-        One difference in ln L a seed, the seeds, ln of the variant's compute and the slope. A seed
-        that lacks a length has its difference brought to the slope of all.
+        One difference in ln L per seed, the seeds, ln of the variant's compute and the mean slope.
+        The difference of a seed without all lengths is rescaled to that slope.
     """
     gains: dict[int, list[float]] = {}
     slopes: dict[int, list[float]] = {}

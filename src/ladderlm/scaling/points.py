@@ -1,14 +1,14 @@
 """The runs of a study as arrays, and their means.
 
-Owns the points of a ladder and how much the mean of some of them is to be trusted.
+Owns the points of a ladder and the variance of the mean of some of them.
 
 Noise has two parts: a seed's own, and one that all runs of an arm at a rung share (a mistuned
-rate), which seeds do not average away. The mean of n runs therefore has the variance
+rate), which averaging over seeds does not reduce. So the mean of n runs has the variance
 seed_sd^2 (`RUNG_SHARE` + 1/n).
 
-Runs of one size and seed but other lengths are branches of one trunk and share its noise, so all
-lengths of an arm and rung together weigh and count as one mean does. Were their noise their own,
-intervals would be too wide by this, never too narrow.
+Runs of one size and seed but different lengths are branches of one trunk and share its noise, so
+all lengths of an arm and rung have the weight of one mean. If their noise were independent,
+intervals would be too wide, never too narrow.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from ladderlm.errors import DataError
 __all__ = ["RUNG_SHARE", "Cells", "Points", "cells_of", "mean_weight"]
 
 Array = NDArray[np.float64]
-# (0.008 / 0.010)^2: sd of mistuning and of seeds in nats. `statistical_power.PLANNING_NOISE`
-# is the same assumption in ln L, 0.0015 / 0.0019: change both or none.
+# (0.008 / 0.010)^2: sd of mistuning and of seeds in nats. `statistical_power.PLANNING_NOISE` is
+# the same assumption in ln L, 0.0015 / 0.0019: change both or none.
 RUNG_SHARE = 0.64
 
 
 def mean_weight(n_runs: Array | int) -> Array:
-    """Return the inverse variance of the mean of some runs, in units of the seed variance."""
+    """Return the inverse variance of the mean of `n_runs` runs, in units of the seed variance."""
     return np.asarray(1 / (RUNG_SHARE + 1 / np.asarray(n_runs, dtype=np.float64)))
 
 
@@ -39,9 +39,9 @@ class Points:
         arm: name of each run's arm.
         rung: index of its rung.
         seed: of the run; runs of two arms with one rung and seed are a pair.
-        x: what the law is in: FLOPs, device seconds or tokens, positive.
+        x: FLOPs, device seconds or tokens, positive.
         loss: positive.
-        branch: length of the run over that of its rung; None: all are 1.
+        branch: length of the run relative to that of its rung. Default: 1.
     """
 
     arm: NDArray[np.str_]
@@ -65,15 +65,14 @@ class Points:
 
 @dataclass(frozen=True)
 class Cells:
-    """Means of the runs of one arm at one rung, in logarithms.
+    """Means of the runs of each arm, rung and length, in logarithms.
 
     Args:
-        arm: place of the arm in `arms`.
-        log_x, log_loss: means.
-        n: runs.
-        within: (sum of squares, degrees of freedom) of ln L inside cells.
-        branch: length over that of the rung.
-        share: one over the lengths of its arm and rung, which share their noise.
+        arm: index of the arm in `arms`.
+        n: number of runs.
+        within: (sum of squares, degrees of freedom) of ln L within cells.
+        branch: length relative to that of the rung.
+        share: 1 / (number of lengths of the arm and rung), since they share their noise.
     """
 
     arms: tuple[str, ...]
@@ -88,26 +87,22 @@ class Cells:
 
     @property
     def weight(self) -> Array:
-        """Inverse variance of each mean, in units of the seed variance; see `share`."""
+        """Inverse variance of each mean, in units of the seed variance."""
         return mean_weight(self.n) * self.share
 
     @property
     def n_groups(self) -> int:
-        """Pairs of arm and rung: means whose noise is their own."""
+        """Number of pairs of arm and rung, whose noise is independent."""
         return round(float(self.share.sum()))
 
     @property
     def lengths(self) -> tuple[float, ...]:
-        """The lengths that there are; the reference length comes first."""
+        """The different lengths, the reference length first."""
         return tuple(sorted(set(self.branch.tolist()), key=lambda b: (b != 1, b)))
 
 
 def cells_of(points: Points, baseline: str | None = None) -> Cells:
-    """Average the runs of each arm, rung and length.
-
-    Raises:
-        DataError: values without a logarithm.
-    """
+    """Average the runs of each arm, rung and length; x and loss must be positive and finite."""
     good = np.isfinite(points.x) & np.isfinite(points.loss) & (points.x > 0) & (points.loss > 0)
     if not good.all():
         raise DataError(

@@ -14,13 +14,7 @@ from ladderlm.errors import DataError
 from ladderlm.scaling.config import FitOptions
 from ladderlm.scaling.table import Table
 
-__all__ = [
-    "Rows",
-    "choose_rows",
-    "columns_of",
-    "label_rows",
-    "row_clusters",
-]
+__all__ = ["Rows", "choose_rows", "columns_of", "label_rows", "row_clusters"]
 
 Array = NDArray[np.float64]
 
