@@ -126,7 +126,7 @@ def test_six_n_d_is_never_put_in_silently():
     d = n * np.array([10, 10, 10, 100, 100, 100])
     loss = 1.5 + 5 * n**-0.1 + 9 * d**-0.1
     found = fit({"params": n, "tokens": d, "loss": loss}, "overtraining", draws=100)
-    assert any("6 N D stands in" in warning for warning in found.warnings)
+    assert any("C = 6 N D is used" in warning for warning in found.warnings)
 
 
 def test_a_slope_that_grows_is_found_by_the_quadratic_form_alone():

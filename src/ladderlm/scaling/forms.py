@@ -1,9 +1,9 @@
 """The forms of scaling laws, as sums of non-negative terms.
 
 Every form is L = sum_k exp(a_k + t_k(eta)), where the t_k are linear or bilinear in the logarithms
-of compute, parameters and tokens. So ln L is a log-sum-exp, its gradient a softmax, and, with the
-exponents eta held, L is linear in exp(a_k) >= 0. Owns the formulas, their gradients and the names
-under which they are reported; `solve.py` finds the numbers.
+of compute, parameters and tokens. So ln L is a log-sum-exp, its gradient is a softmax, and L is
+linear in exp(a_k) >= 0 for fixed exponents eta. Owns the formulas, their gradients and the public
+names of their parameters; `solve.py` fits them.
 
 Legend: L loss, C training FLOPs, N parameters, D tokens, M = D / N.
 """
@@ -23,13 +23,13 @@ EXPONENTS = (0.01, 1.5)  # bounds of every exponent
 
 @dataclass(frozen=True)
 class Sample:
-    """Where losses were measured.
+    """The points at which losses were measured.
 
     Args:
-        logs: ln of flops, params, tokens, each (n,), minus its mean: scaled by geometric means.
+        logs: ln of flops, params, tokens, each (n,), minus its mean.
         centres: those means.
-        arm: (n,), 0 is the baseline; all 0 where a form has no arms.
-        branch: (n,), which length of its size each run has, 0 is the usual one; None: all have it.
+        arm: (n,), index of the arm; 0 is the baseline.
+        branch: (n,), index of the length; 0 is the usual one. Default: 0 for all.
     """
 
     logs: Mapping[str, Array]
@@ -52,7 +52,7 @@ class Sample:
         return cls(centred, centres, np.zeros(n, dtype=np.int64) if arm is None else arm, branch)
 
     def where(self, mask: NDArray[np.bool_]) -> "Sample":
-        """Return the chosen places in the same scaling."""
+        """Return the chosen points with the same centres."""
         logs = {name: values[mask] for name, values in self.logs.items()}
         branch = None if self.branch is None else self.branch[mask]
         return Sample(logs, self.centres, self.arm[mask], branch)
@@ -63,9 +63,9 @@ class Form(ABC):
 
     name: str
     formula: str
-    columns: tuple[str, ...]  # the columns it depends on
+    columns: tuple[str, ...]  # on which it depends
     n_terms: int
-    has_floor = True  # if not, E is held at nothing
+    has_floor = True  # False fixes E at 0
 
     @property
     @abstractmethod
@@ -79,17 +79,17 @@ class Form(ABC):
 
     @property
     def n_free(self) -> int:
-        """Parameters that are fitted."""
+        """Number of fitted parameters."""
         return self.n_params - (not self.has_floor)
 
     @property
     def n_needed(self) -> int:
-        """Clusters of runs that a fit needs: one for each parameter."""
+        """Number of clusters of runs that a fit needs."""
         return self.n_free
 
     @abstractmethod
     def terms(self, eta: Array, sample: Sample) -> Array:
-        """Return t_k: eta (..., P) to (..., n, K)."""
+        """Return t_k (..., n, K) for eta (..., P)."""
 
     @abstractmethod
     def slopes(self, eta: Array, sample: Sample) -> Array:
@@ -97,7 +97,7 @@ class Form(ABC):
 
     @abstractmethod
     def grid(self) -> Array:
-        """Return exponents to begin from: (G, P)."""
+        """Return a grid of initial exponents: (G, P)."""
 
     def bounds(self) -> Array:
         """Return lower and upper bounds of eta: (P, 2)."""
@@ -105,10 +105,10 @@ class Form(ABC):
 
     @abstractmethod
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Return the parameters in their usual names and units: (..., K + P) to (...) each."""
+        """Return the parameters in their usual names and units, each (...), for (..., K + P)."""
 
     def log_loss(self, theta: Array, sample: Sample) -> Array:
-        """Return ln L at every place: (..., n)."""
+        """Return ln L at each point: (..., n)."""
         z = theta[..., None, : self.n_terms] + self.terms(theta[..., self.n_terms :], sample)
         top = z.max(axis=-1)
         log: Array = top + np.log(np.exp(z - top[..., None]).sum(axis=-1))
@@ -126,11 +126,27 @@ class Form(ABC):
         return top + np.log(total), np.concatenate([share, moved], axis=-1)
 
 
-def _product(*axes: Array) -> Array:
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+class _LinearForm(Form):
+    """A form whose t_1 is 0 and whose other t_k are a constant times one exponent each."""
+
+    @abstractmethod
+    def factors(self, sample: Sample) -> tuple[tuple[int, Array], ...]:
+        """Return the index of the exponent and the constant (n,) of each t_k but the first."""
+
+    def terms(self, eta: Array, sample: Sample) -> Array:
+        """Return t_k (..., n, K) for eta (..., P)."""
+        moved = [eta[..., p, None] * factor for p, factor in self.factors(sample)]
+        return np.stack([np.zeros_like(moved[0]), *moved], axis=-1)
+
+    def slopes(self, eta: Array, sample: Sample) -> Array:
+        """Return d t_k / d eta_p: (..., n, K, P)."""
+        out = np.zeros((*eta.shape[:-1], len(sample.arm), self.n_terms, self.n_exponents))
+        for k, (p, factor) in enumerate(self.factors(sample), start=1):
+            out[..., k, p] = factor
+        return out
 
 
-class PowerLaw(Form):
+class PowerLaw(_LinearForm):
     """L = E + (C / C0)^-c. Source: Kaplan et al. 2020, equation 1.3, with a floor."""
 
     name = "power"
@@ -139,16 +155,9 @@ class PowerLaw(Form):
     n_terms = 2
     n_exponents = 1
 
-    def terms(self, eta: Array, sample: Sample) -> Array:
-        """Return 0 and -c ln C."""
-        moved = -eta[..., 0, None] * sample.logs["flops"]
-        return np.stack([np.zeros_like(moved), moved], axis=-1)
-
-    def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Return the gradient of the terms."""
-        out = np.zeros((*eta.shape[:-1], len(sample.arm), 2, 1))
-        out[..., 1, 0] = -sample.logs["flops"]
-        return out
+    def factors(self, sample: Sample) -> tuple[tuple[int, Array], ...]:
+        """Return -ln C for c."""
+        return ((0, -sample.logs["flops"]),)
 
     def grid(self) -> Array:
         """Return exponents from nearly flat to steep."""
@@ -161,7 +170,7 @@ class PowerLaw(Form):
         return {"E": np.exp(theta[..., 0]), "C0": np.exp(np.minimum(log_c0, 700)), "c": c}
 
 
-class Chinchilla(Form):
+class Chinchilla(_LinearForm):
     """L = E + A N^-alpha + B D^-beta. Source: Hoffmann et al. 2022, equation 2."""
 
     name = "chinchilla"
@@ -170,23 +179,14 @@ class Chinchilla(Form):
     n_terms = 3
     n_exponents = 2
 
-    def terms(self, eta: Array, sample: Sample) -> Array:
-        """Return 0, -alpha ln N and -beta ln D."""
-        n = -eta[..., 0, None] * sample.logs["params"]
-        d = -eta[..., 1, None] * sample.logs["tokens"]
-        return np.stack([np.zeros_like(n), n, d], axis=-1)
-
-    def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Return the gradient of the terms."""
-        out = np.zeros((*eta.shape[:-1], len(sample.arm), 3, 2))
-        out[..., 1, 0] = -sample.logs["params"]
-        out[..., 2, 1] = -sample.logs["tokens"]
-        return out
+    def factors(self, sample: Sample) -> tuple[tuple[int, Array], ...]:
+        """Return -ln N for alpha and -ln D for beta."""
+        return (0, -sample.logs["params"]), (1, -sample.logs["tokens"])
 
     def grid(self) -> Array:
         """Return pairs of exponents."""
         axis = np.geomspace(0.05, 1.0, 12)
-        return _product(axis, axis)
+        return np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
         """Return E, A, B, alpha and beta."""
@@ -200,7 +200,7 @@ class Chinchilla(Form):
         }
 
 
-class OverTraining(Form):
+class OverTraining(_LinearForm):
     """L = E + (a M^h + b M^-h) C^-h. Source: Gadre et al. 2024 (2403.08540), equation 4."""
 
     name = "overtraining"
@@ -209,20 +209,10 @@ class OverTraining(Form):
     n_terms = 3
     n_exponents = 1
 
-    def _moves(self, sample: Sample) -> tuple[Array, Array]:
+    def factors(self, sample: Sample) -> tuple[tuple[int, Array], ...]:
+        """Return ln M - ln C and -(ln M + ln C), both for h."""
         log_m = sample.logs["tokens"] - sample.logs["params"]
-        return log_m - sample.logs["flops"], -log_m - sample.logs["flops"]
-
-    def terms(self, eta: Array, sample: Sample) -> Array:
-        """Return 0, h (ln M - ln C) and -h (ln M + ln C)."""
-        up, down = (eta[..., 0, None] * move for move in self._moves(sample))
-        return np.stack([np.zeros_like(up), up, down], axis=-1)
-
-    def slopes(self, eta: Array, sample: Sample) -> Array:
-        """Return the gradient of the terms."""
-        out = np.zeros((*eta.shape[:-1], len(sample.arm), 3, 1))
-        out[..., 1, 0], out[..., 2, 0] = self._moves(sample)
-        return out
+        return (0, log_m - sample.logs["flops"]), (0, -log_m - sample.logs["flops"])
 
     def grid(self) -> Array:
         """Return exponents."""

@@ -1,7 +1,7 @@
 """The law of a ladder: every arm is the baseline at compute m C.
 
-Owns the fit of the joint form to the points of a study, its errors, hold-outs and the card. Arrays
-in, numbers out.
+Owns the fit of the joint form to the points of a study, its errors, hold-outs and the card. Reads
+and writes no files.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +26,7 @@ _FLOOR = {
     "E = 0": "0: fewer than three rungs",
     "E = 0, b free": "0: the loss falls faster and faster",
 }
-TOLERANCE = 0.005  # a forecast within this share of the loss always passes
+TOLERANCE = 0.005  # a forecast passes if its error is below this fraction of the loss
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class LadderLaw:
         theta: ln E, ln of the rest at C_ref, c, k0 of each variant, k1 of each, ln r of each
             further length, b if there is a bend (see `joint_form.Joint`).
         trend: k1 was free.
-        floor: E was free; if not, it is nothing and the law is a line in logarithms.
+        floor: E was free; if not, it is 0 and the law is a line in logarithms.
         c_ref: geometric mean of the cells' C.
         covariance: of theta.
-        sigma: sd of one run about the law, in ln L: seed and rung together.
+        sigma: sd of ln L of one run about the law, from seed and rung together.
         seed_sd: of ln L, pooled within cells; None with one seed each.
         freedom: degrees of freedom of sigma.
-        n_used: runs.
-        n_cells: means of arm, rung and length that were fitted.
+        n_used: number of runs.
+        n_cells: number of fitted means of arm, rung and length.
         branches: lengths, the first of which has r = 1.
-        bend: E is nothing and the exponent grows with compute.
+        bend: E is 0 and the exponent grows with compute.
     """
 
     arms: tuple[str, ...]
@@ -68,14 +68,14 @@ class LadderLaw:
 
     @property
     def form(self) -> Joint:
-        """The form, for as many variants and lengths as there are."""
+        """The fitted form."""
         return Joint(
             len(self.arms) - 1, trend=self.trend, branches=len(self.branches) - 1, bend=self.bend
         )
 
     @property
     def shape(self) -> str:
-        """What decides how the law curves, in words."""
+        """Description of the curvature of the law."""
         if self.bend:
             return "E = 0, b free"
         return "E free" if self.floor else "E = 0"
@@ -87,7 +87,7 @@ class LadderLaw:
         return Sample(logs, {"flops": float(np.log(self.c_ref))}, *places)
 
     def log_r(self, branch: float) -> float:
-        """Return ln r of a length: what its compute is worth, in compute of the first length."""
+        """Return ln r of a length, the worth of its compute in compute of the first length."""
         place = self.branches.index(branch)
         end = len(self.theta) - self.bend
         return self.theta[end - len(self.branches) + place] if place else 0.0
@@ -98,7 +98,7 @@ class LadderLaw:
         return self.theta[3] + trend * (log_x - float(np.log(self.c_ref)))
 
     def predict(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
-        """Return the fitted loss of an arm at some FLOPs, for runs of a length."""
+        """Return the fitted loss of an arm at some FLOPs and length."""
         return np.exp(self.form.log_loss(np.array(self.theta), self._sample(arm, flops, branch)))
 
     def standard_error(self, arm: str, flops: Array, branch: float = 1.0) -> Array:
@@ -108,7 +108,7 @@ class LadderLaw:
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
     def mean_sd(self, n_runs: int) -> float:
-        """Return the sd of the mean of some runs of one arm and rung."""
+        """Return the sd of the mean of `n_runs` runs of one arm and rung."""
         return self.sigma * float(np.sqrt((RUNG_SHARE + 1 / n_runs) / (RUNG_SHARE + 1)))
 
     def slope(self, flops: Array, branch: float = 1.0) -> Array:
@@ -130,13 +130,10 @@ class LadderLaw:
         """Return plain values, with the parameters under their usual names."""
         form, at = self.form, self._sample(self.arms[0], np.array([self.c_ref]), self.branches[0])
         public = {k: float(v) for k, v in form.public(np.array(self.theta), at).items()}
-        multipliers = {
-            arm: {
-                "k0": self.theta[3 + v],
-                "k1": self.theta[3 + len(self.arms) - 1 + v] if self.trend else 0.0,
-            }
-            for v, arm in enumerate(self.arms[1:])
-        }
+        k0 = self.theta[3:]
+        k1 = k0[len(self.arms) - 1 :] if self.trend else (0.0,) * len(self.arms)
+        trends = zip(self.arms[1:], k0, k1, strict=False)
+        multipliers = {arm: {"k0": level, "k1": trend} for arm, level, trend in trends}
         lengths = {f"{branch:g}": self.log_r(branch) for branch in self.branches}
         return {
             "form": "joint",
@@ -151,7 +148,7 @@ class LadderLaw:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "LadderLaw":
-        """Read back what `to_json` gave."""
+        """Read what `to_json` returned."""
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         for name in {"arms", "theta", "branches"} & fields.keys():
             fields[name] = tuple(fields[name])
@@ -170,16 +167,18 @@ def _slope(theta: Array, log_x: Array, bend: bool) -> Array:
 def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> LadderLaw:
     """Fit the joint form to the means of every arm, rung and length, by least squares of ln L.
 
-    A floor E and k1 are free from three rungs on; two cannot bend, and in simulation a line through
-    three misses the fourth more often than it hits. Means of n runs weigh 1 / (RUNG_SHARE + 1/n).
+    E and k1 are free from three rungs on. Two rungs show no curvature, and in simulation a line
+    through three misses the fourth more often than not. A mean of n runs has the weight
+    1 / (RUNG_SHARE + 1/n).
 
-    Loss of small models can fall faster and faster, which no power with a floor does: where E comes
-    to nothing the exponent may grow with compute. Without a test, as E is free without one: in
-    simulation a test costs coverage where the truth bends, and its absence none where it does not.
+    The loss of small models can fall faster and faster, which a power with a floor cannot express.
+    So the exponent may grow with compute if E is 0. There is no significance test for the bend, as
+    there is none for E. In simulation a test reduces coverage where the truth bends, and omitting
+    it does not where the truth does not.
 
     Raises:
-        DataError: non-positive or non-finite values, less than two rungs of an arm, or no run to
-            spare.
+        DataError: non-positive or non-finite values, fewer than two rungs of an arm, or too few
+            runs to estimate an error.
     """
     cells = cells_of(points, baseline)
     arms, lengths, n_rungs = cells.arms, cells.lengths, len(np.unique(cells.rung))
@@ -217,27 +216,18 @@ def fit_law(points: Points, baseline: str | None = None, trend: bool = True) -> 
 
 @dataclass(frozen=True)
 class _Found:
-    """The optimum of a form.
-
-    Args:
-        theta: parameters.
-        free: those that lie inside of their bounds.
-        covariance: of theta, in units of the variance of a mean with weight 1.
-        residual: weighted sum of squares.
-        freedom: of the residual; it may be negative.
-    """
+    """The optimum of a form."""
 
     form: Joint
     theta: Array
-    free: NDArray[np.bool_]
-    covariance: Array
-    residual: float
-    freedom: int
+    free: NDArray[np.bool_]  # parameters within their bounds
+    covariance: Array  # of theta, in units of the variance of a mean with weight 1
+    residual: float  # weighted sum of squares
+    freedom: int  # of the residual; it may be negative
 
 
 def _solve(cells: Cells, form: Joint, floor: bool) -> _Found:
-    c_ref = float(cells.log_x.mean())
-    lengths = cells.lengths
+    c_ref, lengths = float(cells.log_x.mean()), cells.lengths
     length = np.array([lengths.index(branch) for branch in cells.branch.tolist()], dtype=np.int64)
     sample = Sample({"flops": cells.log_x - c_ref}, {"flops": c_ref}, cells.arm, length)
     loss = np.exp(cells.log_loss)
@@ -247,16 +237,16 @@ def _solve(cells: Cells, form: Joint, floor: bool) -> _Found:
     free[0] &= theta[0] > problem.low[0] + 2
     predicted, slopes = form.gradient(theta, sample)
     information = (slopes * cells.weight[:, None]).T @ slopes
-    covariance = np.zeros_like(information)
-    covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)], rcond=1e-12)
+    covariance, own = np.zeros_like(information), np.ix_(free, free)
+    covariance[own] = np.linalg.pinv(information[own], rcond=1e-12)
     residual = float(cells.weight @ (predicted - cells.log_loss) ** 2)
-    shared = int(free.sum()) - form.branches  # what all lengths have in common
-    freedom = min(cells.n_groups - shared, len(cells.n) - int(free.sum()))
+    n_free = int(free.sum())  # branches of them are not shared by all lengths
+    freedom = min(cells.n_groups - (n_free - form.branches), len(cells.n) - n_free)
     return _Found(form, theta, free, covariance, residual, freedom)
 
 
 def _spread(cells: Cells, arm: int) -> int:
-    """Count the different x of an arm, of the length that has most of them."""
+    """Return the number of different x of an arm, for the length that has the most."""
     own = cells.arm == arm
     lengths = [cells.log_x[own & (cells.branch == branch)] for branch in cells.lengths]
     return max(len(np.unique(log_x.round(9))) for log_x in lengths)
@@ -267,9 +257,9 @@ def _pool_variances(
 ) -> tuple[float, int]:
     """Return the seed variance and its degrees of freedom.
 
-    The scatter of means about the law and that inside of cells estimate the same variance, if
-    rungs are mistuned by what `RUNG_SHARE` says. Where the means scatter by more than that
-    (F test, 5 %), they alone count.
+    The scatter of means about the law and that within cells estimate the same variance if rungs are
+    mistuned as `RUNG_SHARE` assumes. If the means scatter by more (F test, 5 %), only they are
+    used.
     """
     if freedom <= 0:
         return (within / within_freedom, within_freedom) if within_freedom else (0.0, 1)
@@ -284,13 +274,11 @@ def _pool_variances(
 def holdout_errors(
     points: Points, n_rungs: int, baseline: str | None = None
 ) -> list[dict[str, Any]]:
-    """Fit without the top rungs, predict them, and return the errors.
+    """Fit without the top rungs, predict them, and return the errors per arm, rung and length.
 
-    There is one row per arm, rung and length.
-
-    A row passes if |error| < max(2 sigma, 0.5 % of the loss). Error is predicted / actual - 1;
-    sigma, in ln L, is that of the prediction (of the law and of the mean of the runs), stretched so
-    that 2 sigma are a 95 % t interval for all rows together.
+    A row passes if |error| < max(2 sigma, 0.5 % of the loss), where error is predicted / actual - 1
+    and sigma, in ln L, is that of the prediction (of the law and of the mean of the runs), scaled
+    so that 2 sigma is a 95 % t interval for all rows together.
 
     Raises:
         DataError: too few rungs are left to fit, or an arm has no run on them.
@@ -312,9 +300,9 @@ def holdout_errors(
 
 
 def prediction_errors(law: LadderLaw, held: Points) -> list[dict[str, Any]]:
-    """Hold a law against runs that it was not fitted to; see `holdout_errors`."""
+    """Compare a law with runs that it was not fitted to; see `holdout_errors`."""
     cells = cells_of(held, law.arms[0])
-    # All rows together stay within 2 sigma in 95 % of studies whose law is right.
+    # All rows together are within 2 sigma in 95 % of studies whose law is right.
     stretch = float(stats.t.ppf(1 - 0.025 / len(cells.n), law.freedom)) / 2
     rows = []
     for code, rung, log_x, log_loss, n, branch in zip(
@@ -343,7 +331,7 @@ def prediction_errors(law: LadderLaw, held: Points) -> list[dict[str, Any]]:
 
 
 def fit_card(law: LadderLaw, points: Points, excluded: dict[str, str]) -> dict[str, Any]:
-    """Return everything that determines the numbers of a fit."""
+    """Return everything that determines the results of a fit."""
     return {
         "form": law.form.formula,
         "floor": _FLOOR[law.shape],

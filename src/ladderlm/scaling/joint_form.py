@@ -1,6 +1,6 @@
 """Forms whose slope may grow with compute: the joint law of arms, and ln L quadratic in ln C.
 
-Owns what sets them apart from the sums of `forms.py`: arms, further lengths and the bend.
+Owns the arms, further lengths and the bend, which the sums of `forms.py` do not have.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ladderlm.scaling.forms import EXPONENTS, Form, PowerLaw, Sample
 __all__ = ["Joint", "Quadratic"]
 
 Array = NDArray[np.float64]
-BEND = (0.0, 0.1)  # bounds of what an exponent may grow by when compute grows e-fold
+BEND = (0.0, 0.1)  # bounds of the growth of the exponent when compute grows e-fold
 
 
 def _indicators(places: NDArray[np.int64], n: int) -> Array:
@@ -22,20 +22,19 @@ def _indicators(places: NDArray[np.int64], n: int) -> Array:
 
 @dataclass(frozen=True)
 class Joint(Form):
-    """Every variant is the baseline at compute m C: L = E + (m C / C0)^-c, m = 1 for the baseline.
+    """Each variant is the baseline at compute m C: L = E + (m C / C0)^-c, m = 1 for the baseline.
 
-    ln m = k0 + k1 ln(C / C_ref), C_ref the geometric mean of the C fitted; E, C0 and c are shared.
-    Sizes that were trained for other lengths are ladders of their own, with r_b C in the place of
-    C: r_b is one number for each further length, for all arms. The shape is that of Gadre et al.
-    2024 (2403.08540), equation 4, where the exponent does not depend on tokens per parameter,
-    with a free factor in the place of their a M^h + b M^-h.
+    ln m = k0 + k1 ln(C / C_ref), C_ref the geometric mean of the fitted C; E, C0 and c are shared.
+    Sizes trained for other lengths have r_b C instead of C, with one r_b per further length for all
+    arms. This is the form of Gadre et al. 2024 (2403.08540), equation 4, where the exponent does
+    not depend on tokens per parameter, with a free factor instead of their a M^h + b M^-h.
 
     Args:
-        variants: how many.
+        variants: number of variants.
         trend: k1 is free; if not, it is 0.
-        branches: how many further lengths.
+        branches: number of further lengths.
         bend: the power steepens with compute: L = E + L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)
-            and b >= 0. Made for E = 0: then ln L is quadratic in ln C, and concave, which no sum of
+            and b >= 0. Intended for E = 0: then ln L is quadratic and concave in ln C, as no sum of
             powers is.
     """
 
@@ -50,27 +49,26 @@ class Joint(Form):
 
     @property
     def formula(self) -> str:  # type: ignore[override]
-        """What is fitted, in symbols."""
-        law = "E + (m C / C0)^-c"
-        if self.bend:
-            law = "L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)"
+        """The fitted formula."""
+        bent = "L0 exp(-c u - b u^2 / 2), u = ln(m C / C_ref)"
+        law = bent if self.bend else "E + (m C / C0)^-c"
         return f"L = {law}, ln m = k0 + k1 ln(C / C_ref), m = 1 for the baseline"
 
     @property
     def _ends(self) -> tuple[int, int, int]:
-        """Where the exponents of k0, k1 and r end; they begin behind c, and b is the last."""
+        """The ends of k0, k1 and r among the exponents; c is the first and b the last."""
         k0 = 1 + self.variants
         k1 = k0 + self.variants * self.trend
         return k0, k1, k1 + self.branches
 
     @property
     def n_exponents(self) -> int:
-        """One or two, one or two for each variant, and one for each further length."""
+        """P: one or two, one or two per variant, and one per further length."""
         return self._ends[2] + self.bend
 
     @property
     def n_needed(self) -> int:
-        """Clusters of runs that a fit needs: every trunk has all lengths, so r needs none more."""
+        """Number of clusters of runs that a fit needs; r needs none, as trunks have all lengths."""
         return self.n_free - self.branches
 
     def _is_variant(self, sample: Sample) -> Array:
@@ -83,7 +81,7 @@ class Joint(Form):
         return _indicators(own, self.branches)
 
     def log_reach(self, eta: Array, sample: Sample) -> Array:
-        """Return ln(m r) at every place: (..., n)."""
+        """Return ln(m r) at each point: (..., n)."""
         chosen, (k0, k1, r) = self._is_variant(sample), self._ends
         total: Array = eta[..., 1:k0] @ chosen
         if self.trend:
@@ -119,20 +117,20 @@ class Joint(Form):
         return out
 
     def grid(self) -> Array:
-        """Return exponents; variants and other lengths begin as good as the baseline."""
+        """Return initial exponents, with m = r = 1."""
         axis = np.geomspace(0.015, 0.8, 16)
         return np.hstack([axis[:, None], np.zeros((len(axis), self.n_exponents - 1))])
 
     def bounds(self) -> Array:
-        """Let m and r lie between e^-3 and e^3, the trend between -1 and 1."""
+        """Return bounds of e^-3 and e^3 for m and r, -1 and 1 for the trend."""
         free, trend = [(-3.0, 3.0)], [(-1.0, 1.0)] * (self.variants * self.trend)
         bounds = [EXPONENTS, *free * self.variants, *trend, *free * self.branches]
         return np.array([*bounds, BEND] if self.bend else bounds)
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Return E, C0 and c (bent: L0, c, b), k0 and k1 of each variant and ln_r of each length.
+        """Return E, C0 and c (with a bend L0, c, b), k0, k1 of each variant, ln_r of each length.
 
-        Variants and lengths are numbered from the second on.
+        From the second one on, variants and lengths are numbered.
         """
         eta, (k0, k1, r) = theta[..., self.n_terms :], self._ends
         found = PowerLaw().public(theta[..., :3], sample)
@@ -145,9 +143,9 @@ class Joint(Form):
 
 
 class Quadratic(Joint):
-    """ln L is quadratic in ln C: for ladders whose slope grows or falls, inside of their range.
+    """ln L is quadratic in ln C, for ladders whose slope grows or falls within their range.
 
-    A b whose interval holds 0 leaves a line: a power law without a floor.
+    If the interval of b contains 0, a power law without a floor fits as well.
     """
 
     name = "quadratic"
@@ -158,10 +156,10 @@ class Quadratic(Joint):
         super().__init__(variants=0, trend=False, bend=True)
 
     def bounds(self) -> Array:
-        """Let c and b have either sign."""
+        """Return bounds that allow either sign of c and b."""
         return np.array([(-EXPONENTS[1], EXPONENTS[1]), (-BEND[1], BEND[1])])
 
     def public(self, theta: Array, sample: Sample) -> dict[str, Array]:
-        """Return L0, C_ref (the geometric mean of the C fitted), c and b."""
+        """Return L0, C_ref (the geometric mean of the fitted C), c and b."""
         c_ref = np.full(theta.shape[:-1], np.exp(sample.centres["flops"]))
         return {"L0": np.exp(theta[..., 1]), "C_ref": c_ref, "c": theta[..., 2], "b": theta[..., 3]}
