@@ -222,7 +222,7 @@ def test_undecodable_names_can_be_recorded(tmp_path):
 
 def test_a_disk_too_small_is_refused_before_writing(tmp_path):
     check_free_space(tmp_path / "not/yet/there", 1)
-    with pytest.raises(LadderError, match=r"needs .* MB and .* MB are free"):
+    with pytest.raises(LadderError, match=r"needs .* MB, but .* MB are free"):
         check_free_space(tmp_path / "not/yet/there", 1 << 62)
     assert names_in(tmp_path) == []
 

@@ -1,6 +1,6 @@
 """Train LLaMA-style language models from scratch, and find out which changes really help.
 
-The names below load what they need when they are first used, so `import ladderlm` is cheap.
+The public names are imported at their first use, so that `import ladderlm` is fast.
 """
 
 import importlib
@@ -9,23 +9,23 @@ from typing import Any
 __all__ = ["Study", "evaluate", "fit", "generate", "load", "train"]
 
 _PLACES = {
-    "Study": "ladderlm.study.study",
-    "load": "ladderlm.run.open",
-    "generate": "ladderlm.run.open",
-    "train": "ladderlm.run.execute",
-    "fit": "ladderlm.scaling.fit",
-    "evaluate": "ladderlm.run.subject",
+    "Study": ("ladderlm.study.study", "Study"),
+    "load": ("ladderlm.run.open", "load"),
+    "generate": ("ladderlm.run.open", "complete"),
+    "train": ("ladderlm.run.execute", "execute"),
+    "fit": ("ladderlm.scaling.fit", "fit"),
+    "evaluate": ("ladderlm.run.subject", "evaluate_run"),
 }
-_NAMES = {"train": "execute", "evaluate": "evaluate_run", "generate": "complete"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name at its first use (PEP 562)."""
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), _NAMES.get(name, name))
-    raise AttributeError(f"module 'ladderlm' has no attribute {name!r}")
+    """Import a public name at its first use (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ladderlm' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
-    """List the public names for completion."""
+    """Return the public names, for completion."""
     return sorted(__all__)

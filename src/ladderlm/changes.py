@@ -1,6 +1,6 @@
-"""What differs from Meta's facebookresearch/llama.
+"""Differences from Meta's facebookresearch/llama.
 
-Owns `MetaChange`, one row of the table in a report. Each room states its own rows beside its
+Owns `MetaChange`, one row of the table in a report. Each room states its own rows next to its
 options, and a test compares the choices that they name with those of the config.
 """
 
@@ -12,15 +12,15 @@ __all__ = ["MetaChange"]
 
 @dataclass(frozen=True)
 class MetaChange:
-    """One part of the code, there and here.
+    """Comparison of one part of Meta's code with ours.
 
     Args:
-        part: what is compared.
-        meta: what Meta's code does.
-        ours: what ladderlm does.
-        files: where, below src/ladderlm/.
-        options: config option -> what it does, or each of its choices -> what that is;
-            an empty text where the name says it.
+        part: name of the part.
+        meta: description of Meta's code.
+        ours: description of our code.
+        files: our files, relative to src/ladderlm/.
+        options: description of each config option, or of each of its choices. An empty text
+            means that the name is enough.
     """
 
     part: str
@@ -31,12 +31,12 @@ class MetaChange:
 
     @property
     def here(self) -> str:
-        """What ladderlm does, with the options that decide on it."""
+        """Description of our code with its options, in one line."""
         parts = [self.ours]
-        for option, does in self.options.items():
-            if isinstance(does, str):
-                parts.append(f"{option}: {does}")
-            else:
-                choices = (f"{name} ({words})" if words else name for name, words in does.items())
-                parts.append(f"{option}: {', '.join(choices)}")
+        for option, text in self.options.items():
+            if not isinstance(text, str):
+                text = ", ".join(
+                    f"{name} ({words})" if words else name for name, words in text.items()
+                )
+            parts.append(f"{option}: {text}")
         return "; ".join(parts)

@@ -1,9 +1,8 @@
-"""Dataclass configs: read, check, override, hash.
+"""Read, check, override and hash configs.
 
-Owns the way from a dict (TOML, JSON) to nested frozen dataclasses and back, the docstrings of
-fields, and the hash of the half of a config that carries meaning. Does not own any field: each room
-declares its own in its `config.py`. Command-line flags are made from the same dataclasses in
-`cli/`.
+Owns the conversion between dicts (TOML, JSON) and nested frozen dataclasses, the docstrings of
+fields, and the hash of the options that can change a number. Each room declares its own fields in
+its `config.py`, and `cli/` makes command-line flags from the same dataclasses.
 """
 
 import ast
@@ -19,7 +18,7 @@ import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, NoReturn, TypeVar, Union
 
 from ladderlm.errors import ConfigError
 
@@ -34,7 +33,6 @@ __all__ = [
     "nearest",
     "read_config_file",
     "replace_all",
-    "replace_at",
     "require",
     "to_dict",
 ]
@@ -45,17 +43,17 @@ _NEUTRAL = "ladderlm.neutral"
 
 
 def execution_field(default: Any) -> Any:
-    """Declare a field of how a run is carried out, which is recorded but never hashed."""
+    """Declare a field of how a run is executed, which is recorded but never hashed."""
     return dataclasses.field(default=default, metadata={_HALF: "execution"})
 
 
 def added_later(neutral: Any) -> Any:
-    """Declare a field added after version 1, whose neutral value stays out of the hash."""
+    """Declare a field added after version 1, which is not hashed at its neutral value."""
     return dataclasses.field(default=neutral, metadata={_NEUTRAL: neutral})
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring that stands below each field of a dataclass, inherited ones included."""
+    """Return the docstring below each field of a dataclass, including inherited fields."""
     found = {}
     for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
@@ -77,66 +75,57 @@ def require(name: str, value: object, holds: bool, rule: str, fix: str = "") -> 
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:
-    """Return the known word closest in spelling, or None when nothing is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    """Return the known word that is closest in spelling, or None if none is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
 
 def read_config_file(path: Path | str) -> dict[str, Any]:
-    """Read a TOML (by hand) or JSON (as written by runs) file as a dict.
+    """Read a TOML file, or a JSON file as runs write it, as a dict.
 
     Raises:
-        ConfigError: missing, unreadable, not TOML or JSON, or not a table; names the line.
+        ConfigError: the file is missing, unreadable, not TOML or JSON, or not a table; names the
+            line.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read config {path}: {error}", "", "check the path") from error
+        raise ConfigError(f"cannot read config {path}: {error}", fix="check the path") from error
     try:
         value = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{path}: {error}",
-            "a config file is TOML, or JSON if its name ends in .json",
-            "fix the line named above",
-        ) from error
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise ConfigError(f"{path}: not valid {kind}: {error}", fix="fix this line") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds a {type(value).__name__}, not a table of options")
+        raise ConfigError(f"{path} must hold a table of options, got a {type(value).__name__}")
     return value
 
 
 def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
-    """Build a frozen dataclass from nested dicts, with types checked and no key ignored.
+    """Build a frozen dataclass from nested dicts; checks types and ignores no key.
 
     Args:
         cls: a dataclass whose fields are scalars, Literals, tuples, optionals or dataclasses.
-        values: what a TOML or JSON file holds.
-        where: the dotted place named in errors.
+        values: the content of a TOML or JSON file.
+        where: the dotted place to name in errors.
 
     Raises:
-        ConfigError: unknown key (offers the nearest), wrong type, NaN, infinity, missing key.
+        ConfigError: a key is unknown (names the nearest one) or missing, or a value has a wrong
+            type or is not finite.
     """
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{where} = {values!r} is not a table", f"{where} holds options of {cls.__name__}"
-        )
+        _refuse_value(where, values, "be a table of options")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            close = nearest(str(key), fields)
-            raise ConfigError(
-                f"unknown option {where}.{key}",
-                "a misspelt option that is ignored would change the experiment in silence",
-                f"did you mean {where}.{close}?" if close else f"known here: {', '.join(fields)}",
-            )
+            _refuse_option(f"{where}.{key}", str(key), fields)
         arguments[key] = _convert(hints[key], value, f"{where}.{key}")
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING
         if name not in arguments and no_default and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{name} is missing", "it has no default", "set it")
+            raise ConfigError(f"{where}.{name} is missing", fix=f"set {name}")
     return cls(**arguments)
 
 
@@ -155,47 +144,47 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
                     return _convert(option, value, where)
                 except ConfigError as error:
                     first = first or error
-        raise first or ConfigError(f"{where} = {value!r} is not allowed")
+        raise first or ConfigError(f"{where} must be {kind}, got {value!r}")
     if origin is Literal:
         allowed = typing.get_args(kind)
-        if value in allowed and not isinstance(value, bool):
-            return value
-        close = nearest(str(value), [str(word) for word in allowed])
-        hint = f"did you mean {close!r}?" if close else ""
-        raise ConfigError(f"{where} = {value!r}", f"it must be one of {list(allowed)}", hint)
+        if value not in allowed or isinstance(value, bool):
+            close = nearest(str(value), map(str, allowed))
+            fix = f"did you mean {close!r}?" if close else ""
+            _refuse_value(where, value, f"be one of {list(allowed)}", fix)
+        return value
     if origin is tuple:
+        kinds = typing.get_args(kind)
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} = {value!r} is not a list", "", f"write [{value!r}]")
-        arguments = typing.get_args(kind)
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(
-                _convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
-            )
-        if len(arguments) != len(value):
-            raise ConfigError(f"{where} = {value!r} must hold {len(arguments)} values")
-        pairs = zip(arguments, value, strict=True)
-        return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(pairs))
+            _refuse_value(where, value, "be a list", f"write [{value!r}]")
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            _refuse_value(where, value, f"hold {len(kinds)} values")
+        pairs = zip(kinds, value, strict=True)
+        return tuple(_convert(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(pairs))
     return _convert_scalar(kind, value, where)
 
 
 def _convert_scalar(kind: Any, value: Any, where: str) -> Any:
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise ConfigError(f"{where} is a number of {value.bit_length()} bits", "it must fit in 64")
+        raise ConfigError(f"{where} must fit in 64 bits, got {value.bit_length()} bits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)  # 1e6 is how people write a million tokens
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(
-            f"{where} = {value!r} is a {type(value).__name__}", f"it must be a {kind.__name__}"
-        )
+        _refuse_value(where, value, f"be of type {kind.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where} = {value!r}", "it must be a finite number")
+        _refuse_value(where, value, "be a finite number")
     return value
 
 
+def _refuse_value(where: str, value: Any, rule: str, fix: str = "") -> NoReturn:
+    raise ConfigError(f"{where} must {rule}, got {value!r}", fix=fix)
+
+
 def to_dict(config: Any) -> Any:
-    """Turn nested dataclasses into plain dicts and lists, fit for JSON."""
+    """Return nested dataclasses as plain dicts and lists, as JSON needs them."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, list | tuple):
@@ -203,23 +192,13 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def replace_at(config: T, dotted: str, value: Any) -> T:
-    """Copy a config with one nested option changed, named by its dotted path.
-
-    Raises:
-        ConfigError: no such option, or a value of the wrong type.
-    """
-    return replace_all(config, {dotted: value})
-
-
 def replace_all(config: T, options: dict[str, Any]) -> T:
-    """Copy a config with several nested options changed at once, each named by its dotted path.
+    """Return a copy of a config with some nested options changed, each named by its dotted path.
 
-    The result is checked as a whole, so options that are only valid together may come in any
-    order.
+    Only the result is checked, so options that are valid only together may come in any order.
 
     Raises:
-        ConfigError: no such option, a value of the wrong type, or a combination that is refused.
+        ConfigError: an option is unknown, a value has a wrong type, or the result is not valid.
     """
     values = to_dict(config)
     for dotted, value in options.items():
@@ -230,7 +209,7 @@ def replace_all(config: T, options: dict[str, Any]) -> T:
             if place not in table:
                 _refuse_option(here, place, table)
             if not isinstance(table[place], dict):
-                raise ConfigError(f"{here} is one option, not a table", f"{dotted} lies below it")
+                raise ConfigError(f"unknown option {dotted}: {here} is one option, not a table")
             table = table[place]
         if last not in table:
             _refuse_option(dotted, last, table)
@@ -238,43 +217,38 @@ def replace_all(config: T, options: dict[str, Any]) -> T:
     return from_dict(type(config), values)
 
 
-def _refuse_option(dotted: str, word: str, known: dict[str, Any]) -> None:
+def _refuse_option(dotted: str, word: str, known: dict[str, Any]) -> NoReturn:
     close = nearest(word, known)
     place = dotted.removesuffix(word)
-    raise ConfigError(
-        f"unknown option {dotted}",
-        f"there is no option {word!r} there",
-        f"did you mean {place}{close}?" if close else f"known here: {', '.join(known)}",
-    )
+    fix = f"did you mean {place}{close}?" if close else f"choose one of {', '.join(known)}"
+    raise ConfigError(f"unknown option {dotted}", fix=fix)
 
 
 def meaning_of(config: Any) -> Any:
-    """Return the half of a config that can change a number, as plain dicts.
+    """Return the options of a config that can change a number, as plain dicts.
 
-    Leaves out fields declared by `execution_field`, and later additions that stand at their neutral
+    Leaves out the fields declared by `execution_field`, and later additions that have their neutral
     value, so that a run keeps its name when ladderlm gains an option.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return to_dict(config)
     kept = {}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.metadata.get(_HALF) == "execution":
-            continue
-        if _NEUTRAL in field.metadata and value == field.metadata[_NEUTRAL]:
-            continue
-        kept[field.name] = meaning_of(value)
+        value, facts = getattr(config, field.name), field.metadata
+        is_neutral = _NEUTRAL in facts and value == facts[_NEUTRAL]
+        if facts.get(_HALF) != "execution" and not is_neutral:
+            kept[field.name] = meaning_of(value)
     return kept
 
 
 def content_hash(value: Any) -> str:
-    """Return the hex SHA-256 of a value's canonical JSON (sorted keys, no white space)."""
+    """Return the hex SHA-256 of a value's canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[str]:
-    """List the dotted options in which two nested dicts differ, as "name: old -> new"."""
+    """Return the dotted options in which two nested dicts differ, as "name: old -> new"."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         parts = [differences(old.get(k), new.get(k), f"{place}.{k}".strip(".")) for k in keys]

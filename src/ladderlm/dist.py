@@ -1,8 +1,8 @@
-"""The processes of one run.
+"""Connect the processes of one run.
 
-Owns joining and leaving a torchrun group, exact sums over it, and the way from whole tensors to
-those whose rows lie on several processes (PyTorch's DTensor) and back. Imports torch inside its
-functions, so that torch-free floors may import this module.
+Owns joining and leaving a torchrun group, exact sums over it, and the conversion between whole
+tensors and those whose rows are sharded over processes (PyTorch's DTensor). Imports torch inside
+its functions, so that torch-free rooms may import this module.
 """
 
 import os
@@ -17,21 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ALONE", "Processes", "cut_like", "is_first_process", "local_part", "whole"]
 
-
-_BUCKET = 1 << 25  # numbers of one message: 128 MiB in float32, so that no second model is built
+_BUCKET = 1 << 25  # numbers per message: 128 MiB in float32, far less than a copy of the model
 
 
 def is_first_process() -> bool:
-    """Return whether torchrun's environment makes this process rank 0; so it is without one."""
+    """Return whether this process has rank 0, or was not started by torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 class Processes:
-    """This process's place among those of the run; by default it is alone.
+    """Group of the run's processes, as seen by one of them; by default a group of one.
 
     Args:
-        rank, local_rank: among all processes, and among those of this machine.
-        world_size: how many there are; 1: every sum is the value itself.
+        rank, local_rank: index among all processes, and among those of this machine.
+        world_size: number of processes. With one, every sum is the value itself.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0) -> None:
@@ -39,10 +38,10 @@ class Processes:
 
     @classmethod
     def join(cls, device_type: str = "cpu") -> "Processes":
-        """Join the group that torchrun's environment describes; alone without one.
+        """Join the group that torchrun's environment describes, or return a group of one.
 
         Args:
-            device_type: cpu joins by gloo, cuda by nccl.
+            device_type: cpu uses gloo, cuda uses nccl.
         """
         names = ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")
         joined = cls(*(int(os.environ.get(name, default)) for name, default in names))
@@ -51,7 +50,7 @@ class Processes:
             import torch.distributed as group
 
             device = None
-            if device_type == "cuda":  # each process its own, or all would use the first one
+            if device_type == "cuda":  # otherwise all processes would use the first one
                 device = torch.device("cuda", joined.local_rank)
                 torch.cuda.set_device(device)
             if not group.is_initialized():
@@ -65,31 +64,40 @@ class Processes:
         return self.rank == 0
 
     def sum_tensors(self, tensors: "list[Tensor]") -> None:
-        """Replace each tensor by its sum over processes, by few large messages."""
-        if self.world_size == 1 or not tensors:
-            return
-        import torch
-        import torch.distributed as group
-
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            group.all_reduce(flat)
-            _unflatten(flat, bucket)
+        """Replace each tensor by its sum over processes."""
+        self._exchange(tensors, None)
 
     def share_tensors(self, tensors: "list[Tensor]", owner: int) -> None:
-        """Replace each tensor by the one that process `owner` has."""
-        if self.world_size == 1 or not tensors:
+        """Replace each tensor by that of process `owner`."""
+        self._exchange(tensors, owner)
+
+    def _exchange(self, tensors: "list[Tensor]", owner: int | None) -> None:
+        """Sum tensors over processes, or copy those of `owner`, using few large messages."""
+        if self.world_size == 1:
             return
         import torch
         import torch.distributed as group
 
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            group.broadcast(flat, src=owner)
-            _unflatten(flat, bucket)
+            if owner is None:
+                group.all_reduce(flat)
+            else:
+                group.broadcast(flat, src=owner)
+            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+            for tensor, part in zip(bucket, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def sum_array(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sum of a float64 array over processes."""
+        return self._reduce(array, "SUM")
+
+    def agree(self, flag: int) -> int:
+        """Return the largest flag of any process, so that all act on a signal to one of them."""
+        return int(self._reduce(np.array([flag]), "MAX")[0])
+
+    def _reduce(self, array: NDArray[Any], operation: str) -> NDArray[Any]:
+        """Reduce an array over processes, on the device of the group's backend."""
         if self.world_size == 1:
             return array
         import torch
@@ -97,23 +105,11 @@ class Processes:
 
         device = "cuda" if group.get_backend() == "nccl" else "cpu"
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
-        group.all_reduce(tensor)
-        return np.asarray(tensor.cpu().numpy(), dtype=np.float64)
-
-    def agree(self, flag: int) -> int:
-        """Return the largest flag of any process, so that all act on a signal that one has got."""
-        if self.world_size == 1:
-            return flag
-        import torch
-        import torch.distributed as group
-
-        device = "cuda" if group.get_backend() == "nccl" else "cpu"
-        tensor = torch.tensor([flag], device=device)
-        group.all_reduce(tensor, op=group.ReduceOp.MAX)
-        return int(tensor.item())
+        group.all_reduce(tensor, op=getattr(group.ReduceOp, operation))
+        return np.asarray(tensor.cpu().numpy())
 
     def share(self, value: Any) -> Any:
-        """Return on every process what the first one passes."""
+        """Return the first process's value on every process."""
         if self.world_size == 1:
             return value
         import torch.distributed as group
@@ -123,7 +119,7 @@ class Processes:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Return on every process what each of them passes, by rank."""
+        """Return the values of all processes, by rank, on every process."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as group
@@ -133,14 +129,14 @@ class Processes:
         return box
 
     def wait(self) -> None:
-        """Block until all processes have come here."""
+        """Wait until all processes have called this."""
         if self.world_size > 1:
             import torch.distributed as group
 
             group.barrier()
 
     def leave(self) -> None:
-        """End the group."""
+        """Leave the group."""
         if self.world_size > 1:
             import torch.distributed as group
 
@@ -152,7 +148,7 @@ ALONE = Processes()
 
 
 def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
-    """Cut a list into runs of one dtype and of at most a bucket's numbers, or one tensor."""
+    """Yield runs of tensors of one dtype, each of at most `_BUCKET` numbers or a single tensor."""
     bucket: list[Tensor] = []
     n_numbers = 0
     for tensor in tensors:
@@ -165,27 +161,19 @@ def _buckets(tensors: "list[Tensor]") -> "Iterator[list[Tensor]]":
         yield bucket
 
 
-def _unflatten(flat: "Tensor", tensors: "list[Tensor]") -> None:
-    """Write a flat row of numbers back to where it came from."""
-    at = 0
-    for tensor in tensors:
-        tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
-        at += tensor.numel()
-
-
 def _is_cut(tensor: "Tensor") -> bool:
-    """Return whether it is a DTensor, without half a second of imports."""
+    """Return whether a tensor is a DTensor, without importing it, which takes half a second."""
     return hasattr(tensor, "device_mesh")
 
 
 def whole(tensor: "Tensor") -> "Tensor":
-    """Gather a tensor whose rows lie on several processes, which all call this; else itself."""
+    """Return a tensor with all its rows. All processes of a sharded one must call this."""
     gathered: Tensor = tensor.full_tensor() if _is_cut(tensor) else tensor  # type: ignore[attr-defined]
     return gathered
 
 
 def cut_like(tensor: "Tensor", like: "Tensor") -> "Tensor":
-    """Return a whole tensor laid out as `like`: on its device, and cut over processes as it is."""
+    """Return a whole tensor on the device of `like`, sharded over processes in the same way."""
     tensor = tensor.to(like.device)
     if not _is_cut(like):
         return tensor
@@ -196,9 +184,9 @@ def cut_like(tensor: "Tensor", like: "Tensor") -> "Tensor":
 
 
 def local_part(tensor: "Tensor") -> "tuple[Tensor, int | None]":
-    """Return this process's part of a tensor and its first row; None: it is the whole."""
+    """Return this process's part of a tensor and its first row, which is None for a whole one."""
     if not _is_cut(tensor):
         return tensor, None
     mesh = tensor.device_mesh  # type: ignore[attr-defined]
-    rows = -(-tensor.shape[0] // mesh.size())  # as torch.chunk cuts: the last ones may be empty
+    rows = -(-tensor.shape[0] // mesh.size())  # as in torch.chunk; the last parts may be empty
     return tensor.to_local(), min(mesh.get_local_rank() * rows, tensor.shape[0])  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""The one tree of errors that a user may see.
+"""The tree of errors that a user may see.
 
-Owns the types and their three-part message; does not own how they are printed (`cli/`).
+Owns the types and their message in three parts. `cli/` prints them.
 
     LadderError
     ├── ConfigError      an option, a config file or a study file is wrong       exit 2
@@ -22,12 +22,12 @@ __all__ = [
 
 
 class LadderError(Exception):
-    """Return what is wrong, why it matters and how to fix it.
+    """Base class of all errors.
 
     Args:
-        what: the fault, with the offending value and the file (and line) it came from.
-        why: the reason it cannot be accepted.
-        fix: what the user should do next.
+        what: the rule that is broken, with the value and the file (and line) it comes from.
+        why: the consequence, if there is one to name.
+        fix: what the user should do next, as an imperative.
     """
 
     exit_code = 1
@@ -37,12 +37,8 @@ class LadderError(Exception):
         super().__init__(what, why, fix)
 
     def __str__(self) -> str:
-        lines = [self.what]
-        if self.why:
-            lines.append(f"  why: {self.why}")
-        if self.fix:
-            lines.append(f"  fix: {self.fix}")
-        return "\n".join(lines)
+        why, fix = self.why and f"\n  why: {self.why}", self.fix and f"\n  fix: {self.fix}"
+        return f"{self.what}{why}{fix}"
 
 
 class ConfigError(LadderError):
@@ -64,7 +60,7 @@ class CheckpointError(LadderError):
 
 
 class TrainingError(LadderError):
-    """A run had to stop; what was saved before stays good."""
+    """A run had to stop; what it saved before is still valid."""
 
 
 class ExecutorError(LadderError):
@@ -72,12 +68,9 @@ class ExecutorError(LadderError):
 
 
 class Stopped(BaseException):
-    """A signal asked for an end and everything worth keeping has been saved.
+    """Stop by a signal, after the run has been saved; the exit code is 128 + signal_number.
 
-    Not an error: it derives from BaseException so that no `except Exception` swallows it.
-
-    Args:
-        signal_number: SIGTERM gives exit code 143, SIGINT 130, others 128 + number.
+    It is not an error: it derives from BaseException so that no `except Exception` swallows it.
     """
 
     def __init__(self, signal_number: int) -> None:

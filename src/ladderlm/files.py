@@ -1,8 +1,8 @@
-"""The only place that writes files.
+"""Write files, the only module that does.
 
 Owns atomic publication (a reader sees the old file or the new one, never a part), append-only
-logs, locks and checksums. A folder is published by a manifest written last. Nothing else in the
-package opens a file for writing (a test reads the source for it).
+logs, locks and checksums. A folder is published by a manifest that is written last. A test checks
+that nothing else in the package opens a file for writing.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -44,7 +45,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,27 +54,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, each synced into its own parent."""
-    missing = []
-    probe = folder
-    while not probe.exists():
-        missing.append(probe)
-        probe = probe.parent
-    for path in reversed(missing):
+    """Create a folder and its parents, and sync each one's entry in its own parent."""
+    for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
-    """Return a binary file that appears under `path` only when the block ends well.
+    """Yield a binary file that appears under `path` only when the block ends without an error.
 
-    Writes to a temporary file in the same folder, then flush, fsync, rename, fsync folder. An
+    The block writes to a temporary file in the same folder, which is then synced and renamed. An
     exception removes the temporary file and leaves the old content untouched.
     """
     path = Path(path)
     make_folder(path.parent)
-    # Bytes, not characters: a name holds 255 of them. What is cut off cannot be told apart.
+    # A name holds 255 bytes, not characters. Names that differ only after the cut collide.
     name = os.fsdecode(os.fsencode(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")[:250])
     temporary = path.with_name(name)
     try:
@@ -89,7 +85,7 @@ def publish_stream(path: Path | str) -> Iterator[IO[bytes]]:
             raise LadderError(
                 f"no room to write {path}: {error.strerror}",
                 "the new file was discarded; the previous one, if any, is untouched",
-                "free some disk space or choose another output folder, then run the same again",
+                "free some disk space or choose another output folder, then run the command again",
             ) from error
         raise
     sync_folder(path.parent)
@@ -103,19 +99,19 @@ def move_into_place(source: Path, target: Path) -> None:
 
 
 def publish(path: Path | str, write: Callable[[IO[bytes]], object]) -> None:
-    """Publish what `write(stream)` puts into a binary stream. See `publish_stream`."""
+    """Publish what `write(stream)` writes to a binary stream. See `publish_stream`."""
     with publish_stream(path) as stream:
         write(stream)
 
 
 def publish_text(path: Path | str, text: str) -> None:
-    r"""Publish UTF-8 text. Lone surrogates (undecodable file names) are kept as `\udcXX`."""
+    r"""Publish UTF-8 text. Lone surrogates (from undecodable file names) become `\udcXX`."""
     with publish_stream(path) as stream:
         stream.write(text.encode("utf-8", "backslashreplace"))
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """Serialise to strict JSON: NaN and infinities become null, since JSON has no word for them."""
+    """Return a value as strict JSON, with null for NaN and infinities."""
     try:
         return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -123,7 +119,7 @@ def to_json(value: Any, indent: int | None = 2) -> str:
 
 
 def _without_non_finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {key: _without_non_finite(item) for key, item in value.items()}
@@ -133,70 +129,55 @@ def _without_non_finite(value: Any) -> Any:
 
 
 def publish_json(path: Path | str, value: Any) -> None:
-    """Publish a value as indented JSON with a final newline."""
+    """Publish a value as indented JSON that ends in a newline."""
     publish_text(path, to_json(value) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that ladderlm wrote.
 
     Raises:
         DataError: the file is missing, unreadable or not JSON; names line and column.
     """
-    path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg})",
-            "the file was edited by hand, cut short, or is not one of ours",
-            "restore it from a copy, or make it again with the command that wrote it",
+            fix="restore the file from a copy, or run the command that wrote it again",
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}", "", "check the path and the permissions"
-        ) from error
+        what, fix = f"cannot read {path}: {error}", "check the path and the permissions"
+        raise DataError(what, fix=fix) from error
 
 
 def sha256_file(path: Path | str) -> str:
-    """Return the hex SHA-256 of a file, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
+    """Return the hex SHA-256 of a file."""
     with open(path, "rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_free_space(folder: Path, n_bytes: int) -> None:
-    """Refuse to begin a write that the disk cannot hold.
-
-    Raises:
-        LadderError: fewer than `n_bytes` are free where `folder` lies (or will lie).
-    """
-    probe = folder
-    while not probe.exists():
-        probe = probe.parent
-    status = os.statvfs(probe)
+    """Raise LadderError if the disk of `folder`, which need not exist, has less than `n_bytes`."""
+    status = os.statvfs(next(path for path in (folder, *folder.parents) if path.exists()))
     free = status.f_bavail * status.f_frsize
     if free < n_bytes:
         raise LadderError(
-            f"{folder} needs {n_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free",
-            "a write that fills the disk would be thrown away half done",
-            "free some space or choose another output folder",
+            f"{folder} needs {n_bytes / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free",
+            "a write that fills the disk would be discarded half done",
+            "free some disk space or choose another output folder",
         )
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder that we published. The manifest goes first, so that no reader trusts a part.
+    """Delete a folder that we published, its manifest first, so that no reader trusts a part.
 
     Symbolic links are unlinked, never followed.
     """
     if folder.is_symlink() or not folder.is_dir():
-        with contextlib.suppress(FileNotFoundError):
-            folder.unlink()
+        folder.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "manifest.json").unlink()
+    (folder / "manifest.json").unlink(missing_ok=True)
     for entry in sorted(folder.iterdir()):
         remove_tree(entry)
     folder.rmdir()
@@ -204,17 +185,17 @@ def remove_tree(folder: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder to a place where nothing is; it appears there whole, or not at all.
+    """Copy a folder to a path that does not exist yet, where it appears whole or not at all.
 
-    Locks, temporary files and all that is neither a file nor a folder (links too) stay behind.
+    Locks, temporary files, links and special files are not copied.
 
     Raises:
-        LadderError: there is no room for it.
+        LadderError: there is not enough disk space.
     """
     check_free_space(target, sum(e.lstat().st_size for e in source.rglob("*") if e.is_file()))
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}")
     if temporary.exists():
-        remove_tree(temporary)  # of a copy that was cut short
+        remove_tree(temporary)  # left by an interrupted copy
     make_folder(temporary)
     for entry in sorted(source.rglob("*")):
         place = entry.relative_to(source)
@@ -232,7 +213,7 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Append to a file that is not published yet, such as a download under way; synced."""
+    """Append to a file that is not published yet, such as an unfinished download, and sync it."""
     with open(path, "ab") as stream:
         stream.write(data)
         stream.flush()
@@ -240,51 +221,49 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """Open a log for a child process to append to; creates its folder."""
+    """Open a log for a child process to append to, and create its folder."""
     make_folder(path.parent)
     return open(path, "ab")
 
 
 class AppendLog:
-    """A JSON-lines file that is appended to, and cut back to a known state on resume.
+    """JSON-lines file that is appended to, and cut back to a known state on resume.
 
     Args:
         path: the file; its folder exists.
-        keep: called with each parsed line of an existing file; lines for which it is false, torn
-            last lines and lines that are not JSON objects are dropped by an atomic rewrite.
+        keep: called with each parsed line of an existing file. Lines for which it returns False,
+            incomplete last lines and lines that are not JSON objects are dropped.
     """
 
     def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
         self.path = path
         if path.exists():
-            kept, n_seen = [], 0
-            for raw in path.read_bytes().split(b"\n"):
-                n_seen += bool(raw)
+            old, kept = path.read_bytes(), []
+            for raw in old.split(b"\n"):
                 with contextlib.suppress(ValueError, RecursionError):
                     row = json.loads(raw)
                     if isinstance(row, dict) and keep(row):
-                        kept.append(raw)
-            if len(kept) != n_seen or (kept and not path.read_bytes().endswith(b"\n")):
-                publish(path, lambda stream: stream.write(b"".join(row + b"\n" for row in kept)))
+                        kept.append(raw + b"\n")
+            if b"".join(kept) != old:
+                publish(path, lambda stream: stream.writelines(kept))
         self._stream = open(path, "ab")  # noqa: SIM115  # held open for the whole run
         sync_folder(path.parent)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one object as a line; visible to readers at once, synced by `sync`."""
+        """Append one object as a line; readers see it at once, and `sync` makes it durable."""
+        line = to_json(row, indent=None) + "\n"
         try:
-            self._stream.write(
-                to_json(row, indent=None).encode("utf-8", "backslashreplace") + b"\n"
-            )
+            self._stream.write(line.encode("utf-8", "backslashreplace"))
             self._stream.flush()
         except OSError as error:
             raise LadderError(
                 f"cannot append to {self.path}: {error.strerror}",
-                "numbers that are not logged would be lost",
-                "free some disk space, then run the same command again: it resumes",
+                "the run stops, because numbers that are not logged would be lost",
+                "free some disk space, then run the same command again to resume",
             ) from error
 
     def sync(self) -> None:
-        """Force what was written to disk."""
+        """Force the written lines to disk."""
         self._stream.flush()
         with contextlib.suppress(OSError):  # a pipe or /dev/full cannot be synced
             os.fsync(self._stream.fileno())
@@ -297,16 +276,16 @@ class AppendLog:
 
 
 class FolderLock:
-    """Hold a folder for one process; the kernel frees it when the process dies.
+    """Lock that gives a folder to one process; the kernel releases it when the process ends.
 
     Uses an advisory `flock` on `folder/.lock`, so that neither a dead nor a reused pid can keep
-    a folder locked. The file names the holder for the message of the one who is refused.
+    a folder locked. The file names the holder for the error message of other processes.
 
     Args:
-        wait: until the holder gives it back or dies, instead of refusing.
+        wait: wait until the holder releases the folder or ends, instead of raising.
 
     Raises:
-        CheckpointError: another live process holds it.
+        CheckpointError: another live process holds the lock.
     """
 
     def __init__(self, folder: Path, wait: bool = False) -> None:
@@ -320,8 +299,8 @@ class FolderLock:
             self._stream.close()
             raise CheckpointError(
                 f"{folder} is in use by {holder}",
-                "two writers in one folder would spoil each other's files",
-                "wait for it to end or stop it, or choose another --out",
+                "two writers in one folder would damage each other's files",
+                "wait for it to end, stop it, or choose another --out",
             ) from error
         self._stream.truncate(0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,8 +1,7 @@
-"""What this process may use of its machine.
+"""Find the cores, memory and devices that this process may use.
 
-Owns the answers to how many cores, how much memory (within cgroups, as in a container) and which
-device, and the names of the hardware. Imports torch and psutil inside its functions, so that
-torch-free floors may import this module.
+Owns these answers (within cgroups, as in a container) and the names of the hardware. Imports torch
+and psutil inside its functions, so that torch-free rooms may import this module.
 """
 
 import os
@@ -22,13 +21,13 @@ __all__ = [
     "list_gpus",
 ]
 
-_ROOT = Path("/")  # of the files that the kernel writes
+_ROOT = Path("/")  # root of the kernel's files
 
 
 def count_cores() -> int:
     """Return the number of cores that this process may use, by affinity and CPU quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    n_cores = allowed or 1
+    known = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     for folder in _control_groups("cpu", _ROOT):
         numbers = _numbers(folder / "cpu.max") or (
             *_numbers(folder / "cpu.cfs_quota_us"),  # -1: no quota
@@ -40,7 +39,7 @@ def count_cores() -> int:
 
 
 def count_busy_cores(seconds: float) -> tuple[float, int]:
-    """Return the cores that all processes together keep busy over some seconds, and all cores."""
+    """Return the mean number of busy cores over some seconds, and the number of all cores."""
     import psutil
 
     n_cores = psutil.cpu_count() or 1
@@ -48,7 +47,7 @@ def count_busy_cores(seconds: float) -> tuple[float, int]:
 
 
 def count_free_bytes() -> int:
-    """Return the memory that this process can still get, from the machine and its cgroups."""
+    """Return the memory in bytes that the machine and its cgroups still allow this process."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -61,7 +60,7 @@ def count_free_bytes() -> int:
 
 
 def list_gpus() -> tuple[str, ...]:
-    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    """Return the names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return tuple(name for name in allowed.split(",") if name and name != "-1")
@@ -74,7 +73,7 @@ def find_device(asked: str = "auto", option: str = "--device") -> str:
 
     Args:
         asked: auto (a CUDA device if there is one), cpu, cuda, or one of several as cuda:1.
-        option: where it is asked for, for the error.
+        option: name of the option, for the error.
 
     Raises:
         ConfigError: there is no such device, or this PyTorch cannot use it.
@@ -83,7 +82,7 @@ def find_device(asked: str = "auto", option: str = "--device") -> str:
     if asked not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
         raise ConfigError(
             f"{option} must be auto, cpu, cuda or cuda:1, got {asked!r}",
-            fix=f"set {option} to auto, or leave it out",
+            fix=f"set {option} to auto",
         )
     if asked == "cpu":
         return asked
@@ -95,14 +94,13 @@ def find_device(asked: str = "auto", option: str = "--device") -> str:
     if int(number or 0) >= n_devices:
         raise ConfigError(
             f"{option} {asked}: PyTorch {torch.__version__} sees {n_devices} CUDA devices here",
-            "an option that cannot be honoured is never replaced in silence",
-            f"set {option} to cpu, or install a CUDA build of torch and a driver",
+            fix=f"set {option} to cpu, or install a CUDA build of torch and a driver",
         )
     return asked
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return whether a device multiplies bfloat16 matrices by instructions of its own."""
+    """Return whether a device has instructions for bfloat16 matrix multiplication."""
     if device != "cpu":
         import torch
 
@@ -112,7 +110,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def describe_hardware(device: str) -> str:
-    """Return one line: the GPU's name, or the CPU's with its cores and memory."""
+    """Return the GPU's name, or the CPU's with its cores and memory, in one line."""
     if device != "cpu":
         import torch
 
@@ -127,8 +125,8 @@ def describe_hardware(device: str) -> str:
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
     """Yield the folders of this process's cgroup of a controller and of its parents.
 
-    Source: cgroups(7). Version 2 has one tree, version 1 one for each controller; a container may
-    see its own folder as the top of the tree, though the name in /proc is the one outside.
+    Source: cgroups(7). Version 2 has one tree, version 1 one for each controller. A container may
+    see its own folder as the top of the tree, although /proc has the name outside the container.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
@@ -143,13 +141,13 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _reclaimable_bytes(folder: Path) -> int:
-    """Return the bytes of files that a cgroup's memory holds and the kernel would drop."""
+    """Return the bytes of cached files in a cgroup's memory that the kernel would drop."""
     pairs = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
     return int(pairs.get("total_inactive_file", pairs.get("inactive_file", 0)))
 
 
 def _numbers(file: Path) -> tuple[int, ...]:
-    """Return the numbers in a file of the kernel; none: no such file, or it says "max"."""
+    """Return the numbers in a file of the kernel; none if it is missing or holds "max"."""
     try:
         return tuple(int(word) for word in _text(file).split())
     except ValueError:

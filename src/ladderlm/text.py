@@ -1,6 +1,6 @@
-"""Show text of unknown origin without obeying it.
+"""Show text of unknown origin safely.
 
-Owns the spelling of characters that would move a cursor, turn a line round or show nothing.
+Owns the escaping of characters that would move the cursor, reverse a line or be invisible.
 """
 
 import os
@@ -10,13 +10,10 @@ __all__ = ["visible", "without_home"]
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    r"""Make control, format and line separating characters visible as \\u{...}.
+    r"""Return a text with control, format and line separating characters escaped as \\u{...}.
 
-    Terminal escapes, right-to-left overrides and the like can then do no harm. Letters of every
-    script stay as they are.
-
-    Args:
-        keep: of those characters, the ones that are left alone.
+    Terminal escapes and right-to-left overrides can then do no harm. Letters of every script stay
+    unchanged, and so do the characters of `keep`.
     """
     return "".join(
         char if char in keep or not _hidden(char) else f"\\u{{{ord(char):x}}}" for char in text
@@ -24,7 +21,7 @@ def visible(text: str, keep: str = "\n\t") -> str:
 
 
 def without_home(text: str) -> str:
-    """Return a text without the path of the user's home in it."""
+    """Return a text with the path of the user's home replaced by ~."""
     home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises for a user without a home
     return text.replace(home, "~") if len(home) > 1 else text
 

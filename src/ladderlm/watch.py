@@ -1,4 +1,4 @@
-"""How a long computation is followed and stopped from outside.
+"""Follow and stop a long computation from outside.
 
 Owns `Watch`, which every loop over windows, documents or texts takes.
 """
@@ -9,25 +9,17 @@ from dataclasses import dataclass
 __all__ = ["UNWATCHED", "Watch"]
 
 
-def _permit() -> None:
-    """Let the work continue."""
-
-
-def _ignore(done: int, total: int) -> None:
-    """Drop the report."""
-
-
 @dataclass(frozen=True)
 class Watch:
-    """What is called while a computation runs.
+    """Functions that are called while a computation runs.
 
     Args:
         check: called before each piece of work; raises to stop early.
         progress: called with (pieces done, pieces in all) after each piece.
     """
 
-    check: Callable[[], None] = _permit
-    progress: Callable[[int, int], None] = _ignore
+    check: Callable[[], None] = lambda: None
+    progress: Callable[[int, int], None] = lambda done, total: None
 
 
 UNWATCHED = Watch()

@@ -68,7 +68,7 @@ def test_records_of_another_shape_can_be_read(ladderlm, tmp_path):
     [
         (100, [], "must be between 258 and 1048576, got 100"),
         (100_000, [], "use --vocab-size"),
-        (300, ["--max-bytes", "lots"], "'lots' is not a size"),
+        (300, ["--max-bytes", "lots"], "a size must be a number with an optional unit, got 'lots'"),
     ],
 )
 def test_sizes_that_do_not_work_are_refused_with_ones_that_do(

@@ -129,9 +129,12 @@ def test_6nd_is_the_exact_count_without_attention():
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"dim": 10, "n_heads": 4}, "does not split"),
-        ({"dim": 12, "n_heads": 4}, "does not split"),  # odd heads cannot be turned in pairs
-        ({"dim": 16, "n_heads": 4, "n_kv_heads": 3}, "multiple"),
+        ({"dim": 10, "n_heads": 4}, "must split into model.n_heads = 4 heads .*, got 10"),
+        ({"dim": 12, "n_heads": 4}, "must split into .* of equal and even width, got 12"),
+        (
+            {"dim": 16, "n_heads": 4, "n_kv_heads": 3},
+            "n_heads must be a multiple of model.n_kv_heads = 3, got 4",
+        ),
         ({"n_layers": 0}, "n_layers"),
         ({"n_layers": 2**40}, "n_layers"),
         ({"dropout": 1.0}, "dropout"),

@@ -77,8 +77,8 @@ def test_the_model_uses_the_scaled_angles():
     ("fields", "word"),
     [
         ({"rope_scaling_factor": 0.5}, "at least 1"),
-        ({"rope_low_freq_factor": 4.0}, "smaller"),
-        ({"rope_high_freq_factor": 0.5}, "smaller"),
+        ({"rope_low_freq_factor": 4.0}, "below model.rope_high_freq_factor = 4.0, got 4.0"),
+        ({"rope_high_freq_factor": 0.5}, "below model.rope_high_freq_factor = 0.5, got 1.0"),
         ({"rope_original_seq_len": 0}, "at least 1"),
     ],
 )

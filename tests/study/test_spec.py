@@ -126,7 +126,7 @@ WRONG = {
     ),
     "value of an arm": (
         {"arm": arms({}, {"model.mlp": "gleu"})},
-        "arm 'arm-1': config.model.mlp = 'gleu'",
+        "arm 'arm-1': config.model.mlp must be one of ['swiglu', 'gelu', 'relu2'], got 'gleu'",
     ),
     "tuned otherwise": (
         {"arm": [{"name": "a", "tune": {"optim.weight_decay": "bracket"}}, {"name": "b"}]},

@@ -1,14 +1,13 @@
 """Shape of a model.
 
-Owns `ModelConfig` and everything derived from it. Does not count parameters or FLOPs
-(`accounting.py`) and builds nothing.
+Owns `ModelConfig` and its derived properties. `accounting.py` counts parameters and FLOPs.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from ladderlm.changes import MetaChange
-from ladderlm.config import added_later, execution_field
+from ladderlm.config import added_later, execution_field, require
 from ladderlm.errors import ConfigError
 
 __all__ = ["MODEL_CHANGES", "AttentionBackend", "ModelConfig", "RopeScaling"]
@@ -20,13 +19,13 @@ _LARGEST = 2**31
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """LLaMA 3.1's way of stretching the context: which waves are slowed, and by how much.
+    """Parameters of LLaMA 3.1's context extension.
 
     Args:
-        factor: slow pairs turn this many times slower.
+        factor: slow pairs of channels rotate this many times slower.
         low_freq_factor: waves longer than original_seq_len / this are slowed by the whole factor.
         high_freq_factor: waves shorter than original_seq_len / this stay as they are.
-        original_seq_len: tokens; the context of the model before it was stretched.
+        original_seq_len: context of the model before the extension, in tokens.
     """
 
     factor: float
@@ -103,55 +102,33 @@ class ModelConfig:
     explicit order of operations, slow."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of"):
-            _check_count(f"model.{name}", getattr(self, name))
-        _check_count("model.rope_original_seq_len", self.rope_original_seq_len)
-        for name in ("n_kv_heads", "ffn_dim", "vocab_size"):
-            if getattr(self, name) is not None:
-                _check_count(f"model.{name}", getattr(self, name))
-        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
-            most = min(self.dim // 2, 4096)
-            fitting = [h for h in range(1, most + 1) if self.dim % (2 * h) == 0]
-            raise ConfigError(
-                f"model.dim = {self.dim} does not split into model.n_heads = {self.n_heads} heads",
-                "each head needs an equal and even width: RoPE turns pairs of channels",
-                f"choose n_heads among {fitting}" if fitting else "choose an even dim",
-            )
-        if self.n_heads % self.kv_heads:
-            most = min(self.n_heads, 4096)
-            divisors = [k for k in range(1, most + 1) if self.n_heads % k == 0]
-            raise ConfigError(
-                f"model.n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.kv_heads}",
-                "each key/value head serves an equal share of the query heads",
-                f"choose n_kv_heads among {divisors}",
-            )
-        for name, low in (("norm_eps", 0.0), ("rope_theta", 0.0)):
-            if getattr(self, name) <= low:
-                raise ConfigError(f"model.{name} = {getattr(self, name)}", "it must be positive")
-        if self.rope_scaling_factor is not None and self.rope_scaling_factor < 1:
-            raise ConfigError(
-                f"model.rope_scaling_factor = {self.rope_scaling_factor}",
-                "it divides the angles of slow pairs, so it is at least 1",
-                "leave it out for no scaling",
-            )
-        if not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor:
-            raise ConfigError(
-                f"model.rope_low_freq_factor = {self.rope_low_freq_factor}, "
-                f"model.rope_high_freq_factor = {self.rope_high_freq_factor}",
-                "between the two the scaling is blended, so the first is positive and smaller",
-            )
-        for name in ("ffn_dim_multiplier", "init_std", "logit_softcap"):
+        counts = ("dim", "n_layers", "n_heads", "max_seq_len", "multiple_of")
+        for name in (*counts, "rope_original_seq_len", "n_kv_heads", "ffn_dim", "vocab_size"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"model.{name} = {value}", "it must be positive")
-        if not 0 <= self.value_embeddings <= self.n_layers:
-            raise ConfigError(
-                f"model.value_embeddings = {self.value_embeddings}",
-                f"each of the {self.n_layers} layers uses one table",
-                f"choose 0 (none), 1 (shared by all) .. {self.n_layers} (one a layer)",
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"model.dropout = {self.dropout}", "it is a probability below 1")
+            valid = value is None or 1 <= value < _LARGEST
+            require(f"model.{name}", value, valid, "be at least 1 and below 2^31")
+        if self.dim % (2 * self.n_heads):
+            fitting = _divisors(self.dim // 2)
+            fix = "choose an even dim" if self.dim % 2 else f"choose n_heads among {fitting}"
+            rule = f"split into model.n_heads = {self.n_heads} heads of equal and even width"
+            require("model.dim", self.dim, False, rule, fix)
+        if self.n_heads % self.kv_heads:
+            fix = f"choose n_kv_heads among {_divisors(self.n_heads)}"
+            rule = f"be a multiple of model.n_kv_heads = {self.kv_heads}"
+            require("model.n_heads", self.n_heads, False, rule, fix)
+        positive = ("norm_eps", "rope_theta", "ffn_dim_multiplier", "init_std", "logit_softcap")
+        for name in positive:
+            value = getattr(self, name)
+            require(f"model.{name}", value, value is None or value > 0, "be positive")
+        factor = self.rope_scaling_factor
+        low, high = self.rope_low_freq_factor, self.rope_high_freq_factor
+        valid, fix = factor is None or factor >= 1, "leave it out for no scaling"
+        require("model.rope_scaling_factor", factor, valid, "be at least 1", fix)
+        rule = f"be above 0 and below model.rope_high_freq_factor = {high}"
+        require("model.rope_low_freq_factor", low, 0 < low < high, rule)
+        tables, rule = self.value_embeddings, f"be between 0 and model.n_layers = {self.n_layers}"
+        require("model.value_embeddings", tables, 0 <= tables <= self.n_layers, rule)
+        require("model.dropout", self.dropout, 0 <= self.dropout < 1, "be at least 0 and below 1")
 
     @property
     def kv_heads(self) -> int:
@@ -160,12 +137,12 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head."""
+        """Number of channels of one head."""
         return self.dim // self.n_heads
 
     @property
     def rope_scaling(self) -> RopeScaling | None:
-        """The four options of scaled rotary angles together; None: not scaled."""
+        """The four options of LLaMA 3.1's context extension, or None if it is off."""
         if self.rope_scaling_factor is None:
             return None
         return RopeScaling(
@@ -179,8 +156,8 @@ class ModelConfig:
     def ffn_width(self) -> int:
         """Hidden width F of the MLP.
 
-        SwiGLU follows Meta's rule, both truncations included: int(2 * 4 dim / 3), times the
-        multiplier and truncated again, rounded up to `multiple_of`. The others use 4 dim. Source:
+        SwiGLU follows Meta's rule with both truncations: int(2 * 4 dim / 3), times the multiplier
+        and truncated again, rounded up to `multiple_of`. The others use 4 dim. Source:
         facebookresearch/llama, FeedForward.
         """
         if self.ffn_dim is not None:
@@ -194,23 +171,15 @@ class ModelConfig:
 
     @property
     def vocabulary(self) -> int:
-        """`vocab_size`, once it is known.
-
-        Raises:
-            ConfigError: the config has not been resolved against a tokenizer.
-        """
+        """`vocab_size`; raises ConfigError if it has not been taken from a tokenizer yet."""
         if self.vocab_size is None:
-            raise ConfigError(
-                "model.vocab_size is not set",
-                "the embedding and the head have one row per token of the vocabulary",
-                "name prepared data (it brings its tokenizer) or set model.vocab_size",
-            )
+            fix = "set model.vocab_size, or name prepared data, whose tokenizer determines it"
+            raise ConfigError("model.vocab_size is not set", fix=fix)
         return self.vocab_size
 
 
-def _check_count(name: str, value: int) -> None:
-    if not 1 <= value < _LARGEST:
-        raise ConfigError(f"{name} = {value}", "it must be at least 1 and below 2^31")
+def _divisors(n: int) -> list[int]:
+    return [divisor for divisor in range(1, min(n, 4096) + 1) if n % divisor == 0]
 
 
 MODEL_CHANGES = (
@@ -224,15 +193,15 @@ MODEL_CHANGES = (
     ),
     MetaChange(
         "Starting weights",
-        "none: layers are built to be loaded into",
+        "none: weights are always loaded",
         "seeded normal weights; matrices that write to the residual stream are scaled by "
         "1/sqrt(2 n_layers)",
         "model/init.py",
-        {"model.init_std": "of matrices that read it"},
+        {"model.init_std": "for matrices that read it"},
     ),
     MetaChange(
         "Layers",
-        "fairscale column and row parallel layers, one GPU each",
+        "column and row parallel layers of fairscale, one shard per GPU",
         "plain torch layers with the same parameter names",
         "model/transformer.py",
         {
@@ -242,7 +211,7 @@ MODEL_CHANGES = (
     ),
     MetaChange(
         "Attention",
-        "explicit matrix products, causal over the whole row",
+        "explicit matrix multiplications, causal over the whole row",
         "causal within each document of a packed row, where positions restart",
         "model/attention.py, model/blocked.py, model/flex.py",
         {
@@ -250,11 +219,11 @@ MODEL_CHANGES = (
                 "auto": "blocked or sdpa",
                 "sdpa": "PyTorch's fused kernel",
                 "blocked": "blocks of queries on a CPU",
-                "flex": "FlexAttention on a GPU, passes over closed blocks",
+                "flex": "FlexAttention on a GPU, which skips masked blocks",
                 "reference": "Meta's order of operations, which tests compare with",
             },
             "model.qk_norm": "RMSNorm of queries and keys",
-            "model.value_embeddings": "tables by token, added to the values",
+            "model.value_embeddings": "per-token tables, added to the values",
         },
     ),
     MetaChange(
@@ -266,7 +235,7 @@ MODEL_CHANGES = (
             "model.mlp": {
                 "swiglu": "with Meta's rounding of the width",
                 "gelu": "two matrices, 4 dim wide",
-                "relu2": "the same with the square of ReLU",
+                "relu2": "the same with squared ReLU",
             },
             "model.ffn_dim": "sets the width",
         },
@@ -274,7 +243,7 @@ MODEL_CHANGES = (
     MetaChange(
         "Norm",
         "RMSNorm",
-        "the same numbers, with a backward pass of its own in fewer passes over memory",
+        "the same numbers, with a custom backward pass that reads memory fewer times",
         "model/norm.py",
     ),
     MetaChange(
@@ -284,14 +253,14 @@ MODEL_CHANGES = (
         "model/rope.py",
         {
             "model.rope_theta": "the base",
-            "model.rope_scaling_factor": "LLaMA 3.1's longer context, with rope_low_freq_factor, "
-            "rope_high_freq_factor and rope_original_seq_len",
+            "model.rope_scaling_factor": "context extension of LLaMA 3.1, with "
+            "rope_low_freq_factor, rope_high_freq_factor and rope_original_seq_len",
         },
     ),
     MetaChange(
         "Key/value cache",
         "allocated on the GPU in every constructor",
-        "made when generating and handed in",
+        "allocated for generation and passed in",
         "model/attention.py, generation/engine.py",
     ),
 )

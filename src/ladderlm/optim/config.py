@@ -1,14 +1,13 @@
-"""How weights are updated.
+"""Options of the optimizer.
 
-Owns `OptimConfig`: rule, rates and schedule. Builds nothing.
+Owns `OptimConfig`: update rule, constants and schedule.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from ladderlm.changes import MetaChange
-from ladderlm.config import added_later
-from ladderlm.errors import ConfigError
+from ladderlm.config import added_later, require
 
 __all__ = ["OPTIM_CHANGES", "OptimConfig"]
 
@@ -54,43 +53,36 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "embedding_lr_scale"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it must be positive")
+            value = getattr(self, name)
+            require(f"optim.{name}", value, value > 0, "be positive")
         for name in ("beta1", "beta2", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it lies in [0, 1)")
+            value = getattr(self, name)
+            require(f"optim.{name}", value, 0 <= value < 1, "be at least 0 and below 1")
         for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"optim.{name} = {getattr(self, name)}", "it lies in [0, 1]")
-        if self.weight_decay < 0:
-            raise ConfigError(f"optim.weight_decay = {self.weight_decay}", "it is not negative")
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ConfigError(
-                f"optim.grad_clip = {self.grad_clip}", "it must be positive", "None turns it off"
-            )
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ConfigError(f"optim.warmup_steps = {self.warmup_steps}", "it is not negative")
+            value = getattr(self, name)
+            require(f"optim.{name}", value, 0 <= value <= 1, "be between 0 and 1")
+        decay, warmup, clip = self.weight_decay, self.warmup_steps, self.grad_clip
+        require("optim.weight_decay", decay, decay >= 0, "be at least 0")
+        require("optim.grad_clip", clip, clip is None or clip > 0, "be positive")
+        require("optim.warmup_steps", warmup, warmup is None or warmup >= 0, "be at least 0")
         shares = self.warmup_fraction + self.decay_fraction
-        if self.schedule == "wsd" and self.warmup_steps is None and shares > 1:
-            raise ConfigError(
-                f"optim.warmup_fraction + optim.decay_fraction = {shares}",
-                "warm-up and cooldown together cannot be longer than the run",
-                "lower one of them",
-            )
+        valid = self.schedule != "wsd" or warmup is not None or shares <= 1
+        name = "optim.warmup_fraction + optim.decay_fraction"
+        require(name, shares, valid, "be at most 1 with the schedule wsd", "lower one of them")
 
 
 OPTIM_CHANGES = (
     MetaChange(
         "Optimizer and schedule",
         "none",
-        "after a linear warm-up, with clipped gradients and decoupled weight decay",
+        "with a linear warm-up, clipped gradients and decoupled weight decay",
         "optim/",
         {
-            "optim.name": {"adamw": "for every weight", "muon": "for the matrices of the layers"},
+            "optim.name": {"adamw": "for all weights", "muon": "for the matrices of the layers"},
             "optim.schedule": {
-                "cosine": "half a period",
+                "cosine": "half a cosine period",
                 "wsd": "constant, then a linear cooldown",
-                "linear": "straight down",
+                "linear": "a straight line",
             },
         },
     ),
