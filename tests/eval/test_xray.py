@@ -47,5 +47,5 @@ def test_a_fresh_model_is_the_same_each_time_and_has_opinions():
 
 def test_ids_of_another_vocabulary_are_refused():
     """T17."""
-    with pytest.raises(DataError, match="token id 60"):
+    with pytest.raises(DataError, match="a batch holds 60"):
         token_losses(make_model(), make_batch([[[1, 60, 2]]], 4), True)
