@@ -159,10 +159,10 @@ def test_a_profile_of_a_runs_shape_writes_a_table_and_a_trace(ladderlm, tiny_con
     words = ["profile", str(tmp_path / "run"), "--steps", "1", "--out", str(trace)]
     found = ladderlm(*words, "--json").json
     assert sum(kind["share"] for kind in found["kinds"]) == pytest.approx(1.0)
-    assert "matrix products" in {kind["name"] for kind in found["kinds"]}
+    assert "matrix multiplications" in {kind["name"] for kind in found["kinds"]}
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     assert "aten::mm" in names
-    assert "matrix products" in ladderlm(*words).out
+    assert "matrix multiplications" in ladderlm(*words).out
 
 
 def test_the_peak_is_measured_once_for_each_machine_and_dtype(monkeypatch, tmp_path):

@@ -78,7 +78,10 @@ def test_wrong_use_is_refused_before_anything_is_written(ladderlm, folder, tmp_p
         ((str(tmp_path), "--to=hf", f"--out={out}"), "is no model"),
         ((str(folder), "--to=hf", f"--out={full}"), "not an empty folder"),
         ((str(folder), "--to=hf", f"--out={out}", "--shards=2"), "only Meta's"),
-        ((str(folder), "--to=meta", f"--out={out}", "--shards=0"), "--shards 0"),
+        (
+            (str(folder), "--to=meta", f"--out={out}", "--shards=0"),
+            "--shards must be between 1 and 64, got 0",
+        ),
         ((str(folder), "--to=native", f"--out={out}", "--dtype=float16"), "float32"),
         ((str(folder), "--to=hf", f"--out={out}", "--dtype=q8_0"), "q8_0"),
         ((str(folder), "--to=hf", f"--out={out}", "--max-seq-len=0"), "--max-seq-len"),

@@ -36,12 +36,12 @@ def test_a_run_is_shown_its_own_batches(ladderlm, shared_run):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--batch", "-1"], "--batch -1"),
-        (["--rows", "0"], "--rows 0"),
-        (["--rows", "-2"], "--rows -2"),
+        (["--batch", "-1"], "--batch must be at least 0, got -1"),
+        (["--rows", "0"], "--rows must be between 1 and 64, got 0"),
+        (["--rows", "-2"], "--rows must be between 1 and 64, got -2"),
         (["--seq-len", "1"], "data.seq_len must be in [2, 2^24), got 1"),
         (["--packing", "best"], "'concat', 'padded', 'best-fit'"),
-        (["--rows", "65"], "rows from 1 to 64"),
+        (["--rows", "65"], "--rows must be between 1 and 64, got 65"),
         (["--prove", "--json", "--seq-len", "0"], "data.seq_len must be in [2, 2^24), got 0"),
         (["--split", "vall"], "only train, val"),
         (["--row", "3"], "--rows"),

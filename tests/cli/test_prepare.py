@@ -191,7 +191,7 @@ def test_a_file_in_the_place_of_the_folder_is_named_and_kept(
     own = ("--tokenizer", tiny_tokenizer_folder, "--out", tmp_path / out)
     said = ladderlm("prepare", source, *own)
     assert said.code != 0
-    assert f"{plain} is a file, and a folder is needed" in said.err
+    assert f"{plain} must be a folder, but is a file" in said.err
     assert plain.read_text() == "mine"
 
 

@@ -35,7 +35,7 @@ def test_a_changed_number_is_found_with_code_one(ladderlm, run, tmp_path):
 
 
 def test_what_is_no_run_study_or_report_is_named(ladderlm, run, tmp_path):
-    assert "RUN|STUDY" in ladderlm("report").err
+    assert "no RUN or STUDY is named" in ladderlm("report").err
     for words in (["report"], ["report", "verify"]):
         for place in (tmp_path / "nowhere", tmp_path):
             said = ladderlm(*words, place)

@@ -110,7 +110,7 @@ def test_a_slip_in_an_option_names_the_option(words, says, train, tmp_path):
         (["--train.global-batch-tokens", "100"], "set train.global_batch_tokens to 128"),
         (["--data.seq-len", "128"], "set model.max_seq_len to 128"),
         (["--resume", "must"], "holds no checkpoint"),
-        (["--preset", "llama"], "--config and --preset are both given"),
+        (["--preset", "llama"], "--config cannot be combined with --preset"),
         (["--model.vocab-size", "300"], "leave model.vocab_size out"),
         (["--numerics-version", "99"], "in this ladderlm, got 99"),
         (["--data.split", "trian"], "no split 'trian'"),

@@ -1,5 +1,6 @@
-"""Options explain themselves: every field of a config has a docstring that names its choices."""
+"""Options explain themselves, and a default is written once: in the dataclass of its domain."""
 
+import ast
 import dataclasses
 import typing
 from collections.abc import Iterator
@@ -8,12 +9,19 @@ from typing import Any, Literal
 
 import pytest
 
-from design.sources import load_page
+from design.sources import TREES, load_page
 from ladderlm.config import field_docs
 from ladderlm.study.options import LadderOptions, SearchOptions
 from ladderlm.training.run_config import RunConfig
 
 FEWEST_WORDS = 3
+# Defaults that no other room has: choices of a command itself. All others are inherited.
+OF_COMMANDS = """
+    ChatOptions.format ConvertOptions.shards DrawingOptions.device DrawingOptions.dtype
+    DrawingOptions.max_new_tokens EvalOptions.device EvalOptions.out GenerateOptions.num_samples
+    InspectOptions.rows ProfileOptions.out QuickstartOptions.minutes QuickstartOptions.out
+    ReportOptions.out StudyOptions.executor TrainOptions.resume
+"""
 
 
 def sections(cls: type) -> Iterator[type]:
@@ -60,6 +68,31 @@ def test_every_option_of_every_command_explains_itself() -> None:
         fault for parser in parsers for cls in sections(parser.cls) for fault in faults_of(cls)
     }
     assert sorted(faults) == []
+
+
+def written_defaults(tree: ast.Module) -> list[str]:
+    """Return Class.field of every field whose default is a number or a text, but 0 and ""."""
+    return [
+        f"{node.name}.{ast.unparse(field.target)}"
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.value, ast.Constant)
+        and type(field.value.value) in (int, float, str)
+        and field.value.value
+    ]
+
+
+def test_the_command_line_inherits_its_defaults() -> None:
+    commands = [tree for path, tree in TREES.items() if path.startswith("cli/")]
+    found = [name for tree in commands for name in written_defaults(tree)]
+    assert sorted(found) == sorted(OF_COMMANDS.split()), "inherit it from the domain's dataclass"
+
+
+def test_a_default_that_is_written_down_is_found() -> None:
+    code = "class A:\n a: int = 3\n b: str = ''\n c: int = B.c\n d: bool = True\n e: str = 'x'"
+    assert written_defaults(ast.parse(code)) == ["A.a", "A.e"]
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""The step of other trainers in plain PyTorch, for comparison with ours.
+"""Models of other trainers in plain PyTorch, for comparison with ours.
 
-Owns two models in the usual style: a GPT like nanoGPT's (LayerNorm, GELU, learned positions, joined
-projections) and a LLaMA like litgpt's and transformers' (RMSNorm, SwiGLU, rotated halves). Both use
-PyTorch's attention, hold all logits at once and have no document masks. Only benchmarks use them.
+Owns a GPT like nanoGPT's (LayerNorm, GELU, learned positions, joint projections) and a LLaMA like
+those of litgpt and transformers (RMSNorm, SwiGLU, rotary embedding of halves). Both use PyTorch's
+attention, hold all logits at once and have no document masks. Only benchmarks use them.
 """
 
 import torch
@@ -15,7 +15,7 @@ __all__ = ["PlainGPT", "PlainLlama"]
 
 
 class _PlainModel(nn.Module):
-    """Embedding, layers, norm, head and the mean loss over all positions."""
+    """Embedding, layers, norm, head and mean loss over all positions."""
 
     def __init__(self, config: ModelConfig, norm: nn.Module, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _PlainModel(nn.Module):
         return self.embedding(tokens)  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean nats of targets (B, T) after tokens (B, T)."""
+        """Return the mean loss in nats of targets (B, T) given tokens (B, T)."""
         x = self.embed(tokens)
         for layer in self.layers:
             x = layer(x)
@@ -43,12 +43,12 @@ def _init(module: nn.Module) -> None:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Compute causal attention from (B, H, T, E) each to (B, T, H E)."""
+    """Compute causal attention of q, k, v (B, H, T, E); return (B, T, H E)."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
 class PlainGPT(_PlainModel):
-    """GPT-2's architecture, with as many matrix parameters as a LLaMA of the same shape."""
+    """GPT-2's architecture with as many matrix parameters as a LLaMA of the same shape."""
 
     def __init__(self, config: ModelConfig) -> None:
         layers: list[nn.Module] = [_GPTLayer(config) for _ in range(config.n_layers)]
@@ -56,9 +56,9 @@ class PlainGPT(_PlainModel):
         self.positions = nn.Embedding(config.max_seq_len, config.dim)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return (B, T, D), positions added."""
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.embedding(tokens) + self.positions(places)  # type: ignore[no-any-return]
+        """Return (B, T, D) with positions added."""
+        positions = self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        return self.embedding(tokens) + positions  # type: ignore[no-any-return]
 
 
 class _GPTLayer(nn.Module):
@@ -97,8 +97,8 @@ class _LlamaLayer(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         self.gate, self.up = (nn.Linear(dim, width, bias=False) for _ in range(2))
         self.down = nn.Linear(width, dim, bias=False)
-        turns = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
-        angles = torch.outer(torch.arange(config.max_seq_len), torch.cat([turns, turns]))
+        frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
+        angles = torch.outer(torch.arange(config.max_seq_len), torch.cat([frequencies] * 2))
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -108,13 +108,13 @@ class _LlamaLayer(nn.Module):
             project(normed).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
             for project in (self.q, self.k, self.v)
         )
-        x = x + self.out(_attend(self._turn(q), self._turn(k), v))
+        x = x + self.out(_attend(self._rotate(q), self._rotate(k), v))
         normed = self.mlp_norm(x)
         mixed = F.silu(self.gate(normed)) * self.up(normed)
         return x + self.down(mixed)  # type: ignore[no-any-return]
 
-    def _turn(self, x: Tensor) -> Tensor:
-        """Rotate the halves of (B, H, T, E) by the angles of their positions."""
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Rotate the halves of (B, H, T, E) by the angles of the positions."""
         first, second = x.chunk(2, -1)
         cos, sin = self.cos[: x.shape[2]].type_as(x), self.sin[: x.shape[2]].type_as(x)
         return x * cos + torch.cat([-second, first], -1) * sin

@@ -1,6 +1,6 @@
-"""`python -m ladderlm.bench.probe REQUEST.json OUT.json`: the cost of the parts of runs here.
+"""`python -m ladderlm.bench.probe REQUEST.json OUT.json`: measure the parts of short runs.
 
-Owns the timing of short real runs, from which `study plan` predicts long ones.
+Owns the timing of short real runs, from which `study plan` predicts the cost of long ones.
 """
 
 import itertools
@@ -25,27 +25,27 @@ from ladderlm.training.throughput import peak_memory_bytes
 
 __all__ = ["measure", "measure_all"]
 
-STEP_SECONDS = 3.0  # of steps, in one short run
+STEP_SECONDS = 3.0  # of training in one short run
 MIN_STEPS, MAX_STEPS = 4, 24
-N_WARM_UP = 2  # first steps, which also fill caches
-EVAL_BATCHES = 6  # validation of a short run, in batches of training
+N_WARM_UP = 2  # first steps, not measured
+EVAL_BATCHES = 6  # length of a validation in a short run, in training batches
 
 
 def measure_all(
     configs: list[RunConfig], folder: Path, budget_seconds: float, started: float
 ) -> list[dict[str, float]]:
-    """Measure a short run of the first config, and of the others as far as the time allows.
+    """Measure a short run of the first config, and of the others while time allows.
 
     Args:
         configs: resolved, by increasing size.
-        folder: folder for the runs.
+        folder: of the runs.
         budget_seconds: a further run starts only if it fits into this time.
         started: monotonic seconds at which this process started.
 
     Returns:
         Results of `measure`, possibly of the first configs only.
     """
-    before = time.monotonic() - started  # the start of Python and its packages
+    before = time.monotonic() - started  # to start Python and import packages
     found: list[dict[str, float]] = []
     rate, longest = None, 0.0
     for i, config in enumerate(configs):
@@ -64,11 +64,11 @@ def measure_all(
 
 
 def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
-    """Return a config of a few steps with the same shape and batch."""
+    """Return a config of a few steps with the same shape and batch size."""
     _, _, val = open_splits(config)
     n_tokens = max(EVAL_BATCHES * config.train.global_batch_tokens, int(val.offsets[1]))
     n_documents = int(np.searchsorted(val.offsets, n_tokens, side="right")) - 1
-    fixed = config.optim.warmup_steps is not None  # in steps of the whole run
+    fixed = config.optim.warmup_steps is not None  # a number of steps of the whole run
     return replace(
         config,
         out=str(out),
@@ -86,16 +86,16 @@ def _short(config: RunConfig, n_steps: int, out: Path) -> RunConfig:
 
 
 def measure(config: RunConfig) -> dict[str, float]:
-    """Carry out a short run and return the cost of its parts.
+    """Run a short run and return the cost of its parts.
 
     Args:
-        config: a run of at least four steps, all logged, with checkpoints at every second step and
-            validations of the head at the first and the last.
+        config: of at least four steps, all logged, with a checkpoint at every second step and
+            validations of the head at the first and the last step.
 
     Returns:
         start_seconds (to the first validation), step_seconds (median after the first two),
-        checkpoint_seconds (of one, with its texts), eval_seconds_per_token, end_seconds (of the end
-        without its validation) and memory_bytes (peak of the process or the GPU).
+        checkpoint_seconds (of one checkpoint with its texts), eval_seconds_per_token, end_seconds
+        (of the end without its validation) and memory_bytes (peak of the process or the GPU).
     """
     began = time.monotonic()
     seen: list[tuple[float, dict[str, Any]]] = []
@@ -128,7 +128,7 @@ def measure(config: RunConfig) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Measure the configs of {"configs", "budget_seconds"} and publish the results."""
+    """Measure the configs of a request {"configs", "budget_seconds"} and publish the results."""
     import psutil
 
     started = time.monotonic() - (time.time() - psutil.Process().create_time())

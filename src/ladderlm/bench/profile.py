@@ -1,7 +1,7 @@
-"""The time of a training step by kind of operation.
+"""Record a few training steps with PyTorch's profiler.
 
-Owns the recording of a few updates with PyTorch's profiler and the kinds of its operations. The
-trace is for chrome://tracing and Perfetto.
+Owns the kinds of operations and the time spent in each. The trace is for chrome://tracing and
+Perfetto.
 """
 
 import tempfile
@@ -17,10 +17,10 @@ from ladderlm.files import publish
 
 __all__ = ["KINDS", "profile_steps"]
 
-# An operation belongs to the first kind with a part of its name.
+# An operation belongs to the first kind of which its name contains a part.
 KINDS = {
     "attention": ("scaled_dot_product", "flash", "efficient_attention", "bmm", "baddbmm"),
-    "matrix products": ("mm", "gemm", "linear", "matmul", "cutlass", "nvjet"),
+    "matrix multiplications": ("mm", "gemm", "linear", "matmul", "cutlass", "nvjet"),
     "optimizer": ("adam", "lerp", "_foreach_mul", "linalg_vector_norm"),
     "softmax and loss": ("softmax", "cross_entropy", "nll", "logsumexp", "gather", "scatter"),
     "copies and casts": ("copy", "cat", "clone", "contiguous", "memcpy", "memset", "fill", "zero"),
@@ -37,18 +37,18 @@ def _kind_of(name: str) -> str:
 def profile_steps(
     update: Callable[[], object], n_steps: int, device: str, trace: Path
 ) -> dict[str, Any]:
-    """Record updates, after one that is not recorded, and write the trace as JSON.
+    """Record updates after one that is not recorded, and write the trace as JSON.
 
     Args:
-        update: makes one update.
+        update: performs one update.
 
     Returns:
-        `seconds` of one update in operations; `kinds` and `operations` (the 20 slowest): rows of
-        name, seconds per update in the operation itself, share, calls per update.
+        `seconds` of one update in operations; `kinds` and `operations` (the 20 slowest) with name,
+        seconds per update in the operation itself, share and calls per update.
     """
     update()
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]
-    with warnings.catch_warnings():  # the profiler warns about its own settings
+    with warnings.catch_warnings():  # the profiler warns about settings of its own
         warnings.simplefilter("ignore")
         with profile(activities=activities) as recorded:
             for _ in range(n_steps):

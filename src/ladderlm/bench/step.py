@@ -1,4 +1,4 @@
-"""The speed of a training step, compared with other implementations and with the machine's peak.
+"""Measure the speed of a training step, and compare it with others and with the machine's peak.
 
 Owns the workloads, the implementations of a step (ours and those of `peers.py`), and the rounds in
 which they take turns, so that a busy machine slows all of them equally. Whole updates on random
@@ -121,7 +121,9 @@ class Contender:
 
     name: str
     way: Way
-    update: Callable[[], float]  # makes one update and returns the loss, so waits for the device
+    update: Callable[
+        [], float
+    ]  # performs one update and returns the loss, so it waits for the device
 
 
 def build(name: str, work: Workload) -> Contender:

@@ -1,4 +1,4 @@
-"""`ladderlm convert`: checkpoints in and out of other formats."""
+"""`ladderlm convert`: convert models from and to other formats."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ladderlm.cli.options import CheckpointOptions, parse
-from ladderlm.errors import ConfigError
+from ladderlm.config import require
 from ladderlm.text import visible
 
 __all__ = ["run"]
@@ -18,7 +18,7 @@ class ConvertOptions(CheckpointOptions):
     """Convert a model between run folders, Meta's, Hugging Face's and GGUF files."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of a run, of a model of Meta's (params.json) or of Hugging Face's (config.json)."""
+    """Folder of a run, of Meta's files (params.json) or of Hugging Face's (config.json)."""
     to: Literal["meta", "hf", "gguf", "native"]
     """Format to write. meta: Meta's checkpoint files. hf: Hugging Face's. gguf: one file for
     llama.cpp. native: a run folder for `ladderlm eval` and `generate`."""
@@ -37,23 +37,24 @@ class ConvertOptions(CheckpointOptions):
     tokenizer: str | None = None
     """Folder of the tokenizer. Default: SRC."""
 
+    def __post_init__(self) -> None:
+        length = self.max_seq_len
+        require("--shards", self.shards, 1 <= self.shards <= 64, "be between 1 and 64")
+        valid = length is None or 2 <= length < 2**24
+        require("--max-seq-len", length, valid, "be at least 2 and below 2^24")
+
 
 def run(argv: list[str]) -> int:
-    """Convert as asked; 1 if a certificate was asked for and does not hold."""
+    """Convert a model; return 1 if a certificate was asked for and does not hold."""
     options = parse(ConvertOptions, argv, "convert")
-    if not 1 <= options.shards <= 64:
-        raise ConfigError(f"--shards {options.shards}", "it lies between 1 and 64")
-    if options.max_seq_len is not None and not 2 <= options.max_seq_len < 2**24:
-        raise ConfigError(f"--max-seq-len {options.max_seq_len}", "it is at least 2")
 
     from ladderlm.convert.convert import convert, describe_weights, open_source
 
-    tokenizer = None if options.tokenizer is None else Path(options.tokenizer)
     source = open_source(
         Path(options.source),
         checkpoint=options.checkpoint,
         max_seq_len=options.max_seq_len,
-        tokenizer=tokenizer,
+        tokenizer=None if options.tokenizer is None else Path(options.tokenizer),
     )
     print(visible(describe_weights(source)))
     if source.ignored:
@@ -63,7 +64,7 @@ def run(argv: list[str]) -> int:
     for path in files:
         print(f"  {path}: {path.stat().st_size:,} bytes")
     if source.tokenizer is None:
-        print("  no tokenizer was found; name its folder with --tokenizer DIR to have it copied")
+        print("  no tokenizer was found; add --tokenizer DIR to copy one")
     if options.certificate is None:
         return 0
 

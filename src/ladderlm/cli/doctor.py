@@ -1,4 +1,4 @@
-"""`ladderlm doctor`: what this machine has."""
+"""`ladderlm doctor`: list what this machine has."""
 
 import importlib.util
 import shutil
@@ -25,11 +25,11 @@ class DoctorOptions:
     """List versions, hardware and optional packages of this machine, and what is missing."""
 
     json: bool = False
-    """Print the answer as JSON."""
+    """Print them as JSON."""
 
 
 def run(argv: list[str]) -> int:
-    """Look around and print."""
+    """Print versions, hardware and optional packages."""
     options = parse(DoctorOptions, argv, "doctor")
     import torch
 

@@ -1,4 +1,4 @@
-"""`ladderlm fetch`: get a corpus."""
+"""`ladderlm fetch`: fetch a corpus."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ __all__ = ["run"]
 
 _USAGE = """usage: ladderlm fetch local --out DIR
        ladderlm fetch pile --out DIR [--split train --shards 0,1] [--max-bytes 500MB]"""
-
 
 _NUMBERS = PrimitiveConstructorSpec(
     nargs=1,
@@ -41,7 +40,7 @@ class FetchLocalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchPileOptions(PileRequest):
-    """Download files of the Pile, whole or only their head."""
+    """Download files of the Pile, whole or only the beginning of each."""
 
     out: str
     """Folder of the corpus to write."""
@@ -53,21 +52,22 @@ class FetchPileOptions(PileRequest):
 
 
 def run(argv: list[str]) -> int:
-    """Fetch as asked."""
+    """Fetch a corpus."""
     verb = next((word for word in argv if word in ("local", "pile")), None)
     rest = [word for word in argv if word != verb]
     if verb == "pile":
-        return _fetch_pile(parse(FetchPileOptions, rest, "fetch pile"))
-    if verb == "local":
+        _fetch_pile(parse(FetchPileOptions, rest, "fetch pile"))
+    elif verb == "local":
         options = parse(FetchLocalOptions, rest, "fetch local")
         corpus = fetch_local(Path(options.out))
         if options.json:
             print_json(corpus)
         else:
             _print_corpus(corpus, options.out)
-        return 0
-    print(_USAGE)
-    return 0 if {"-h", "--help"} & set(argv) else 2
+    else:
+        print(_USAGE)
+        return 0 if {"-h", "--help"} & set(argv) else 2
+    return 0
 
 
 def _read_numbers(text: str) -> tuple[int, ...]:
@@ -75,23 +75,22 @@ def _read_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:
         raise ConfigError(
-            f"--shards must be a list of numbers, got {text!r}", "", "write 0 or 0,1,2"
+            f"--shards must be a list of numbers, got {text!r}", fix="write 0 or 0,1,2"
         ) from error
 
 
-def _fetch_pile(options: FetchPileOptions) -> int:
+def _fetch_pile(options: FetchPileOptions) -> None:
     with show_transfers() as (progress, say):
         record = fetch_pile(Path(options.out), options, progress=progress, say=say)
     if options.json:
         print_json(record)
-        return 0
+        return
     for name, file in record["files"].items():
-        _describe_file(f"{options.out}/{name}", file)
-    return 0
+        _print_file(f"{options.out}/{name}", file)
 
 
-def _describe_file(path: str, file: dict[str, Any]) -> None:
-    """Return what a file is and how far it is known to be what it should be."""
+def _print_file(path: str, file: dict[str, Any]) -> None:
+    """Print the size of a file, its source and what its hash was compared with."""
     checked = file.get("checksum_from")
     how = f"as in {checked}" if checked else "recorded, no list to check it against"
     print(f"{path}: {format_bytes(file['n_bytes'])} from {file['source']} ({file['note']})")

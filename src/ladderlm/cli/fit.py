@@ -18,7 +18,7 @@ __all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FitOptions):
+class FitCommandOptions(FitOptions):
     """Fit a scaling law to any table of results."""
 
     points: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="POINTS.csv")]
@@ -30,8 +30,8 @@ class Options(FitOptions):
 
 
 def run(argv: list[str]) -> int:
-    """Fit as asked and print the law with its errors."""
-    options = parse(Options, argv, "fit")
+    """Fit a law and print it with its errors."""
+    options = parse(FitCommandOptions, argv, "fit")
     found = fit_points(options.points, options)
     if options.figure is not None:
         _write_figure(found, Path(options.figure))
@@ -43,10 +43,11 @@ def run(argv: list[str]) -> int:
 
 
 def _write_figure(found: Fit, path: Path) -> None:
-    """Publish the figure of a fit; matplotlib is loaded only here."""
+    """Publish the figure of an isoflop fit."""
     if "bowls" not in found.details:
         raise ConfigError(
-            f"--figure with {found.form}", "only an isoflop fit has one", "use --form isoflop"
+            f"--figure needs --form isoflop, got --form {found.form}",
+            fix="use --form isoflop, or leave --figure out",
         )
     from ladderlm.report.figures.isoflop import isoflop_figure
     from ladderlm.report.figures.style import png_bytes, svg_text
@@ -66,19 +67,19 @@ def _write_figure(found: Fit, path: Path) -> None:
 
 
 def _lines_of(found: Fit) -> list[str]:
-    """Return lines with the result and its reliability."""
-    beside = found.objective["beside"].get("parameters", {})
+    """Return lines with the parameters, their intervals and the checks of the fit."""
+    second = found.objective["beside"].get("parameters", {})
     left_out = sum(found.excluded.values())
     lines = [
         str(found.card["form"]),
         f"{found.n_used} rows used, {left_out} left out; {found.objective['name']}, 95 % bootstrap",
         f"  {'':<18}{found.objective['name']:>14}  {'interval':^25}"
-        + (f"{found.objective['beside']['name']:>14}" if beside else ""),
+        + (f"{found.objective['beside']['name']:>14}" if second else ""),
     ]
     for name, value in found.parameters.items():
         low, high = found.intervals.get(name, (None, None))
         shown = "" if low is None or high is None else f"{low:.5g} to {high:.5g}"
-        other = f"{beside[name]:>14.5g}" if name in beside else ""
+        other = f"{second[name]:>14.5g}" if name in second else ""
         lines.append(f"  {name:<18}{value:>14.5g}  {shown:^25}{other}")
     for objective, surface in found.details.get("surface", {}).items():
         low, high = surface["interval"]
@@ -102,7 +103,7 @@ def _lines_of(found: Fit) -> list[str]:
 
 
 def _describe_comparison(variant: str, comparison: dict[str, Any]) -> list[str]:
-    """Return what a variant is worth, pooled and at every rung."""
+    """Return lines with the compute multiplier of a variant, pooled and at every rung."""
     if "problem" in comparison:
         return [f"{variant}: {comparison['problem'].splitlines()[0]}"]
     pooled, trend = comparison["pooled"], comparison["trend"]
@@ -127,11 +128,11 @@ def _describe_holdout(test: dict[str, Any]) -> list[str]:
         f"{'passed' if test['passed'] else 'FAILED'}, worst {test['worst_error']:+.2%}"
     ]
     shown = sorted(test["rows"], key=lambda row: -abs(row["relative_error"]))[:8]
-    for row in shown:
-        lines.append(
-            f"  line {row['line']:<5} predicted {row['predicted']:.4f} actual {row['actual']:.4f} "
-            f"{row['relative_error']:+.3%} (sigma {row['sigma']:.2%})  {row['label']}".rstrip()
-        )
+    lines += [
+        f"  line {row['line']:<5} predicted {row['predicted']:.4f} actual {row['actual']:.4f} "
+        f"{row['relative_error']:+.3%} (sigma {row['sigma']:.2%})  {row['label']}".rstrip()
+        for row in shown
+    ]
     if len(test["rows"]) > len(shown):
         lines.append(f"  and {len(test['rows']) - len(shown)} with smaller errors")
     return lines

@@ -1,4 +1,4 @@
-"""`ladderlm inspect`: a batch as the model sees it, and proofs that it is as it should be."""
+"""`ladderlm inspect`: show a batch as the model sees it, and prove it right."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import tyro
 from numpy.typing import NDArray
 
 from ladderlm.cli.options import parse, print_json
-from ladderlm.config import from_dict
+from ladderlm.config import from_dict, require
 from ladderlm.data.batch import Batch
 from ladderlm.data.config import DataConfig, Packing
 from ladderlm.data.inspect import (
@@ -44,12 +44,12 @@ MAX_SHOWN_ROWS = 64
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Show batches as the model sees them: text, documents, subsets, mask, positions, loss."""
+    """Show batches as the model sees them: text, documents, subsets, mask, positions, losses."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA|RUN")]
     """Folder of prepared data, or of a run. A run's own rows, order and losses are shown."""
     batch: int = 0
-    """Number of the batch, from 0. In a run it is that of the update."""
+    """Number of the batch, from 0. In a run it is the number of the update."""
     rows: int = 2
     """Number of rows to show."""
     html: str | None = None
@@ -59,25 +59,30 @@ class InspectOptions:
     seq_len: int = DataConfig.seq_len
     """Length of a row, in tokens. A run has its own."""
     packing: Packing = DataConfig.packing
-    """How documents are put into rows: concat, padded or best-fit. A run has its own."""
+    """How documents are put into rows: concat, padded or best-fit. A run has its own choice."""
     mask_documents: bool = DataConfig.mask_documents
     """Let a token attend only to tokens of its own document. A run has its own choice."""
     split: str = DataConfig.split
     """Name of the split. A run has its own."""
     step: int | None = None
-    """Updates after which the checkpoint of a run was saved. Default: the newest one."""
+    """Step of the checkpoint of a run whose losses are shown. Default: the newest one."""
     json: bool = False
     """Print numbers and ids as JSON."""
+
+    def __post_init__(self) -> None:
+        require("--batch", self.batch, self.batch >= 0, "be at least 0")
+        valid = 1 <= self.rows <= MAX_SHOWN_ROWS
+        require("--rows", self.rows, valid, f"be between 1 and {MAX_SHOWN_ROWS}")
 
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at.
+    """A batch to show.
 
     Args:
         batch: all its rows; the first `n_shown` are shown.
-        first_row: number of its first row.
-        model: of a run with a checkpoint.
+        first_row: number of its first row in the split.
+        model: of a run with a checkpoint; None: of data.
         losses: (n_shown, T) nats under that model.
         note: which model that is.
     """
@@ -93,23 +98,13 @@ class View:
 
 
 def run(argv: list[str]) -> int:
-    """Show rows as asked."""
+    """Show the rows of a batch, and prove them if asked to."""
     options = parse(InspectOptions, argv, "inspect")
-    if options.batch < 0 or not 1 <= options.rows <= MAX_SHOWN_ROWS:
-        raise ConfigError(
-            f"--batch {options.batch} --rows {options.rows}",
-            f"batches count from 0, rows from 1 to {MAX_SHOWN_ROWS}",
-        )
     config, data, growth = _choose(options)
     stream = RowStream(data.split(config.split), config, data.bos_id)
     first_row, n_rows = growth.rows_before(options.batch), growth.rows_at(options.batch)
-    view = View(
-        stream,
-        load_tokenizer(data.tokenizer_folder),
-        stream.rows(first_row, n_rows),
-        first_row,
-        min(options.rows, n_rows),
-    )
+    batch, tokenizer = stream.rows(first_row, n_rows), load_tokenizer(data.tokenizer_folder)
+    view = View(stream, tokenizer, batch, first_row, min(options.rows, n_rows))
     view = _with_losses(view, options)
     proofs = _prove_batch(view, data) if options.prove else []
     if options.html is not None:
@@ -122,11 +117,14 @@ def run(argv: list[str]) -> int:
 
 
 def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGrowth]:
-    """Return data config, data and rows of each batch."""
+    """Return the config of the data, the data, and the number of rows in each batch."""
     if (Path(options.data) / "config.json").is_file():
         run = RunDirectory(options.data).config()
         if run.data.path is None:
-            raise ConfigError(f"{options.data} does not say where its data lies")
+            raise ConfigError(
+                f"the config of {options.data} names no data",
+                fix="name the folder of the data instead of the run",
+            )
         return run.data, open_data(run.data.path), run.batch_growth
     names = ("seq_len", "packing", "split", "mask_documents")
     values = {name: getattr(options, name) for name in names}
@@ -135,7 +133,7 @@ def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGro
 
 
 def _with_losses(view: View, options: InspectOptions) -> View:
-    """Add the newest model of a run and what it makes of the shown rows."""
+    """Add the model of a run and its losses on the shown rows."""
     run = RunDirectory(options.data)
     if not run.config_file.is_file():
         return view
@@ -155,7 +153,7 @@ def _with_losses(view: View, options: InspectOptions) -> View:
 
 
 def _prove_batch(view: View, data: PreparedData) -> "list[Proof]":
-    """Prove on the run's model, or on a fresh one."""
+    """Prove that no document leaks, with the model of the run or a new one."""
     from ladderlm.eval.proofs import proof_rows, prove
     from ladderlm.eval.xray import fresh_model
     from ladderlm.training.compute import Compute
@@ -193,24 +191,25 @@ def _write_page(view: View, options: InspectOptions, proofs: "list[Proof]") -> N
 
 def _as_json(view: View, options: InspectOptions, proofs: "list[Proof]") -> dict[str, Any]:
     stream = view.stream
-    reports = {name: report.as_dict() for name, report in compare_policies(stream).items()}
     rows = []
     for row in range(view.n_shown):
         pieces = row_pieces(view.batch, row, stream.split, view.tokenizer)
-        arrays = {name: array[row].tolist() for name, array in vars(view.batch).items()}
-        losses = None if view.losses is None else view.losses[row].tolist()
-        kept = [
-            {k: v for k, v in vars(piece).items() if k not in ("text", "ids")} for piece in pieces
-        ]
-        number = view.first_row + row
-        rows.append({"row": number, "pieces": kept, "arrays": arrays, "losses": losses})
+        hidden = ("text", "ids")
+        rows.append(
+            {
+                "row": view.first_row + row,
+                "pieces": [{k: v for k, v in vars(p).items() if k not in hidden} for p in pieces],
+                "arrays": {name: array[row].tolist() for name, array in vars(view.batch).items()},
+                "losses": None if view.losses is None else view.losses[row].tolist(),
+            }
+        )
     return {
         "batch": options.batch,
         "packing": stream.config.packing,
         "mask_documents": stream.config.mask_documents,
         "why": explain_policy(stream.config),
         "summary": summarise_batch(view.batch, stream.split),
-        "policies": reports,
+        "policies": {k: report.as_dict() for k, report in compare_policies(stream).items()},
         "rows": rows,
         "note": view.note,
         "proofs": [vars(proof) for proof in proofs],
@@ -226,8 +225,7 @@ def _print_batch(view: View, options: InspectOptions, proofs: "list[Proof]") -> 
         for row in range(view.n_shown):
             _print_row(view, row, options.batch)
     for proof in proofs:
-        word = "PASS" if proof.passed else "FAIL"
-        print(f"{word}  {proof.name}: {proof.statement}")
+        print(f"{'PASS' if proof.passed else 'FAIL'}  {proof.name}: {proof.statement}")
     if proofs:
         n_passed = sum(proof.passed for proof in proofs)
         print(f"{n_passed} of {len(proofs)} proofs hold")
@@ -250,14 +248,14 @@ def _print_summary(view: View) -> None:
 
 
 def _print_row(view: View, row: int, batch: int) -> None:
-    segments, losses = view.batch.segment_ids[row], view.losses
+    segments = view.batch.segment_ids[row]
     print(f"\nrow {view.first_row + row} of batch {batch}")
     print(describe_row(view.batch, row, view.stream.split, view.tokenizer))
-    print("  attention: queries downwards, keys to the right, a letter for each document")
+    print("  attention: a line per query, a column per key, a letter per document")
     for line in sketch_attention(segments, view.stream.config.mask_documents):
         print("    " + line)
-    if losses is not None:
-        print("  " + _hardest(view, losses[row], row))
+    if view.losses is not None:
+        print("  " + _hardest(view, view.losses[row], row))
     if sys.stdout.isatty():
         _print_coloured(view, row)
 
@@ -277,7 +275,7 @@ def _hardest(view: View, losses: NDArray[np.float64], row: int) -> str:
 
 
 def _print_coloured(view: View, row: int) -> None:
-    """Print the text of a row, coloured by document, and by loss where it is known."""
+    """Print the text of a row, coloured by document and, where losses are known, by loss."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,7 +1,7 @@
 """The `ladderlm` command.
 
-Owns the table of commands, and the one place where errors become messages and exit codes:
-0 done, 1 failed, 2 wrong use or bad input, 130 interrupted, 143 stopped by SIGTERM after saving.
+Owns the table of commands, and turns errors into messages and exit codes: 0 done, 1 failed, 2 wrong
+use or bad input, 130 interrupted, 143 stopped by SIGTERM after saving.
 """
 
 import contextlib
@@ -58,20 +58,20 @@ COMMANDS = {name: entry[0] for group in GROUPS.values() for name, entry in group
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # Threads that spin for long at barriers stand still as soon as another process wants a core.
+    # Threads that spin for long at barriers block as soon as another process wants a core.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
         return _dispatch(words)
     except Stopped as stop:
-        _say(f"{stop}; what was done is saved. The same command resumes it.")
+        _complain(f"{stop}; the progress is saved. The same command resumes it.")
         return stop.exit_code
     except KeyboardInterrupt:
-        _say("interrupted")
+        _complain("interrupted")
         return 130
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # lets the interpreter flush in peace
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the interpreter's last flush
         return 1
     except Exception as error:
         if debug:
@@ -80,28 +80,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> int:
-    """Turn an error into a message without a traceback, and an exit code."""
+    """Print a message without a traceback, and return the exit code."""
+    code = 1
     if isinstance(error, LadderError):
-        _say(f"error: {error}")
-        return error.exit_code
-    if isinstance(error, MemoryError):
-        _say(
-            "error: out of memory\n  fix: lower execution.micro_batch_seqs, or take a smaller model"
-        )
-        return 1
-    if isinstance(error, NotADirectoryError) and error.filename:
+        text, code = str(error), error.exit_code
+    elif isinstance(error, MemoryError):
+        text = "out of memory\n  fix: lower execution.micro_batch_seqs, or use a smaller model"
+    elif isinstance(error, NotADirectoryError) and error.filename:
         place = Path(os.fsdecode(error.filename))
         file = next((p for p in (place, *place.parents) if p.exists() and not p.is_dir()), place)
-        _say(f"error: {file} is a file, and a folder is needed\n  fix: name another folder")
-        return 1
-    if isinstance(error, OSError):
-        _say(f"error: {error}\n  fix: check the path, its permissions and the free space")
-        return 1
-    _say(f"error: {type(error).__name__}: {error}\n  this is a bug: run it again with --debug")
-    return 1
+        text = f"{file} must be a folder, but is a file\n  fix: name another folder"
+    elif isinstance(error, OSError):
+        text = f"{error}\n  fix: check the path, its permissions and the free space"
+    else:
+        text = f"{type(error).__name__}: {error}\n  this is a bug: run it again with --debug"
+    _complain(f"error: {text}")
+    return code
 
 
-def _say(text: str) -> None:
+def _complain(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is closed
         print(text, file=sys.stderr, flush=True)
 
@@ -120,7 +117,7 @@ def _dispatch(words: list[str]) -> int:
 
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else "`ladderlm --help` lists them"
-        _say(f"error: unknown command {words[0]!r}\n  fix: {hint}")
+        _complain(f"error: unknown command {words[0]!r}\n  fix: {hint}")
         return 2
     module = importlib.import_module(f"ladderlm.cli.{COMMANDS[words[0]]}")
     code: int = module.run(words[1:])

@@ -1,4 +1,4 @@
-"""`ladderlm prepare`: text to token shards."""
+"""`ladderlm prepare`: encode text into token shards."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from ladderlm.prepare.prepare import (
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count
 
-__all__ = ["describe_data", "run"]
+__all__ = ["run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class PrepareOptions(PrepareConfig):
     machine. ray: a Ray cluster. slurm: a Slurm cluster. Default: encode in this process."""
     part: str | None = None
     """Encode part i of n, written as i/n, into the folder --out. Any machine may encode any part,
-    and --merge makes data of all of them. Default: encode everything."""
+    and --merge joins all of them. Default: encode everything."""
     merge: bool = False
-    """Make data of parts; each SOURCE is the folder of one. The result is the same as without
+    """Merge parts into data; each SOURCE is the folder of one. The result is the same as without
     parts."""
     estimate: bool = False
     """Print the expected documents, tokens, disk space and time, and write nothing."""
@@ -49,14 +49,15 @@ class PrepareOptions(PrepareConfig):
 
 
 def run(argv: list[str]) -> int:
-    """Prepare as asked."""
+    """Prepare data, a part of it, or an estimate."""
     options = parse(PrepareOptions, argv, "prepare")
     if not options.sources:
-        raise ConfigError("no SOURCE is named", "", "name corpus files or folders, or - for stdin")
+        raise ConfigError("no SOURCE is named", fix="name corpus files or folders, or - for stdin")
     if options.merge:
-        return _merge_parts(options)
+        _merge_parts(options, [Path(source) for source in options.sources])
+        return 0
     if not options.tokenizer:
-        raise ConfigError("--tokenizer is missing", "", "name the folder of a tokenizer")
+        raise ConfigError("--tokenizer is missing", fix="name the folder of a tokenizer")
     if options.estimate:
         found = estimate_prepare(options)
         if options.json:
@@ -65,9 +66,11 @@ def run(argv: list[str]) -> int:
             print(found)
         return 0
     if options.part is not None:
-        return _prepare_part(options)
+        _prepare_part(options, options.part)
+        return 0
     if options.executor is not None:
-        return _on_executor(options, options.executor)
+        _run_parts(options, options.executor)
+        return 0
     with progress_bar("documents") as bar:
         manifest = prepare(options, lambda split, n: bar(n, split), _announce)
     _print_manifest(options, manifest)
@@ -78,19 +81,18 @@ def _announce(found: PrepareEstimate) -> None:
     print(f"expected: {found}", file=sys.stderr, flush=True)
 
 
-def _prepare_part(options: PrepareOptions) -> int:
-    part, n_parts = parse_part(str(options.part))
+def _prepare_part(options: PrepareOptions, name: str) -> None:
+    part, n_parts = parse_part(name)
     with progress_bar("documents") as bar:
         record = prepare_part(options, part, n_parts, lambda split, n: bar(n, split))
     if options.json:
         print_json(read_json(record))
     else:
         print(f"{record}: done. When all are: ladderlm prepare --merge DIR... --out DATA")
-    return 0
 
 
-def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
-    """Have each part encoded by a job, and merge them; a call that was killed is called again."""
+def _run_parts(options: PrepareOptions, name: ExecutorName) -> None:
+    """Encode each part in a job, and merge them; finished parts of an earlier call are kept."""
     folder = Path(f"{options.out}.parts")
     shared = replace(options, executor=None, json=False, n_workers=1)
     jobs, outs = [], []
@@ -106,25 +108,18 @@ def _on_executor(options: PrepareOptions, name: ExecutorName) -> int:
 
     for outcome in run_jobs(make_executor(name, folder / "executor"), jobs, on_change):
         if outcome.state is State.FAILED:
-            said = outcome.job.log.read_text(encoding="utf-8", errors="replace")
+            log = outcome.job.log.read_text(encoding="utf-8", errors="replace")
             raise ExecutorError(
                 f"part {outcome.job.name} failed with exit code {outcome.exit_code}: "
-                + visible(said.strip()[-2000:]),
-                "",
-                "remove the cause and run the same command again: finished parts are kept",
+                + visible(log.strip()[-2000:]),
+                fix="remove the cause and run the same command again: finished parts are kept",
             )
-    manifest = merge_parts(outs, Path(options.out), options.allow_overlap)
+    _merge_parts(options, outs)
     remove_tree(folder)
-    _print_manifest(options, manifest)
-    return 0
 
 
-def _merge_parts(options: PrepareOptions) -> int:
-    manifest = merge_parts(
-        [Path(source) for source in options.sources], Path(options.out), options.allow_overlap
-    )
-    _print_manifest(options, manifest)
-    return 0
+def _merge_parts(options: PrepareOptions, parts: list[Path]) -> None:
+    _print_manifest(options, merge_parts(parts, Path(options.out), options.allow_overlap))
 
 
 def _print_manifest(options: PrepareOptions, manifest: dict[str, Any]) -> None:
@@ -132,11 +127,11 @@ def _print_manifest(options: PrepareOptions, manifest: dict[str, Any]) -> None:
         print_json(manifest)
     else:
         print(f"{options.out}: fingerprint {manifest['fingerprint'][:12]}")
-        describe_data(manifest)
+        _print_data(manifest)
 
 
-def describe_data(manifest: dict[str, Any]) -> None:
-    """Print sizes per split and subset, what was left out, and the overlap."""
+def _print_data(manifest: dict[str, Any]) -> None:
+    """Print sizes per split and subset, documents left out, and the overlap of splits."""
     for name, split in manifest["splits"].items():
         print(
             f"  {name}: {split['n_documents']:,} documents, {format_bytes(split['n_bytes'])}, "

@@ -1,4 +1,4 @@
-"""`ladderlm report`: runs and studies to one page, and back to check it."""
+"""`ladderlm report`: write a page about runs and studies, or verify one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,13 @@ import tyro
 
 from ladderlm.cli.options import parse
 from ladderlm.errors import ConfigError
-from ladderlm.report.sections import Axis
+from ladderlm.report.sections import AxisOptions
 
 __all__ = ["run"]
 
 
-@dataclass(frozen=True)
-class ReportOptions:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(AxisOptions):
     """Write one self-contained page about runs and studies.
 
     `ladderlm report verify DIR` checks such a page.
@@ -24,13 +24,10 @@ class ReportOptions:
     """Folders of runs and studies, in any order."""
     out: str = "report"
     """Folder of the report to write."""
-    x: Axis = "flops"
-    """Axis of the first figure of a study: flops (compute), device_hours or tokens. The other axes
-    follow in further figures."""
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
+class ReportVerifyOptions:
     """Check every number and file of a report against its runs."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -38,28 +35,24 @@ class VerifyOptions:
 
 
 def run(argv: list[str]) -> int:
-    """Write or verify as asked."""
+    """Write or verify a report."""
     if argv[:1] == ["verify"]:
-        return _verify(Path(parse(VerifyOptions, argv[1:], "report verify").folder))
+        return _verify(Path(parse(ReportVerifyOptions, argv[1:], "report verify").folder))
     options = parse(ReportOptions, argv, "report")
     if not options.folders:
-        raise ConfigError("no run or study is named", "", "ladderlm report RUN|STUDY... --out DIR")
-    runs, studies = [], []
-    for name in options.folders:
-        folder = Path(name)
-        if (folder / "study.json").is_file():
-            studies.append(folder)
-        elif (folder / "config.json").is_file():
-            runs.append(folder)
-        else:
+        raise ConfigError("no RUN or STUDY is named", fix="name the folder of one")
+    found: dict[str, list[Path]] = {"study.json": [], "config.json": []}
+    for folder in map(Path, options.folders):
+        file = next((name for name in found if (folder / name).is_file()), None)
+        if file is None:
             raise ConfigError(
-                f"{folder} is neither a run nor a study",
-                "a run folder holds config.json, a study folder study.json",
-                "check the path",
+                f"{folder} is neither a run (config.json) nor a study (study.json)",
+                fix="check the path",
             )
+        found[file].append(folder)
     from ladderlm.report.render import write_report
 
-    print(write_report(Path(options.out), runs, studies, options.x))
+    print(write_report(Path(options.out), found["config.json"], found["study.json"], options.x))
     return 0
 
 

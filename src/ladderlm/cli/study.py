@@ -20,7 +20,7 @@ from ladderlm.errors import ConfigError, DataError
 from ladderlm.executors.choice import ExecutorName, make_executor, require_threads
 from ladderlm.executors.local import LocalExecutor
 from ladderlm.machine import count_busy_cores
-from ladderlm.report.sections import AXES, Axis
+from ladderlm.report.sections import AXES, AxisOptions
 from ladderlm.run.directory import RunDirectory
 from ladderlm.scaling.compare import Estimate
 from ladderlm.study.cost import predict_all, probe, probed_runs
@@ -40,8 +40,8 @@ usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
        ladderlm study merge DIR... [--out DIR] [--pool DIR]"""
 
 
-@dataclass(frozen=True)
-class StudyOptions:
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(AxisOptions):
     """An ablation over a ladder of compute."""
 
     study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY.toml")]
@@ -61,8 +61,6 @@ class StudyOptions:
     part: str | None = None
     """Run part i of n, written as i/n. Any machine may run any part, and `study merge` joins them.
     Default: run everything."""
-    x: Axis = "flops"
-    """Axis of the first figure of `study report`: flops (compute), device_hours or tokens."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Plan without measuring this machine, so without predictions of time and memory."""
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

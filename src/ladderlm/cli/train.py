@@ -1,4 +1,4 @@
-"""`ladderlm train`: one run, on one process or under torchrun."""
+"""`ladderlm train`: train or resume a run, in one process or under torchrun."""
 
 import argparse
 import logging
@@ -44,7 +44,7 @@ class TrainOptions(RunConfig):
 
 
 def run(argv: list[str]) -> int:
-    """Train as asked."""
+    """Train a model, or resume one."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--config", "--preset"):
         first.add_argument(name, nargs="?")
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
 def _base_config(config_file: str | None, preset_name: str | None) -> RunConfig:
     """Return the config whose values options replace."""
     if config_file and preset_name:
-        raise ConfigError("--config and --preset are both given", "", "keep one of them")
+        raise ConfigError("--config cannot be combined with --preset", fix="leave one of them out")
     if preset_name:
         return preset(preset_name)
     if config_file:
@@ -87,7 +87,7 @@ def _print_plan(config: RunConfig) -> None:
     params = count_params(config.model)
     n_tokens = config.positions_after(config.train.n_steps)
     flops = train_flops_per_token(config.model, config.data.seq_len) * n_tokens
-    shown = f"{format_count(params.total)} parameters ({format_count(params.n_matmul)} in products)"
+    shown = f"{format_count(params.total)} parameters ({format_count(params.n_matmul)} in matrices)"
     print(
         f"run {config.run_id}: {shown}, {config.train.n_steps:,} steps of "
         f"{config.train.global_batch_tokens:,} tokens = {format_count(n_tokens)} tokens, "
@@ -112,9 +112,9 @@ def _print_result(directory: RunDirectory, as_json: bool) -> None:
     print(f"{directory.path}: {summary['n_steps']:,} steps in {format_seconds(timing['seconds'])}")
     if "mfu" in timing:
         print(
-            f"{timing['tokens_per_second']:,.0f} tokens/s, {timing['mfu']:.0%} of the peak of "
-            f"matrix products; waiting for data {timing['data_wait_fraction']:.1%}, logging and "
-            f"saving {timing['aside_fraction']:.1%} of the time; peak memory "
+            f"{timing['tokens_per_second']:,.0f} tokens/s, {timing['mfu']:.0%} of the peak FLOP/s; "
+            f"waiting for data {timing['data_wait_fraction']:.1%}, logging and saving "
+            f"{timing['aside_fraction']:.1%} of the time; peak memory "
             f"{format_bytes(timing['peak_memory_bytes'])}; first step after "
             f"{format_seconds(timing['seconds_to_first_step'])}"
         )

@@ -1,4 +1,4 @@
-"""Show files on their way: bars on a terminal, a plain line now and then otherwise.
+"""Show the progress of downloads: bars on a terminal, a plain line every few seconds elsewhere.
 
 Owns speed and remaining time, counted from what this process has seen arrive.
 """
@@ -15,11 +15,12 @@ from ladderlm.units import format_bytes, format_seconds
 __all__ = ["Transfers", "show_transfers"]
 
 SECONDS_BETWEEN_LINES = 5.0
+Callbacks = tuple[Callable[[str, int, int | None], None], Callable[[str], None]]
 
 
 @dataclass
 class Transfers:
-    """Where each file stands.
+    """Progress of each file.
 
     Args:
         now: clock in seconds.
@@ -30,14 +31,14 @@ class Transfers:
     _began: float | None = None
 
     def update(self, name: str, done: int, total: int | None) -> None:
-        """Take note of a file: bytes that are there, and all bytes if they are known."""
+        """Record the bytes of a file that are there, and all its bytes if they are known."""
         if self._began is None:
             self._began = self.now()
         first = self._files.get(name, (done, 0, None))[0]
         self._files[name] = (min(first, done), done, total)
 
     def line(self) -> str:
-        """Return all files in one line: bytes, speed, time left, files done."""
+        """Return one line about all files: bytes, speed, time left, files done."""
         done = sum(at for _, at, _ in self._files.values())
         totals = [total for _, _, total in self._files.values()]
         seconds = self.now() - (self.now() if self._began is None else self._began)
@@ -58,10 +59,8 @@ class Transfers:
 
 
 @contextlib.contextmanager
-def show_transfers() -> Iterator[
-    tuple[Callable[[str, int, int | None], None], Callable[[str], None]]
-]:
-    """Yield a callback for progress (name, bytes, total) and one for lines, for any thread."""
+def show_transfers() -> Iterator[Callbacks]:
+    """Yield callbacks for progress (name, bytes, total) and for lines; any thread may call them."""
     if sys.stderr.isatty():
         with _bars() as pair:
             yield pair
@@ -86,7 +85,7 @@ def show_transfers() -> Iterator[
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[tuple[Callable[[str, int, int | None], None], Callable[[str], None]]]:
+def _bars() -> Iterator[Callbacks]:
     """Show a bar for each file, with speed and remaining time."""
     from rich.console import Console
     from rich.progress import (
@@ -113,7 +112,7 @@ def _bars() -> Iterator[tuple[Callable[[str, int, int | None], None], Callable[[
 
         def progress(name: str, done: int, total: int | None) -> None:
             with lock:
-                if name not in tasks:  # begins at what is there, so that the speed is true
+                if name not in tasks:  # starts at what is there already, for the right speed
                     tasks[name] = bars.add_task(name, total=total, completed=done)
             bars.update(tasks[name], completed=done, total=total)
 

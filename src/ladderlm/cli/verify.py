@@ -1,4 +1,4 @@
-"""`ladderlm verify`: check files against their hashes."""
+"""`ladderlm verify`: check the files of a run or of prepared data against their hashes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,16 @@ class VerifyOptions:
 
 
 def run(argv: list[str]) -> int:
-    """Verify as asked; the first damaged file is named and gives exit code 2."""
+    """Verify a folder; the first damaged file raises an error that names it."""
     folder = Path(parse(VerifyOptions, argv, "verify").folder)
     if (folder / "facts.json").is_file():
-        raise ConfigError(f"{folder} is a report", "", f"use `ladderlm report verify {folder}`")
+        raise ConfigError(f"{folder} is a report", fix=f"use `ladderlm report verify {folder}`")
     if (folder / "manifest.json").is_file():
         data = open_data(folder)
         _verify_tokenizer(data.tokenizer_folder, data.tokenizer_fingerprint)
         for name in data.split_names:
-            split = data.split(name)
             data.check_files(name)
-            print(f"{folder}: split {name}: {split.n_tokens:,} tokens good")
+            print(f"{folder}: split {name}: {data.split(name).n_tokens:,} tokens good")
     elif (folder / "config.json").is_file():
         directory = RunDirectory(folder)
         config = directory.config()
@@ -48,15 +47,15 @@ def run(argv: list[str]) -> int:
         if not checkpoints:
             print(f"{folder}: no checkpoint yet")
     else:
-        raise ConfigError(f"{folder} is neither prepared data nor a run", "", "check the path")
+        raise ConfigError(f"{folder} is neither prepared data nor a run", fix="check the path")
     return 0
 
 
 def _verify_tokenizer(folder: Path, fingerprint: str | None) -> None:
-    """Compare a tokenizer with its own record and with those who use it."""
+    """Compare a tokenizer with its own record and with that of the data or run that uses it."""
     if load_tokenizer(folder).fingerprint != fingerprint:  # loading compares it with its record
         raise DataError(
             f"{folder} is not the tokenizer that was recorded",
-            "its ids would mean other texts",
-            "restore the folder from a copy, or make it again",
+            "its ids would decode to other texts",
+            "restore the folder from a copy, or train or import the tokenizer again",
         )

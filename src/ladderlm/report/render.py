@@ -32,6 +32,7 @@ from ladderlm.report.sections import (
     CHANGES,
     RUBRIC,
     Axis,
+    AxisOptions,
     discussion,
     headline,
     notes,
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 
-def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = "flops") -> Path:
+def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = AxisOptions.x) -> Path:
     """Write the report of some runs and studies; return the path of its page.
 
     Args:
@@ -168,7 +169,7 @@ def _template_values(facts: ReportFacts, figures: Collection[str], x: Axis) -> d
     }
 
 
-def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = "flops") -> str:
+def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = AxisOptions.x) -> str:
     """Return the page; figures are embedded, all text is escaped.
 
     Args:
@@ -183,7 +184,7 @@ def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = "flops") -> 
     return template.render(**_template_values(facts, svgs, x), figures=embedded)
 
 
-def render_markdown(facts: ReportFacts, figures: Collection[str], x: Axis = "flops") -> str:
+def render_markdown(facts: ReportFacts, figures: Collection[str], x: Axis = AxisOptions.x) -> str:
     """Return the document as Markdown, which links to its figures."""
     template = _template_environment(html=False).get_template("report.md.j2")
     return template.render(**_template_values(facts, figures, x))

@@ -7,6 +7,7 @@ from facts to text.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
 
@@ -32,6 +33,7 @@ __all__ = [
     "CHANGES",
     "RUBRIC",
     "Axis",
+    "AxisOptions",
     "discussion",
     "headline",
     "notes",
@@ -42,6 +44,16 @@ __all__ = [
 # What a study is drawn against, by the names of `--x`: columns of its table.
 Axis = Literal["flops", "device_hours", "tokens"]
 AXES: dict[Axis, str] = {"flops": "flops", "device_hours": "device_seconds", "tokens": "tokens"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxisOptions:
+    """Options of the figures of a study."""
+
+    x: Axis = "flops"
+    """Axis of the first figure of a study: flops (compute), device_hours or tokens. The other axes
+    follow in further figures."""
+
 
 # Anchor and title of every section, in order; a test looks for each with content.
 RUBRIC = (

@@ -12,7 +12,7 @@ from ladderlm.errors import DataError, LadderError
 from ladderlm.files import read_json, sha256_file
 from ladderlm.report.facts import FACTS_VERSION, ReportFacts, gather
 from ladderlm.report.render import render_html, render_markdown
-from ladderlm.report.sections import AXES, Axis
+from ladderlm.report.sections import AXES, Axis, AxisOptions
 
 __all__ = ["verify_report"]
 
@@ -49,7 +49,7 @@ def verify_report(folder: Path) -> list[str]:
         return [*problems, f"the sources cannot be read again: {error}"]
     problems += compare_values(facts, again.to_json())
     if not problems:
-        x: Axis = next((name for name in AXES if name == manifest.get("x")), "flops")
+        x: Axis = next((name for name in AXES if name == manifest.get("x")), AxisOptions.x)
         svgs = {
             Path(name).stem: (folder / name).read_text(encoding="utf-8")
             for name in manifest["files"]
