@@ -98,7 +98,7 @@ def test_without_any_finite_loss_there_is_no_report(copy_sources, value, tmp_pat
     sources = copy_sources()
     for folder in run_folders(sources):
         edit_summary(folder, spoil(value))
-    with pytest.raises(ConfigError, match="no finished run") as caught:
+    with pytest.raises(ConfigError, match="needs a finished run with a finite loss") as caught:
         write_report(tmp_path / "report", [], [sources.study])
     assert caught.value.fix
     assert not (tmp_path / "report/index.html").exists()
@@ -108,14 +108,14 @@ def test_without_any_finished_run_there_is_no_report(copy_sources, tmp_path):
     sources = copy_sources()
     for folder in run_folders(sources):
         edit_summary(folder, lambda summary: summary.update(status="running"))
-    with pytest.raises(ConfigError, match="no finished run"):
+    with pytest.raises(ConfigError, match="needs a finished run with a finite loss, found none"):
         gather([], [sources.study], tmp_path)
 
 
 def test_a_study_without_runs_has_no_report(copy_sources, tmp_path):
     sources = copy_sources()
     shutil.rmtree(sources.pool)
-    with pytest.raises(ConfigError, match="no finished run"):
+    with pytest.raises(ConfigError, match="needs a finished run with a finite loss, found none"):
         gather([], [sources.study], tmp_path)
 
 
@@ -203,9 +203,9 @@ def test_lost_samples_and_data_are_said(sources, tmp_path):
     facts = gather([run], [], tmp_path)
     assert facts.data.problem
     page = render(facts)
-    assert "The data of the best run is not where it was" in page
+    assert "The data of the best run is no longer available" in page
     assert str(tmp_path) not in page
-    assert "None were asked for" in page
+    assert "No unconditional samples were requested" in page
 
 
 @pytest.mark.parametrize("name", ["summary.json", "config.json", "environment.json"])
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_json_is_named(sources, tmp_path, name):
 
 def test_two_studies_of_one_name_are_refused(sources, copy_sources, tmp_path):
     """Their figures would be files of one name, and one would stand under both."""
-    with pytest.raises(ConfigError, match="two studies of one name: tiny, tiny"):
+    with pytest.raises(ConfigError, match="must have different names, got tiny, tiny"):
         gather([], [sources.study, copy_sources().study], tmp_path)
 
 

@@ -43,10 +43,10 @@ def judged(estimate=UNKNOWN, rate_error=0.0, documents=None):
 @pytest.mark.parametrize(
     ("estimate", "claim"),
     [
-        ((1.01, 0.9, 1.1), "do not show which of the two needs less"),
-        ((1.0, 1.0, 1.0), "do not show which of the two needs less"),
-        ((1.2, 1.1, 1.3), "new needs less"),
-        ((0.8, 0.7, 0.9), "new needs more"),
+        ((1.01, 0.9, 1.1), "do not show which of the two needs less compute"),
+        ((1.0, 1.0, 1.0), "do not show which of the two needs less compute"),
+        ((1.2, 1.1, 1.3), "new needs less compute"),
+        ((0.8, 0.7, 0.9), "new needs more compute"),
     ],
 )
 def test_a_direction_is_claimed_only_where_the_interval_leaves_one(estimate, claim):
@@ -104,7 +104,7 @@ def test_the_figure_against_what_was_asked_for_comes_first():
     assert tuple(name for name, _ in plates(study, figures, "flops")) == order
     captions = dict(plates(study, figures, "tokens"))
     assert tuple(captions) == ("tokens", "flops", "device_seconds", "rates", "search")
-    assert "1 runs, 2 rungs, seeds 1, 2 and 3 at the lowest 1 rungs" in captions["flops"]
+    assert "1 run, 2 rungs, seeds 1, 2 and 3 on the lowest rung" in captions["flops"]
     assert next(iter(plates(study, figures, "device_hours")))[0] == "device_seconds"
     assert plates(study, ["curves", "other-flops"], "flops") == []
 

@@ -1,11 +1,13 @@
-"""What a report states of data: sizes, examples, batches, and models that need no training.
+"""The data of a run: sizes, examples, batches, and the scores of models without training.
 
 Owns the facts of the prepared data that a run was trained and evaluated on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from ladderlm.data.config import DataConfig
 from ladderlm.data.inspect import row_pieces
@@ -29,7 +31,7 @@ MAX_TRIVIAL_BYTES = 100_000_000  # training text that the byte models count
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """Size of the vocabulary, and on how much text it was trained, if that is known."""
+    """Size of the vocabulary, and amount of text it was trained on, if known."""
 
     fingerprint: str
     vocab_size: int
@@ -38,7 +40,7 @@ class TokenizerFacts:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What a split holds, what was left out of it, and where it came from."""
+    """Contents of a split, what was left out of it, and its source files."""
 
     n_documents: int
     n_bytes: int
@@ -51,7 +53,7 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What `fetch local` collected."""
+    """The packages that `fetch local` collected."""
 
     fingerprint: str
     n_bytes: int
@@ -61,7 +63,7 @@ class CorpusFacts:
 
 @dataclass(frozen=True)
 class ExampleDocument:
-    """The beginning of a document; `cut`: there is more of it."""
+    """The beginning of a document; `cut`: the text is longer."""
 
     document: int
     subset: str
@@ -72,45 +74,29 @@ class ExampleDocument:
 
 
 @dataclass(frozen=True)
-class ExampleToken:
-    """One place of a row; None: padding as the input, or no target."""
-
-    place: int
-    token: str | None
-    target: str | None
-    segment: int
-    position: int
-
-
-@dataclass(frozen=True)
-class ExamplePiece:
-    """A run of one document in a row; document and subset are None on padding."""
-
-    start: int
-    n_tokens: int
-    document: int | None
-    subset: str | None
-    n_targets: int
-
-
-@dataclass(frozen=True)
 class ExampleRow:
-    """A row that holds the end of a document, token by token around that place."""
+    """A row that holds the end of a document, and the tokens around that place.
+
+    Args:
+        pieces: runs of one document; document and subset are None on padding.
+        tokens: place, token, target, segment and position of each; the token is None on padding,
+            the target where there is none.
+    """
 
     packing: str
     row: int
     seq_len: int
     n_targets: int
-    pieces: tuple[ExamplePiece, ...]
-    tokens: tuple[ExampleToken, ...]
+    pieces: tuple[Mapping[str, str | int | None], ...]
+    tokens: tuple[Mapping[str, str | int | None], ...]
 
 
 @dataclass(frozen=True)
 class TrivialScores:
-    """Bits per byte of models that need no training run, on the text that the run is scored on.
+    """Bits per byte, on the run's validation text, of models that need no training run.
 
     Args:
-        key: fingerprints of the two splits, by which old scores are taken over.
+        key: fingerprints of the two splits; scores of an older report are reused if it is equal.
     """
 
     key: tuple[str, ...]
@@ -126,7 +112,7 @@ class DataFacts:
     """The data of a run.
 
     Args:
-        overlap: documents in both splits, by pair of splits.
+        overlap: number of documents in both splits, by pair of splits.
         batches: a packed and a padded row.
     """
 
@@ -141,10 +127,10 @@ class DataFacts:
 
 
 def read_data(config: RunConfig, trivial: TrivialScores | None = None) -> DataFacts | NoAnswer:
-    """Describe the data of a run, or state that it is no longer there.
+    """Return the facts of a run's data, or why the data cannot be opened.
 
     Args:
-        trivial: of an earlier report, taken over if it is about the same data.
+        trivial: scores of an older report, reused if they are of the same data.
     """
     try:
         data = open_data(config.data.path or "")
@@ -152,16 +138,12 @@ def read_data(config: RunConfig, trivial: TrivialScores | None = None) -> DataFa
     except DataError as error:
         return NoAnswer(error.what.replace(str(config.data.path), "the data folder"))
     tokenizer = load_tokenizer(data.tokenizer_folder)
-    key = (train.fingerprint, val.fingerprint)
-    if trivial is None or trivial.key != key:
+    if trivial is None or trivial.key != (train.fingerprint, val.fingerprint):
         trivial = _score_trivial_models(train, val, tokenizer, config.eval.n_documents)
+    trained_on = read_json(data.tokenizer_folder / RECORD).get("trained_on")
     return DataFacts(
         fingerprint=data.manifest["fingerprint"],
-        tokenizer=TokenizerFacts(
-            data.tokenizer_fingerprint,
-            data.vocab_size,
-            read_json(data.tokenizer_folder / RECORD).get("trained_on"),
-        ),
+        tokenizer=TokenizerFacts(data.tokenizer_fingerprint, data.vocab_size, trained_on),
         splits={name: _split_facts(data, name) for name in (train.name, val.name)},
         overlap=data.manifest["overlap"],
         corpus=_corpus_facts(data),
@@ -180,93 +162,85 @@ def _split_facts(data: PreparedData, name: str) -> SplitFacts:
 
 
 def _corpus_facts(data: PreparedData) -> CorpusFacts | None:
-    """Read the corpus.json next to the sources, if `fetch` has written one."""
-    beside = data.path.parent / "corpus" / "corpus.json"
-    return parse_record(CorpusFacts, read_json(beside)) if beside.is_file() else None
+    """Read the corpus.json next to the data, if `fetch` has written one."""
+    record = data.path.parent / "corpus" / "corpus.json"
+    return parse_record(CorpusFacts, read_json(record)) if record.is_file() else None
 
 
 def _example_documents(split: Split, tokenizer: Tokenizer) -> tuple[ExampleDocument, ...]:
-    """Return the beginnings of the first documents of different subsets."""
-    examples: dict[int, ExampleDocument] = {}
-    for index in range(split.n_documents):
-        subset = int(split.subset_ids[index])
-        if subset not in examples and len(examples) < N_EXAMPLE_DOCUMENTS:
-            ids = split.document(index).tolist()
-            text = tokenizer.decode(ids)
-            examples[subset] = ExampleDocument(
+    """Return the beginning of the first document of each of the first subsets."""
+    _, first = np.unique(split.subset_ids, return_index=True)
+    examples = []
+    for index in sorted(first.tolist())[:N_EXAMPLE_DOCUMENTS]:
+        ids = split.document(index).tolist()
+        text = tokenizer.decode(ids)
+        examples.append(
+            ExampleDocument(
                 document=index,
-                subset=split.subset_names[subset],
+                subset=split.subset_names[split.subset_ids[index]],
                 n_bytes=int(split.n_bytes[index]),
                 n_tokens=len(ids),
                 text=text[:EXAMPLE_CHARACTERS],
                 cut=len(text) > EXAMPLE_CHARACTERS,
             )
-    return tuple(examples.values())
+        )
+    return tuple(examples)
 
 
 def _example_row(
     data: PreparedData, split: Split, tokenizer: Tokenizer, config: DataConfig
 ) -> ExampleRow:
-    """Return a row that holds the end of a document, token by token where it changes."""
+    """Return a row in which a document ends, with its tokens around that place."""
     stream = RowStream(split, config, data.bos_id)
-    n_rows = min(256, stream.rows_per_epoch)
-    batch = stream.rows(0, n_rows)
+    batch = stream.rows(0, min(256, stream.rows_per_epoch))
+    segments = batch.segment_ids
     padded = config.packing == "padded"
-    row = next(
-        (
-            r
-            for r in range(n_rows)
-            if batch.segment_ids[r].min() < (0 if padded else 1)
-            and batch.segment_ids[r].max() > (-1 if padded else 0)
-        ),
-        0,
-    )
+    row = int(np.argmax(segments.min(axis=1) < 0 if padded else segments.max(axis=1) > 0))
     pieces = row_pieces(batch, row, split, tokenizer)
     border = pieces[1].start if len(pieces) > 1 else 0
     begin = max(0, min(border - EXAMPLE_TOKENS // 2, config.seq_len - EXAMPLE_TOKENS))
-    tokens = []
-    for t in range(begin, min(begin + EXAMPLE_TOKENS, config.seq_len)):
-        real = bool(batch.segment_ids[row, t] >= 0)
-        token, target = int(batch.tokens[row, t]), int(batch.targets[row, t])
-        tokens.append(
-            ExampleToken(
-                place=t,
-                token=_text_of_token(token, tokenizer) if real else None,
-                target=_text_of_token(target, tokenizer) if batch.loss_mask[row, t] else None,
-                segment=int(batch.segment_ids[row, t]),
-                position=int(batch.positions[row, t]),
-            )
-        )
+
+    def spell(token: int, known: bool) -> str | None:
+        if not known:
+            return None
+        names = {tokenizer.bos_id: "<BOS>", tokenizer.eos_id: "<EOS>"}
+        return names.get(token) or tokenizer.decode([token], continued=True)
+
+    tokens = [
+        {
+            "place": t,
+            "token": spell(int(batch.tokens[row, t]), bool(segments[row, t] >= 0)),
+            "target": spell(int(batch.targets[row, t]), bool(batch.loss_mask[row, t])),
+            "segment": int(segments[row, t]),
+            "position": int(batch.positions[row, t]),
+        }
+        for t in range(begin, min(begin + EXAMPLE_TOKENS, config.seq_len))
+    ]
+    kept = ("start", "n_tokens", "document", "subset", "n_targets")
     return ExampleRow(
         packing=config.packing,
         row=row,
         seq_len=config.seq_len,
         n_targets=int(batch.loss_mask[row].sum()),
-        pieces=tuple(parse_record(ExamplePiece, vars(piece)) for piece in pieces),
+        pieces=tuple({name: getattr(piece, name) for name in kept} for piece in pieces),
         tokens=tuple(tokens),
     )
-
-
-def _text_of_token(token: int, tokenizer: Tokenizer) -> str:
-    if token == tokenizer.bos_id:
-        return "<BOS>"
-    return "<EOS>" if token == tokenizer.eos_id else tokenizer.decode([token], continued=True)
 
 
 def _score_trivial_models(
     train: Split, val: Split, tokenizer: Tokenizer, n_documents: int
 ) -> TrivialScores:
     """Score the documents that the run is scored on by models that need no training run."""
-    n_scored = min(n_documents, val.n_documents)
-    texts = [tokenizer.decode_bytes(val.document(i).tolist()) for i in range(n_scored)]
-    n_train, n_bytes = 0, 0
-    while n_train < train.n_documents and n_bytes < MAX_TRIVIAL_BYTES:
-        n_bytes += int(train.n_bytes[n_train])
-        n_train += 1
-    learned = (tokenizer.decode_bytes(train.document(i).tolist()) for i in range(n_train))
+    enough = int(np.searchsorted(np.cumsum(train.n_bytes), MAX_TRIVIAL_BYTES)) + 1
+    n_train = min(enough, train.n_documents)
+
+    def texts(split: Split, n: int) -> Iterator[bytes]:
+        return (tokenizer.decode_bytes(split.document(i).tolist()) for i in range(n))
+
+    scored = list(texts(val, min(n_documents, val.n_documents)))
     return TrivialScores(
         key=(train.fingerprint, val.fingerprint),
-        **trivial_models(learned, texts),
+        **trivial_models(texts(train, n_train), scored),
         n_train_documents=n_train,
-        n_train_bytes=n_bytes,
+        n_train_bytes=int(train.n_bytes[:n_train].sum()),
     )

@@ -1,7 +1,7 @@
-"""Everything a report says, gathered from run and study folders.
+"""Everything that a report states, gathered from run and study folders.
 
 Owns `gather`: a pure function from folders to typed values, so that a report can be checked by
-gathering again. Draws and writes nothing.
+gathering them again. Draws and writes nothing.
 """
 
 import json
@@ -17,14 +17,7 @@ from ladderlm.config import to_dict
 from ladderlm.errors import ConfigError
 from ladderlm.files import to_json
 from ladderlm.report.data_facts import DataFacts, TrivialScores, read_data
-from ladderlm.report.run_facts import (
-    Curves,
-    RunFacts,
-    Samples,
-    read_curves,
-    read_run,
-    read_samples,
-)
+from ladderlm.report.run_facts import Curves, RunFacts, Samples, read_curves, read_run, read_samples
 from ladderlm.report.studies import StudyFacts
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.ladder import name_rung
@@ -33,15 +26,15 @@ from ladderlm.training.run_config import RunConfig
 
 __all__ = ["FACTS_VERSION", "ForecastCheck", "ReportFacts", "facts_of", "gather"]
 
-FACTS_VERSION = 2  # 2: what a run was carried out on stands under `machine`
+FACTS_VERSION = 2  # 2: hardware and versions of a run are under `machine`
 
 
 @dataclass(frozen=True)
 class ForecastCheck:
-    """The law of a study against the best run, which is none of its runs.
+    """The law of a study compared with the best run, which is not one of its runs.
 
     Args:
-        times_the_top_rung: compute of the run over that of the study's largest.
+        times_the_top_rung: compute of the run divided by that of the study's largest.
         relative_error: predicted / actual - 1.
     """
 
@@ -55,11 +48,11 @@ class ForecastCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts:
-    """Everything a report says.
+    """Everything that a report states.
 
     Args:
-        best: id of the run with the lowest bits per byte; curves, samples and data are its own.
-        data: a problem if the data is no longer there.
+        best: id of the run with the lowest bits per byte. Curves, samples and data are of this run.
+        data: a problem if the data cannot be opened any more.
     """
 
     facts_version: int
@@ -78,18 +71,17 @@ class ReportFacts:
 
     @property
     def trivial(self) -> TrivialScores | None:
-        """Scores of models that need no training; None: the data is no longer there."""
+        """Scores of models that need no training; None if the data cannot be opened."""
         return self.data.trivial if isinstance(self.data, DataFacts) else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `facts.json` holds."""
+        """Return the content of `facts.json`."""
         values = {name: plain(value) for name, value in vars(self).items()}
-        found: dict[str, Any] = json.loads(to_json(values, indent=None))
-        return found
+        return dict(json.loads(to_json(values, indent=None)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ReportFacts":
-        """Read back what `to_json` returned."""
+        """Read what `to_json` returned."""
         return parse_record(cls, values)
 
 
@@ -102,14 +94,14 @@ def gather(
     """Read runs and studies.
 
     Args:
-        runs: run folders in addition to those of the studies.
+        runs: run folders, in addition to the runs of the studies.
         studies: study folders.
-        home: folder of the report; places in the facts are relative to it.
-        trivial: of an earlier report on the same data, to save the time.
+        home: folder of the report; paths in the facts are relative to it.
+        trivial: scores of an older report, reused if they are of the same data.
 
     Raises:
-        ConfigError: nothing to report.
-        LadderError: a folder is not what it should be.
+        ConfigError: there is no finished run, or two studies have the same name.
+        LadderError: a folder is not a run or a study, or cannot be read.
     """
     return facts_of(runs, [StudyFacts.read(folder, home) for folder in studies], home, trivial)
 
@@ -124,9 +116,8 @@ def facts_of(
     names = [study.about.name for study in studies]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"two studies of one name: {', '.join(names)}",
-            "figures and verdicts of a report are told apart by it",
-            "report on them one by one",
+            f"studies of one report must have different names, got {', '.join(names)}",
+            fix="write one report for each of them",
         )
     places = [Path(run) for run in runs]
     for study in studies:
@@ -138,9 +129,8 @@ def facts_of(
     scored = [run for run in found if run.has_finite_scores]
     if not scored:
         raise ConfigError(
-            "there is no finished run with a finite loss to report on",
-            "a report shows measured numbers",
-            "let a run or a study end first",
+            "a report needs a finished run with a finite loss, found none",
+            fix="finish a run or a study first, for example with `ladderlm study run`",
         )
     best = min(scored, key=lambda run: float(run.bits_per_byte or 0))
     directory = RunDirectory(unique[found.index(best)])
@@ -154,11 +144,11 @@ def facts_of(
         data=read_data(directory.config(), trivial),
         forecast_check=_check_forecast(best, found, studies),
     )
-    return ReportFacts.from_json(facts.to_json())  # as `verify` will read it
+    return ReportFacts.from_json(facts.to_json())  # the same values as `verify` reads
 
 
 def _roles_of(run_id: str, studies: Sequence[StudyFacts]) -> tuple[str, ...]:
-    """Return the places of a run in the studies, in words."""
+    """Return the arm, rung and seed of a run in each study."""
     return tuple(
         f"{study.about.name}: {row.arm}, rung {name_rung(row.rung, row.branch)}, seed {row.seed}"
         for study in studies
@@ -170,7 +160,7 @@ def _roles_of(run_id: str, studies: Sequence[StudyFacts]) -> tuple[str, ...]:
 def _check_forecast(
     best: RunFacts, runs: Sequence[RunFacts], studies: Sequence[StudyFacts]
 ) -> ForecastCheck | None:
-    """Compare the best run with the law of the study whose recipe it shares, if there is one."""
+    """Compare the best run with the law of a study of the same recipe, if there is one."""
     recipes = {run.run_id: _recipe_of(run.config) for run in runs}
     for study in [] if best.roles else studies:
         law, rows = study.fits.law, study.results
@@ -190,7 +180,7 @@ def _check_forecast(
 
 
 def _recipe_of(config: RunConfig) -> object:
-    """Return a run's config without what a ladder varies."""
+    """Return the config of a run without the options that a ladder varies."""
     shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "max_seq_len")
     return {
         "model": {k: v for k, v in to_dict(config.model).items() if k not in shape},

@@ -1,6 +1,6 @@
-"""How the templates are filled.
+"""The jinja2 environment of every page: strict, and with control characters made visible.
 
-Owns the jinja2 environment of every page: strict, and with control characters made visible.
+Owns how a template prints values; the pages themselves are in `render.py` and `xray.py`.
 """
 
 from typing import Any
@@ -26,5 +26,5 @@ def page_environment(html: bool = True) -> Environment:
 
 
 def _visible_text(value: Any) -> Any:
-    """Make control characters visible in all that a template prints."""
+    """Make control characters visible in everything that a template prints."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,7 +1,7 @@
-"""From facts to the document.
+"""Write a report from its facts.
 
-Owns `write_report`: figures, `index.html` (one file, no script, nothing loaded), `report.md`,
-`facts.json` and the manifest by which `verify` checks them.
+Owns `write_report`: figures, `index.html` (one file without scripts or external resources),
+`report.md`, `facts.json`, and the manifest that `verify` checks them against.
 """
 
 import base64
@@ -16,13 +16,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ladderlm.config import content_hash, to_dict
-from ladderlm.files import (
-    FolderLock,
-    publish_json,
-    publish_text,
-    read_json,
-    sha256_file,
-)
+from ladderlm.files import FolderLock, publish_json, publish_text, read_json, sha256_file
 from ladderlm.report.data_facts import TrivialScores
 from ladderlm.report.drawing import draw_figures, publish_figure
 from ladderlm.report.facts import ReportFacts, facts_of
@@ -36,6 +30,7 @@ from ladderlm.report.sections import (
     discussion,
     headline,
     notes,
+    number_of,
     plates,
     reproduce,
 )
@@ -45,11 +40,7 @@ from ladderlm.study.records import parse_record, plain
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = [
-    "render_html",
-    "render_markdown",
-    "write_report",
-]
+__all__ = ["render_html", "render_markdown", "write_report"]
 
 
 def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = AxisOptions.x) -> Path:
@@ -57,12 +48,12 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = Axi
 
     Args:
         out: folder of the report.
-        runs: run folders in addition to those of the studies.
+        runs: run folders, in addition to the runs of the studies.
         studies: study folders.
-        x: what the first figure of a study is drawn against, of `sections.AXES`.
+        x: axis of the first figure of a study, a key of `sections.AXES`.
 
     Raises:
-        ConfigError: there is no finished run.
+        ConfigError: there is no finished run, or two studies have the same name.
     """
     with FolderLock(out):
         read = [StudyFacts.read(study, out) for study in studies]
@@ -72,8 +63,8 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = Axi
         publish_json(out / "facts.json", stored)
         publish_text(out / "index.html", render_html(facts, svgs, x))
         publish_text(out / "report.md", render_markdown(facts, svgs, x))
-        figures = [f"figures/{name}{suffix}" for name in svgs for suffix in (".svg", ".png")]
-        written = ["facts.json", "index.html", "report.md", *sorted(figures)]
+        figures = sorted(f"figures/{name}{kind}" for name in svgs for kind in (".svg", ".png"))
+        written = ["facts.json", "index.html", "report.md", *figures]
         manifest = {
             "kind": "ladderlm-report",
             "format_version": 1,
@@ -88,7 +79,7 @@ def write_report(out: Path, runs: list[Path], studies: list[Path], x: Axis = Axi
 
 
 def _known_trivial(old: Path) -> TrivialScores | None:
-    """Return the scores of models without training that an earlier report has, if there is one."""
+    """Return the scores of models without training from an older report, if there is one."""
     values = read_json(old).get("data", {}).get("trivial") if old.is_file() else None
     return None if values is None else parse_record(TrivialScores, values)
 
@@ -125,7 +116,7 @@ def _template_environment(html: bool) -> Environment:
 
 
 def _fixed(value: Any, digits: int = 3) -> str:
-    """Spell a number, or state that there is none."""
+    """Return a number with fixed digits, or "not measured"."""
     known = isinstance(value, int | float) and math.isfinite(value)
     return f"{value:.{digits}f}" if known else "not measured"
 
@@ -137,27 +128,28 @@ def _cell(text: Any) -> str:
 
 
 def _fence(text: str, language: str = "text") -> str:
-    """Quote any text as a Markdown code block that it cannot end."""
+    """Return a Markdown code block that the text cannot end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
     return f"{ticks}{language}\n{visible(text)}\n{ticks}"
 
 
 def _dotted_options(config: Any, place: str = "") -> list[tuple[str, Any]]:
-    """List the options of nested plain values that are set, by their dotted names."""
-    found: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, dict):
-            found += _dotted_options(value, f"{place}{key}.")
-        elif value is not None:
-            found.append((place + key, value))
-    return found
+    """List the options that are set in nested plain values, by their dotted names."""
+    if not isinstance(config, dict):
+        return [] if config is None else [(place, config)]
+    return [
+        option
+        for key, value in config.items()
+        for option in _dotted_options(value, f"{place}.{key}" if place else key)
+    ]
 
 
 def _template_values(facts: ReportFacts, figures: Collection[str], x: Axis) -> dict[str, object]:
     return {
         "plates": lambda study: plates(study, figures, x),
         "notes": notes,
+        "number_of": number_of,
         "facts": facts,
         "best": facts.best_run,
         "trivial": facts.trivial,
@@ -170,12 +162,7 @@ def _template_values(facts: ReportFacts, figures: Collection[str], x: Axis) -> d
 
 
 def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = AxisOptions.x) -> str:
-    """Return the page; figures are embedded, all text is escaped.
-
-    Args:
-        svgs: name -> SVG text.
-        x: what the first figure of a study is drawn against.
-    """
+    """Return the page, with the figures (name -> SVG text) embedded and all text escaped."""
     embedded = {
         name: Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode())
         for name, svg in svgs.items()
@@ -185,6 +172,6 @@ def render_html(facts: ReportFacts, svgs: dict[str, str], x: Axis = AxisOptions.
 
 
 def render_markdown(facts: ReportFacts, figures: Collection[str], x: Axis = AxisOptions.x) -> str:
-    """Return the document as Markdown, which links to its figures."""
+    """Return the report as Markdown, with links to its figures."""
     template = _template_environment(html=False).get_template("report.md.j2")
     return template.render(**_template_values(facts, figures, x))

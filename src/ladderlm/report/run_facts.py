@@ -1,38 +1,28 @@
-"""What a report states of a run: what it was, what it cost, what came out.
+"""The facts of one run folder: its config, its cost, its scores, its curves and its samples.
 
-Owns the facts of one run folder, with the curves and samples of the best one.
+Owns `RunFacts`, `Curves` and `Samples`, and how they are read.
 """
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ladderlm.config import replace_all
 from ladderlm.model.accounting import count_params
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.records import parse_record
 from ladderlm.text import without_home
 from ladderlm.training.run_config import RunConfig
 
-__all__ = [
-    "Curves",
-    "Hardware",
-    "LoggedLoss",
-    "RunFacts",
-    "RunScore",
-    "Samples",
-    "WrittenText",
-    "read_curves",
-    "read_run",
-    "read_samples",
-]
+__all__ = ["Curves", "LoggedLoss", "RunFacts", "Samples", "read_curves", "read_run", "read_samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a run was carried out on, with the versions of its software."""
+    """The machine of a run, and the versions of its software."""
 
     hardware: str | None = None
     device: str | None = None
@@ -45,10 +35,10 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class RunScore:
-    """A validation in full: of all documents, and by subset.
+    """The evaluation of a run on all validation documents, and by subset.
 
     Args:
-        policy: context, stride and count of documents; None: not evaluated yet.
+        policy: context, stride and number of documents; None: not evaluated yet.
         subsets: bits per byte, loss and counts of each.
     """
 
@@ -68,15 +58,15 @@ class RunFacts:
     """One run.
 
     Args:
-        folder: from the report's folder.
+        folder: relative to the report's folder.
         bits_per_byte, loss, best_step, evaluation: of the best checkpoint.
         config: without folders, which differ between machines.
-        roles: its places in the studies.
+        roles: its arm, rung and seed in each study.
     """
 
     run_id: str
     folder: str
-    status: str
+    status: str = "not finished"
     reason: str | None
     split: str
     bits_per_byte: float | None
@@ -86,13 +76,13 @@ class RunFacts:
     last_loss: float | None
     evaluation: RunScore
     n_params: Mapping[str, int]
-    n_steps: int
-    n_positions: int
-    n_tokens: int
-    flops: float
-    flops_6nd: float
-    restarts: int
-    timing: Mapping[str, float | None]
+    n_steps: int = 0
+    n_positions: int = 0
+    n_tokens: int = 0
+    flops: float = 0.0
+    flops_6nd: float = 0.0
+    restarts: int = 0
+    timing: Mapping[str, float | None] = field(default_factory=dict)
     config: RunConfig
     machine: Hardware
     roles: tuple[str, ...] = ()
@@ -100,15 +90,14 @@ class RunFacts:
     @property
     def has_finite_scores(self) -> bool:
         """Whether the run is finished and all of its losses are numbers."""
-        values = (self.loss, self.bits_per_byte, self.last_loss, self.last_bits_per_byte)
-        return self.status == "finished" and all(
-            isinstance(value, int | float) and math.isfinite(value) for value in values
-        )
+        scores = (self.loss, self.bits_per_byte, self.last_loss, self.last_bits_per_byte)
+        finite = (isinstance(x, int | float) and math.isfinite(x) for x in scores)
+        return self.status == "finished" and all(finite)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedLoss:
-    """One row of metrics.jsonl; None: not there, or not a number."""
+    """One row of metrics.jsonl; None: missing, or not a number."""
 
     step: int | None = None
     n_tokens: int | None = None
@@ -120,27 +109,21 @@ class LoggedLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationHead:
-    """The documents that are scored during a run."""
-
-    split: str
-    context: int
-    stride: int
-    n_documents: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Training loss and validations of one run, as they were logged."""
+    """The training losses and validations that a run logged.
+
+    Args:
+        head: split, context, stride and number of documents of the validations.
+    """
 
     train: tuple[LoggedLoss, ...]
     validation: tuple[LoggedLoss, ...]
-    head: ValidationHead | None
+    head: Mapping[str, str | int | None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenText:
-    """A text that a run wrote after a prompt; "": after BOS alone."""
+    """A text that a run generated after a prompt, which is "" for BOS alone."""
 
     step: int
     index: int
@@ -154,7 +137,7 @@ class WrittenText:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """The texts written at the last checkpoint, and one of the first."""
+    """The texts of the last checkpoint, and one of the first checkpoint."""
 
     step: int
     unconditional: tuple[WrittenText, ...]
@@ -171,65 +154,55 @@ def read_run(folder: Path, home: Path) -> RunFacts:
     best, last, reason = final.get("best", {}), final.get("last", {}), summary.get("reason")
     counts = count_params(config.model)
     predicted = {**vars(counts), "total": counts.total, "n_matmul": counts.n_matmul}
-    return RunFacts(
-        run_id=config.run_id,
-        folder=os.path.relpath(folder, home),
-        status=summary.get("status", "not finished"),
-        reason=without_home(str(reason)) if reason else None,
-        split=split,
-        bits_per_byte=best.get("bits_per_byte"),
-        loss=best.get("loss"),
-        best_step=best.get("step"),
-        last_bits_per_byte=last.get("bits_per_byte"),
-        last_loss=last.get("loss"),
-        evaluation=parse_record(RunScore, best),
-        n_params=summary.get("n_params") or predicted,
-        n_steps=summary.get("n_steps", 0),
-        n_positions=summary.get("n_positions", 0),
-        n_tokens=summary.get("n_tokens", 0),
-        flops=summary.get("flops", 0.0),
-        flops_6nd=summary.get("flops_6nd", 0.0),
-        restarts=summary.get("restarts", 0),
-        timing=summary.get("timing", {}),
-        config=replace(
-            config,
-            out=None,
-            data=replace(config.data, path=None),
-            eval=replace(config.eval, path=None),
-        ),
-        machine=_read_hardware(directory),
-    )
+    found = {
+        "run_id": config.run_id,
+        "folder": os.path.relpath(folder, home),
+        "reason": without_home(str(reason)) if reason else None,
+        "split": split,
+        "bits_per_byte": best.get("bits_per_byte"),
+        "loss": best.get("loss"),
+        "best_step": best.get("step"),
+        "last_bits_per_byte": last.get("bits_per_byte"),
+        "last_loss": last.get("loss"),
+        "evaluation": parse_record(RunScore, best),
+        "n_params": summary.get("n_params") or predicted,
+        "config": replace_all(config, {"out": None, "data.path": None, "eval.path": None}),
+        "machine": _read_hardware(directory),
+    }
+    return RunFacts(**{**_fields_of(RunFacts, summary), **found})
+
+
+def _fields_of(kind: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
 
 def _read_hardware(directory: RunDirectory) -> Hardware:
     found = directory.environment()
     own = {"python": found.get("python"), "ladderlm": found.get("ladderlm")}
-    known = {f.name: found[f.name] for f in fields(Hardware) if f.name in found}
-    return Hardware(**known | {"versions": found.get("versions", {}) | own})
+    versions = found.get("versions", {}) | own
+    return Hardware(**{**_fields_of(Hardware, found), "versions": versions})
 
 
 def read_curves(directory: RunDirectory) -> Curves:
-    """Read the logged training loss and the validations of one run."""
-    head = [
-        row for row in directory.metrics("eval") if str(row.get("split")).startswith("val-head")
-    ]
-    return Curves(
-        train=tuple(parse_record(LoggedLoss, row) for row in directory.metrics("train")),
-        validation=tuple(parse_record(LoggedLoss, row) for row in head),
-        head=parse_record(ValidationHead, head[0]["policy"] | {"split": head[0]["split"]})
-        if head
-        else None,
+    """Read the logged training losses and validations of one run."""
+    evals = directory.metrics("eval")
+    head = [row for row in evals if str(row.get("split")).startswith("val-head")]
+    train, validation = (
+        tuple(parse_record(LoggedLoss, row) for row in rows)
+        for rows in (directory.metrics("train"), head)
     )
+    policy = {"split": head[0]["split"], **head[0]["policy"]} if head else None
+    return Curves(train=train, validation=validation, head=policy)
 
 
 def read_samples(directory: RunDirectory) -> Samples:
-    """Read the texts written at the last checkpoint, and one of the first."""
+    """Read the texts of the last checkpoint, and one of the first checkpoint."""
     rows = [parse_record(WrittenText, row) for row in directory.samples()]
     steps = [row.step for row in rows]
-    chosen = [row for row in rows if row.step == max(steps)]
+    last = [row for row in rows if row.step == max(steps)]
     return Samples(
         step=max(steps, default=0),
-        unconditional=tuple(row for row in chosen if not row.prompt),
-        conditional=tuple(row for row in chosen if row.prompt),
+        unconditional=tuple(row for row in last if not row.prompt),
+        conditional=tuple(row for row in last if row.prompt),
         first=tuple(row for row in rows if row.step == min(steps))[:1],
     )

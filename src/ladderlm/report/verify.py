@@ -1,4 +1,4 @@
-"""Check a report against the runs it speaks of.
+"""Check a report against its runs.
 
 Owns `verify_report`: the facts are gathered again from the run and study folders and compared one
 by one, the page is rendered again, and every file is compared with the manifest.
@@ -18,14 +18,14 @@ __all__ = ["verify_report"]
 
 
 def verify_report(folder: Path) -> list[str]:
-    """List what does not hold; empty when everything does.
+    """Return the problems that were found, one line each.
 
     Raises:
         DataError: the folder is not a report.
     """
     if not (folder / "manifest.json").is_file():
         raise DataError(
-            f"{folder} is not a report (no manifest.json)", "", "name the folder of index.html"
+            f"{folder} is not a report (no manifest.json)", fix="name the folder of index.html"
         )
     manifest = read_json(folder / "manifest.json")
     problems = []
@@ -38,7 +38,10 @@ def verify_report(folder: Path) -> list[str]:
     facts = read_json(folder / "facts.json")
     version = facts.get("facts_version")
     if version != FACTS_VERSION:
-        return [*problems, f"facts.json has version {version}, not {FACTS_VERSION}: write it again"]
+        return [
+            *problems,
+            f"facts.json must have version {FACTS_VERSION}, got {version}: write the report again",
+        ]
     if content_hash(facts) != manifest["facts"]:
         problems.append("facts.json was changed after it was written")
     try:
@@ -66,26 +69,25 @@ def verify_report(folder: Path) -> list[str]:
 
 
 def compare_values(stated: Any, found: Any, place: str = "facts") -> list[str]:
-    """List where two JSON values differ, by dotted place; numbers may differ in the last bits."""
+    """List where two JSON values differ, by dotted path; numbers may differ in the last bits."""
     if isinstance(stated, dict) and isinstance(found, dict):
         keys = sorted(set(stated) | set(found))
-        parts = [compare_values(stated.get(k), found.get(k), f"{place}.{k}") for k in keys]
-        return [line for part in parts for line in part]
-    if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
-        pairs = enumerate(zip(stated, found, strict=True))
-        parts = [compare_values(a, b, f"{place}[{i}]") for i, (a, b) in pairs]
-        return [line for part in parts for line in part]
-    if stated == found or _nearly_equal(stated, found):
+        parts = [(f"{place}.{key}", stated.get(key), found.get(key)) for key in keys]
+    elif isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
+        pairs = zip(stated, found, strict=True)
+        parts = [(f"{place}[{i}]", *pair) for i, pair in enumerate(pairs)]
+    elif stated == found or _nearly_equal(stated, found):
         return []
-    return [f"{place}: the report says {_shortened(stated)}, the sources say {_shortened(found)}"]
+    else:
+        texts = [
+            text if len(text) <= 60 else text[:57] + "..." for text in map(repr, (stated, found))
+        ]
+        return [f"{place}: the report says {texts[0]}, the sources say {texts[1]}"]
+    return [line for part, a, b in parts for line in compare_values(a, b, part)]
 
 
 def _nearly_equal(a: Any, b: Any) -> bool:
-    """Let least squares differ in the last bits between linear algebra libraries."""
-    numbers = isinstance(a, float) and isinstance(b, float)
-    return numbers and abs(a - b) <= 1e-9 * max(abs(a), abs(b))
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """Return whether two floats agree up to differences between linear algebra libraries."""
+    return (
+        isinstance(a, float) and isinstance(b, float) and abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+    )

@@ -1,12 +1,12 @@
-"""The page that shows what a model is fed, and what it makes of it.
+"""The page that shows the input of a model token by token, and the loss of every token.
 
-Owns `render_xray`: one self-contained HTML page about a few rows, without script and without
-anything to load. All numbers come in; nothing is computed by a model here.
+Owns `render_xray`: one HTML page about a few rows, without scripts or external resources. The
+losses are arguments; no model is used here.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
@@ -31,41 +31,26 @@ from ladderlm.units import format_count
 
 __all__ = ["HEAT_STEPS", "Xray", "heat_levels", "render_xray"]
 
+if TYPE_CHECKING:
+    from ladderlm.eval.proofs import Proof
+
 HEAT_STEPS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # nats; the same on every page
 N_WASTE_BARS = 20
 
 
-class ShownProof(Protocol):
-    """A claim about a batch, and what came of it."""
-
-    @property
-    def name(self) -> str:
-        """A word or two."""
-
-    @property
-    def passed(self) -> bool:
-        """The claim holds."""
-
-    @property
-    def statement(self) -> str:
-        """A sentence with the numbers."""
-
-
 @dataclass(frozen=True)
 class Xray:
-    """What a page shows.
+    """The contents of a page.
 
     Args:
-        title: whose rows these are.
-        stream: where the rows come from.
-        tokenizer: of the data.
-        batch: all rows of the batch; the first `n_shown` are shown one by one.
+        title: name of the data or of the run.
+        stream: the stream that the rows are from.
+        batch: all rows of the batch; the first `n_shown` are shown token by token.
         first_row: number of the first row in the stream.
-        number: of the batch.
-        n_shown: rows that are shown.
+        number: number of the batch.
         losses: (n_shown, T) nats; None: no model.
-        model_note: which model the losses are of.
-        proofs: empty: not asked for.
+        model_note: a sentence about the model of the losses.
+        proofs: empty if none were requested.
     """
 
     title: str
@@ -77,17 +62,18 @@ class Xray:
     n_shown: int
     losses: NDArray[np.float64] | None = None
     model_note: str = ""
-    proofs: Sequence[ShownProof] = ()
+    proofs: "Sequence[Proof]" = ()
 
 
 @dataclass(frozen=True)
 class TokenBox:
-    """One input token: what stands in its box, and what is told when it is hovered.
+    """The box of one input token.
 
     Args:
         kind: text, control or bytes.
         counted: the place has a target that counts.
-        level: of its loss as a target itself; -1: none.
+        level: heat level of its own loss as a target; -1: none.
+        hover: text that is shown when the mouse is over the box.
     """
 
     text: str
@@ -97,23 +83,18 @@ class TokenBox:
     hover: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PieceView:
-    """A run of one document in a row, or of padding.
+    """A run of one document in a row, or of padding, which has no tokens.
 
     Args:
-        padding: count of its places; 0: a document.
-        from_start, to_end: the document begins, ends here.
-        last_level: of the loss of its last target; -1: none.
+        from_start, to_end: whether the document begins and ends here.
+        last_level: heat level of its last target; -1: none.
         loss: mean, nats; None: no model.
     """
 
-    start: int
-    padding: int = 0
+    piece: RowPiece
     colour: int = 0
-    document: int | None = None
-    subset: str | None = None
-    n_tokens: int = 0
     from_start: bool = False
     to_end: bool = False
     tokens: tuple[TokenBox, ...] = ()
@@ -137,13 +118,13 @@ class RowView:
 
 
 def heat_levels(losses: NDArray[np.float64], loss_mask: NDArray[np.bool_]) -> list[int]:
-    """Return the step 0 .. 9 of the heat scale of each place; -1 where nothing counts."""
+    """Return the level, 0 .. 9, of each place on the heat scale; -1 where no target counts."""
     levels = np.searchsorted(HEAT_STEPS, losses, side="right")
     return [int(level) for level in np.where(loss_mask, levels, -1)]
 
 
 def render_xray(xray: Xray) -> str:
-    """Return the page; all text is escaped and control characters are visible."""
+    """Return the page, with all text escaped and control characters visible."""
     stream, shown = xray.stream, xray.batch.rows(0, xray.n_shown)
     summary = summarise_batch(xray.batch, stream.split)
     context = {
@@ -180,7 +161,7 @@ def _subset_losses(xray: Xray, shown: Batch) -> dict[str, float | None]:
 
 
 def _view_row(xray: Xray, batch: Batch, row: int) -> RowView:
-    """Describe one row for the template."""
+    """Return what the template shows of one row."""
     losses = None if xray.losses is None else xray.losses[row]
     mask, segments = batch.loss_mask[row], batch.segment_ids[row]
     levels = None if losses is None else heat_levels(losses, mask)
@@ -189,12 +170,7 @@ def _view_row(xray: Xray, batch: Batch, row: int) -> RowView:
     pieces = row_pieces(batch, row, xray.stream.split, xray.tokenizer)
     return RowView(
         number=xray.first_row + row,
-        pieces=tuple(
-            PieceView(start=piece.start, padding=piece.n_tokens)
-            if piece.document is None
-            else _view_piece(xray, batch, row, piece, levels)
-            for piece in pieces
-        ),
+        pieces=tuple(_view_piece(xray, batch, row, piece, levels) for piece in pieces),
         n_targets=int(mask.sum()),
         n_padding=int((segments < 0).sum()),
         n_documents=int(segments.max()) + 1,
@@ -211,18 +187,16 @@ def _view_row(xray: Xray, batch: Batch, row: int) -> RowView:
 def _view_piece(
     xray: Xray, batch: Batch, row: int, piece: RowPiece, levels: list[int] | None
 ) -> PieceView:
-    """Describe one document's run of tokens."""
-    tokenizer, place = xray.tokenizer, slice(piece.start, piece.start + piece.n_tokens)
-    ids, targets = batch.tokens[row, place].tolist(), batch.targets[row, place].tolist()
+    """Return what the template shows of a run of one document or of padding."""
+    if piece.document is None:
+        return PieceView(piece)
+    place = slice(piece.start, piece.start + piece.n_tokens)
     losses = None if xray.losses is None else xray.losses[row, place]
     return PieceView(
-        start=piece.start,
+        piece,
         colour=int(batch.segment_ids[row, piece.start]) % N_COLOURS,
-        document=piece.document,
-        subset=piece.subset,
-        n_tokens=piece.n_tokens,
-        from_start=ids[0] == tokenizer.bos_id,
-        to_end=targets[-1] == tokenizer.eos_id,
+        from_start=piece.ids[0] == xray.tokenizer.bos_id,
+        to_end=bool(batch.targets[row, place.stop - 1] == xray.tokenizer.eos_id),
         tokens=tuple(_box_tokens(xray, batch, row, piece, levels)),
         last_level=-1 if levels is None else levels[place.stop - 1],
         loss=_mean_loss(losses, batch.loss_mask[row, place]),
@@ -233,33 +207,29 @@ def _box_tokens(
     xray: Xray, batch: Batch, row: int, piece: RowPiece, levels: list[int] | None
 ) -> Iterator[TokenBox]:
     """Yield the boxes of a document's run of tokens."""
-    tokenizer, place = xray.tokenizer, slice(piece.start, piece.start + piece.n_tokens)
-    masked = xray.stream.config.mask_documents
-    ids, targets = batch.tokens[row, place].tolist(), batch.targets[row, place].tolist()
+    tokenizer, masked, ids = xray.tokenizer, xray.stream.config.mask_documents, piece.ids
+    targets = batch.targets[row, piece.start : piece.start + piece.n_tokens].tolist()
     shown = show_tokens([*ids, targets[-1]], tokenizer)  # the last target ends the text
     expected = [*ids[1:], targets[-1]]
     for i, token in enumerate(ids):
-        at = piece.start + i
+        at, box = piece.start + i, shown[i]
         counted = bool(batch.loss_mask[row, at])
-        target = shown[i + 1]
-        if targets[i] != expected[i]:  # labels are wrong: show what they are
-            target = show_tokens([targets[i]], tokenizer)[0]
+        right = targets[i] == expected[i]  # a wrong label is shown as it is
+        target = shown[i + 1] if right else show_tokens([targets[i]], tokenizer)[0]
         hover = [
             f"place {at}, position {batch.positions[row, at] if masked else at}, segment "
             f"{batch.segment_ids[row, at]}, document {piece.document} "
             f"({visible(str(piece.subset), '')})",
-            f"input {token} {_quoted(shown[i])}",
+            f"input {token} {_quoted(box)}",
             f"target {targets[i]} {_quoted(target)}" if counted else "no target",
         ]
         if xray.losses is not None and counted:
             hover.append(f"loss of the target {xray.losses[row, at]:.3f} nats")
-        yield TokenBox(
-            text=_lines(shown[i].text) if shown[i].kind == "text" else shown[i].text,
-            kind=shown[i].kind,
-            counted=counted,
-            level=levels[at - 1] if levels is not None and i else -1,  # as a target itself
-            hover="\n".join(hover),
-        )
+        text = box.text  # line ends and tabs are shown, and keep their effect
+        if box.kind == "text":
+            text = text.replace("\t", "⇥\t").replace("\n", "⏎\n")
+        level = levels[at - 1] if levels is not None and i else -1  # of the token as a target
+        yield TokenBox(text, box.kind, counted, level, "\n".join(hover))
 
 
 def _quoted(token: ShownToken) -> str:
@@ -268,30 +238,25 @@ def _quoted(token: ShownToken) -> str:
     return f"«{visible(token.text, '')}»" + (f" ({token.note})" if token.note else "")
 
 
-def _lines(text: str) -> str:
-    """Show ends of lines and tabs, and keep what they do."""
-    return text.replace("\t", "⇥\t").replace("\n", "⏎\n")
-
-
 def _length_chart(stream: RowStream) -> Markup:
-    """Draw documents, and the tokens they hold, by powers of two of their length."""
+    """Draw the shares of documents and of their tokens, by powers of two of document length."""
     lengths = np.diff(stream.split.offsets) - 1
     powers = np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64)
     low, high = int(powers.min()), int(powers.max())
     documents = np.bincount(powers - low, minlength=high - low + 1) / len(lengths)
     tokens = np.bincount(powers - low, weights=lengths) / max(int(lengths.sum()), 1)
-    every = -(-(high - low + 1) // 7)  # more labels would touch
+    every = -(-(high - low + 1) // 7)  # more labels would overlap
     labels = [
         format_count(2.0**power) if (power - low) % every == 0 else ""
         for power in range(low, high + 2)
     ]
     at = float(np.log2(stream.config.seq_len)) - low
-    mark = (at, "a row") if 0 <= at <= high - low + 1 else None
+    mark = (at, "row length") if 0 <= at <= high - low + 1 else None
     return histogram_svg(labels, documents, tokens, "tokens of a document", "of documents", mark)
 
 
 def _waste_chart(stream: RowStream) -> Markup:
-    """Draw rows by the share of them that is padding."""
+    """Draw the shares of rows, by how much of a row is padding."""
     counts = np.sum([plan.fill_counts() for plan in stream.first_plans], axis=0)
     n_padding = stream.config.seq_len - np.arange(len(counts))
     bars = np.minimum(n_padding * N_WASTE_BARS // stream.config.seq_len, N_WASTE_BARS - 1)
