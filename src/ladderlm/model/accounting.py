@@ -1,7 +1,7 @@
-"""Parameters and FLOPs from a config alone, without building the model (no torch).
+"""Count parameters and FLOPs from a config alone, without building the model or torch.
 
-Owns the counting conventions of the project. The formulas are checked in the tests against the
-built model and against PyTorch's FLOP counter.
+Owns the counting conventions of the project. Tests compare the formulas with the built model and
+with PyTorch's FLOP counter.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ParamCount:
-    """Parameters by kind.
+    """Number of parameters by kind.
 
     Args:
         matrices: attention and MLP matrices of all layers.
-        head: output matrix; a tied head is counted here, once, since it multiplies.
-        embedding: lookup tables, which multiply nothing; the table of a tied head is not here.
+        head: output matrix, also if it is tied to the embedding table.
+        embedding: lookup tables, except one that is tied to the head.
         norms: gains of RMSNorm.
     """
 
@@ -36,17 +36,17 @@ class ParamCount:
 
     @property
     def total(self) -> int:
-        """Every trained number."""
+        """Number of all trained parameters."""
         return self.matrices + self.head + self.embedding + self.norms
 
     @property
     def n_matmul(self) -> int:
-        """N of the ladders: parameters in matrix products, head in, embedding lookup out."""
+        """N of the ladders: parameters of all multiplied matrices, without lookup tables."""
         return self.matrices + self.head
 
 
 def count_params(model: ModelConfig) -> ParamCount:
-    """Count parameters of a config with a known vocabulary."""
+    """Count the parameters of a config with a known vocabulary."""
     attention = model.dim * model.head_dim * (2 * model.n_heads + 2 * model.kv_heads)
     n_mlp_matrices = 3 if model.mlp == "swiglu" else 2
     mlp = n_mlp_matrices * model.dim * model.ffn_width
@@ -65,10 +65,10 @@ def count_params(model: ModelConfig) -> ParamCount:
 def forward_flops_per_token(model: ModelConfig, seq_len: int) -> float:
     """Count forward FLOPs per position of a full causal sequence of `seq_len` positions.
 
-    Two per weight of every matrix product (head in, embedding lookup out) plus attention scores
-    and mixing: 2 * 2 * n_heads * head_dim * mean span per layer, where a causal position sees
-    (seq_len + 1) / 2 keys on average. Norms, softmax and activations are left out, as is usual.
-    Source: Kaplan et al. 2020, table 1, with the causal mean instead of the full context.
+    Two per weight of `n_matmul`, plus attention scores and mixing: 2 * 2 * n_heads * head_dim *
+    mean span per layer, where a causal position sees (seq_len + 1) / 2 keys on average. Norms,
+    softmax and activations are not counted, as is usual. Source: Kaplan et al. 2020, table 1, with
+    the causal mean instead of the full context.
     """
     mean_span = (seq_len + 1) / 2
     attention = 4.0 * model.n_heads * model.head_dim * mean_span * model.n_layers
@@ -76,9 +76,9 @@ def forward_flops_per_token(model: ModelConfig, seq_len: int) -> float:
 
 
 def train_flops_per_token(model: ModelConfig, seq_len: int) -> float:
-    """Count forward and backward FLOPs per trained position: three times the forward pass.
+    """Count the FLOPs of training per position: three times those of the forward pass.
 
-    Recomputation is not counted (that would be hardware FLOPs), nor is the optimizer.
+    Recomputation (which would be hardware FLOPs) and the optimizer are not counted.
     """
     return 3.0 * forward_flops_per_token(model, seq_len)
 

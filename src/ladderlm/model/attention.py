@@ -1,8 +1,9 @@
 """Causal grouped-query attention with document masks and a key/value cache.
 
-Owns the projections and the backends of the same mathematics: `reference`, in Meta's explicit order
-of operations, `sdpa`, PyTorch's fused kernel, and those of `blocked.py` and `flex.py`. Shapes: B
-sequences, T query positions, S key positions, H heads, K key/value heads, E channels of a head.
+Owns the projections and the backends, which compute the same function: `reference` in Meta's
+explicit order of operations, `sdpa` by PyTorch's fused kernel, and those of `blocked.py` and
+`flex.py`. Shapes: B sequences, T query positions, S key positions, H heads, K key/value heads, E
+channels of a head.
 """
 
 import math
@@ -22,14 +23,14 @@ __all__ = ["Attention", "LayerCache", "document_mask"]
 
 
 def document_mask(segment_ids: Tensor) -> Tensor:
-    """Return which keys each query may see: earlier positions of its own document.
+    """Return a mask by which each query sees itself and earlier positions of its own document.
 
     Args:
-        segment_ids: (B, T) int; equal ids belong together, -1 is padding.
+        segment_ids: (B, T) int; equal ids are one document, -1 is padding.
 
     Returns:
-        (B, 1, T, T) bool. A padded query sees only itself, so that its softmax has one entry and
-        no NaN arises; nothing that counts ever sees padding.
+        (B, 1, T, T) bool. A padded query sees only itself, so that its softmax is not NaN. No
+        other query sees padding.
     """
     n_positions = segment_ids.shape[1]
     same = segment_ids.unsqueeze(2) == segment_ids.unsqueeze(1)
@@ -40,11 +41,7 @@ def document_mask(segment_ids: Tensor) -> Tensor:
 
 
 class LayerCache:
-    """Keys and values of the positions already read, for one layer.
-
-    Args:
-        keys, values: (B, S_max, K, E), allocated once and filled from the front.
-    """
+    """Keys and values (B, S_max, K, E) of the positions read so far, for one layer."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -58,10 +55,11 @@ class LayerCache:
 
 
 class Attention(nn.Module):
-    """Project to queries, keys and values, attend, project back. No biases.
+    """Projection to queries, keys and values, attention, and projection back. No biases.
 
     With `qk_norm` every query and key head is normed over its channels, with one gain for all
-    heads of a layer, and then turned. Sources: Henry et al. 2020; Dehghani et al. 2023, section 2.
+    heads of a layer, before the rotary embedding. Sources: Henry et al. 2020; Dehghani et al.
+    2023, section 2.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -86,20 +84,15 @@ class Attention(nn.Module):
         start: int = 0,
         extra_values: Tensor | None = None,
     ) -> Tensor:
-        """Attend over x (B, T, D) and what the cache holds before `start`.
+        """Attend over x (B, T, D) and the cache before `start`; return (B, T, D).
 
         Args:
-            x: (B, T, D).
             angles: (B or 1, T, E / 2, 2) of the positions of x.
-            mask: (B, 1, T, S) bool, True where a query may look; None: causal over x alone, or
-                everything in the cache when T is 1. A plan instead sends this layer through the
-                blocked or the flex backend.
+            mask: (B, 1, T, S) bool, True where a query may look; None for causal attention over
+                x, or for the whole cache if T is 1. A plan selects the blocked or flex backend.
             cache: written at `start` and read up to start + T.
             start: first position of x in the cache.
-            extra_values: (B, T, K E), added to the values; None: nothing is.
-
-        Returns:
-            (B, T, D).
+            extra_values: (B, T, K E), added to the values.
         """
         q_BTHE = self.wq(x).unflatten(-1, (self.n_heads, -1))
         k_BSKE = self.wk(x).unflatten(-1, (self.n_kv_heads, -1))
@@ -122,15 +115,12 @@ class Attention(nn.Module):
 
 
 def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attend by PyTorch's fused kernel.
+    """Attend by PyTorch's fused kernel; return (B, H, T, E).
 
     Args:
         q: (B, H, T, E).
-        k, v: (B, K, S, E) with S >= T; key j of kv head h serves query heads h*H/K .. (h+1)*H/K-1.
+        k, v: (B, K, S, E) with S >= T; kv head h serves query heads h*H/K .. (h+1)*H/K-1.
         mask: as in `Attention.forward`.
-
-    Returns:
-        (B, H, T, E).
     """
     k, v = _repeat_heads(k, v, q.shape[1])
     causal = mask is None and q.shape[2] > 1
@@ -145,8 +135,8 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     Arguments and result as in `attend_sdpa`.
     """
     n_repeats = q.shape[1] // k.shape[1]
-    if n_repeats > 1:  # heads are repeated behind the positions, as Meta lays them out in memory:
-        # the last bit of a half-precision product depends on the strides
+    if n_repeats > 1:  # heads are repeated after the positions, as in Meta's memory layout:
+        # the last bit of a half-precision matrix multiplication depends on the strides
         k, v = (t.transpose(1, 2).repeat_interleave(n_repeats, 2).transpose(1, 2) for t in (k, v))
     scores_BHTS = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(q.shape[-1])
     if mask is None and q.shape[2] > 1:
@@ -159,7 +149,7 @@ def attend_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
 
 
 def _repeat_heads(k: Tensor, v: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
-    """Return every query head a key/value head of its own: (B, K, S, E) to (B, H, S, E)."""
+    """Repeat key/value heads so that each query head has one: (B, K, S, E) to (B, H, S, E)."""
     n_repeats = n_heads // k.shape[1]
     if n_repeats == 1:
         return k, v
@@ -167,6 +157,6 @@ def _repeat_heads(k: Tensor, v: Tensor, n_heads: int) -> tuple[Tensor, Tensor]:
 
 
 def _causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
-    """Let the last `n_queries` of `n_keys` positions look back: (T, S) bool."""
+    """Return the causal mask (T, S), bool, of the last `n_queries` of `n_keys` positions."""
     square = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
     return square.tril(diagonal=n_keys - n_queries)

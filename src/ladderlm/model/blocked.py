@@ -1,13 +1,12 @@
-"""Causal attention on a CPU, in blocks of queries that never look at keys past their end.
+"""Causal attention on a CPU, in blocks of queries that skip the keys after their end.
 
-Owns the third backend of `attention.py`. PyTorch's CPU kernel computes whole squares of scores and
-is slow backwards; here a block of queries meets only the keys from the first one that any of them
-may see to the block's own end. So half of the causal square is never touched, and in packed rows
-hardly anything that the document mask would cut away. Rows are taken a few at a time, so that
-their scores stay in the CPU's cache.
+Owns the third backend of `attention.py`. PyTorch's CPU kernel computes whole squares of scores, and
+its backward pass is slow. Here a block of queries reads only the keys from the first one that any
+of them may see to the block's own end. This skips half of the causal square, and most of what the
+document mask hides in packed rows. A few rows are processed at a time, so that their scores stay in
+the CPU's cache. Scores and softmax are float32 for any dtype of the model.
 
-Scores and softmax are float32 for any dtype of the model. Shapes: B sequences, T positions, H
-heads, E channels of a head, Q queries of one block, S keys that it meets.
+Shapes: B sequences, T positions, H heads, E channels of a head.
 """
 
 import math
@@ -23,18 +22,17 @@ from ladderlm.model.precision import widen
 __all__ = ["BlockPlan", "attend_blocked", "plan_blocks"]
 
 BLOCK = 128  # queries; 64 and 256 were not faster at 512 positions
-SCORES_PER_THREAD = 1 << 17  # numbers of one block of scores: 512 KiB in float32, a level 2 cache
+SCORES_PER_THREAD = 1 << 17  # in one block of scores: 512 KiB in float32, a level 2 cache
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Which keys each block of queries meets.
+    """Range of keys that each block of queries reads.
 
     Args:
         bias: (B or 1, 1, T, T) float32, 0 where a query may look and -inf elsewhere.
-        first_keys: for each row (or one for all), for each block, the first key that any query
-            of the block sees; None: the first of all for any mask, so that the shapes of
-            the products do not change from batch to batch.
+        first_keys: first key that any query of a block sees, for each row (or one for all) and
+            block; None to begin at key 0 always, so that shapes do not depend on the batch.
     """
 
     bias: Tensor
@@ -43,7 +41,7 @@ class BlockPlan:
     def groups(
         self, n_rows: int, n_heads: int
     ) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
-        """Return groups of rows, each with its blocks as (queries, keys)."""
+        """Yield groups of rows, each with its blocks as (queries, keys)."""
         assert self.first_keys is not None  # a static plan has no groups
         n_positions = self.bias.shape[-1]
         per_row = n_heads * min(BLOCK, n_positions) * n_positions
@@ -61,12 +59,12 @@ class BlockPlan:
 def plan_blocks(
     mask: Tensor | None, n_positions: int, device: torch.device, static: bool = False
 ) -> BlockPlan:
-    """Look once at a mask, for all layers.
+    """Return the plan of a mask, which all layers share.
 
     Args:
-        mask: (B, 1, T, T) bool, True where a query may look, never past itself; None: causal.
+        mask: (B, 1, T, T) bool, True where a query may look, never after itself; None for causal.
         n_positions: T.
-        static: give a plan that depends on shapes alone.
+        static: return a plan that depends on shapes alone.
     """
     if mask is None:
         mask = torch.ones(n_positions, n_positions, dtype=torch.bool, device=device).tril()
@@ -74,28 +72,20 @@ def plan_blocks(
     bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -math.inf)
     if static:
         return BlockPlan(bias, None)
-    first_seen = mask[:, 0].to(torch.uint8).argmax(dim=-1)  # (B, T); of equal values the first
+    first_seen = mask[:, 0].to(torch.uint8).argmax(dim=-1)  # (B, T); the first of equal values
     lows = [part.amin(dim=1) for part in torch.split(first_seen, BLOCK, dim=1)]
     return BlockPlan(bias, torch.stack(lows, dim=1).tolist())
 
 
 def attend_blocked(q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan) -> Tensor:
-    """Attend by blocks of queries.
-
-    Args:
-        q, k, v: (B, H, T, E).
-        plan: of the same rows.
-
-    Returns:
-        (B, H, T, E).
-    """
+    """Attend by blocks of queries; q, k, v and the result are (B, H, T, E)."""
     if plan.first_keys is None:
         return _attend_static(q, k, v, plan.bias)
     return _Blocked.apply(q, k, v, plan)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _attend_static(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attend in plain operations on all rows at once, for torch.compile to fuse."""
+    """Attend in plain operations on all rows at once, which torch.compile can fuse."""
     parts = []
     for begin in range(0, q.shape[2], BLOCK):
         end = min(begin + BLOCK, q.shape[2])
@@ -106,9 +96,9 @@ def _attend_static(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 class _Blocked(torch.autograd.Function):
-    """Softmax attention with its gradient written out: dS = P * (dP - sum(P * dP)).
+    """Softmax attention with an explicit gradient: dS = P * (dP - sum(P * dP)).
 
-    Source: Dao et al. 2022 (2205.14135), appendix B.2; the weights P are kept, not made again.
+    Source: Dao et al. 2022 (2205.14135), appendix B.2; the weights P are kept, not recomputed.
     """
 
     @staticmethod
@@ -138,11 +128,10 @@ class _Blocked(torch.autograd.Function):
         d_mixed = d_mixed.contiguous()
         total = (widen(d_mixed) * widen(mixed)).sum(-1, keepdim=True)  # sum(P * dP), (B, H, T, 1)
         d_q, d_k, d_v = torch.empty_like(scaled), torch.zeros_like(k), torch.zeros_like(v)
-        at = 0
+        in_order = iter(kept)
         for rows, blocks in ctx.plan.groups(*scaled.shape[:2]):
             for queries, keys in blocks:
-                weights, d_out = kept[at], d_mixed[rows, :, queries]
-                at += 1
+                weights, d_out = next(in_order), d_mixed[rows, :, queries]
                 d_v[rows, :, keys] += weights.transpose(2, 3) @ d_out
                 d_scores = widen(d_out @ v[rows, :, keys].transpose(2, 3))
                 d_scores = d_scores.sub_(total[rows, :, queries]).mul_(weights).type_as(k)

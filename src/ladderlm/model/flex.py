@@ -1,9 +1,8 @@
-"""Causal attention on a GPU that passes over blocks which the document mask closes.
+"""Causal attention on a GPU that skips the blocks that the document mask hides.
 
 Owns the fourth backend of `attention.py`: PyTorch's FlexAttention (Dong et al. 2024, 2412.05496),
-whose kernel is generated for the mask. PyTorch's fused kernels cannot skip the blocks of an
-arbitrary mask; this one meets only those in which some query sees some key. It has no backward pass
-on a CPU.
+whose kernel is generated for the mask. It computes only blocks in which some query sees some key,
+which PyTorch's fused kernels cannot do for an arbitrary mask. It has no backward pass on a CPU.
 """
 
 import functools
@@ -18,16 +17,16 @@ __all__ = ["FlexPlan", "attend_flex", "plan_flex"]
 
 @dataclass(frozen=True)
 class FlexPlan:
-    """Which blocks of 128 queries meet which blocks of keys; a `BlockMask` of PyTorch."""
+    """Blocks of keys that each block of 128 queries reads; a `BlockMask` of PyTorch."""
 
     blocks: Any
 
 
 def plan_flex(segment_ids: Tensor | None, n_positions: int, device: torch.device) -> FlexPlan:
-    """Look once at the documents of a batch, for all layers.
+    """Return the plan of a batch's documents, which all layers share.
 
     Args:
-        segment_ids: (B, T) int, as in `attention.document_mask`; None: causal alone.
+        segment_ids: (B, T) int, as in `attention.document_mask`; None for causal attention.
         n_positions: T.
     """
     from torch.nn.attention.flex_attention import create_block_mask
@@ -48,26 +47,19 @@ def plan_flex(segment_ids: Tensor | None, n_positions: int, device: torch.device
 
 @functools.cache
 def _compiled() -> Any:
-    """Return the kernel's entry, compiled once for each shape; uncompiled it holds all scores."""
+    """Return FlexAttention, compiled once per shape; uncompiled it would store all scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
 
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, plan: FlexPlan) -> Tensor:
-    """Attend by blocks that the mask leaves open.
-
-    Args:
-        q: (B, H, T, E).
-        k, v: (B, K, T, E); query heads share key/value heads as in `attend_sdpa`.
-        plan: of the same rows.
-
-    Returns:
-        (B, H, T, E).
-    """
+    """Attend by the visible blocks; arguments and result as in `attend_sdpa`, with S = T."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    whole = q.device.type == "cpu" or torch.compiler.is_compiling()  # compiled with the layer
+    whole = (
+        q.device.type == "cpu" or torch.compiler.is_compiling()
+    )  # compiled together with the layer
     attend = flex_attention if whole else _compiled()
     grouped = q.shape[1] != k.shape[1]
     return attend(q, k, v, block_mask=plan.blocks, enable_gqa=grouped)  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Starting weights.
+"""Initialise the weights of a model.
 
-Owns the rule by which a fresh model is filled. Meta's code has none (it only loads).
+Owns the rule for each parameter. Meta's code has none, since it only loads weights.
 """
 
 import math
@@ -14,36 +14,34 @@ __all__ = ["init_weights"]
 
 
 def init_weights(model: Transformer, seed: int) -> None:
-    """Fill a model with normal weights from its own seeded stream.
+    """Fill a model with normally distributed weights from its own seeded generator.
 
-    Matrices that read the residual stream have standard deviation `init_std`, 1 / sqrt(dim)
-    unless set. Those that write to it (wo, w2) start at 1 / sqrt(fan_in) divided by
+    Matrices that read the residual stream have standard deviation `init_std`, by default
+    1 / sqrt(dim). Those that write to it (wo, w2) have 1 / sqrt(fan_in) divided by
     sqrt(2 n_layers), so that the stream's variance does not grow with depth (source: Radford et
-    al. 2019, section 2.3). The embedding has unit variance like a normed stream, and the head
-    starts near zero, so that the first loss is ln(vocab_size). A table that serves as both starts
-    at `init_std`, which gives logits of about unit variance. Norm gains are 1, and tables of
-    value embeddings 0, so that a model with them starts as the one without.
+    al. 2019, section 2.3). The embedding has unit variance, like a normed stream, and the head
+    starts near zero, so that the first loss is ln(vocab_size). A tied table has `init_std`, which
+    gives logits of about unit variance. Norm gains are 1. Tables of value embeddings are 0, so that
+    a model with them starts out equal to one without.
 
-    Every tensor is drawn on the CPU in the order of its name, so the result depends neither on
-    the device nor on the order in which modules were declared.
+    Tensors are drawn on the CPU in the order of their names, so the result depends neither on the
+    device nor on the order in which modules were declared.
     """
     config = model.config
     std_in = config.init_std if config.init_std is not None else config.dim**-0.5
+    special = {
+        "tok_embeddings.weight": std_in if config.tied_head else 1.0,
+        "output.weight": 0.1 * std_in,
+    }
     generator = torch.Generator().manual_seed(seed)
     for name, weight in sorted(model.named_parameters()):
         if name.endswith("norm.weight"):
             nn.init.ones_(weight)
-            continue
-        if name.startswith("value_embeddings."):
+        elif name.startswith("value_embeddings."):
             nn.init.zeros_(weight)
-            continue
-        if name.endswith(("wo.weight", "w2.weight")):
-            std = weight.shape[1] ** -0.5 / math.sqrt(2 * config.n_layers)
-        elif name == "tok_embeddings.weight":
-            std = std_in if config.tied_head else 1.0
-        elif name == "output.weight":
-            std = 0.1 * std_in
         else:
-            std = std_in
-        with torch.no_grad():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+            std = special.get(name, std_in)
+            if name.endswith(("wo.weight", "w2.weight")):
+                std = weight.shape[1] ** -0.5 / math.sqrt(2 * config.n_layers)
+            with torch.no_grad():
+                weight.copy_(torch.randn(weight.shape, generator=generator) * std)

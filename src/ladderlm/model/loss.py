@@ -1,8 +1,7 @@
 """Next-token loss.
 
-Owns `token_nats`, the reference of every fused or chunked version, and `sum_head_nats`, its sum
-over the positions that count, with the gradient and without ever holding all logits. Knows the
-soft cap of logits and the penalty on their normaliser.
+Owns `token_nats`, the reference for every fused or chunked version, and `sum_head_nats`, its sum
+over the unmasked positions, which never holds all logits. Both know the soft cap of logits.
 """
 
 from typing import Any
@@ -16,14 +15,14 @@ from ladderlm.model.precision import widen
 
 __all__ = ["cap_logits", "sum_head_nats", "token_nats"]
 
-# Logits of one chunk: on a CPU 4 MiB in float32, which stay in its cache; but so many rows that
-# the gradient of the head is not added up too often.
+# Logits of one chunk: on a CPU 4 MiB in float32, which fit into its cache, but at least so many
+# rows that the gradient of the head is not accumulated too often.
 CPU_CHUNK_LOGITS, CPU_CHUNK_ROWS = 1 << 20, 256
 GPU_CHUNK_LOGITS, GPU_CHUNK_ROWS = 1 << 27, 2048
 
 
 def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
-    """Return cap * tanh(logits / cap), of the same shape and dtype; None changes nothing.
+    """Return cap * tanh(logits / cap), or the logits if the cap is None.
 
     Source: Gemma Team 2024 (2408.00118), section 2, logit soft-capping.
     """
@@ -45,10 +44,8 @@ def token_nats(
         (B, T), nats, float32 (float64 for a float64 model), the dtype of the softmax.
     """
     logits_BTV = widen(F.linear(hidden, head))  # half precision loses the tail of the sum
-    logits_BTV = cap_logits(logits_BTV, softcap)
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), reduction="none").view(
-        targets.shape
-    )
+    logits = cap_logits(logits_BTV, softcap).flatten(0, 1)
+    return F.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 
 
 def sum_head_nats(
@@ -61,22 +58,19 @@ def sum_head_nats(
 ) -> Tensor:
     """Return the sum of `token_nats(hidden, head, targets)[loss_mask]`, for training.
 
-    With `z_loss` the *gradient* is that of nats + z_loss * (log Z)^2, Z the sum of exponentials of
-    a position's logits, while the value stays the nats alone, so that losses of runs with and
+    With `z_loss` the *gradient* is that of nats + z_loss * (log Z)^2, where Z is the sum of
+    exponentials of a position's logits. The value is still the nats alone, so that losses with and
     without it can be compared. Source: Chowdhery et al. 2022 (PaLM, 2204.02311), section 5.
 
-    Rows go through the head a chunk at a time, and the gradient of a chunk is made as soon as its
-    logits are there: softmax minus one at the target. So the logits are never all in memory, and
-    each is written and read while it is still in the cache. Source: Hsu et al. 2024 (2410.10989),
-    section 3.2; the order of additions over chunks is the only difference to the reference.
+    Rows go through the head a chunk at a time, and the gradient of a chunk (softmax minus one at
+    the target) is computed directly from its logits. So the logits are never all in memory, and
+    they are written and read while they are in the cache. Source: Hsu et al. 2024 (2410.10989),
+    section 3.2. Only the order of additions over chunks differs from the reference.
 
     Args:
-        hidden: (B, T, D).
-        head: (V, D).
-        targets: (B, T), int64 in [0, V).
-        loss_mask: (B, T), bool; what stands elsewhere, infinities too, has no say.
-        softcap: see `cap_logits`.
-        z_loss: factor of the penalty; None: none.
+        hidden, head, targets, softcap: as in `token_nats`.
+        loss_mask: (B, T), bool; masked positions have no effect, even if they are infinite.
+        z_loss: factor of the penalty; None for no penalty.
 
     Returns:
         Scalar, float32 (float64 for a float64 model). Differentiable once.
@@ -86,7 +80,7 @@ def sum_head_nats(
 
 
 class _HeadNats(torch.autograd.Function):
-    """Loss and gradient in one pass; backward only scales."""
+    """Loss and its gradient in one pass; backward only scales the gradient."""
 
     @staticmethod
     def forward(
@@ -99,11 +93,9 @@ class _HeadNats(torch.autograd.Function):
         z_loss: float | None,
     ) -> Tensor:
         n_rows, vocab_size = hidden.shape[0], head.shape[0]
-        cpu = hidden.device.type == "cpu"
-        logits, least = (
-            (CPU_CHUNK_LOGITS, CPU_CHUNK_ROWS) if cpu else (GPU_CHUNK_LOGITS, GPU_CHUNK_ROWS)
-        )
-        chunk = max(least, logits // vocab_size)
+        chunk = max(GPU_CHUNK_ROWS, GPU_CHUNK_LOGITS // vocab_size)
+        if hidden.device.type == "cpu":
+            chunk = max(CPU_CHUNK_ROWS, CPU_CHUNK_LOGITS // vocab_size)
         sums = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         nats = torch.empty(n_rows, dtype=sums, device=hidden.device)
         d_hidden, d_head = torch.empty_like(hidden), torch.zeros_like(head, dtype=sums)

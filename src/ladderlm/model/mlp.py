@@ -1,6 +1,6 @@
-"""Position-wise MLPs: LLaMA's SwiGLU and two blocks of two matrices.
+"""Position-wise MLPs: LLaMA's SwiGLU, and two kinds with two matrices.
 
-Owns the variants under Meta's parameter names; `build_mlp` picks one by config.
+Owns the variants under Meta's parameter names; `build_mlp` chooses one by the config.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["ACTIVATIONS", "PlainMLP", "SwiGLU", "build_mlp"]
 
 
 def squared_relu(x: Tensor) -> Tensor:
-    """max(x, 0)^2, elementwise. Source: So et al. 2021 (Primer), section 4.2."""
+    """Return max(x, 0)^2, elementwise. Source: So et al. 2021 (Primer), section 4.2."""
     return F.relu(x).square()
 
 
@@ -51,7 +51,7 @@ class PlainMLP(nn.Module):
 
 
 def build_mlp(config: ModelConfig) -> SwiGLU | PlainMLP:
-    """Build the MLP that the config names, at its `ffn_width`."""
+    """Build the MLP that the config names, with hidden width `ffn_width`."""
     if config.mlp == "swiglu":
         return SwiGLU(config.dim, config.ffn_width)
     return PlainMLP(config.dim, config.ffn_width, config.mlp)

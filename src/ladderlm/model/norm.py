@@ -15,14 +15,14 @@ __all__ = ["RMSNorm"]
 
 
 class RMSNorm(nn.Module):
-    """Scale the last axis to unit mean square, then by a learned gain.
+    """Normalisation of the last axis to unit mean square, times a learned gain.
 
-    The statistics are taken in float32; the result is cast back to the input's dtype *before*
-    the gain, which is what makes half precision equal to Meta's to the bit.
+    The statistics are float32. The result is cast back to the input's dtype *before* the gain, so
+    that half precision is equal to Meta's to the bit.
 
     Args:
         dim: size of the last axis.
-        eps: added to the mean square, inside the root.
+        eps: added to the mean square, under the root.
     """
 
     def __init__(self, dim: int, eps: float) -> None:
@@ -31,13 +31,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., dim), any float dtype; the result has the same shape and dtype."""
+        """Normalise x (..., dim) of any float dtype; the result has the same shape and dtype."""
         return _normalise(x, self.eps) * self.weight
 
 
 def _normalise(x: Tensor, eps: float) -> Tensor:
     """Scale the last axis to unit mean square."""
-    if torch.compiler.is_compiling():  # which fuses better what it sees whole
+    if torch.compiler.is_compiling():  # it fuses plain operations better
         x32 = widen(x)
         return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)).type_as(x)
     return _Normalise.apply(x, eps)  # type: ignore[no-any-return, no-untyped-call]

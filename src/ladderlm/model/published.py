@@ -1,7 +1,7 @@
 """Shapes of the published LLaMA models.
 
-Owns the table, as plain options of `ModelConfig`, from the params.json and config.json files that
-were published with the weights. How a model is trained is the business of `run/presets.py`.
+Owns the table, as options of `ModelConfig`, from the params.json and config.json files that were
+published with the weights. `run/presets.py` owns how a model is trained.
 """
 
 __all__ = ["PUBLISHED_SHAPES"]
@@ -21,6 +21,8 @@ _13B = {"dim": 5120, "n_layers": 40, "n_heads": 40}
 _8B = {**_7B, "multiple_of": 1024, "ffn_dim_multiplier": 1.3}
 _70B = {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "ffn_dim_multiplier": 1.3}
 _SMALL = {**_LLAMA_3, **_LONG, "rope_scaling_factor": 32.0, "multiple_of": 256, "tied_head": True}
+_1B = {"dim": 2048, "n_layers": 16, "n_heads": 32, "ffn_dim_multiplier": 1.5}
+_3B = {"dim": 3072, "n_layers": 28, "n_heads": 24, "ffn_dim_multiplier": 1.0}
 
 PUBLISHED_SHAPES: dict[str, dict[str, object]] = {
     "llama-1-7b": {**_LLAMA_1, **_7B},
@@ -34,18 +36,6 @@ PUBLISHED_SHAPES: dict[str, dict[str, object]] = {
     "llama-3-70b": {**_LLAMA_3, **_70B},
     "llama-3.1-8b": {**_LLAMA_3, **_8B, **_LONG},
     "llama-3.1-70b": {**_LLAMA_3, **_70B, **_LONG},
-    "llama-3.2-1b": {
-        **_SMALL,
-        "dim": 2048,
-        "n_layers": 16,
-        "n_heads": 32,
-        "ffn_dim_multiplier": 1.5,
-    },
-    "llama-3.2-3b": {
-        **_SMALL,
-        "dim": 3072,
-        "n_layers": 28,
-        "n_heads": 24,
-        "ffn_dim_multiplier": 1.0,
-    },
+    "llama-3.2-1b": {**_SMALL, **_1B},
+    "llama-3.2-3b": {**_SMALL, **_3B},
 }

@@ -16,15 +16,13 @@ __all__ = ["apply_rotary", "rope_frequencies", "rope_table"]
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
-    """Return the angle that each channel pair gains per position.
+    """Return the rotation per position of each channel pair, (head_dim / 2,), float32.
 
-    With `scaling`, a pair whose wave is longer than original_seq_len / low_freq_factor turns
-    `factor` times slower, one shorter than original_seq_len / high_freq_factor stays, and between
-    the two the frequency is blended linearly in original_seq_len / wavelength. Source: the
-    published model code of Llama 3.1, apply_scaling.
-
-    Returns:
-        (head_dim / 2,), float32: theta^(-2i/E), scaled.
+    The frequencies are theta^(-2i/E). With `scaling`, a pair whose wave is longer than
+    original_seq_len / low_freq_factor rotates `factor` times slower, and one whose wave is shorter
+    than original_seq_len / high_freq_factor stays unchanged. Between the two the frequency is
+    blended linearly in original_seq_len / wavelength. Source: the published model code of Llama
+    3.1, apply_scaling.
     """
     exponents = torch.arange(0, head_dim, 2)[: head_dim // 2].float() / head_dim
     plain = 1.0 / (theta**exponents)
@@ -46,18 +44,11 @@ def rope_table(
     scaling: RopeScaling | None = None,
     polar: bool = False,
 ) -> Tensor:
-    """Return cos and sin of every angle.
+    """Return cosine and sine of position * frequency, (n_positions, head_dim / 2, 2), float32.
 
     Args:
-        head_dim: channels of a head, even.
-        n_positions: positions 0 .. n_positions - 1.
-        theta: base of the geometric row of wavelengths.
-        scaling: of LLaMA 3.1; None: none.
-        polar: take both from `torch.polar`, as Meta's code does; its last bit is another than that
-            of `cos` and `sin`, with which runs are trained.
-
-    Returns:
-        (n_positions, head_dim / 2, 2), float32: cosine and sine of position * frequency.
+        polar: compute both by `torch.polar`, as Meta's code does. Its last bit differs from that
+            of `cos` and `sin`, which training uses.
     """
     frequencies = rope_frequencies(head_dim, theta, scaling)
     angles = torch.outer(torch.arange(n_positions).float(), frequencies)
@@ -67,21 +58,18 @@ def rope_table(
 
 
 def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn each channel pair of every head by its position's angle, in float32.
+    """Rotate each channel pair of every head by the angle of its position, in float32.
 
     Args:
-        x: (B, T, H, E), any float dtype.
-        angles: (B, T, E / 2, 2) or (1, T, E / 2, 2), rows of `rope_table`.
-
-    Returns:
-        (B, T, H, E) in the dtype of x.
+        x: (B, T, H, E), any float dtype; the result has the same shape and dtype.
+        angles: (B or 1, T, E / 2, 2), rows of `rope_table`.
     """
     pairs = widen(x).unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
-    if not torch.compiler.is_compiling():  # one product instead of seven passes over memory
-        turns = torch.view_as_complex(widen(angles)).unsqueeze(2)  # one angle for all heads
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns)
-        return turned.flatten(-2).type_as(x)
+    if not torch.compiler.is_compiling():  # one multiplication instead of seven passes
+        rotations = torch.view_as_complex(widen(angles)).unsqueeze(2)  # the same for all heads
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * rotations)
+        return rotated.flatten(-2).type_as(x)
     even, odd = pairs.unbind(-1)
     cos, sin = angles.unsqueeze(2).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).type_as(x)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).type_as(x)

@@ -1,9 +1,10 @@
 """The decoder-only transformer, under Meta's parameter names.
 
 Owns the order of operations of a forward pass: h = x + attention(norm(x)); out = h + mlp(norm(h)).
-Knows no files, no padding and no subsets.
+Knows nothing about files, padding or subsets.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ __all__ = ["Block", "Transformer"]
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each behind a norm and added to the residual stream."""
+    """One layer: attention and MLP, each after a norm and added to the residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -56,21 +57,19 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """LLaMA: token embedding, layers, final norm, head (untied unless `config.tied_head`).
 
-    Args:
-        config: shape with a known vocabulary. Weights are uninitialised until
-            `init.init_weights` or a checkpoint fills them.
+    The config must have a known vocabulary. `init.init_weights` or a checkpoint fills the weights.
     """
 
     angles: Tensor
-    static_blocks = False  # blocked attention that looks at shapes alone, to be compiled
-    recompute = False  # keep only the input of each layer for the backward pass
+    static_blocks = False  # plan blocked attention by shapes alone, for torch.compile
+    recompute = False  # recompute activations in the backward pass to save memory
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.tok_embeddings = nn.Embedding(config.vocabulary, config.dim)
-        # Tables by token, added to a layer's values (source: Zhou et al. 2024, value residual
-        # learning; here looked up by token, as the speed runs of nanoGPT do).
+        # Per-token tables, added to a layer's values (source: Zhou et al. 2024, value residual
+        # learning; looked up by token, as in the speed runs of nanoGPT).
         width = config.kv_heads * config.head_dim
         self.value_embeddings = nn.ModuleList(
             nn.Embedding(config.vocabulary, width) for _ in range(config.value_embeddings)
@@ -78,7 +77,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocabulary, bias=False)
-        if config.tied_head:  # one parameter, which goes by the embedding's name
+        if config.tied_head:  # one parameter, under the embedding's name
             self.output.weight = self.tok_embeddings.weight
         table = rope_table(
             config.head_dim,
@@ -90,7 +89,7 @@ class Transformer(nn.Module):
         self.register_buffer("angles", table, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Transformer":
-        """Move or cast as asked, but never cut the angles to half precision: positions blur."""
+        """Move or cast the model, but never the angles to half precision: positions would blur."""
         angles = self.angles
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.angles.dtype.itemsize < torch.float32.itemsize:
@@ -98,26 +97,19 @@ class Transformer(nn.Module):
         return self
 
     def hidden(
-        self,
-        tokens: Tensor,
-        positions: Tensor | None = None,
-        segment_ids: Tensor | None = None,
+        self, tokens: Tensor, positions: Tensor | None = None, segment_ids: Tensor | None = None
     ) -> Tensor:
-        """Return the normed residual stream before the head.
+        """Return the normed residual stream before the head, (B, T, D).
 
         Args:
             tokens: (B, T), int64.
-            positions: (B, T), int64, each below max_seq_len; None: 0 .. T - 1.
+            positions: (B, T), int64, each below max_seq_len; None for 0 .. T - 1.
             segment_ids: (B, T), int64; a position sees only earlier ones of its own segment.
-                None: plain causal attention.
-
-        Returns:
-            (B, T, D).
+                None for plain causal attention.
         """
         mask = self._plan(tokens, segment_ids)
-        angles = self.angles[: tokens.shape[1]].unsqueeze(0)
-        if positions is not None:
-            angles = self.angles[positions]
+        whole_rows = self.angles[: tokens.shape[1]].unsqueeze(0)
+        angles = whole_rows if positions is None else self.angles[positions]
         x = self.tok_embeddings(tokens)
         for layer, extra in zip(self.layers, self._extra_values(tokens), strict=True):
             if self.recompute and torch.is_grad_enabled():
@@ -129,10 +121,10 @@ class Transformer(nn.Module):
     def _plan(
         self, tokens: Tensor, segment_ids: Tensor | None
     ) -> Tensor | BlockPlan | FlexPlan | None:
-        """Return what the layers need to know of who sees whom; each device has its backend."""
+        """Return the attention mask, or the plan that the backend of this device uses instead."""
         n_positions, device = tokens.shape[1], tokens.device
         if self.config.attention == "flex" and device.type == "cuda" and self.training:
-            # scoring has windows of many lengths, each of which would be compiled
+            # not in scoring, whose windows have many lengths, each of which would be compiled
             return plan_flex(segment_ids, n_positions, device)
         allowed = None if segment_ids is None else document_mask(segment_ids)
         if self.config.attention == "blocked" and device.type == "cpu":
@@ -140,15 +132,12 @@ class Transformer(nn.Module):
         return allowed
 
     def _extra_values(self, tokens: Tensor) -> list[Tensor | None]:
-        """Return the addition to the values of each layer, (B, T, K E), tables used in turn."""
+        """Return the addition to the values of each layer, (B, T, K E), using tables in turn."""
         looked_up = [table(tokens) for table in self.value_embeddings] or [None]
         return [looked_up[i % len(looked_up)] for i in range(self.config.n_layers)]
 
     def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor | None = None,
-        segment_ids: Tensor | None = None,
+        self, tokens: Tensor, positions: Tensor | None = None, segment_ids: Tensor | None = None
     ) -> Tensor:
         """Return next-token logits (B, T, V) in float32. Arguments as in `hidden`."""
         return self._logits(self.hidden(tokens, positions, segment_ids))
@@ -161,27 +150,18 @@ class Transformer(nn.Module):
         """Allocate empty caches for `batch` sequences of at most `seq_len` positions."""
         weight = self.tok_embeddings.weight
         shape = (batch, seq_len, self.config.kv_heads, self.config.head_dim)
-        return [
-            LayerCache(
-                torch.zeros(shape, dtype=weight.dtype, device=weight.device),
-                torch.zeros(shape, dtype=weight.dtype, device=weight.device),
-            )
-            for _ in self.layers
-        ]
+        empty = functools.partial(torch.zeros, shape, dtype=weight.dtype, device=weight.device)
+        return [LayerCache(empty(), empty()) for _ in self.layers]
 
     def step(
         self, tokens: Tensor, caches: list[LayerCache], start: int, last: bool = False
     ) -> Tensor:
-        """Read T more tokens of every sequence, with all earlier ones in the caches.
+        """Read T more tokens of every sequence, and return float32 logits (B, T or 1, V).
 
         Args:
-            tokens: (B, T), int64, standing at positions start .. start + T - 1.
-            caches: from `make_caches`; written in place.
-            start: how many positions the caches hold.
-            last: give the logits of the last position alone.
-
-        Returns:
-            Logits (B, T, V) or (B, 1, V), float32.
+            tokens: (B, T), int64, at positions start .. start + T - 1.
+            caches: from `make_caches`; hold `start` positions, and are extended in place.
+            last: return the logits of the last position only.
         """
         angles = self.angles[start : start + tokens.shape[1]].unsqueeze(0)
         x = self.tok_embeddings(tokens)

@@ -1,9 +1,8 @@
-"""AdamW without the wait for a compiler that it does not use.
+"""PyTorch's AdamW without loading its compiler.
 
-PyTorch wraps the methods of its optimizers so that they stand aside when somebody compiles them;
-the first call loads `torch._dynamo` for that: 2.5 seconds and 75 MB in every process, more than
-many runs of a ladder take to their first update. Nothing here compiles an optimizer, so the methods
-are called as they are beneath.
+Owns `AdamW`. PyTorch wraps the methods of its optimizers for use with torch.compile, and the first
+call loads `torch._dynamo`: 2.5 seconds and 75 MB in every process, more than many runs of a ladder
+need for their first update. We do not compile optimizers, so the unwrapped methods are called.
 """
 
 from collections.abc import Callable
@@ -14,19 +13,19 @@ import torch
 __all__ = ["AdamW"]
 
 
-def _beneath(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what a decorator was put around; the method itself where a torch has none."""
+def _unwrap(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method without its decorator, or unchanged if this PyTorch has none."""
     found: Callable[..., Any] = getattr(method, "__wrapped__", method)
     return found
 
 
-_update = _beneath(torch.optim.Adam.step)
+_update = _unwrap(torch.optim.Adam.step)
 
 
 class AdamW(torch.optim.AdamW):
-    """PyTorch's AdamW, its arguments and its arithmetic."""
+    """AdamW with the arguments and arithmetic of PyTorch's."""
 
-    add_param_group = _beneath(torch.optim.Optimizer.add_param_group)
+    add_param_group = _unwrap(torch.optim.Optimizer.add_param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -1,6 +1,7 @@
-"""Which parameter is updated how.
+"""Split parameters into groups, and build the optimizer.
 
-Owns the split into groups, the optimizer built from them, and what state each rule keeps.
+Owns which update rule, weight decay and learning rate each parameter gets, and the names of the
+state that each rule keeps.
 """
 
 from collections.abc import Collection
@@ -22,17 +23,17 @@ EMBEDDINGS, HEAD = ("tok_embeddings.", "value_embeddings."), "output.weight"
 def parameter_groups(
     model: nn.Module, config: OptimConfig, owned: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Split trainable parameters: matrices decay; embeddings and norm gains do not.
+    """Split trainable parameters into groups; embeddings and norm gains do not decay.
 
-    Every parameter is in exactly one group, once, even where a tensor has two names. Under Muon
-    the matrices inside the layers follow it; embedding, head and gains stay with AdamW.
+    Every parameter is in exactly one group, even if a tensor has two names. With Muon, the
+    matrices inside the layers use it; embedding, head and gains use AdamW.
 
     Args:
-        owned: names of the parameters to take; None: all.
+        owned: names of the parameters to include; None for all.
 
     Returns:
-        Groups with `params`, `names`, `rule`, `weight_decay` and `lr_scale`, the factor on the
-        scheduled rate; names sorted within a group, empty groups left out.
+        Groups with `params`, `names` (sorted), `rule`, `weight_decay` and `lr_scale`, the factor on
+        the scheduled learning rate. Empty groups are left out.
     """
     members: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in sorted(model.named_parameters()):
@@ -68,8 +69,8 @@ def build_optimizer(
 ) -> AdamW:
     """Build the optimizer over the groups.
 
-    AdamW: Loshchilov and Hutter 2017, algorithm 2, decay scaled by the learning rate, by PyTorch's
-    fused kernel on CPU and CUDA. Muon: see `muon.py`.
+    AdamW: Loshchilov and Hutter 2017, algorithm 2, with decay scaled by the learning rate, using
+    PyTorch's fused kernel on CPU and CUDA. Muon: see `muon.py`.
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     rule = MuonAdamW if config.name == "muon" else AdamW
@@ -83,6 +84,6 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the scheduled rate, times each group's own factor."""
+    """Set the learning rate of each group: the scheduled rate times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_scale"]

@@ -1,6 +1,6 @@
-"""Muon for matrices, AdamW for everything else, in one optimizer.
+"""Muon for matrices and AdamW for all other parameters, in one optimizer.
 
-Owns the orthogonalised update. Which parameter follows which rule is decided in `groups.py`.
+Owns the orthogonalised update. `groups.py` decides which parameter uses which rule.
 """
 
 import math
@@ -15,27 +15,27 @@ from ladderlm.optim.adamw import AdamW
 
 __all__ = ["MuonAdamW", "orthogonalize"]
 
-# Quintic whose iteration drives singular values into about [0.7, 1.2] within five steps.
+# Quintic polynomial that brings singular values into about [0.7, 1.2] in five iterations.
 # Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 N_ITERATIONS = 5
-# Makes the update's root mean square that of a typical AdamW step, so that one learning rate
-# fits both rules. Source: Liu et al. 2025 (2502.16982), equation 4.
+# Root mean square of a typical AdamW update. Muon's updates are scaled to it, so that one learning
+# rate fits both rules. Source: Liu et al. 2025 (2502.16982), equation 4.
 RMS_OF_ADAMW = 0.2
 
 
 def orthogonalize(matrices: Tensor, half: bool | None = None) -> Tensor:
     """Replace the singular values of each matrix by about 1, by Newton-Schulz iteration.
 
-    On a GPU the products are taken in bfloat16, as in the source: only about 1 is asked of the
-    values, and float32 products would take several times as long.
+    On a GPU the multiplications are in bfloat16, as in the source. The result needs no more
+    precision, and float32 would take several times as long.
 
     Args:
         matrices: (N, rows, columns), float.
-        half: multiply in bfloat16; None: on a GPU.
+        half: multiply in bfloat16; None for bfloat16 on a GPU only.
 
     Returns:
-        Same shape and dtype: U f(S) V' with f(S) in about [0.7, 1.2]; a zero matrix stays zero.
+        Same shape and dtype: U f(S) V' with f(S) in about [0.7, 1.2]. A zero matrix stays zero.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]
@@ -50,17 +50,17 @@ def orthogonalize(matrices: Tensor, half: bool | None = None) -> Tensor:
 
 
 class MuonAdamW(AdamW):
-    """Update groups whose `rule` is "muon" by Muon and the others by AdamW.
+    """Optimizer that updates groups whose `rule` is "muon" by Muon, and the others by AdamW.
 
     Muon: m <- momentum * m + g; the Nesterov direction g + momentum * m is orthogonalised,
     scaled by 0.2 * sqrt(max(rows, columns)) and applied with decoupled weight decay. Each of
-    Meta's matrices is orthogonalised by itself; equal shapes go through one batched product. One
-    whose rows lie on several processes is gathered first, and each keeps its rows of the result.
+    Meta's matrices is orthogonalised separately, in one batch for all of the same shape. A sharded
+    matrix is gathered first, and each process keeps its rows of the result.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Make one update; gradients of the Muon groups are consumed."""
+        """Update all parameters once; sets the gradients of the Muon groups to None."""
         for group in self.param_groups:
             if group["rule"] == "muon":
                 by_shape: dict[torch.Size, list[Tensor]] = {}
@@ -77,12 +77,12 @@ class MuonAdamW(AdamW):
         directions = []
         for parameter in parameters:
             state, gradient = self.state[parameter], parameter.grad
-            assert gradient is not None  # the caller chose those with one
+            assert gradient is not None  # the caller passes only those with a gradient
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].mul_(momentum).add_(gradient)
             directions.append(whole(torch.add(gradient, state["momentum"], alpha=momentum)))
-            parameter.grad = None  # AdamW passes over parameters without a gradient
+            parameter.grad = None  # AdamW skips parameters without a gradient
         scale = RMS_OF_ADAMW * math.sqrt(max(parameters[0].shape))
         updates = orthogonalize(torch.stack(directions))
         for parameter, update in zip(parameters, updates, strict=True):

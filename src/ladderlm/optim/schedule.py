@@ -1,6 +1,6 @@
-"""Learning rate as a pure function of the step.
+"""Compute the learning rate as a pure function of the step.
 
-Owns the formulas; keeps no state, so a resumed run cannot disagree with an uninterrupted one.
+Owns the formulas. Without state, a resumed run cannot differ from an uninterrupted one.
 """
 
 import math
@@ -11,16 +11,16 @@ __all__ = ["count_stable_steps", "count_warmup_steps", "learning_rate_at"]
 
 
 def count_warmup_steps(config: OptimConfig, n_steps: int) -> int:
-    """Count the updates of the warm-up of a run of `n_steps`."""
+    """Return the number of warm-up updates in a run of `n_steps`."""
     if config.warmup_steps is not None:
         return config.warmup_steps
     return math.ceil(config.warmup_fraction * n_steps)
 
 
 def count_stable_steps(config: OptimConfig, n_steps: int) -> int:
-    """Count the updates that a WSD run of `n_steps` makes before its cooldown, warm-up included.
+    """Return the number of updates of a WSD run before its cooldown, including the warm-up.
 
-    With an absolute warm-up, runs of any length that have equal seeds are equal so far.
+    With `warmup_steps`, runs of any length with equal seeds are equal up to there.
     """
     return max(n_steps - _count_decay_steps(config, n_steps), 0)
 
@@ -30,15 +30,12 @@ def _count_decay_steps(config: OptimConfig, n_steps: int) -> int:
 
 
 def learning_rate_at(config: OptimConfig, step: int, n_steps: int) -> float:
-    """Return the learning rate of update number `step` (0-based) of `n_steps`.
+    """Return the learning rate of update number `step`, from 0 to n_steps - 1.
 
     Warm-up is linear from peak / n_warmup to the peak. Cosine: Loshchilov and Hutter 2016,
     equation 5, one half period, ending at `final_lr_fraction` of the peak at the last update.
     Linear: the same span in a straight line, Bergsma et al. 2025 (2502.15938), section 2.
     WSD: Hägele et al. 2024 (2405.18392), constant, then linear to the final fraction.
-
-    Args:
-        step: 0 .. n_steps - 1.
     """
     n_warmup = count_warmup_steps(config, n_steps)
     if step < n_warmup:
