@@ -142,7 +142,7 @@ def test_sentencepiece_vocabularies_keep_scores_and_kinds(tmp_path):
     )
     (tmp_path / "tokenizer.model").write_bytes(data.getvalue())
     found = read_hf(write_hf_folder(tmp_path / "hf", make_model(vocab_size=320)))
-    vocabulary = read_vocabulary(replace(found, tokenizer=tmp_path / "tokenizer.model"), 320)
+    vocabulary = read_vocabulary(replace(found, tokenizer=tmp_path / "tokenizer.model"))
     assert vocabulary["tokenizer_model"] == "llama"
     assert vocabulary["token_list"][:4] == ["<unk>", "<s>", "</s>", "<0x00>"]
     assert vocabulary["token_types"][:4] == [2, 3, 3, 6]

@@ -1,6 +1,6 @@
 """The model card of an exported folder.
 
-Owns the text of its README.md: shape, how to load it, where it came from.
+Owns the text of its README.md: shape, origin, and how to load the model.
 """
 
 from ladderlm.convert.weights import Source
@@ -13,16 +13,17 @@ def model_card(source: Source, dtype: str) -> str:
     """Return a Hugging Face model card."""
     config, count = source.config, count_params(source.config)
     scaling = config.rope_scaling_factor
+    base = f"{config.rope_theta:g}" + (f", scaled by {scaling:g}" if scaling else "")
     rows = {
         "parameters": f"{count.total:,}",
-        "of these in matrix products": f"{count.n_matmul:,}",
+        "of these in matrix multiplications": f"{count.n_matmul:,}",
         "width": config.dim,
         "layers": config.n_layers,
         "heads, of keys and values": f"{config.n_heads}, {config.kv_heads}",
         "MLP width": config.ffn_width,
         "vocabulary": config.vocabulary,
         "context": f"{config.max_seq_len:,} tokens",
-        "rotary base": f"{config.rope_theta:g}" + (f", scaled by {scaling:g}" if scaling else ""),
+        "RoPE base": base,
         "head tied to the embedding": "yes" if config.tied_head else "no",
         "stored as": dtype,
     }
@@ -50,6 +51,5 @@ model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
 ```
 
-What it was trained on, what it is good for and under which licence it may be used is for its
-authors to say here.
+Its authors describe here what it was trained on, its intended use and its licence.
 """

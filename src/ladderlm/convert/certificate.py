@@ -1,10 +1,10 @@
-"""What a conversion did to the numbers, measured and written down.
+"""Measure and record how a conversion changes the logits.
 
-Owns `certify`. The source is run by the twin (`twin.py`) in the source's own terms. Against it
-stand witnesses of the result: the twin in the result's own terms, ladderlm's own model with
-reference attention, and for Hugging Face transformers itself where it is installed. A change of
-dtype is measured apart: the witnesses are compared with the source *rounded to the result's dtype*,
-so that rounding cannot hide a fault.
+Owns `certify`. The twin (`twin.py`) runs the source in the source's own format. It is compared with
+witnesses of the result: the twin in the result's own format, ladderlm's model with reference
+attention, and for Hugging Face folders transformers, if it is installed. A change of dtype is
+measured separately: the witnesses are compared with the source *rounded to the result's dtype*, so
+that rounding cannot hide a fault.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,21 +28,25 @@ from ladderlm.model.transformer import Transformer
 
 __all__ = ["TOLERANCE", "certify", "compare", "write_certificate"]
 
-TOLERANCE = 1e-5  # of max|a - b| / max|b|; rounding of float64 and float32 sums stays far below
+TOLERANCE = 1e-5  # of max|a - b| / max|b|; rounding of float64 and float32 sums is far smaller
 _SHORT, _LONG = 64, 2048  # positions
-_QUIET = 2.0**-6  # scale of embeddings at which the eps of a norm is no longer small
+_QUIET = 2.0**-6  # scale of embeddings at which the eps of a norm matters
 _PROMPT, _NEW = 8, 32  # tokens of greedy decoding
-_MOST_BYTES_IN_MEMORY = 16 << 30  # ladderlm's own model is run whole, in float64
+_MOST_BYTES_IN_MEMORY = 16 << 30  # ladderlm's model is loaded as a whole, in float64
 
 Logits = Callable[[Sequence[Sequence[int]], float], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """The token rows that every witness reads."""
+    """The token rows that every witness runs.
+
+    Args:
+        greedy: the prompt and its continuation by the source.
+    """
 
     long: list[int]
-    greedy: list[int]  # prompt and the source's own continuation
+    greedy: list[int]
 
     @property
     def short(self) -> list[int]:
@@ -50,17 +54,17 @@ class _Probe:
 
 
 def compare(found: Tensor, expected: Tensor) -> dict[str, float]:
-    """Return the largest absolute difference and that over the largest expected logit."""
+    """Return the largest difference, absolute and relative to the largest expected logit."""
     absolute = float((found - expected).abs().max())
     return {"absolute": absolute, "relative": absolute / float(expected.abs().max())}
 
 
 def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
-    """Compare a converted folder with its source; a folder that cannot be opened is a fault too.
+    """Compare a converted folder with its source; a folder that cannot be opened is a fault.
 
     Returns:
-        JSON-able: `holds`, `verdict`, `witnesses` with differences at short and long positions and
-        with quiet embeddings, `greedy` agreement, `rounding`, and the SHA-256 of every file.
+        `holds`, `verdict`, `witnesses` with differences at short and long positions and with quiet
+        embeddings, `greedy` agreement, `rounding`, and the SHA-256 of every file, for JSON.
     """
     vocab_size, context = source.config.vocabulary, source.config.max_seq_len
     generator = torch.Generator().manual_seed(0)
@@ -89,25 +93,19 @@ def certify(source: Source, to: str, out: Path) -> dict[str, Any]:
         _measure(certificate, (recipe, read), result, probe, len(prompt))
     except LadderError as error:
         certificate["faults"].append(f"the result cannot be read: {error.what}")
-    holds = not certificate["faults"]
-    certificate["holds"] = holds
-    certificate["verdict"] = (
-        f"the certificate holds: no logit differs by more than {TOLERANCE:g}{_beside(certificate)}"
-        if holds
-        else "THE CERTIFICATE DOES NOT HOLD: " + "; ".join(certificate["faults"])
-    )
-    return certificate
-
-
-def _beside(certificate: dict[str, Any]) -> str:
-    """Return what rounding does on top, if it does anything."""
-    change = max(certificate["rounding"][part]["relative"] for part in ("short", "long"))
-    dtype = certificate["rounding"]["dtype"]
-    return f", compared with {change:.1e} from rounding to {dtype}" if change else ""
+    certificate["holds"] = not certificate["faults"]
+    if certificate["holds"]:
+        verdict = f"the certificate holds: no logit differs by more than {TOLERANCE:g}"
+        rounding = certificate["rounding"]
+        if change := max(rounding[part]["relative"] for part in ("short", "long")):
+            verdict += f", compared with {change:.1e} from rounding to {rounding['dtype']}"
+    else:
+        verdict = "THE CERTIFICATE DOES NOT HOLD: " + "; ".join(certificate["faults"])
+    return certificate | {"verdict": verdict}
 
 
 def _describe_files(kind: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """Name a folder and its files' hashes; no path of this machine."""
+    """Return the names of a folder and its files, without paths, and the hashes of the files."""
     hashes = {path.name: sha256_file(path) for path in files}
     return {"kind": kind, "folder": folder.resolve().name, "files": hashes}
 
@@ -120,11 +118,7 @@ def _open_result(source: Source, to: str, out: Path) -> Source:
 
 
 def _measure(
-    certificate: dict[str, Any],
-    own: Witness,
-    result: Source,
-    probe: _Probe,
-    n_prompt: int,
+    certificate: dict[str, Any], own: Witness, result: Source, probe: _Probe, n_prompt: int
 ) -> None:
     """Fill in `rounding`, `witnesses` and `faults`."""
     rounded = (own[0], _rounded(own, result))
@@ -156,16 +150,16 @@ def _measure(
 
 
 def _agreement(found: Tensor, expected: Tensor, n_prompt: int) -> dict[str, int]:
-    """Count how many greedy tokens two models choose alike, given the same text so far.
+    """Count the greedy tokens on which two models agree, given the same text before each.
 
-    All alike means that both, decoding on their own, write the same text.
+    If all agree, both models generate the same text on their own.
     """
     ours, theirs = (logits[n_prompt - 1 : -1].argmax(-1) for logits in (found, expected))
     return {"same": int((ours == theirs).sum()), "of": len(theirs)}
 
 
 def _rounded(own: Witness, result: Source) -> Callable[[str, int], Tensor]:
-    """Read the source's parts as the result's dtype holds them."""
+    """Return a reader of the source's parts, rounded to the result's dtypes."""
 
     def read(part: str, layer: int) -> Tensor:
         tensor = own[1](part, layer)
@@ -196,7 +190,7 @@ def _witnesses(result: Source) -> list[tuple[str, Logits]]:
 
 
 def _logits_by_ladderlm(result: Source) -> Logits:
-    """Run `model.transformer` in float64, loaded the way every command loads."""
+    """Run `model.transformer` in float64, loaded as every command loads it."""
     config = replace(result.config, attention="reference")
     model = Transformer(config).double().eval()
     names = parameter_shapes(config)
@@ -218,7 +212,7 @@ def _logits_by_transformers(result: Source) -> Logits:
 
 
 def _logits_by_module(embedding: torch.nn.Module, run: Callable[[Tensor], Tensor]) -> Logits:
-    """Run whole rows, with a hook on the embedding that scales what is looked up."""
+    """Run whole rows, with a hook that scales the output of the embedding."""
 
     def logits(rows: Sequence[Sequence[int]], scale: float) -> list[Tensor]:
         hook = embedding.register_forward_hook(lambda _module, _inputs, output: output * scale)
@@ -232,9 +226,9 @@ def _logits_by_module(embedding: torch.nn.Module, run: Callable[[Tensor], Tensor
 
 
 def write_certificate(certificate: dict[str, Any], path: Path) -> Path:
-    """Publish the certificate as JSON, and as a page of the same name; return the page.
+    """Write the certificate as JSON and as a page of the same name, and return the page.
 
-    `path` may end in .json, .md or nothing.
+    `path` may end in .json, in .md or in neither.
     """
     stem = path.with_suffix("") if path.suffix in (".json", ".md") else path
     publish_json(stem.with_name(stem.name + ".json"), certificate)
@@ -244,8 +238,7 @@ def write_certificate(certificate: dict[str, Any], path: Path) -> Path:
 
 
 def _page(certificate: dict[str, Any]) -> str:
-    hop = certificate["hop"]
-    positions = certificate["positions"]
+    hop, positions = certificate["hop"], certificate["positions"]
     lines = [
         f"# From {hop['from']['kind']} to {hop['to']['kind']}",
         "",
@@ -254,7 +247,7 @@ def _page(certificate: dict[str, Any]) -> str:
         f"{certificate['n_params']:,} parameters. Short: positions 0 to {positions['short'] - 1}; "
         f"long: 0 to {positions['long'] - 1}; quiet: short, with embeddings scaled by "
         f"{_QUIET:g}. Relative is max|a - b| / max|b| over the row; tolerance "
-        f"{certificate['tolerance']:g}. Greedy: tokens chosen alike.",
+        f"{certificate['tolerance']:g}. Greedy: equal tokens.",
         "",
         "| witness | short, absolute | relative | long, absolute | relative | quiet, relative "
         "| greedy |",

@@ -1,6 +1,6 @@
-"""From any format to any other.
+"""Conversion from any format to any other.
 
-Owns how a folder's format is told, and the order of a conversion: read headers, check, write.
+Owns the detection of a folder's format, and the order of a conversion: read headers, check, write.
 """
 
 from dataclasses import replace
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ladderlm.config import require
 from ladderlm.convert.gguf import write_gguf
 from ladderlm.convert.hf import is_hf, read_hf, write_hf
 from ladderlm.convert.meta import is_meta, read_meta, write_meta
@@ -34,12 +35,12 @@ def open_source(
     """Open a folder of any format, detected from its files.
 
     Args:
-        checkpoint: of a run, see `checkpoint.choose.choose`.
-        max_seq_len: context of the model, where the format does not say it or it shall be another.
-        tokenizer: folder with a tokenizer, if not its own.
+        checkpoint: for a run, see `checkpoint.choose.choose`.
+        max_seq_len: replaces the context of the model.
+        tokenizer: replaces the tokenizer of the folder.
 
     Raises:
-        CheckpointError: of no known format, or damaged, or hostile.
+        CheckpointError: the format is unknown, or the files are damaged or unsafe.
     """
     if is_native(folder):
         source = read_native(folder, checkpoint)
@@ -50,16 +51,15 @@ def open_source(
     else:
         raise CheckpointError(
             f"{folder} is no model",
-            "a run has config.json and checkpoints/, Meta's folder has params.json and "
-            "consolidated.00.pth, Hugging Face's has config.json and model.safetensors",
-            "check the path",
+            fix="name a folder of a run (config.json and checkpoints/), of Meta's (params.json and "
+            "consolidated.00.pth) or of Hugging Face's (config.json and model.safetensors)",
         )
     if max_seq_len is not None:
         source = replace(source, config=replace(source.config, max_seq_len=max_seq_len))
     if tokenizer is not None:
         place = find_tokenizer(tokenizer)
         if place is None:
-            raise CheckpointError(f"--tokenizer {tokenizer} is no tokenizer", "", "check the path")
+            raise CheckpointError(f"--tokenizer {tokenizer} is no tokenizer", fix="check the path")
         source = replace(source, tokenizer=place)
     return source
 
@@ -67,33 +67,32 @@ def open_source(
 def convert(
     source: Source, to: str, out: Path, *, dtype: str | None = None, n_shards: int = 1
 ) -> list[Path]:
-    """Write a model in another format; return the files its numbers depend on.
+    """Write a model in another format, and return the files that its numbers depend on.
 
     Args:
         to: "meta", "hf", "gguf" or "native".
         out: a folder that does not exist or is empty.
         dtype: of the tensors; None: as stored (native: always float32). GGUF also has q8_0.
-        n_shards: files of Meta's format, one for each process.
+        n_shards: files of Meta's format, one per process.
 
     Raises:
-        ConfigError: options that do not go together.
-        CheckpointError: the format cannot hold this model.
+        ConfigError: the options cannot be combined.
+        CheckpointError: the format cannot express this model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"--out {out} is not an empty folder",
-            "files of two models in one folder would be taken for one",
+            "the files of two models would be mixed",
             "name another folder, or empty that one",
         )
-    if n_shards != 1 and to != "meta":
-        raise ConfigError(f"--shards {n_shards} with --to {to}", "only Meta's format is split so")
-    if to == "native" and dtype not in (None, "float32"):
-        raise ConfigError(f"--dtype {dtype} with --to native", "a run holds float32 weights")
-    if to != "gguf" and dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"--dtype {dtype} with --to {to}", f"there it is one of {list(DTYPES)}")
-    width = {"q8_0": 2}.get(dtype or "", DTYPES.get(dtype or "", source.dtype).itemsize)
-    check_free_space(out, count_params(source.config).total * (4 if to == "native" else width))
+    shards = n_shards == 1 or to == "meta"
+    require(f"--shards with --to {to}", n_shards, shards, "be 1; only Meta's format has shards")
+    dtypes = ["float32"] if to == "native" else [*DTYPES, *(["q8_0"] if to == "gguf" else [])]
+    known = dtype is None or dtype in dtypes
+    require(f"--dtype with --to {to}", dtype, known, f"be {' or '.join(dtypes)}")
     kept = None if dtype is None else DTYPES.get(dtype)
+    width = 4 if to == "native" else 2 if dtype == "q8_0" else (kept or source.dtype).itemsize
+    check_free_space(out, count_params(source.config).total * width)
     if to == "meta":
         if source.tokenizer is not None:
             copy_tokenizer(source.tokenizer, out)

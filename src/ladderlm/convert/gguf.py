@@ -1,11 +1,12 @@
 """GGUF files for llama.cpp, written and read back with the `gguf` package (extra `interop`).
 
-Owns names, dtypes and metadata of architecture `llama`. GGUF turns neighbouring channels, as Meta
-does, so q and k are written as they are. Norms stay float32, as llama.cpp wants them. The scaling
-of LLaMA 3.1's angles is written as the tensor of divisors that llama.cpp multiplies in.
+Owns names, dtypes and metadata of architecture `llama`. RoPE of GGUF rotates neighbouring channels,
+as Meta's does, so q and k are not permuted. Norms stay float32, which llama.cpp requires. The
+scaling of LLaMA 3.1's angles is written as the tensor of divisors that llama.cpp applies.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from ladderlm.convert.gguf_vocabulary import read_vocabulary
 from ladderlm.convert.twin import Read, Recipe
-from ladderlm.convert.weights import EMBEDDING, HEAD, Source, parameter_shapes, require_llama
+from ladderlm.convert.weights import (
+    EMBEDDING,
+    HEAD,
+    Source,
+    foreign_name,
+    parameter_shapes,
+    require_llama,
+)
 from ladderlm.errors import CheckpointError, ConfigError
 from ladderlm.files import publish_stream
 from ladderlm.model.config import ModelConfig
@@ -37,8 +45,8 @@ _LAYER = {
     "attention_norm": "attn_norm",
     "ffn_norm": "ffn_norm",
 }
-# Torch's dtype -> the type's name in gguf, and the number of a file mostly of it. int8 stands for
-# Q8_0: blocks of 32 whole numbers with a float16 scale.
+# PyTorch's dtype -> name of the type in gguf, and number of a file that is mostly of this type.
+# int8 means Q8_0: blocks of 32 integers with a float16 scale.
 _TYPES = {
     torch.float32: ("F32", 0),
     torch.float16: ("F16", 1),
@@ -52,22 +60,17 @@ def _package() -> Any:
         import gguf
     except ImportError as error:
         raise ConfigError(
-            "--to gguf needs the package gguf",
-            "it is an optional part",
-            "pip install 'ladderlm[interop]'",
+            "--to gguf needs the package gguf", fix="run `pip install 'ladderlm[interop]'`"
         ) from error
     return gguf
 
 
 def _gguf_name(name: str) -> str:
-    if name in _TOP:
-        return _TOP[name]
-    _, layer, rest = name.split(".", 2)
-    return f"blk.{layer}.{_LAYER[rest.removesuffix('.weight')]}.weight"
+    return foreign_name(name, _TOP, _LAYER, "blk")
 
 
 def _kept(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.dtype:
-    """Return the dtype a tensor is written in: norms wide, and no Q8_0 where blocks do not fit."""
+    """Return the dtype to write: float32 for norms, float16 for rows that Q8_0 cannot divide."""
     if len(shape) == 1:
         return torch.float32
     if dtype == torch.int8 and shape[-1] % _BLOCK:
@@ -76,7 +79,7 @@ def _kept(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.dtype:
 
 
 def _encode(tensor: Tensor, dtype: torch.dtype) -> Any:
-    """Return the array of a tensor's bytes: numpy's own float32 and float16, else uint8."""
+    """Return a tensor as an array: NumPy's float32 or float16, else the bytes as uint8."""
     gguf = _package()
     if dtype == torch.int8:
         return gguf.quants.quantize(tensor.float().numpy(), gguf.GGMLQuantizationType.Q8_0)
@@ -85,87 +88,82 @@ def _encode(tensor: Tensor, dtype: torch.dtype) -> Any:
 
 
 def write_gguf(source: Source, out: Path, dtype: str | None = None) -> list[Path]:
-    """Write `model.gguf` with tokenizer; return it in a list.
+    """Write `model.gguf` with the tokenizer in it, and return its path in a list.
 
-    Memory: one tensor.
+    Holds one tensor in memory.
 
     Args:
         dtype: float32, float16, bfloat16 or q8_0; None: as stored.
 
     Raises:
-        CheckpointError: the model has no tokenizer, or one that llama.cpp does not know.
+        CheckpointError: the model has no tokenizer, or one that llama.cpp does not support.
     """
     config = source.config
     require_llama(config, "gguf")
-    if source.tokenizer is None:
-        raise CheckpointError(
-            f"{source.folder} has no tokenizer",
-            "llama.cpp answers text with text, so a GGUF file holds one",
-            "name a folder with one: --tokenizer DIR",
-        )
     gguf = _package()
     wanted = torch.int8 if dtype == "q8_0" else getattr(torch, dtype) if dtype else source.dtype
     if wanted not in _TYPES:
         wanted = torch.float32  # float64 has no kernel in llama.cpp
     writer = gguf.GGUFWriter(None, "llama")
     _write_metadata(writer, source, wanted)
-    for key, value in read_vocabulary(source, config.vocabulary).items():
-        getattr(writer, f"add_{key}")(value)
-    plan: list[tuple[str, torch.dtype, Callable[[], Tensor]]] = []
-    for name, shape in parameter_shapes(config).items():
-        plan.append((_gguf_name(name), _kept(wanted, shape), lambda name=name: source.read(name)))  # type: ignore[misc]
+    plan: list[tuple[str, tuple[int, ...], Callable[[], Tensor]]] = [
+        (_gguf_name(name), shape, partial(source.read, name))
+        for name, shape in parameter_shapes(config).items()
+    ]
     if config.rope_scaling is not None:
         plain = rope_frequencies(config.head_dim, config.rope_theta)
         scales = plain / rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        plan.append((_SCALES, torch.float32, lambda: scales))
-    shapes = {_gguf_name(n): s for n, s in parameter_shapes(config).items()}
-    shapes[_SCALES] = (config.head_dim // 2,)
-    for name, kept, _ in plan:
+        plan.append((_SCALES, tuple(scales.shape), lambda: scales))
+    for name, shape, _ in plan:
+        kept = _kept(wanted, shape)
         kind = getattr(gguf.GGMLQuantizationType, _TYPES[kept][0])
-        sample = _encode(torch.zeros(1, *shapes[name][1:]), kept)  # one row tells the bytes of all
-        row_shape, itemsize = sample.shape[1:], sample.dtype
-        n_rows = shapes[name][0]
-        n_bytes = n_rows * sample.nbytes
-        writer.add_tensor_info(name, (n_rows, *row_shape), itemsize, n_bytes, raw_dtype=kind)
+        row = _encode(torch.zeros(1, *shape[1:]), kept)  # every row has as many bytes
+        stored_shape = (shape[0], *row.shape[1:])
+        n_bytes = shape[0] * row.nbytes
+        writer.add_tensor_info(name, stored_shape, row.dtype, n_bytes, raw_dtype=kind)
     with publish_stream(out / FILE) as stream:
         writer.fout, writer.state = [stream], gguf.gguf_writer.WriterState.EMPTY
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for _, kept, read in plan:
-            writer.write_tensor_data(_encode(read(), kept))
+        for _, shape, read in plan:
+            writer.write_tensor_data(_encode(read(), _kept(wanted, shape)))
     return [out / FILE]
 
 
 def _write_metadata(writer: Any, source: Source, wanted: torch.dtype) -> None:
     config = source.config
-    writer.add_name(source.folder.resolve().name)
-    writer.add_file_type(_TYPES[wanted][1])
-    writer.add_quantization_version(2)
-    writer.add_vocab_size(config.vocabulary)
-    writer.add_context_length(config.max_seq_len)
-    writer.add_embedding_length(config.dim)
-    writer.add_block_count(config.n_layers)
-    writer.add_feed_forward_length(config.ffn_width)
-    writer.add_head_count(config.n_heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_rope_dimension_count(config.head_dim)
+    values = {
+        "name": source.folder.resolve().name,
+        "file_type": _TYPES[wanted][1],
+        "quantization_version": 2,
+        "vocab_size": config.vocabulary,
+        "context_length": config.max_seq_len,
+        "embedding_length": config.dim,
+        "block_count": config.n_layers,
+        "feed_forward_length": config.ffn_width,
+        "head_count": config.n_heads,
+        "head_count_kv": config.kv_heads,
+        "layer_norm_rms_eps": config.norm_eps,
+        "rope_freq_base": config.rope_theta,
+        "rope_dimension_count": config.head_dim,
+    }
+    for key, value in (values | read_vocabulary(source)).items():
+        getattr(writer, f"add_{key}")(value)
 
 
 def read_gguf(folder: Path) -> Source:
-    """Open a file that `write_gguf` wrote, by the reader of the gguf package.
+    """Open a file that `write_gguf` wrote, with the reader of the gguf package.
 
     Raises:
-        CheckpointError: not a GGUF file of architecture llama in a dtype that is written here.
+        CheckpointError: it is not a GGUF file of architecture llama in a supported dtype.
     """
     gguf = _package()
     path = folder / FILE
     try:
         reader = gguf.GGUFReader(path)
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise CheckpointError(f"{path}: {error}", "it is no readable GGUF file") from error
+        raise CheckpointError(f"{path} is not a readable GGUF file: {error}") from error
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     fields = {key: field.contents() for key, field in reader.fields.items() if "." in key}
     by_type = {name: dtype for dtype, (name, _) in _TYPES.items()}
@@ -187,8 +185,7 @@ def read_gguf(folder: Path) -> Source:
 
     def raw(name: str) -> Tensor:
         tensor = tensors[name]
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return torch.from_numpy(values.copy())
+        return torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
 
     dtypes = {n: by_type[tensors[_gguf_name(n)].tensor_type.name] for n in parameter_shapes(config)}
     return Source(
@@ -205,18 +202,17 @@ def read_gguf(folder: Path) -> Source:
 
 
 def round_like(result: Source, name: str, tensor: Tensor) -> Tensor:
-    """Round a tensor as the file holds the parameter of that name: encode it and decode it."""
+    """Return a tensor rounded as the file stores the parameter of that name."""
     dtype = result.dtypes.get(name, torch.float32)
-    if dtype == torch.int8:
-        gguf = _package()
-        kind = gguf.GGMLQuantizationType.Q8_0
-        values = gguf.quants.dequantize(_encode(tensor, dtype), kind)
-        return torch.from_numpy(values)
-    return tensor.to(dtype)
+    if dtype != torch.int8:
+        return tensor.to(dtype)
+    gguf = _package()
+    kind = gguf.GGMLQuantizationType.Q8_0
+    return torch.from_numpy(gguf.quants.dequantize(_encode(tensor, dtype), kind))
 
 
 def gguf_witness(source: Source) -> tuple[Recipe, Read]:
-    """Return recipe and parts of a GGUF file, for the certificate."""
+    """Return the recipe and the reader of a GGUF file, for the certificate."""
     config = source.config
     exponents = torch.arange(0, config.head_dim, 2).float() / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents

@@ -1,15 +1,15 @@
 """A tokenizer as llama.cpp stores it.
 
-Owns GGUF's lists for the two kinds of tokenizers that llama.cpp has a name for: byte-level BPE with
-Llama 3's split (ladderlm's own, and Llama 3's) and SentencePiece. They hold pieces, what kind each
-is, merges or scores, and special ids.
+Owns GGUF's lists for two kinds of tokenizers: byte-level BPE with Llama 3's split (ladderlm's own
+and Llama 3's), and SentencePiece. The lists hold pieces, their types, merges or scores, and special
+ids.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from ladderlm.convert.weights import Source
+from ladderlm.convert.weights import Source, check_vocabulary, require_tokenizer
 from ladderlm.errors import CheckpointError
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import byte_alphabet, tokenizer_json
@@ -23,16 +23,15 @@ NORMAL_PIECE = 1
 _UNKNOWN, _CONTROL, _UNUSED, _BYTE = 2, 3, 5, 6  # llama.cpp's numbers
 
 
-def read_vocabulary(source: Source, vocab_size: int) -> dict[str, Any]:
+def read_vocabulary(source: Source) -> dict[str, Any]:
     """Return the arguments of `GGUFWriter.add_<key>` for a model's tokenizer.
 
-    Pieces are padded to the model's `vocab_size` with unused ones.
+    The pieces are padded to the size of the model with unused ones.
 
     Raises:
-        CheckpointError: larger than the model, or of a kind that llama.cpp has no name for.
+        CheckpointError: the tokenizer is missing, too large, or of a kind without a name in GGUF.
     """
-    place = source.tokenizer
-    assert place is not None
+    place = require_tokenizer(source)
     tokenizer = load_tokenizer(place)
     if isinstance(tokenizer, BytePairTokenizer) and tokenizer.pattern == SPLIT_PATTERN:
         found = _byte_level(tokenizer)
@@ -41,20 +40,14 @@ def read_vocabulary(source: Source, vocab_size: int) -> dict[str, Any]:
     else:
         raise CheckpointError(
             f"the tokenizer in {place} cannot be written into a GGUF file",
-            "llama.cpp knows ways to split a text by name; only Llama 3's and SentencePiece's are "
-            "known here",
+            "GGUF stores how a text is split by name, and only the names of Llama 3's split and of "
+            "SentencePiece are known",
             "convert the model with llama.cpp's own tools",
         )
-    pieces, kinds = found["token_list"], found["token_types"]
-    if len(pieces) > vocab_size:
-        raise CheckpointError(
-            f"{place} has {len(pieces):,} tokens, the model {vocab_size:,}",
-            "the model has no row for some of them",
-            "name the model's own tokenizer: --tokenizer DIR",
-        )
-    n_more = vocab_size - len(pieces)
-    pieces += [f"[PAD{i}]" for i in range(n_more)]
-    kinds += [_UNUSED] * n_more
+    check_vocabulary(len(found["token_list"]), place, source.config)
+    n_more = source.config.vocabulary - len(found["token_list"])
+    found["token_list"] += [f"[PAD{i}]" for i in range(n_more)]
+    found["token_types"] += [_UNUSED] * n_more
     if "token_scores" in found:
         found["token_scores"] += [0.0] * n_more
     return found | {
@@ -82,19 +75,20 @@ def _byte_level(tokenizer: BytePairTokenizer) -> dict[str, Any]:
 
 
 def read_pieces(path: Path) -> dict[str, Any]:
-    """Return the pieces of a SentencePiece model, their kinds and scores, as GGUF lists them."""
+    """Return the pieces of a SentencePiece model with types and scores, as GGUF lists them."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
 
+    tests = {
+        _UNKNOWN: model.is_unknown,
+        _CONTROL: model.is_control,
+        _BYTE: model.is_byte,
+        _UNUSED: model.is_unused,
+    }
+
     def kind(i: int) -> int:
-        if model.is_unknown(i):
-            return _UNKNOWN
-        if model.is_control(i):
-            return _CONTROL
-        if model.is_byte(i):
-            return _BYTE
-        return _UNUSED if model.is_unused(i) else NORMAL_PIECE
+        return next((number for number, test in tests.items() if test(i)), NORMAL_PIECE)
 
     ids = range(model.vocab_size())
     return {

@@ -1,14 +1,14 @@
 """`config.json` of a Hugging Face Llama, as transformers 4 and 5 write and read it.
 
 Owns the two dialects: 4.x has `rope_theta`, `rope_scaling` and `torch_dtype`; 5.x has
-`rope_parameters` and `dtype`. What is written holds both.
+`rope_parameters` and `dtype`. Written files hold both.
 """
 
 from pathlib import Path
 from typing import Any
 
-from ladderlm.config import from_dict
-from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.convert.params import read_shape
+from ladderlm.errors import CheckpointError
 from ladderlm.model.config import ModelConfig
 
 __all__ = ["hf_config", "read_hf_config"]
@@ -25,9 +25,9 @@ _NAMES = {  # theirs -> ours
     "tie_word_embeddings": "tied_head",
 }
 _REQUIRED = "hidden_size intermediate_size num_hidden_layers num_attention_heads vocab_size".split()
-# What LlamaConfig takes where a key is absent.
+# Defaults of LlamaConfig.
 _DEFAULTS = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "tie_word_embeddings": False}
-# Options that would make another function of the weights, and their only allowed values.
+# Options that change the function of the weights, with the values of a plain LLaMA.
 _PLAIN = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False,),
@@ -45,62 +45,49 @@ _SCALING = {
 
 
 def read_hf_config(values: Any, where: Path) -> ModelConfig:
-    """Return the shape that a Hugging Face config means.
+    """Return the shape that a Hugging Face config describes.
 
     Raises:
-        CheckpointError: not a plain LLaMA, or a value that cannot be.
+        CheckpointError: it is not a plain LLaMA, or a value is not allowed.
     """
     if not isinstance(values, dict) or values.get("model_type") != "llama":
         kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
-        raise CheckpointError(
-            f"{where}: model_type = {str(kind)[:60]!r}",
-            "other architectures compute other functions of their weights",
-            "only model_type 'llama' can be converted; `ladderlm eval` scores others as they are",
-        )
+        raise _not_plain(where, "model_type", "'llama'", kind)
     for key, allowed in _PLAIN.items():
         if values.get(key, allowed[0]) not in allowed:
-            raise CheckpointError(
-                f"{where}: {key} = {str(values[key])[:60]!r}",
-                f"a plain LLaMA has {allowed[0]!r}, and ladderlm computes nothing else",
-                "this model cannot be converted",
-            )
-    missing = [key for key in _REQUIRED if values.get(key) is None]
-    if missing:
-        raise CheckpointError(f"{where} has no {', '.join(missing)}", "the shape is not known")
+            raise _not_plain(where, key, repr(allowed[0]), values[key])
+    if missing := [key for key in _REQUIRED if values.get(key) is None]:
+        raise CheckpointError(f"{where} has no {', '.join(missing)}")
     found: dict[str, Any] = {
         ours: values.get(theirs, _DEFAULTS.get(theirs)) for theirs, ours in _NAMES.items()
     }
-    found |= _rope(values, where)
-    try:
-        config = from_dict(ModelConfig, found, str(where))
-    except ConfigError as error:
-        raise CheckpointError(error.what, error.why, error.fix) from None
+    config = read_shape(found | _rope(values, where), where)
     if values.get("head_dim") not in (None, config.head_dim):
-        raise CheckpointError(
-            f"{where}: head_dim = {str(values['head_dim'])[:60]}",
-            f"here it is hidden_size / num_attention_heads = {config.head_dim}",
-            "this model cannot be converted",
-        )
+        rule = f"hidden_size / num_attention_heads = {config.head_dim}"
+        raise _not_plain(where, "head_dim", rule, values["head_dim"])
     return config
 
 
+def _not_plain(where: Path, key: str, rule: str, value: Any) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: {key} must be {rule}, got {str(value)[:60]!r}",
+        "ladderlm computes only plain LLaMA models",
+        "score the model as it is, with `ladderlm eval`",
+    )
+
+
 def _rope(values: dict[str, Any], where: Path) -> dict[str, Any]:
-    """Read base and scaling of the rotary angles in either dialect."""
+    """Return base and scaling of the rotary angles, from either dialect."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise CheckpointError(f"{where}: the options of RoPE are no table")
+        raise CheckpointError(f"{where}: the options of RoPE are not a table")
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return {"rope_theta": theta}
     if kind != "llama3":
-        raise CheckpointError(
-            f"{where}: rope_type = {str(kind)[:60]!r}",
-            "ladderlm knows plain angles and those of LLaMA 3.1",
-            "this model cannot be converted",
-        )
-    missing = [key for key in _SCALING if rope.get(key) is None]
-    if missing:
+        raise _not_plain(where, "rope_type", "'default' or 'llama3'", kind)
+    if missing := [key for key in _SCALING if rope.get(key) is None]:
         raise CheckpointError(f"{where}: rope_type llama3 without {', '.join(missing)}")
     return {"rope_theta": theta} | {ours: rope[theirs] for theirs, ours in _SCALING.items()}
 
@@ -108,20 +95,15 @@ def _rope(values: dict[str, Any], where: Path) -> dict[str, Any]:
 def hf_config(
     config: ModelConfig, dtype: str, bos_id: int | None, eos_id: int | None
 ) -> dict[str, Any]:
-    """Return `config.json` as both generations of transformers read it.
-
-    Args:
-        dtype: for example float32, under the old name and the new one.
-    """
+    """Return `config.json` as transformers 4 and 5 read it; `dtype` is, for example, float32."""
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling_factor is not None:
         rope = {theirs: getattr(config, ours) for theirs, ours in _SCALING.items()}
         rope["rope_type"] = "llama3"
-    ours = {theirs: getattr(config, name) for theirs, name in _NAMES.items()}
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **ours,
+        **{theirs: getattr(config, ours) for theirs, ours in _NAMES.items()},
         "intermediate_size": config.ffn_width,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,

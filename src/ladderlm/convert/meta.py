@@ -1,9 +1,9 @@
-"""Meta's folders: `params.json` and `consolidated.NN.pth`, split over model-parallel processes.
+"""Read and write Meta's folders: `params.json` and `consolidated.NN.pth`, a file per process.
 
-Owns how shards are joined and cut. Column-parallel matrices (wq, wk, wv, w1, w3, output) are split
-by rows, row-parallel ones (wo, w2) by columns, norms are copied. The embedding is split by columns
-in LLaMA 1 and 2 (ParallelEmbedding) and by rows in LLaMA 3 (VocabParallelEmbedding). Sources:
-facebookresearch/llama and meta-llama/llama3, model.py.
+Owns how shards are joined and split. Column-parallel matrices (wq, wk, wv, w1, w3, output) are
+split by rows, row-parallel ones (wo, w2) by columns, norms are copied. The embedding is split by
+columns in LLaMA 1 and 2 (ParallelEmbedding) and by rows in LLaMA 3 (VocabParallelEmbedding).
+Sources: facebookresearch/llama and meta-llama/llama3, model.py.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +21,10 @@ from ladderlm.convert.tensors import Shape, Stored, inside
 from ladderlm.convert.vocabulary import find_tokenizer
 from ladderlm.convert.weights import (
     EMBEDDING,
-    FLOATS,
     HEAD,
     Source,
-    check_shapes,
     check_size,
+    check_tensors,
     parameter_shapes,
     require_llama,
 )
@@ -39,7 +37,7 @@ __all__ = ["is_meta", "read_meta", "write_meta"]
 _BY_ROWS = ("wq.weight", "wk.weight", "wv.weight", "w1.weight", "w3.weight", HEAD)
 _BY_COLUMNS = ("wo.weight", "w2.weight")
 _MOST_SHARDS = 64
-_TABLE = "rope.freqs"  # in Meta's files; it follows from the config
+_TABLE = "rope.freqs"  # in Meta's files; the config determines it
 
 
 def is_meta(folder: Path) -> bool:
@@ -54,26 +52,19 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
         max_seq_len: context of the model; None: the published one of its generation.
 
     Raises:
-        CheckpointError: files are missing, unsafe, or do not fit together.
+        CheckpointError: files are missing, unsafe, or do not belong together.
     """
     params = read_params(folder)
     files = _find_shards(folder)
     _check_md5(folder)
-    tables = [
-        _stored_tensors(path, table)
-        for path, table in zip(files, index_pickles(files), strict=True)
-    ]
+    tables = index_pickles(files)
     for path, table in zip(files, tables, strict=True):
-        check_shapes(
-            {name: stored.shape for name, stored in table.items()},
-            {name: tables[0][name].shape for name in tables[0]},
-            path,
-        )
-    dim = params.get("dim")
+        table.pop(_TABLE, None)
+        check_tensors(table, {name: stored.shape for name, stored in tables[0].items()}, path)
     if EMBEDDING not in tables[0] or len(tables[0][EMBEDDING].shape) != 2:
-        raise CheckpointError(f"{files[0]} has no {EMBEDDING}", "it is not a LLaMA of Meta's")
+        raise CheckpointError(f"{files[0]} has no {EMBEDDING}, so it is no LLaMA of Meta's")
     n_rows, n_columns = tables[0][EMBEDDING].shape
-    by_rows = n_columns == dim
+    by_rows = n_columns == params.get("dim")
     vocab_size = n_rows * len(files) if by_rows else n_rows
     config, ignored = model_config(params, vocab_size, max_seq_len, folder / "params.json")
     check_size(config, tuple(files), folder / "params.json")
@@ -82,13 +73,12 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
     axes = {name: axis_of(name, by_rows) for name in shapes}
     for path, table in zip(files, tables, strict=True):
         expected = {n: _shard_shape(shape, axes[n], len(files)) for n, shape in shapes.items()}
-        check_shapes({name: stored.shape for name, stored in table.items()}, expected, path)
+        check_tensors(table, expected, path)
     read = partial(_join, tables, axes)
-    if not config.tied_head and _same_tables(read):
+    if not config.tied_head and torch.equal(read(HEAD), read(EMBEDDING)):
         config = replace(config, tied_head=True)  # LLaMA 3.2's files hold the table twice
     # Meta's download script puts LLaMA 2's tokenizer next to the folders of its sizes.
-    tokenizer = find_tokenizer(folder, "tokenizer.model")
-    beside = folder.resolve().parent / "tokenizer.model"
+    above = folder.resolve().parent / "tokenizer.model"
     return Source(
         kind="meta",
         folder=folder,
@@ -96,7 +86,7 @@ def read_meta(folder: Path, max_seq_len: int | None = None) -> Source:
         dtypes={name: tables[0][name].dtype for name in parameter_shapes(config)},
         read=read,
         files=(*files, folder / "params.json"),
-        tokenizer=tokenizer or (beside if beside.is_file() else None),
+        tokenizer=find_tokenizer(folder, above.name) or (above if above.is_file() else None),
         raw=read,
         raw_names=frozenset(tables[0]),
         ignored=ignored,
@@ -108,19 +98,15 @@ def _find_shards(folder: Path) -> list[Path]:
     numbers = [int(m[1]) for n in names if (m := re.fullmatch(r"consolidated\.(\d+)\.pth", n))]
     if not names or (numbers and numbers != list(range(len(names)))) or len(names) > _MOST_SHARDS:
         raise CheckpointError(
-            f"{folder} holds {', '.join(names[:9]) or 'no *.pth file'}",
-            "a model of Meta's is consolidated.00.pth and so on, without a gap",
-            "get the files that are missing, and move others away",
+            f"{folder} must hold consolidated.00.pth and so on, without a gap, it holds "
+            f"{', '.join(names[:9]) or 'no *.pth file'}",
+            fix="download the files that are missing, and move other *.pth files away",
         )
     return [inside(folder, name) for name in names]
 
 
 def _check_md5(folder: Path) -> None:
-    """Compare files with `checklist.chk`, where Meta's download script has left one.
-
-    Raises:
-        CheckpointError: names the file that is damaged.
-    """
+    """Compare files with `checklist.chk`, if Meta's download script has left one."""
     checklist = folder / "checklist.chk"
     if not checklist.is_file() or checklist.stat().st_size > 1 << 20:
         return
@@ -134,27 +120,12 @@ def _check_md5(folder: Path) -> None:
         if found != stated.lower():
             raise CheckpointError(
                 f"{path} is damaged: its MD5 is {found}, checklist.chk says {stated}",
-                "the download was cut short or changed",
-                "download the file again",
+                fix="download the file again",
             )
 
 
-def _stored_tensors(path: Path, table: dict[str, dict[str, Any]]) -> dict[str, Stored]:
-    found = {}
-    for name, entry in table.items():
-        if name == _TABLE:
-            continue
-        dtype = getattr(torch, entry["dtype"])
-        if dtype not in FLOATS:
-            raise CheckpointError(f"{path}: {name} holds {entry['dtype']}", "weights are floats")
-        found[name] = Stored(
-            path, entry["offset"], dtype, tuple(entry["shape"]), tuple(entry["stride"])
-        )
-    return found
-
-
 def axis_of(name: str, embedding_by_rows: bool) -> int | None:
-    """Return the axis along which a parameter is split; None: every process has all of it."""
+    """Return the axis along which a parameter is split; None: every process holds all of it."""
     if name == EMBEDDING:
         return 0 if embedding_by_rows else 1
     if name.endswith(_BY_ROWS):
@@ -163,7 +134,7 @@ def axis_of(name: str, embedding_by_rows: bool) -> int | None:
 
 
 def _shard_shape(shape: Shape, axis: int | None, n_shards: int) -> Shape:
-    """Return the shape of one process's part; what does not divide shows as another shape."""
+    """Return the shape of one process's part, rounded down."""
     return tuple(n // n_shards if i == axis else n for i, n in enumerate(shape))
 
 
@@ -175,35 +146,30 @@ def _join(tables: list[dict[str, Stored]], axes: dict[str, int | None], name: st
     if any(not torch.equal(part, parts[0]) for part in parts):
         raise CheckpointError(
             f"{tables[0][name].path}: {name} differs between the shards",
-            "every process has a copy of it, so the files are not of one model",
-            "get all of them again from one place",
+            "every shard has a copy of it, so they are not of one model",
+            "download all of them again from one place",
         )
     return parts[0]
-
-
-def _same_tables(read: partial[Tensor]) -> bool:
-    head = read(HEAD)
-    return bool(torch.equal(head, read(EMBEDDING)))
 
 
 def write_meta(
     source: Source, out: Path, dtype: torch.dtype | None = None, n_shards: int = 1
 ) -> list[Path]:
-    """Write a folder that Meta's code loads on `n_shards` processes; return its files.
+    """Write a folder that Meta's code loads on `n_shards` processes, and return its files.
 
-    Memory: one shard and one tensor. `params.json` comes last, so that a folder that was cut short
-    is not taken for a model.
+    Holds one shard and one tensor in memory. `params.json` is written last, so an incomplete folder
+    is no model.
 
     Args:
         dtype: of all tensors; None: as stored.
 
     Raises:
-        CheckpointError: the shape does not split evenly, or the format cannot say it.
+        CheckpointError: the shape does not split evenly, or `params.json` cannot express it.
     """
     config = source.config
     require_llama(config, "meta")
     params = params_of(config)
-    by_rows = "rope_theta" in params  # only the code of LLaMA 3 knows it
+    by_rows = "rope_theta" in params  # an option of LLaMA 3's code only
     shapes = parameter_shapes(replace(config, tied_head=False))
     axes = {name: axis_of(name, by_rows) for name in shapes}
     _check_split(config, shapes, axes, n_shards)
@@ -223,7 +189,7 @@ def write_meta(
 
 
 def _whole(source: Source, name: str) -> Tensor:
-    """Read the head; Meta's code has one of its own even where it is the embedding."""
+    """Read the head. Meta's files have one even if it is tied to the embedding."""
     return source.read(EMBEDDING if source.config.tied_head else name)
 
 
@@ -235,7 +201,6 @@ def _check_split(
     for what, size in sizes.items():
         if size % n_shards:
             raise CheckpointError(
-                f"{what} is {size}, which does not split into {n_shards} shards",
-                "every process of Meta's code has an equal part of it",
-                "choose a number of shards that divides it",
+                f"{what} is {size}, which does not split into {n_shards} equal shards",
+                fix=f"choose a number of shards that divides {size}",
             )

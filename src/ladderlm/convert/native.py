@@ -1,10 +1,9 @@
 """Run folders as a format: read a checkpoint's weights, write a folder that every command opens.
 
-Owns the config of a run that was not trained here.
+Owns the config of a run that ladderlm has not trained.
 """
 
 import json
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +13,14 @@ from ladderlm.checkpoint.layout import MODEL_FILE
 from ladderlm.checkpoint.save import save_checkpoint
 from ladderlm.config import to_dict
 from ladderlm.convert.tensors import read_safetensors
-from ladderlm.convert.weights import FLOATS, Source, check_shapes, parameter_shapes
+from ladderlm.convert.weights import (
+    Source,
+    check_tensors,
+    check_vocabulary,
+    parameter_shapes,
+    require_tokenizer,
+)
 from ladderlm.data.config import DataConfig
-from ladderlm.errors import CheckpointError
 from ladderlm.files import publish_json
 from ladderlm.run.directory import RunDirectory
 from ladderlm.tokenizer.load import copy_tokenizer, load_tokenizer
@@ -35,20 +39,17 @@ def is_native(folder: Path) -> bool:
 
 
 def read_native(folder: Path, checkpoint: str | None = None) -> Source:
-    """Open a checkpoint of a run.
-
-    Args:
-        checkpoint: which one, see `checkpoint.choose.choose`.
+    """Open a checkpoint of a run, see `checkpoint.choose.choose`.
 
     Raises:
-        CheckpointError: no such checkpoint, or damaged.
+        CheckpointError: the checkpoint does not exist or is damaged.
     """
     directory = RunDirectory(folder)
     config = directory.config().model
     path = directory.choose(checkpoint).weights_file
     stored = read_safetensors(path)
     shapes = parameter_shapes(config)
-    check_shapes({name: entry.shape for name, entry in stored.items()}, shapes, path)
+    check_tensors(stored, shapes, path)
     tokenizer = folder / "tokenizer"
 
     def read(name: str) -> Tensor:
@@ -68,28 +69,17 @@ def read_native(folder: Path, checkpoint: str | None = None) -> Source:
 
 
 def write_native(source: Source, out: Path) -> list[Path]:
-    """Write a run folder with one float32 checkpoint of step 0; return its files.
+    """Write a run folder with one float32 checkpoint of step 0, and return its files.
 
-    Memory: one tensor. The config comes last, so that a folder that was cut short is no run.
+    Holds one tensor in memory. The config is written last, so an incomplete folder is no run.
 
     Raises:
-        CheckpointError: the model has no tokenizer, without which no text can be read or written.
+        CheckpointError: the model has no tokenizer, or one that is too large.
     """
-    if source.tokenizer is None:
-        raise CheckpointError(
-            f"{source.folder} has no tokenizer",
-            "a run reads and writes text",
-            "name a folder with one: --tokenizer DIR",
-        )
-    copy_tokenizer(source.tokenizer, out / "tokenizer")
+    place = require_tokenizer(source)
+    copy_tokenizer(place, out / "tokenizer")
     tokenizer = load_tokenizer(out / "tokenizer")
-    if tokenizer.vocab_size > source.config.vocabulary:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model has "
-            f"{source.config.vocabulary}",
-            "the model has no row for some of them",
-            "name the model's own tokenizer: --tokenizer DIR",
-        )
+    check_vocabulary(tokenizer.vocab_size, place, source.config)
     seq_len = source.config.max_seq_len
     config = RunConfig(
         model=source.config,
@@ -103,19 +93,12 @@ def write_native(source: Source, out: Path) -> list[Path]:
         "best": {},
         "timing": {"seconds": 0.0, "restarts": 0},
     }
-    meta = torch.device("meta")
     layout = {
-        name: torch.empty(shape, dtype=torch.float32, device=meta)
+        name: torch.empty(shape, dtype=torch.float32, device="meta")
         for name, shape in parameter_shapes(source.config).items()
     }
-    read = partial(_read_float32, source)
-    folder = save_checkpoint(out / "checkpoints", layout, {}, state, read=read)
+    folder = save_checkpoint(
+        out / "checkpoints", layout, {}, state, read=lambda name: source.read(name).float()
+    )
     publish_json(out / "config.json", to_dict(config))
     return [folder / MODEL_FILE, out / "config.json"]
-
-
-def _read_float32(source: Source, name: str) -> Tensor:
-    tensor = source.read(name)
-    if tensor.dtype not in FLOATS:
-        raise CheckpointError(f"{source.folder}: {name} holds {tensor.dtype}", "weights are floats")
-    return tensor.float()

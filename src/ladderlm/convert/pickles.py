@@ -1,8 +1,8 @@
-"""Offsets of the tensors in PyTorch's pickle files, found by a child process.
+"""Places of the tensors in PyTorch's pickle files, found by a child process.
 
-Owns the only `torch.load` of the package. A pickle can run code, so a foreign one is opened with
-`weights_only`, by a PyTorch in which that holds, in a child that may use little memory and time and
-may write no file. The child answers with names and places; the parent reads bytes and never
+Owns the only `torch.load` of the package. A pickle can run code. So it is opened with
+`weights_only`, by a PyTorch in which this is safe, in a child process with little memory and time
+that cannot write files. The child returns names and places; the parent reads bytes and never
 unpickles.
 """
 
@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ladderlm.convert.tensors import Stored
 from ladderlm.errors import CheckpointError
 
 __all__ = ["index_file", "index_pickles", "main"]
@@ -22,11 +25,11 @@ _MEMORY_BYTES = 512 << 20  # in addition to PyTorch itself and the file, which i
 _SAFE_TORCH = (2, 10)  # weights_only of older ones could be tricked
 
 
-def index_pickles(paths: list[Path]) -> list[dict[str, dict[str, Any]]]:
-    """Return for each file the tensors it holds: name -> {dtype, shape, stride, offset}.
+def index_pickles(paths: list[Path]) -> list[dict[str, Stored]]:
+    """Return the tensors of each file, by name.
 
     Raises:
-        CheckpointError: not a file of plain tensors, or the child hit a limit; names the file.
+        CheckpointError: a file holds something else than tensors, or the child reached a limit.
     """
     found = []
     words = [sys.executable, "-m", __name__, *map(str, paths)]
@@ -41,23 +44,23 @@ def index_pickles(paths: list[Path]) -> list[dict[str, dict[str, Any]]]:
         if "error" in answer:
             raise CheckpointError(
                 f"{path} cannot be read as tensors: {answer['error']}",
-                "a pickle with anything but plain tensors in it can run code when it is opened",
-                "where you trust the file, load it yourself and save it as safetensors",
+                "a pickle that holds anything else can run code when it is opened",
+                "if you trust the file, load it yourself and save it as safetensors",
             )
-        n_file = path.stat().st_size
+        n_file, table = path.stat().st_size, {}
         for name, entry in answer["tensors"].items():
             if entry["end"] > n_file:
                 raise CheckpointError(f"{path}: {name!r} ends past the end of the file")
-        found.append(answer["tensors"])
+            dtype, (shape, stride) = getattr(torch, entry["dtype"]), entry["strided"]
+            table[name] = Stored(path, entry["offset"], dtype, tuple(shape), tuple(stride))
+        found.append(table)
     return found
 
 
 def main(paths: list[str]) -> int:
-    """Index files in the child; prints one line of JSON for each, and stops at the first error."""
-    import torch
-
+    """Write a line of JSON for each file, up to the first error; runs in the child."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    pages = Path("/proc/self/statm")  # of Linux; elsewhere memory is limited by the system alone
+    pages = Path("/proc/self/statm")  # Linux only; elsewhere there is no limit
     if pages.exists():
         baseline = int(pages.read_text("utf-8").split()[0]) * resource.getpagesize()
         largest = max(Path(path).stat().st_size for path in paths)
@@ -66,7 +69,6 @@ def main(paths: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    answers = sys.stdout.buffer
     for path in paths:
         try:
             if version < _SAFE_TORCH:
@@ -75,19 +77,17 @@ def main(paths: list[str]) -> int:
         except Exception as error:
             said = f"{type(error).__name__}: {error}".split("\n")
             answer = {"error": next(line for line in said if line.strip())[:300]}
-        answers.write(json.dumps(answer).encode() + b"\n")
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         if "error" in answer:
             return 1
     return 0
 
 
 def index_file(path: str) -> dict[str, Any]:
-    """Map the file, unpickle the names, and return the places relative to the mapping."""
-    import torch
-
+    """Map a file, unpickle the names, and return the places relative to the mapping."""
     with open(path, "rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
-            raise ValueError("it is not a file of torch.save since version 1.6")
+            raise ValueError("it was not written by torch.save of version 1.6 or newer")
     maps: list[Any] = []
     from_file = torch.UntypedStorage.from_file
 
@@ -115,8 +115,7 @@ def index_file(path: str) -> dict[str, Any]:
         offset = tensor.data_ptr() - begin if tensor.numel() else 0
         found[name] = {
             "dtype": str(tensor.dtype).removeprefix("torch."),
-            "shape": list(tensor.shape),
-            "stride": list(tensor.stride()),
+            "strided": (list(tensor.shape), list(tensor.stride())),
             "offset": offset,
             "end": offset + (span * tensor.element_size() if tensor.numel() else 0),
         }

@@ -1,9 +1,9 @@
-"""A second forward pass, by which conversions are judged.
+"""A second forward pass, for the certificates of conversions.
 
-Owns a LLaMA as plain functions of the tensors of one *format*: it reads them under the format's own
-names and turns q and k in the format's own way, so a mistake that a reader and a writer share still
-shows. It shares no code with `model/` and streams: one layer in memory at a time. Sums are float64,
-except the rotary angles, which every implementation takes in float32.
+Owns a LLaMA as plain functions of the tensors of one *format*. It reads them under the format's own
+names and rotates q and k in the format's own layout, so that a mistake shared by a reader and a
+writer is found. It shares no code with `model/`, and holds one layer in memory at a time. Sums are
+float64; the angles of RoPE are float32, as in every implementation.
 """
 
 import math
@@ -19,20 +19,20 @@ from ladderlm.errors import CheckpointError
 __all__ = ["PARTS", "Layout", "Read", "Recipe", "greedy_tokens", "run_twin"]
 
 Layout = Literal["pairs", "halves"]
-# What a layer is made of, by Meta's last names.
+# Tensors of a layer, by the last part of Meta's names.
 PARTS = ("wq", "wk", "wv", "wo", "w1", "w2", "w3", "attention_norm", "ffn_norm")
-Read = Callable[[str, int], Tensor]  # (part, layer); the layer of the top parts is 0
+Read = Callable[[str, int], Tensor]  # (part, layer); layer 0 for parts outside layers
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a format says about its model, in numbers.
+    """The numbers by which a format describes its model.
 
     Args:
-        layout: pairs: channels 2i and 2i + 1 turn together; halves: i and i + E/2.
-        ffn_dim: rows that w1 must have.
-        frequencies: (E/2,), float32, what each pair turns per position.
-        tied_head: there is no part `head`; the embedding serves.
+        layout: pairs: channels 2i and 2i + 1 rotate together; halves: i and i + E/2.
+        ffn_dim: rows of w1.
+        frequencies: (E/2,), float32, rotation angle of each pair per position.
+        tied_head: the embedding is the head, and there is no part `head`.
         logit_softcap: logits are cap * tanh(x / cap); None: they are x.
     """
 
@@ -52,7 +52,7 @@ def _norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
-    """Turn (T, H, E) by the angles (T, 1, E/2) of its positions."""
+    """Rotate (T, H, E) by the angles (T, 1, E/2) of its positions."""
     half = x.shape[-1] // 2
     first = x[..., 0::2] if layout == "pairs" else x[..., :half]
     second = x[..., 1::2] if layout == "pairs" else x[..., half:]
@@ -75,19 +75,16 @@ def _attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def run_twin(
     recipe: Recipe, read: Read, rows: Sequence[Sequence[int]], embedding_scale: float = 1.0
 ) -> list[Tensor]:
-    """Return the logits of token rows.
+    """Return the logits of token rows, (T, V) in float64 each.
 
     Args:
-        read: gives a part of the model, in the format's layout: one of `PARTS` with its layer, or
+        read: returns a part of the model in the format's layout: one of `PARTS` and its layer, or
             embedding, norm or head.
         rows: token ids, from position 0.
-        embedding_scale: factor on the looked-up vectors; small ones make `norm_eps` count.
-
-    Returns:
-        For each row (T, V), float64.
+        embedding_scale: factor on the embeddings; a small one makes `norm_eps` matter.
 
     Raises:
-        CheckpointError: w1 has not the rows that the format promises.
+        CheckpointError: w1 does not have `ffn_dim` rows.
     """
     longest = max(map(len, rows))
     angles = torch.outer(torch.arange(longest).float(), recipe.frequencies.float())
@@ -98,8 +95,7 @@ def run_twin(
         part = {name: read(name, layer).double() for name in PARTS}
         if len(part["w1"]) != recipe.ffn_dim:
             raise CheckpointError(
-                f"w1 of layer {layer} has {len(part['w1'])} rows",
-                f"the config makes the MLP {recipe.ffn_dim} wide",
+                f"w1 of layer {layer} must have {recipe.ffn_dim} rows, it has {len(part['w1'])}"
             )
         streams = [_block(recipe, part, x, cos[: len(x)], sin[: len(x)]) for x in streams]
     gain = read("norm", 0).double()
@@ -123,7 +119,7 @@ def _block(recipe: Recipe, part: dict[str, Tensor], x: Tensor, cos: Tensor, sin:
 
 
 def greedy_tokens(recipe: Recipe, read: Read, prompt: Sequence[int], n_new: int) -> list[int]:
-    """Continue a prompt by the likeliest token, each time from the start (no cache to trust)."""
+    """Continue a prompt by the likeliest token, without a cache, and return the new tokens."""
     tokens = list(prompt)
     for _ in range(n_new):
         tokens.append(int(run_twin(recipe, read, [tokens])[0][-1].argmax()))

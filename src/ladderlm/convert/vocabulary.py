@@ -1,10 +1,9 @@
-"""Tokenizers on their way from format to format.
+"""Tokenizers of converted models.
 
-Owns where a model's tokenizer lies, the extra files that transformers wants, and the ids of BOS and
-EOS. What a tokenizer does, and how its folder is copied, is the business of `ladderlm.tokenizer`.
+Owns the search for a model's tokenizer, the extra files that transformers needs, and the ids of BOS
+and EOS. `ladderlm.tokenizer` opens and copies tokenizers.
 """
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -14,7 +13,7 @@ from ladderlm.convert.sentencepiece_json import sentencepiece_json
 from ladderlm.convert.tensors import inside
 from ladderlm.convert.weights import Source
 from ladderlm.errors import DataError, LadderError
-from ladderlm.files import publish, publish_json, publish_text, read_json
+from ladderlm.files import publish_json, publish_stream, publish_text, read_json, sha256_file
 from ladderlm.tokenizer.base import HUGGING_FACE, OWN, RECORD
 from ladderlm.tokenizer.bpe import BytePairTokenizer
 from ladderlm.tokenizer.bpe_file import tokenizer_json
@@ -31,26 +30,25 @@ _MOST_BYTES = 64 << 20
 
 
 def find_tokenizer(place: Path, first: str = "tokenizer.json") -> Path | None:
-    """Return what `load_tokenizer` opens: a folder with a record, or one foreign file; None: none.
+    """Return the place that `load_tokenizer` opens, a folder with a record or a file, or None.
 
     Args:
         place: a folder or a file.
-        first: which file counts where a folder holds both kinds.
+        first: the file to choose if a folder holds both kinds.
     """
     if place.is_file() or (place / RECORD).is_file():
         return place
-    names = sorted(_FILES, key=lambda name: name != first)
-    found = [name for name in names if (place / name).is_file()]
-    return inside(place, found[0]) if found else None
+    names = (name for name in (first, *_FILES) if (place / name).is_file())
+    found = next(names, None)
+    return None if found is None else inside(place, found)
 
 
 def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
-    """Put a tokenizer into a Hugging Face folder, so that AutoTokenizer opens it.
+    """Write a tokenizer into a Hugging Face folder, so that AutoTokenizer opens it.
 
     A byte-level BPE is written as a `tokenizer.json` that puts BOS before a text, as in training,
-    with its record, so that ladderlm opens it too. A SentencePiece model is copied, and gets a
-    `tokenizer.json` beside it if that gives the same ids. Others are copied with what lies beside
-    them.
+    with its record, so that ladderlm opens it too. A SentencePiece model is copied, and a
+    `tokenizer.json` is added if it has the same ids. Others are copied with their extra files.
     """
     tokenizer = load_tokenizer(place)
     record = read_json(place / RECORD) if (place / RECORD).is_file() else {}
@@ -74,11 +72,9 @@ def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
         bos, eos = names[tokenizer.bos_id], names[tokenizer.eos_id]
         value = json.loads(tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.controls))
     value["post_processor"] = _bos_first(bos, tokenizer.bos_id)
-    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-    publish_text(out / "tokenizer.json", text)
+    publish_text(out / _FILES[0], json.dumps(value, ensure_ascii=False, indent=1) + "\n")
     if kind == OWN:
-        sha256 = hashlib.sha256(text.encode()).hexdigest()
-        publish_json(out / RECORD, record | {"sha256": sha256})
+        publish_json(out / RECORD, record | {"sha256": sha256_file(out / _FILES[0])})
     options = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": bos,
@@ -91,13 +87,13 @@ def write_hf_tokenizer(place: Path, out: Path, max_seq_len: int) -> None:
 
 
 def _copy(place: Path, out: Path) -> None:
-    """Copy a tokenizer with the files of transformers next to it."""
+    """Copy a tokenizer and the files of transformers next to it."""
     copy_tokenizer(place, out)
     folder = place if place.is_dir() else place.parent
     for name in _EXTRAS:
         if (folder / name).is_file() and (folder / name).stat().st_size < _MOST_BYTES:
-            data = inside(folder, name).read_bytes()
-            publish(out / name, lambda stream, data=data: stream.write(data))  # type: ignore[misc]
+            with publish_stream(out / name) as stream:
+                stream.write(inside(folder, name).read_bytes())
 
 
 def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:
@@ -112,15 +108,12 @@ def _bos_first(bos: str, bos_id: int) -> dict[str, Any]:
 
 
 def special_ids(source: Source) -> dict[str, Any]:
-    """Return `bos_token_id` and `eos_token_id`: what the source says, else what its tokenizer does.
-
-    None where neither is known.
-    """
+    """Return `bos_token_id` and `eos_token_id` of the source or its tokenizer; None: unknown."""
     ids = {"bos_token_id": None, "eos_token_id": None, **source.generation}
     if source.tokenizer is not None and None in ids.values():
         try:
             tokenizer = load_tokenizer(source.tokenizer)
         except LadderError:
-            return ids  # of a kind that only its own tools can read
+            return ids  # a kind that only its own tools can read
         ids |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     return ids

@@ -1,8 +1,8 @@
-"""How each format describes its model, read a second time for the certificate.
+"""A second reader of each format's config, for the certificate.
 
 Owns `witness_of`: the recipe of a folder from its own config file, and its parts under its own
-names. Takes nothing from the readers in `meta.py`, `hf.py` and `native.py` but the raw tensors, so
-that it can disagree with them.
+names. It uses only the raw tensors of `meta.py`, `hf.py` and `native.py`, so that it can disagree
+with them.
 """
 
 import json
@@ -51,7 +51,7 @@ _HF_NAMES = {
 def frequencies_of(
     width: int, theta: float, scaling: tuple[float, float, float, float] | None
 ) -> Tensor:
-    """Return the turn per position of each pair, float32, by the published rule, pair by pair.
+    """Return the rotation angle per position of each pair in float32, by the published rule.
 
     Args:
         width: channels of a head.
@@ -75,10 +75,10 @@ def frequencies_of(
 
 
 def witness_of(source: Source) -> Witness:
-    """Return recipe and parts of a folder.
+    """Return the recipe of a folder and the reader of its parts.
 
     Raises:
-        CheckpointError: the config file lacks something, or the format has no recipe.
+        CheckpointError: the config file is incomplete.
     """
     readers: dict[str, Callable[[Source], Witness]] = {
         "meta": _meta,
@@ -89,9 +89,7 @@ def witness_of(source: Source) -> Witness:
     try:
         return readers[source.kind](source)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{source.folder}: its config cannot be followed ({error})"
-        ) from error
+        raise CheckpointError(f"{source.folder}: its config is incomplete ({error})") from error
 
 
 def _json(path: Path) -> Any:
@@ -111,7 +109,7 @@ def _meta(source: Source) -> Witness:
         hidden += 1
     scaling = None
     if params.get("use_scaled_rope"):
-        # params.json of 3.2 does not say its factor of 32; the config as read does.
+        # params.json of 3.2 leaves out its factor of 32; the config as read has it.
         factor = params.get("rope_scaling_factor") or source.config.rope_scaling_factor or 8.0
         scaling = (factor, 1.0, params.get("rope_high_freq_factor") or 4.0, 8192.0)
     width = params["dim"] // params["n_heads"]
