@@ -8,7 +8,7 @@ import pytest
 
 from builders import TINY_LADDER, tiny_study, write_study
 from ladderlm.cli import study_tables
-from ladderlm.cli.study import describe_fits
+from ladderlm.cli.study import print_fits
 from ladderlm.study.documents import DocumentInterval
 from ladderlm.study.fits import Fits, VariantFit
 from ladderlm.study.records import NoAnswer
@@ -109,7 +109,7 @@ def fits_of(comparison, documents=None):
 def test_a_multiplier_beyond_the_ladder_is_printed_as_a_bound(capsys):
     comparison = make_comparison(make_estimate(1.2, 0.1))
     rungs = (replace(comparison.rungs[0], censored="> 1.78"), *comparison.rungs[1:])
-    describe_fits(fits_of(replace(comparison, rungs=rungs)))
+    print_fits(fits_of(replace(comparison, rungs=rungs)))
     said = capsys.readouterr().out
     assert said.count("m = > 1.78 (95 % ") == 1
     assert said.count("m = 1.000 (95 % ") == len(rungs) - 1
@@ -119,7 +119,7 @@ def test_a_multiplier_beyond_the_ladder_is_printed_as_a_bound(capsys):
 
 def test_errors_by_rates_and_by_documents_are_printed_where_they_are_known(capsys):
     comparison = replace(make_comparison(make_estimate(1.2, 0.1)), rate_error=0.0421)
-    describe_fits(fits_of(comparison, DocumentInterval(57, 500, 1.0312, 1.0688, 0.01)))
+    print_fits(fits_of(comparison, DocumentInterval(57, 500, 1.0312, 1.0688, 0.01)))
     said = capsys.readouterr().out
     assert "learning rates: 0.042 is their part" in said
     assert "other documents: pooled m 95 % 1.031 to 1.069 (57 " in said

@@ -1,4 +1,4 @@
-"""`ladderlm study`: plan, run, status, fit, report, merge."""
+"""`ladderlm study`: plan, run, fit, report and merge studies."""
 
 import sys
 from collections import Counter
@@ -11,9 +11,10 @@ from ladderlm.cli.options import parse, parse_part, print_json
 from ladderlm.cli.study_runs import StudyProgress, run_study
 from ladderlm.cli.study_tables import (
     Expected,
-    describe_search,
     follow,
+    print_line,
     print_plan,
+    print_search,
     print_status,
 )
 from ladderlm.errors import ConfigError, DataError
@@ -31,10 +32,16 @@ from ladderlm.study.schedule import n_side_by_side, wall_seconds
 from ladderlm.study.study import Study
 from ladderlm.units import format_flops
 
-__all__ = ["describe_fits", "run", "show_fits"]
+__all__ = ["print_fits", "run", "show_fits"]
 
-SLACK_CORES = 0.3  # that other work may take before a probe of speed comes out too slow
-_VERBS = ("plan", "run", "status", "fit", "report")
+SLACK_CORES = 0.3  # cores that other programs may use before measured times are too long
+_VERBS = {
+    "plan": "List the runs of a study, and predict their time and memory.",
+    "run": "Run what is missing of a study, then fit.",
+    "status": "Show the state of every run of a study.",
+    "fit": "Fit the finished runs of a study, and print its verdicts.",
+    "report": "Fit the finished runs of a study, and write its report.",
+}
 _USAGE = f"""\
 usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
        ladderlm study merge DIR... [--out DIR] [--pool DIR]"""
@@ -42,7 +49,7 @@ usage: ladderlm study {{{",".join(_VERBS)}}} STUDY.toml [--out DIR] [--pool DIR]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(AxisOptions):
-    """An ablation over a ladder of compute."""
+    """Options of a study."""
 
     study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY.toml")]
     """Study file, in TOML."""
@@ -62,7 +69,7 @@ class StudyOptions(AxisOptions):
     """Run part i of n, written as i/n. Any machine may run any part, and `study merge` joins them.
     Default: run everything."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Plan without measuring this machine, so without predictions of time and memory."""
+    """Do not measure this machine: `study plan` predicts no times and no memory."""
     watch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Let `study status` show a live table until all runs have ended."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -84,18 +91,20 @@ class MergeOptions:
 
 
 def run(argv: list[str]) -> int:
-    """Do as asked."""
+    """Carry out one verb of a study; return 1 if a run failed."""
     verb = argv[0] if argv else "--help"
     if verb in ("-h", "--help"):
         print(_USAGE)
         return 0
     if verb == "merge":
-        return _merge_studies(
-            parse(MergeOptions, argv[1:], "study merge", "Join the parts of a study.")
-        )
+        merging = parse(MergeOptions, argv[1:], "study merge")
+        whole = Study.merge(merging.parts, merging.out, merging.pool, StudyProgress())
+        show_fits(whole, merging.json)
+        return 0
     if verb not in _VERBS:
-        raise ConfigError(f"unknown verb {verb!r}", "", f"use one of {', '.join(_VERBS)}, merge")
-    options = parse(StudyOptions, argv[1:], f"study {verb}", f"{verb} a study.")
+        verbs = ", ".join(_VERBS)
+        raise ConfigError(f"unknown verb {verb!r}", fix=f"use one of {verbs}, merge")
+    options = parse(StudyOptions, argv[1:], f"study {verb}", _VERBS[verb])
     require_threads(options.threads)
     part = None if options.part is None else parse_part(options.part)
     study = Study.open(options.study, options.out, options.pool, options.scale, part)
@@ -114,7 +123,7 @@ def run(argv: list[str]) -> int:
         raise DataError(
             f"no run of {options.study} has finished in {study.pool}",
             f"there is nothing to {verb}",
-            f"ladderlm study run {options.study}, with the same --out and --pool",
+            f"run `ladderlm study run {options.study}` with the same --out and --pool",
         )
     if part is not None:
         study.collect()
@@ -130,7 +139,7 @@ def run(argv: list[str]) -> int:
 
 
 def _plan_and_probe(study: Study, options: StudyOptions) -> None:
-    """Print the plan, with times and memory found by trying some of it for a minute at most."""
+    """Print the plan, with times and memory from short runs of a minute at most."""
     plan, pool = study.plan(), study.pool
     if options.no_probe:
         print_plan(plan, pool, options.json)
@@ -138,13 +147,12 @@ def _plan_and_probe(study: Study, options: StudyOptions) -> None:
     machine = LocalExecutor(options.threads)
     n_at_once = n_side_by_side(plan.settled, machine.room())
     shapes = len(probed_runs(plan))
-    print(f"trying {shapes} shapes, {n_at_once} at once, for a minute at most", file=sys.stderr)
+    print_line(f"measuring {shapes} shapes, {n_at_once} at once, for a minute at most")
     busy, n_cores = count_busy_cores(seconds=1.0)  # over this second, not the last minute
     if n_cores - busy < machine.n_threads - SLACK_CORES:
-        print(
-            f"other work keeps about {busy:.1f} of {n_cores} cores busy: the times come out too "
-            "long; plan again when it is idle",
-            file=sys.stderr,
+        print_line(
+            f"other programs keep about {busy:.1f} of {n_cores} cores busy, so the times will be "
+            "too long; plan again when the machine is idle"
         )
     costs = predict_all(plan, probe(plan, n_at_once))
 
@@ -156,12 +164,6 @@ def _plan_and_probe(study: Study, options: StudyOptions) -> None:
     print_plan(plan, pool, options.json, expected)
 
 
-def _merge_studies(options: MergeOptions) -> int:
-    """Bring the runs of all parts into one pool and judge the whole."""
-    show_fits(Study.merge(options.parts, options.out, options.pool, StudyProgress()), options.json)
-    return 0
-
-
 def show_fits(study: Study, as_json: bool = False) -> None:
     """Fit a study, draw its figures and print its verdicts."""
     fits = study.fit()
@@ -169,34 +171,34 @@ def show_fits(study: Study, as_json: bool = False) -> None:
     if as_json:
         print_json(fits.to_json())
     else:
-        describe_fits(fits)
+        print_fits(fits)
 
 
 def _draw_study(study: Study, fits: Fits) -> None:
     from ladderlm.report.drawing import draw_figures, publish_figure
 
-    results = study.results()
     spec = study.spec
-    for name, figure in draw_figures(spec.arms, spec.ladder, results, fits).items():
+    for name, figure in draw_figures(spec.arms, spec.ladder, study.results(), fits).items():
         file = f"scaling-{name}" if name in AXES.values() else name
         publish_figure(study.folder / "figures" / file, figure)
 
 
-def describe_fits(fits: Fits) -> None:
+def print_fits(fits: Fits) -> None:
     """Print the verdict of each variant with its numbers."""
     if fits.problem is not None:
         print(fits.problem)
     for reason, count in sorted(Counter(fits.excluded.values()).items()):
         print(f"excluded: {count} runs: {reason}")
-    describe_search(fits.search)
+    if fits.search is not None:
+        print_search(fits.search)
     for judged in fits.variants:
         if isinstance(judged, Unjudged):
             print(f"{judged.variant}: {judged.problem}")
         else:
-            _describe_variant(judged)
+            _print_variant(judged)
 
 
-def _describe_variant(judged: VariantFit) -> None:
+def _print_variant(judged: VariantFit) -> None:
     print(f"{judged.variant}: {judged.verdict.text}")
     print(f"  {judged.verdict.reason}")
     for rung in judged.comparison.rungs:
@@ -209,7 +211,7 @@ def _describe_variant(judged: VariantFit) -> None:
     for length, m in judged.lengths.items():
         if isinstance(m, Estimate):
             print(
-                f"  runs of length {length} alone: m = {m.value:.3f} "
+                f"  runs of length {length} only: m = {m.value:.3f} "
                 f"(95 % {m.low_95:.3f} to {m.high_95:.3f})"
             )
     if judged.comparison.rate_error:
@@ -219,5 +221,5 @@ def _describe_variant(judged: VariantFit) -> None:
     if isinstance(documents, DocumentInterval):
         print(
             f"  other documents: pooled m 95 % {documents.low_95:.3f} to "
-            f"{documents.high_95:.3f} ({documents.n_documents} drawn again, models held)"
+            f"{documents.high_95:.3f} ({documents.n_documents} resampled, models fixed)"
         )

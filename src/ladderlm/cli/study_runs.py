@@ -1,10 +1,9 @@
-"""How `ladderlm study run` shows its progress."""
+"""Show the progress of `ladderlm study run`."""
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from ladderlm.cli.study_tables import live_table, print_plan
+from ladderlm.cli.study_tables import live_table, print_line, print_plan
 from ladderlm.executors.base import Executor, Outcome, State
 from ladderlm.run.directory import RunDirectory
 from ladderlm.study.ladder import name_rung
@@ -19,57 +18,53 @@ __all__ = ["StudyProgress", "run_study"]
 
 
 class StudyProgress(StudyObserver):
-    """A line for each run that ends, and a table at the foot of a terminal."""
+    """Progress as a line for each run that ends, and a table at the bottom of a terminal."""
 
     def planned(self, study: Study, plan: StudyPlan) -> None:
         """Print the plan."""
         print_plan(plan, study.pool)
 
     def watch(self, look: Callable[[], StudyStatus]) -> AbstractContextManager[None]:
-        """Print how many runs are finished already; keep the table up to date."""
+        """Print how many runs are finished already, and keep the table up to date."""
         before = look()
         if before.n_finished:
-            _print_event(f"{before.n_finished} of {len(before.runs)} runs are finished already")
+            print_line(f"{before.n_finished} of {len(before.runs)} runs are finished already")
         return live_table(look)
 
     def run_ended(
         self, study: Study, run: PlannedRun, state: State, look: Callable[[], StudyStatus]
     ) -> None:
-        """Print its loss, or that it failed, and the time to go."""
+        """Print the loss of a run, or its failure, and the remaining time."""
         scores = RunDirectory(study.pool / run.run_id).scores(run.config.eval.split)
         shown = f"{scores['bits_per_byte']:.4f} bits/byte" if scores else state.value
         status = look()
         left = status.remaining_seconds
-        rest = f"; about {format_seconds(left)} to go" if left else ""
-        _print_event(f"[{status.n_finished}/{len(status.runs)}] {_label(run)}: {shown}{rest}")
+        rest = f"; about {format_seconds(left)} remaining" if left else ""
+        print_line(f"[{status.n_finished}/{len(status.runs)}] {_label(run)}: {shown}{rest}")
 
     def merged(self, study: Study, merged: Merged) -> None:
         """Print how many runs were copied, and which have not ended."""
-        _print_event(
+        print_line(
             f"{study.folder}: {len(merged.copied)} runs copied, {len(merged.present)} were there"
         )
         for run_id in merged.unfinished:
-            _print_event(f"run {run_id} has not ended in any part: left there")
+            print_line(f"run {run_id} has not finished in any part and was not copied")
 
 
 def run_study(
     study: Study, executor: Executor | None, observer: StudyObserver
 ) -> tuple[Outcome, ...]:
-    """Carry out a study, a line for each run that ends; return the runs that failed."""
+    """Run a study, print its problems and return the runs that failed."""
     failed = study.run(executor, observer)
     for outcome in failed:
-        _print_event(
+        print_line(
             f"run {outcome.job.name} failed with exit code {outcome.exit_code} after "
             f"{outcome.n_tries} tries; see {outcome.job.log}"
         )
     for tuning in study.plan().tunings:
         if tuning.problem:
-            _print_event(f"arm {tuning.arm}: {tuning.problem}")
+            print_line(f"arm {tuning.arm}: {tuning.problem}")
     return failed
-
-
-def _print_event(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _label(run: PlannedRun) -> str:

@@ -1,8 +1,9 @@
-"""What `ladderlm study` prints of a plan and of its runs."""
+"""Print the plan and the runs of a study."""
 
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,18 +21,26 @@ from ladderlm.study.status import StudyStatus, early_losses
 from ladderlm.text import visible
 from ladderlm.units import format_bytes, format_count, format_flops, format_seconds
 
-__all__ = ["Expected", "describe_search", "follow", "live_table", "print_plan", "print_status"]
+__all__ = [
+    "Expected",
+    "follow",
+    "live_table",
+    "print_line",
+    "print_plan",
+    "print_search",
+    "print_status",
+]
 
 REFRESH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a plan is predicted to take on this machine.
+    """Predicted cost of a plan on this machine.
 
     Args:
         costs: by run id.
-        n_at_once: runs side by side.
+        n_at_once: number of concurrent runs.
         seconds_to_go: until the last run ends.
     """
 
@@ -46,23 +55,23 @@ def print_plan(
     """Print every run of a plan, its totals and its warnings.
 
     Args:
-        expected: None: nothing was tried, so nothing is predicted.
+        expected: None: nothing was measured, so nothing is predicted.
     """
     costs = expected.costs if expected else {}
     rows = [_plan_row(planned, pool, costs) for planned in plan.runs]
     differences = {arm.name: plan.differences(arm.name) for arm in plan.spec.arms[1:]}
-    timing = _sum_up(rows, expected) if expected else None
+    timing = _add_up(rows, expected) if expected else None
     ladder = plan.spec.ladder
     power = design_power([len(ladder.seeds_of(i)) for i in range(len(ladder.flops))])
     if as_json:
         printed = {"runs": rows, "flops": plan.flops, "flops_alone": plan.flops_alone}
-        printed |= {"warnings": list(plan.warnings)}
-        print_json(printed | {"differences": differences, "power": power, "timing": timing})
+        printed |= {"warnings": list(plan.warnings), "differences": differences}
+        print_json(printed | {"power": power, "timing": timing})
         return
     alone = plan.flops_alone
-    saved = f"; {format_flops(alone)} if each were made alone" if alone > plan.flops else ""
-    _print_line(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}{saved}")
-    _print_line(
+    saved = f"; {format_flops(alone)} if each run were trained alone" if alone > plan.flops else ""
+    print_line(f"study {plan.spec.name}: {len(rows)} runs, {format_flops(plan.flops)}{saved}")
+    print_line(
         f"  {'run':<12} {'arm':<14} rung seed {'shape':>9} {'N':>7} {'tokens':>7} {'steps':>6} "
         f"{'batch':>6} {'FLOPs':>9}" + (f" {'time':>7} {'memory':>7}" if costs else "")
     )
@@ -80,35 +89,35 @@ def print_plan(
         line += "" if len(ladder.branches) == 1 else f"  {row['branch']:g}x"
         line += f" from step {row['shared_steps']:,} of {row['trunk']}" if row["trunk"] else ""
         line += "  not chosen yet" if row["learning_rate"] is None else ""
-        _print_line(line + ("  finished" if row["finished"] else ""))
+        print_line(line + ("  finished" if row["finished"] else ""))
     if timing is not None:
         for arm, hours in timing["device_hours"].items():
-            _print_line(f"  {arm}: {hours:.3g} device-hours")
-        _print_line(
-            f"  to go: {format_seconds(timing['seconds_to_go'])} with {timing['n_at_once']} at "
-            f"once, {format_seconds(timing['seconds'])} of processes in all, as tried on this "
-            "machine"
+            print_line(f"  {arm}: {hours:.3g} device-hours")
+        print_line(
+            f"  remaining: {format_seconds(timing['seconds_to_go'])} with {timing['n_at_once']} "
+            f"concurrent runs; all runs one after another: {format_seconds(timing['seconds'])}, as "
+            "measured on this machine"
         )
-    _print_line(_describe_power(power))
-    for arm, lines in differences.items():
-        for line in lines:
-            _print_line(f"  {arm} changes {line}")
+    print_line(_describe_power(power))
+    for line in [f"{arm} changes {line}" for arm, lines in differences.items() for line in lines]:
+        print_line(f"  {line}")
     for warning in plan.warnings:
-        _print_line(f"  warning: {warning}")
+        print_line(f"  warning: {warning}")
 
 
 def _describe_power(power: Mapping[str, float]) -> str:
-    """Return which gain in compute the design sees, and under which noise."""
+    """Return the gain in compute that the design detects, and the noise that is assumed."""
     if power["detects_95"] == float("inf"):
-        return "  power: no gain can be shown: an interval needs at least two rungs"
+        return "  power: no gain can be detected: an interval needs at least two rungs"
     return (
-        f"  power: sees a gain of {power['detects_80'] - 1:.1%} of compute with 80 %, of "
+        f"  power: detects a gain of {power['detects_80'] - 1:.1%} of compute with 80 %, of "
         f"{power['detects_95'] - 1:.1%} with 95 % (if seeds differ by {power['seed_sd']:.2%} of "
         f"the loss, mistuned rungs by {power['rung_sd']:.2%})"
     )
 
 
 def _plan_row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dict[str, Any]:
+    sizes = ("n_matmul", "n_tokens", "n_steps", "global_batch_tokens", "flops")
     row = {
         "run_id": planned.run_id,
         "arm": planned.arm,
@@ -121,11 +130,7 @@ def _plan_row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dic
         "learning_rate": None if planned.provisional else planned.config.optim.learning_rate,
         "dim": planned.config.model.dim,
         "n_layers": planned.config.model.n_layers,
-        "n_matmul": planned.rung.n_matmul,
-        "n_tokens": planned.rung.n_tokens,
-        "n_steps": planned.rung.n_steps,
-        "global_batch_tokens": planned.rung.global_batch_tokens,
-        "flops": planned.rung.flops,
+        **{name: getattr(planned.rung, name) for name in sizes},
         "flops_to_spend": planned.flops_to_spend,
         "finished": not planned.provisional and RunDirectory(pool / planned.run_id).finished,
     }
@@ -136,26 +141,26 @@ def _plan_row(planned: PlannedRun, pool: Path, costs: Mapping[str, Cost]) -> dic
     return row
 
 
-def _sum_up(rows: Sequence[dict[str, Any]], expected: Expected) -> dict[str, Any]:
-    """Sum up predictions: per arm, in all, and until the last run that is missing ends."""
-    hours: dict[str, float] = {}
+def _add_up(rows: Sequence[dict[str, Any]], expected: Expected) -> dict[str, Any]:
+    """Return the predictions per arm, in total, and until the last missing run ends."""
+    hours: Counter[str] = Counter()
     for row in rows:
-        device = row["timing"]["device_seconds"] / 3600
-        hours[row["arm"]] = hours.get(row["arm"], 0.0) + device
+        hours[row["arm"]] += row["timing"]["device_seconds"] / 3600
     return {
-        "device_hours": hours,
+        "device_hours": dict(hours),
         "seconds": sum(row["timing"]["seconds"] for row in rows),
         "seconds_to_go": expected.seconds_to_go,
         "n_at_once": expected.n_at_once,
     }
 
 
-def _print_line(line: str) -> None:
-    print(line, file=sys.stderr)
+def print_line(line: str) -> None:
+    """Print a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def print_status(status: StudyStatus, as_json: bool) -> None:
-    """Print where every run stands, the losses so far and the time to go."""
+    """Print the state of every run, the losses so far and the remaining time."""
     rows = [
         {"run_id": row.run.run_id, "arm": row.run.arm, "rung": row.run.rung.index + 1}
         | {"branch": row.run.rung.branch, "trunk": row.run.trunk}
@@ -188,19 +193,17 @@ def print_status(status: StudyStatus, as_json: bool) -> None:
 
 
 def _headline(status: StudyStatus) -> str:
-    """Return one line with the progress and the time to go."""
+    """Return one line with the progress and the remaining time."""
     done = f"{status.n_finished} of {len(status.runs)} runs are finished"
     if status.over:
         return done
     if status.remaining_seconds is None:
-        return f"{done}; how long the rest takes is known once a run is under way"
-    return f"{done}; about {format_seconds(status.remaining_seconds)} to go at today's pace"
+        return f"{done}; the remaining time is known once a run has logged its speed"
+    return f"{done}; about {format_seconds(status.remaining_seconds)} remaining"
 
 
-def describe_search(found: SearchResult | None) -> None:
-    """Print the table of a search: rung by rung, the best first."""
-    if found is None:
-        return
+def print_search(found: SearchResult) -> None:
+    """Print the trials of a search: rung by rung, the best first."""
     for trial in found.rows:
         loss = trial.bits_per_byte
         shown = "failed" if loss is None else f"{loss:.4f} bits/byte"
@@ -208,11 +211,11 @@ def describe_search(found: SearchResult | None) -> None:
         best = "  best" if trial == found.best else ""
         print(f"search: rung {trial.rung}  {shown}  {visible(options, keep='')}{best}")
     for name in found.edges:
-        print(f"search: the best {name} is the last of its values: the best may lie beyond it")
+        print(f"search: the best {name} is at the edge of its values; a better one may be beyond")
 
 
 def follow(look: Callable[[], StudyStatus]) -> StudyStatus:
-    """Show a live table until no run is left, or until it is interrupted; return the last look."""
+    """Show a live table until all runs have ended; return the last status."""
     status = look()
     with live_table(lambda: status):
         while not status.over:
@@ -223,7 +226,7 @@ def follow(look: Callable[[], StudyStatus]) -> StudyStatus:
 
 @contextlib.contextmanager
 def live_table(look: Callable[[], StudyStatus]) -> Iterator[None]:
-    """Keep a table of the study at the foot of a terminal; elsewhere show nothing."""
+    """Keep a table of the study at the bottom of a terminal; elsewhere show nothing."""
     if not sys.stderr.isatty():
         yield
         return
@@ -239,12 +242,12 @@ def live_table(look: Callable[[], StudyStatus]) -> Iterator[None]:
 
 
 def _table(status: StudyStatus) -> Any:
-    """Make a table of a row a rung and arm: progress, state, loss so far."""
+    """Return a table with one row per rung and arm: progress, states, loss so far."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(_headline(status)), title_justify="left", expand=False)
-    for name in ("rung", "arm", "finished", "running", "failed", "steps", "bits/byte", "to go"):
+    for name in ("rung", "arm", "finished", "running", "failed", "steps", "bits/byte", "remaining"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for early in early_losses(status):
         rows = [
