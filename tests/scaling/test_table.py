@@ -34,7 +34,7 @@ def test_clauses_choose_rows(clause):
     [
         ("paramz=1", "did you mean params"),
         ("kind=z", "values of kind: x, y"),
-        ("kind", "cannot read 'kind'"),
+        ("kind", "a condition must be a column, one of = != < <= > >=, and a value, got 'kind'"),
     ],
 )
 def test_a_clause_that_chooses_nothing_is_named(clause, says):

@@ -1,7 +1,4 @@
-"""What a fit is asked for.
-
-Owns the options of `fit`, with their defaults.
-"""
+"""Owns the options of `fit`, with their defaults."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -51,8 +48,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.draws < 100:
-            raise DataError(
-                f"draws = {self.draws}", "a 95 % interval of fewer is noise", "use 500 or more"
-            )
+            what = f"draws must be at least 100, got {self.draws}"
+            raise DataError(what, "a 95 % interval of fewer is noise", "use 500 or more")
         if not 0 < self.within < 1:
-            raise DataError(f"within = {self.within}", "it is a share, such as 0.0025")
+            what = f"within must be between 0 and 1, got {self.within}"
+            raise DataError(what, fix="use a fraction, such as 0.0025")

@@ -1,6 +1,6 @@
 """`ladderlm.fit`: fit scaling laws to any table of results.
 
-Owns the one door to all forms; each is fitted in its own module.
+Owns the choice of a form's module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,24 +24,19 @@ def fit(
     """Fit a scaling law.
 
     Args:
-        points: a CSV file, or columns of equal length; `params`, `tokens`, `flops`, `loss` and,
-            if there are any, `arm`, `rung`, `seed`, `cluster`, `weight`.
+        points: a CSV file, or columns of equal length: `params`, `tokens`, `flops`, `loss` and
+            optionally `arm`, `rung`, `seed`, `cluster`, `weight`.
         form: power, quadratic, chinchilla, overtraining, isoflop, powerlaw-nd or joint.
-        options: of `FitOptions`.
+        options: other fields of `FitOptions`.
 
     Raises:
-        DataError: the points cannot be read or are not enough for the form.
+        DataError: the points cannot be read or are too few for the form.
     """
-    known: Any = {"form": form, **options}
-    return fit_points(points, FitOptions(**known))
+    return fit_points(points, FitOptions(**{"form": form, **options}))
 
 
 def fit_points(points: str | Path | Mapping[str, Sequence[object]], options: FitOptions) -> Fit:
-    """Fit as the options say; see `fit`."""
+    """Fit a scaling law by the options; see `fit`."""
     table = table_of(points) if isinstance(points, Mapping) else read_table(points)
-    rows = choose_rows(table, options)
-    if options.form == "isoflop":
-        return fit_isoflop(rows, options)
-    if options.form == "powerlaw-nd":
-        return fit_power_law(rows, options)
-    return fit_form(rows, options)
+    own = {"isoflop": fit_isoflop, "powerlaw-nd": fit_power_law}
+    return own.get(options.form, fit_form)(choose_rows(table, options), options)

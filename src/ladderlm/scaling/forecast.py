@@ -1,7 +1,4 @@
-"""What the next rung will show.
-
-Owns the forecast of a rung's mean loss from the law of the rungs below, with its intervals.
-"""
+"""Owns the forecast of a rung's mean loss from the law of the rungs below, with its intervals."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +13,9 @@ __all__ = ["Forecast", "forecast"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """The mean loss of some runs of one arm at one x, before they are looked at.
+    """The predicted mean loss of `n_runs` runs of one arm at one x.
 
-    Args:
-        n_runs: whose mean is predicted.
-        value: of the law.
-        low_90, high_90, low_95, high_95: intervals of the mean: error of the law, and noise.
+    The intervals include the error of the law and the noise of the runs.
     """
 
     arm: str
@@ -35,10 +29,10 @@ class Forecast:
 
 
 def forecast(law: LadderLaw, arm: str, x: float, n_runs: int, branch: float = 1.0) -> Forecast:
-    """Predict with t intervals in ln L; variances of law and noise add.
+    """Predict with t intervals in ln L, adding the variances of law and noise.
 
     Args:
-        branch: length of the runs over that of their rung.
+        branch: length of the runs relative to that of their rung.
     """
     at = np.array([x])
     value = float(law.predict(arm, at, branch)[0])

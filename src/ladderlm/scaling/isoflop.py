@@ -1,7 +1,8 @@
 """Optima at equal compute: parabolas within budgets, and a surface for comparison.
 
-Owns Hoffmann et al. 2022's approaches 2 (a parabola in ln N, and one in ln D, at every budget;
-their vertices follow a power of C) and 3 (the surface L(N, D)), and whether the two agree.
+Owns approaches 2 and 3 of Hoffmann et al. 2022, and their comparison. Approach 2 fits a parabola in
+ln N and one in ln D at each budget, whose vertices follow a power of C. Approach 3 is the surface
+L(N, D).
 """
 
 from collections import Counter
@@ -29,12 +30,12 @@ NAMES = {"params": "exponent_params", "tokens": "exponent_tokens"}
 
 @dataclass(frozen=True)
 class Bowl:
-    """The sizes of one budget, and their optimum by parameters and by tokens if there is one.
+    """The sizes of one budget, and their optimum in parameters and tokens if there is one.
 
     Args:
-        problem: why the budget is left out; "": it is not.
+        problem: reason for leaving out the budget, else "".
         params_opt, params_curvature: vertex of the parabola in ln N, and its second coefficient.
-        tokens_per_param_opt: over both vertices.
+        tokens_per_param_opt: ratio of the vertices.
     """
 
     flops: float
@@ -50,13 +51,13 @@ class Bowl:
     tokens_per_param_opt: float | None = None
 
     def with_ratio(self) -> "Bowl":
-        """Return it with tokens per parameter at the optimum."""
+        """Return the bowl with `tokens_per_param_opt`."""
         if self.problem or self.params_opt is None or self.tokens_opt is None:
             return self
         return replace(self, tokens_per_param_opt=self.tokens_opt / self.params_opt)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, without those that there are none of."""
+        """Return plain values, without those that are None."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
@@ -65,7 +66,7 @@ class Bowl:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Bowl":
-        """Read back what `to_json` returned."""
+        """Read what `to_json` returned."""
         lists = {name: tuple(values[name]) for name in ("params", "tokens", "losses")}
         return cls(**{**values, **lists})
 
@@ -78,7 +79,7 @@ def vertices(log_x: Array, loss: Array, weight: Array) -> tuple[Array, Array]:
         weight: (..., n).
 
     Returns:
-        Vertex (...) in the units of log_x, NaN where the parabola opens downwards, and r (...).
+        Vertex (...) in the units of log_x, NaN if the parabola opens downwards, and r (...).
     """
     middle = log_x.mean()
     design = np.stack([np.ones_like(log_x), log_x - middle, (log_x - middle) ** 2], axis=-1)
@@ -93,13 +94,13 @@ def vertices(log_x: Array, loss: Array, weight: Array) -> tuple[Array, Array]:
 
 
 def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
-    """Find N* and D* at every budget and their exponents in C.
+    """Find N* and D* at each budget and their exponents in C.
 
     Raises:
-        DataError: fewer than two budgets with an optimum inside of their sizes.
+        DataError: fewer than two budgets have an optimum within their sizes.
     """
     table = rows.table.take(rows.fitted)
-    columns, said = columns_of(table, ("params", "tokens", "flops"))
+    columns, warnings = columns_of(table, ("params", "tokens", "flops"))
     loss = table.numbers("loss")
     budgets = group_close(columns["flops"])
     rng = np.random.default_rng(options.seed)
@@ -110,10 +111,10 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
         bowl = _bowl(columns, loss, own)
         bowls.append(bowl)
         if bowl["problem"]:
-            said.append(f"budget {bowl['flops']:.3g}: {bowl['problem']}; left out")
+            warnings.append(f"budget {bowl['flops']:.3g}: {bowl['problem']}; left out")
             continue
         log_c.append(np.log(bowl["flops"]))
-        n = int(own.sum())
+        n = bowl["n_rows"]
         weight = rng.multinomial(n, np.full(n, 1 / n), size=options.draws).astype(float)
         for name, found in drawn.items():
             log_x = np.log(columns[name][own])
@@ -133,7 +134,7 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
             excluded[bowl["problem"]] += bowl["n_rows"]
     parameters, intervals = _exponents(good, drawn, np.array(log_c))
     surface = _surfaces(columns, loss, options)
-    said += _compare_ways(parameters, intervals, surface)
+    warnings += _compare_ways(parameters, intervals, surface)
     return Fit(
         form="isoflop",
         parameters=parameters,
@@ -143,7 +144,7 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
         n_used=sum(bowl["n_rows"] for bowl in good),
         excluded=dict(excluded),
         holdout=[],
-        warnings=said,
+        warnings=warnings,
         card={
             "form": "loss = p + q ln N + r (ln N)^2 at each budget; N* = G C^a; the same for D",
             "loss": options.loss,
@@ -159,7 +160,7 @@ def fit_isoflop(rows: Rows, options: FitOptions) -> Fit:
 
 
 def _bowl(columns: dict[str, Array], loss: Array, own: NDArray[np.bool_]) -> dict[str, Any]:
-    """Find the optimum of one budget, by parameters and by tokens."""
+    """Find the optimum of one budget in parameters and tokens."""
     bowl: dict[str, Any] = {
         "flops": float(np.exp(np.log(columns["flops"][own]).mean())),
         "n_rows": int(own.sum()),
@@ -184,7 +185,7 @@ def _bowl(columns: dict[str, Array], loss: Array, own: NDArray[np.bool_]) -> dic
 def _exponents(
     good: list[dict[str, Any]], drawn: dict[str, list[Array]], log_c: Array
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Regress the optima on compute; draws give the intervals."""
+    """Regress the optima on compute, with intervals from the draws."""
     centred = log_c - log_c.mean()
     parameters, intervals = {}, {}
     for name, short in NAMES.items():
@@ -198,7 +199,7 @@ def _exponents(
 
 
 def _surfaces(columns: dict[str, Array], loss: Array, options: FitOptions) -> dict[str, Any]:
-    """Fit L(N, D) to the same rows with both objectives; D* then goes as C^(alpha/(alpha+beta))."""
+    """Fit L(N, D) to the same rows with both objectives; D* ~ C^(alpha / (alpha + beta))."""
     sample = Sample.of({name: columns[name] for name in Chinchilla.columns})
     found: dict[str, Any] = {}
     for objective in ("huber", "least-squares"):
@@ -220,25 +221,24 @@ def _surfaces(columns: dict[str, Array], loss: Array, options: FitOptions) -> di
 def _compare_ways(
     parameters: dict[str, float], intervals: dict[str, tuple[float, float]], surface: dict[str, Any]
 ) -> list[str]:
-    """Return where the ways to the optimum disagree."""
-    said = []
+    """Warn of disagreement between the approaches."""
+    found = []
     total = parameters["exponent_params"] + parameters["exponent_tokens"]
     if abs(total - 1) > 0.03:
-        said.append(
+        found.append(
             f"the exponents of N* and D* add to {total:.3f}, not 1: N and D do not make up the "
             "same compute at every budget"
         )
-    own = parameters["exponent_tokens"]
-    low, high = intervals["exponent_tokens"]
+    own, (low, high) = parameters["exponent_tokens"], intervals["exponent_tokens"]
+    exponents = {objective: fit["exponent_tokens"] for objective, fit in surface.items()}
     apart = [
-        f"{objective} {found['exponent_tokens']:.3f}"
-        for objective, found in surface.items()
-        if not low <= found["exponent_tokens"] <= high
-        and abs(found["exponent_tokens"] - own) > 0.02
+        f"{objective} {b:.3f}"
+        for objective, b in exponents.items()
+        if not low <= b <= high and abs(b - own) > 0.02
     ]
     if apart:
-        said.append(
+        found.append(
             f"parabolas and surface disagree on D* = G C^b: b = {own:.3f} by parabolas (95 % "
             f"{low:.3f} to {high:.3f}), by the surface {', '.join(apart)}; neither is preferred"
         )
-    return said
+    return found

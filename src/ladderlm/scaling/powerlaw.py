@@ -1,6 +1,6 @@
 """Power laws of any column in one or more others: y = c x1^p1 x2^p2 ...
 
-Owns the regression in logarithms (best learning rate or batch in N and D, optima in C), after an
+Owns the regression in logarithms (best learning rate or batch in N and D, optima in C) and the
 optional choice of the rows near each cell's best loss.
 """
 
@@ -24,12 +24,12 @@ TUNING = 1.345  # of Huber in residual sd: 95 % efficient for normal errors (Hub
 def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
     """Fit ln y = ln c + sum_i p_i ln x_i.
 
-    With `optimum`, every combination of x, params and tokens is a cell, y its geometric mean over
-    the rows whose optimum column lies within `within` of the cell's smallest. Source of such laws:
-    Li et al. 2025 (2503.04715), section 4; the choice of rows is ours.
+    With `optimum`, each combination of x, params and tokens is a cell. Its y is the geometric mean
+    over the rows whose optimum column is within `within` of the cell's smallest. Source of such
+    laws: Li et al. 2025 (2503.04715), section 4; the choice of rows is ours.
 
     Raises:
-        DataError: too few points, or x that are tied.
+        DataError: there are too few points, or the x do not vary independently.
     """
     table = rows.table.take(rows.fitted)
     names = options.x_column or ("params", "tokens")
@@ -43,24 +43,22 @@ def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
         labels = [{"line": None, "label": ""} for _ in y]
     design = np.column_stack([np.ones(len(y)), x - x.mean(axis=0)])
     _check_design(design, names)
+    n_points, n_params = design.shape
     solution = np.linalg.lstsq(design, y, rcond=None)[0]
-    robust = _huber(design, y)
-    sd = float(np.sqrt(((y - design @ solution) ** 2).sum() / (len(y) - design.shape[1])))
-    draws = _draw_solutions(design, y, options)
+    sd = float(np.sqrt(((y - design @ solution) ** 2).sum() / (n_points - n_params)))
     middle = x.mean(axis=0)
-    chosen, other = robust, solution
+    chosen, other = _huber(design, y), solution
     if options.objective == "least-squares":
-        chosen, other = solution, robust
+        chosen, other = other, chosen
     keys = ["factor", *(f"exponent_{name}" for name in names)]
-    public = _public(chosen, middle)
-    spread = _public(draws, middle)
+    spread = _public(_draw_solutions(design, y, options), middle)
     predicted = design @ chosen
     warnings = []
-    if len(y) - design.shape[1] < 3:
-        warnings.append(f"{len(y)} points for {design.shape[1]} parameters: hardly any to spare")
+    if n_points - n_params < 3:
+        warnings.append(f"{n_points} points for {n_params} parameters: hardly any to spare")
     return Fit(
         form="powerlaw-nd",
-        parameters=dict(zip(keys, public.tolist(), strict=True)),
+        parameters=dict(zip(keys, _public(chosen, middle).tolist(), strict=True)),
         intervals={key: interval(spread[:, i]) for i, key in enumerate(keys)},
         objective={
             "name": options.objective,
@@ -95,7 +93,7 @@ def fit_power_law(rows: Rows, options: FitOptions) -> Fit:
 
 
 def _centres(table: Table, x: Array, y: Array, options: FitOptions) -> tuple[Array, Array, int]:
-    """Return the centre of the near-optimal rows of every cell, and how many rows are not near."""
+    """Return the centre of the near-optimal rows of each cell, and the number of other rows."""
     best = table.numbers(options.optimum or "")
     sizes = [table.numbers(name) for name in ("params", "tokens") if name in table]
     keys = np.column_stack([x, *map(np.log, sizes)]).round(9)
@@ -115,7 +113,7 @@ def _check_design(design: Array, names: tuple[str, ...]) -> None:
     if n <= p:
         raise DataError(
             f"{n} points for {p} parameters",
-            "a fit without a point to spare says nothing about its errors",
+            "a fit needs at least one more point than parameters to estimate its error",
             "add rows",
         )
     if np.linalg.matrix_rank(design, tol=1e-6 * n) < p:
@@ -127,7 +125,7 @@ def _check_design(design: Array, names: tuple[str, ...]) -> None:
 
 
 def _huber(design: Array, y: Array) -> Array:
-    """Fit by Huber with a scale from the median absolute residual."""
+    """Minimise the Huber loss, with a scale from the median absolute residual."""
     weight = np.ones(len(y))
     solution = np.zeros(design.shape[1])
     for _ in range(50):
@@ -140,7 +138,7 @@ def _huber(design: Array, y: Array) -> Array:
 
 
 def _draw_solutions(design: Array, y: Array, options: FitOptions) -> Array:
-    """Refit points drawn with replacement; draws that lose a direction are skipped."""
+    """Refit points drawn with replacement; draws with a singular design are skipped."""
     rng = np.random.default_rng(options.seed)
     n = len(y)
     weight = rng.multinomial(n, np.full(n, 1 / n), size=options.draws).astype(float)
@@ -151,7 +149,7 @@ def _draw_solutions(design: Array, y: Array, options: FitOptions) -> Array:
 
 
 def _public(solution: Array, middle: Array) -> Array:
-    """Undo the centring: factor and exponents."""
+    """Return factor and exponents, with the centring undone."""
     slopes = solution[..., 1:]
     factor = np.exp(solution[..., :1] - (slopes @ middle)[..., None])
     return np.concatenate([factor, slopes], axis=-1)

@@ -1,7 +1,4 @@
-"""What a fit gives.
-
-Owns the shape of the answer, which is the same for every form.
-"""
+"""Owns the result of a fit, which has the same fields for every form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,17 +11,17 @@ VERSION = 1  # of the procedure, written into every card
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law with everything that decides how far it can be trusted.
+    """A fitted law and the checks of its reliability.
 
     Args:
-        parameters: by the objective that was asked for.
+        parameters: under the chosen objective.
         intervals: 95 %, of each parameter.
         objective: its name and value, and the parameters under the other objective.
-        identified: whether E can be known from these points, with the profile; {} without E.
-        excluded: rows left out, by reason.
-        holdout: rows predicted without having been fitted.
-        details: what only this form has (profile, leave-one-rung-out, optima, comparisons, ...).
-        rows: fitted rows with what the law says of them.
+        identified: whether the points identify E, and why; {} without E.
+        excluded: number of rows left out, by reason.
+        holdout: predictions of rows that were not fitted.
+        details: results of this form only (profile, leave-one-rung-out, optima, comparisons, ...).
+        rows: fitted rows with their predictions.
         card: form, loss, starts, numbers of rows and the version of the procedure.
     """
 
@@ -42,11 +39,11 @@ class Fit:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; details follow the rest."""
+        """Return plain values, with the details last."""
         return {**{k: v for k, v in vars(self).items() if k != "details"}, **self.details}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Fit":
-        """Read back what `to_json` returned."""
+        """Read what `to_json` returned."""
         own = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         return cls(**own, details={k: v for k, v in values.items() if k not in own})

@@ -1,7 +1,7 @@
 """Find the parameters of a form.
 
 Owns the procedure: starts by variable projection, a polish by L-BFGS with restarts, and a damped
-Gauss-Newton that refits many weightings at once from a known optimum. Knows no files and no words.
+Gauss-Newton that refits many weightings at once from a known optimum.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 DELTA = 1e-3  # of Huber, in ln L; source: Hoffmann et al. 2022, appendix D.3
-FLOOR = -14.0  # ln of a term that is as good as absent, where losses are scaled to 1
+FLOOR = -14.0  # ln of a negligible term, for losses scaled to 1
 N_STARTS = 12
 MAX_RESTARTS = 5
 OBJECTIVES = {
@@ -37,19 +37,19 @@ OBJECTIVES = {
 
 
 def other_objective(name: str) -> str:
-    """Return the objective that is shown beside one, to show how much depends on it."""
+    """Return the objective that is reported for comparison."""
     return "least-squares" if name == "huber" else "huber"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A fit to make.
+    """A fitting problem.
 
     Args:
         log_loss: (n,).
         weight: (n,), non-negative.
         objective: a key of `OBJECTIVES`.
-        low, high: bounds of all parameters, (p,); equal ones hold a parameter.
+        low, high: bounds of all parameters, (p,); equal bounds fix a parameter.
     """
 
     form: Form
@@ -70,11 +70,7 @@ class Problem:
         weight: Array | None = None,
         floor: bool = True,
     ) -> "Problem":
-        """Set the usual bounds.
-
-        Args:
-            floor: False holds E at nothing.
-        """
+        """Return a problem with the usual bounds; `floor` False fixes E at 0."""
         log_loss = np.log(loss)
         middle = float(log_loss.mean())
         eta = form.bounds()
@@ -85,34 +81,23 @@ class Problem:
         return cls(form, sample, log_loss, weight, objective, low, high)
 
     def where(self, mask: NDArray[np.bool_]) -> "Problem":
-        """Keep some points and the scaling of all."""
-        return replace(
-            self,
-            sample=self.sample.where(mask),
-            log_loss=self.log_loss[mask],
-            weight=self.weight[mask],
-        )
+        """Return the problem of some points, with the scaling of all."""
+        log_loss, weight = self.log_loss[mask], self.weight[mask]
+        return replace(self, sample=self.sample.where(mask), log_loss=log_loss, weight=weight)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """An optimum.
+    """An optimum."""
 
-    Args:
-        theta: parameters, (K + P,).
-        value: of the objective.
-        n_starts: starts polished.
-        n_agreeing: how many of them ended within 0.1 % of this value.
-    """
-
-    theta: Array
-    value: float
+    theta: Array  # parameters, (K + P,)
+    value: float  # of the objective
     n_starts: int
-    n_agreeing: int
+    n_agreeing: int  # starts that ended within 0.1 % of this value
 
 
 def _residuals(problem: Problem, log_loss: Array, target: Array) -> tuple[Array, Array]:
-    """Return residuals and what turns a gradient of ln L into theirs."""
+    """Return residuals and their derivative with respect to ln L."""
     if problem.objective == "least-squares":
         loss = np.exp(log_loss)
         return loss - np.exp(target), loss
@@ -120,7 +105,7 @@ def _residuals(problem: Problem, log_loss: Array, target: Array) -> tuple[Array,
 
 
 def _cost(problem: Problem, residual: Array) -> tuple[Array, Array]:
-    """Return each point's cost and its weight in reweighted least squares."""
+    """Return the cost of each point and its weight in reweighted least squares."""
     square = 0.5 * residual**2
     if problem.objective != "huber":
         return square, np.ones_like(residual)
@@ -144,12 +129,12 @@ def minimise(
 ) -> Solution:
     """Fit from scratch.
 
-    The exponents alone are gridded; E and the other factors follow by non-negative least squares
-    (variable projection: Golub and Pereyra 1973). The best starts go through L-BFGS-B and `refit`,
-    and the best of these once more, until that gains nothing.
+    Only the exponents are on a grid. E and the other factors follow by non-negative least squares
+    (variable projection: Golub and Pereyra 1973). L-BFGS-B and `refit` improve the best starts, and
+    then the best of the results until there is no further gain.
 
     Args:
-        polish: False leaves out L-BFGS: good enough where there is one sharp optimum.
+        polish: False omits L-BFGS, which suffices for a single sharp optimum.
         tolerance: of `refit`.
     """
     starts = _starts(problem, n_starts)
@@ -214,28 +199,25 @@ def refit(
 ) -> tuple[Array, Array]:
     """Refit many weightings at once from known parameters.
 
-    Damped Gauss-Newton (Levenberg 1944, Marquardt 1963), reweighted for Huber; parameters that
-    push against a bound rest there.
+    Damped Gauss-Newton (Levenberg 1944, Marquardt 1963), reweighted for Huber. Parameters at a
+    bound stay there if the gradient points outside.
 
     Args:
         start: (p,) or (B, p).
         weight: (B, n) instead of the problem's.
-        held: (p,) bool, parameters that stay at their start.
-        tolerance: an end is reached when a step gains less than this share of the value.
+        held: (p,) bool, parameters fixed at their start.
+        tolerance: stop when a step gains less than this fraction of the value.
 
     Returns:
         Parameters (B, p) and values (B,).
     """
-    form, sample = problem.form, problem.sample
+    form, sample, target = problem.form, problem.sample, problem.log_loss
     weights = np.atleast_2d(problem.weight if weight is None else weight)
-    target = problem.log_loss
     theta = np.atleast_2d(start)
     n_batch = max(len(weights), len(theta))
     theta = np.repeat(theta, n_batch, 0) if len(theta) == 1 else theta.copy()
     weights = np.broadcast_to(weights, (n_batch, weights.shape[1]))
-    fixed: NDArray[np.bool_] = problem.high <= problem.low
-    if held is not None:
-        fixed = fixed | held
+    fixed = (problem.high <= problem.low) | (False if held is None else held)
     damping = np.full(n_batch, 1e-3)
     value = np.full(n_batch, np.inf)
     live = np.arange(n_batch)
@@ -245,8 +227,8 @@ def refit(
         residual, chain = _residuals(problem, predicted, target)
         cost, robust = _cost(problem, residual)
         value[live] = (w * cost).sum(axis=1)
-        factors = np.exp(now[:, : form.n_terms])  # steps are taken in E, not in ln E, which has
-        jacobian = slopes * chain[..., None]  # no gradient left where E is nearly nothing
+        factors = np.exp(now[:, : form.n_terms])  # steps are in E, since the gradient with
+        jacobian = slopes * chain[..., None]  # respect to ln E vanishes as E approaches 0
         jacobian[..., : form.n_terms] /= factors[:, None]
         pull = np.einsum("bn,bnp->bp", w * robust * residual, jacobian)
         stuck = fixed | ((now <= problem.low) & (pull > 0)) | ((now >= problem.high) & (pull < 0))
@@ -258,10 +240,8 @@ def refit(
         damped = curvature + ridge[:, :, None] * np.eye(theta.shape[1])
         step = np.linalg.solve(damped, pull[..., None])[..., 0]
         trial = now - step
-        moved_factors = np.maximum(factors - step[:, : form.n_terms], 1e-300)
-        trial[:, : form.n_terms] = np.log(moved_factors)
-        trial = np.clip(trial, problem.low, problem.high)
-        trial = np.where(stuck, now, trial)
+        trial[:, : form.n_terms] = np.log(np.maximum(factors - step[:, : form.n_terms], 1e-300))
+        trial = np.where(stuck, now, np.clip(trial, problem.low, problem.high))
         residual, _ = _residuals(problem, form.log_loss(trial, sample), target)
         reached = (w * _cost(problem, residual)[0]).sum(axis=1)
         better = reached <= value[live]
@@ -271,8 +251,7 @@ def refit(
         small = (gain <= tolerance * value[live] + 1e-30) | (moved < 1e-11)
         value[live] = np.where(better, reached, value[live])
         damping[live] = np.clip(damping[live] * np.where(better, 0.2, 8.0), 1e-12, 1e9)
-        done = (better & small) | (damping[live] >= 1e9)
-        live = live[~done]
+        live = live[~((better & small) | (damping[live] >= 1e9))]
         if not len(live):
             break
     return theta, value

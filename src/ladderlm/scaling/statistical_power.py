@@ -1,7 +1,7 @@
-"""Which gain a design can see.
+"""The statistical power of a design: which gain it can detect.
 
-Owns the power of the t test on rung means, for planning (before any run) and for saying how many
-runs an inconclusive study lacks.
+Owns the power of the t test on rung means, for planning before any run, and the number of rungs
+that an inconclusive study needs.
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = [
     "rungs_needed",
 ]
 
-PLANNING_SLOPE = 0.107  # -d ln L / d ln C of models below 10M parameters, where nothing is measured
+PLANNING_SLOPE = 0.107  # -d ln L / d ln C of models below 10M parameters, if it is not measured
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Noise:
     """Sd of ln L.
 
     Args:
-        seed_sd: of one run against the next seed, what both arms of a pair do not share.
-        rung_sd: of what all runs of an arm at a rung share: a mistuned rate.
+        seed_sd: of one run, from the part of a seed's effect that a pair's arms do not share.
+        rung_sd: of the error that all runs of an arm at a rung share, from a mistuned rate.
     """
 
     seed_sd: float
@@ -50,14 +50,14 @@ def detection_power(
     slopes: Sequence[float] | float = PLANNING_SLOPE,
     level: float = 0.95,
 ) -> float:
-    """Return the chance that the pooled interval of a true multiplier lies above 1.
+    """Return the probability that the pooled interval of a true multiplier is above 1.
 
-    The pooled ln m is a regression of rung means on slopes (see `compare_arms`); its t statistic is
+    The pooled ln m is a regression of rung means on slopes (see `compare_arms`). Its t statistic is
     noncentral t with rungs - 1 degrees of freedom.
 
     Args:
-        gain: m.
-        seeds: pairs of runs at each rung.
+        gain: the true m.
+        seeds: number of pairs of runs at each rung.
         slopes: -d ln L / d ln C at each rung.
     """
     n = np.asarray(seeds, dtype=np.float64)
@@ -80,7 +80,7 @@ def detectable_gain(
     noise: Noise = PLANNING_NOISE,
     slopes: Sequence[float] | float = PLANNING_SLOPE,
 ) -> float:
-    """Return the smallest m below 20 that a design sees with some power; infinite if none is."""
+    """Return the smallest m below 20 that a design detects with this power, else infinity."""
 
     def missing(log_m: float) -> float:
         return detection_power(math.exp(log_m), seeds, noise, slopes) - power
@@ -92,14 +92,12 @@ def detectable_gain(
 
 
 def design_power(seeds: Sequence[int]) -> dict[str, float]:
-    """Return what a ladder detects under the planning noise, before anything has run.
+    """Return the multipliers that a ladder detects with a power of 80 and 95 %, as planned.
+
+    Infinity means none. The assumed noise and slope, in ln L, are returned as well.
 
     Args:
-        seeds: pairs of runs at each rung.
-
-    Returns:
-        detects_80 and detects_95, the multipliers that it sees with that power (infinite: none),
-        and the noise and slope that this assumes, in ln L.
+        seeds: number of pairs of runs at each rung.
     """
     return {
         "detects_80": detectable_gain(0.80, seeds),
@@ -111,11 +109,11 @@ def design_power(seeds: Sequence[int]) -> dict[str, float]:
 
 
 def rungs_needed(effect: float, rung_sd: float, power: float = 0.8) -> int:
-    """Return the fewest rungs whose 95 % interval excludes 0 with some power.
+    """Return the smallest number of rungs whose 95 % interval excludes 0 with this power.
 
     Args:
         effect: ln m, positive.
-        rung_sd: of a rung's mean of ln m.
+        rung_sd: of a rung's mean ln m.
     """
     for n in range(2, 1000):
         limit = float(stats.t.ppf(0.975, n - 1))

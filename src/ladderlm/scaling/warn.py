@@ -1,7 +1,4 @@
-"""What a reader of a fit should have been told.
-
-Owns warnings that come from the table and from comparing two objectives; knows no optimizer.
-"""
+"""Owns the warnings that come from a table and from the comparison of two objectives."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +9,11 @@ from ladderlm.scaling.table import Table
 __all__ = ["find_confounds", "warn_of_fit"]
 
 Array = NDArray[np.float64]
-TIED = 0.9  # correlation of logarithms from which two causes are called confounded
+TIED = 0.9  # correlation of logarithms above which two causes are confounded
 
 
 def find_confounds(table: Table, fitted: NDArray[np.bool_]) -> list[str]:
-    """Look for a batch that moves with size, and for held-out rows beyond the fitted batches."""
+    """Warn of a batch correlated with size, and of held-out rows outside the fitted batches."""
     found: list[str] = []
     size = next((name for name in ("params", "flops") if name in table), None)
     for name in table.columns:
@@ -51,7 +48,7 @@ def warn_of_fit(
     columns: dict[str, Array],
     fitted: NDArray[np.bool_],
 ) -> list[str]:
-    """Return where objectives disagree, where ranges are short and where columns are tied."""
+    """Warn of objectives that disagree, short ranges and correlated columns."""
     found = []
     apart = [
         f"{name} {parameters[name]:.4g} and {other[name]:.4g}"
@@ -60,11 +57,11 @@ def warn_of_fit(
     ]
     if apart:
         found.append(f"{other_name} differs by more than the interval: {', '.join(apart)}")
-    for name, values in columns.items():
-        if name == "flops":
-            span = float(values[fitted].max() / values[fitted].min())
-            if span < 10:
-                found.append(f"the rows span {span:.1f}x of compute: less than a decade")
+    if "flops" in columns:
+        flops = columns["flops"][fitted]
+        span = float(flops.max() / flops.min())
+        if span < 10:
+            found.append(f"the rows span {span:.1f}x of compute: less than a decade")
     if {"params", "tokens"} <= set(columns):
         n, d = np.log(columns["params"][fitted]), np.log(columns["tokens"][fitted])
         if n.std() > 0 and d.std() > 0 and abs(np.corrcoef(n, d)[0, 1]) > 0.99:
