@@ -142,7 +142,7 @@ def test_the_command_prints_the_table_and_writes_a_config(spec_of, tmp_path, mon
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.count("search: rung 1") == 12
-    assert "the best optim.learning_rate is the last of its values" in said
+    assert "the best optim.learning_rate is at the edge of its values" in said
     assert "learning_rate = 0.04" in (tmp_path / "out/search.toml").read_text()
     fits = json.loads((tmp_path / "out/fits.json").read_text())
     assert fits["search"]["best"]["options"]["optim.learning_rate"] == 0.04
