@@ -110,7 +110,7 @@ def test_an_id_outside_the_vocabulary_is_refused_before_the_model_sees_it(token,
     array = getattr(batch, name).copy()
     array[2, 1] = token
     arrays = {**vars(batch), name: array}
-    with pytest.raises(DataError, match="vocabulary of 50"):
+    with pytest.raises(DataError, match=r"in \[0, 50\)"):
         type(batch)(**arrays).check_vocabulary(50)
     batch.check_vocabulary(50)
 
