@@ -220,7 +220,7 @@ def test_changes_are_told_once_each(executor, shell):
     told = []
     fast(
         executor,
-        [shell("good", "sleep 0.1"), shell("bad", "sleep 0.1; exit 1")],
+        [shell("good", "sleep 0.5"), shell("bad", "sleep 0.5; exit 1")],
         on_change=lambda job, state: told.append((job.name, state.value)),
         back_off_seconds=0.01,
     )
