@@ -1,6 +1,7 @@
 """`ladderlm inspect`: show a batch as the model sees it, and prove it right."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,9 +28,9 @@ from ladderlm.data.shards import PreparedData, open_data
 from ladderlm.data.stream import RowStream
 from ladderlm.errors import ConfigError
 from ladderlm.files import publish_text
+from ladderlm.report.xray import Xray, heat_levels, render_xray
 from ladderlm.run.directory import RunDirectory
 from ladderlm.text import visible
-from ladderlm.tokenizer.base import Tokenizer
 from ladderlm.tokenizer.load import load_tokenizer
 from ladderlm.training.config import BatchGrowth
 
@@ -75,45 +76,31 @@ class InspectOptions:
         require("--rows", self.rows, valid, f"be between 1 and {MAX_SHOWN_ROWS}")
 
 
-@dataclass(frozen=True)
-class View:
-    """A batch to show.
-
-    Args:
-        batch: all its rows; the first `n_shown` are shown.
-        first_row: number of its first row in the split.
-        model: of a run with a checkpoint; None: of data.
-        losses: (n_shown, T) nats under that model.
-        note: which model that is.
-    """
-
-    stream: RowStream
-    tokenizer: Tokenizer
-    batch: Batch
-    first_row: int
-    n_shown: int
-    model: "Transformer | None" = None
-    losses: NDArray[np.float64] | None = None
-    note: str = ""
-
-
 def run(argv: list[str]) -> int:
     """Show the rows of a batch, and prove them if asked to."""
     options = parse(InspectOptions, argv, "inspect")
     config, data, growth = _choose(options)
     stream = RowStream(data.split(config.split), config, data.bos_id)
     first_row, n_rows = growth.rows_before(options.batch), growth.rows_at(options.batch)
-    batch, tokenizer = stream.rows(first_row, n_rows), load_tokenizer(data.tokenizer_folder)
-    view = View(stream, tokenizer, batch, first_row, min(options.rows, n_rows))
-    view = _with_losses(view, options)
-    proofs = _prove_batch(view, data) if options.prove else []
+    view = Xray(
+        title=Path(options.data).resolve().name,
+        stream=stream,
+        tokenizer=load_tokenizer(data.tokenizer_folder),
+        batch=stream.rows(first_row, n_rows),
+        first_row=first_row,
+        number=options.batch,
+        n_shown=min(options.rows, n_rows),
+    )
+    view, model = _with_losses(view, options)
+    proofs: Sequence[Proof] = _prove_batch(view, data, model) if options.prove else ()
+    view = replace(view, proofs=proofs)
     if options.html is not None:
-        _write_page(view, options, proofs)
+        publish_text(Path(options.html), render_xray(view))
     if options.json:
-        print_json(_as_json(view, options, proofs))
+        print_json(_as_json(view))
     else:
-        _print_batch(view, options, proofs)
-    return 0 if all(proof.passed for proof in proofs) else 1
+        _print_batch(view, options.html)
+    return 0 if all(proof.passed for proof in view.proofs) else 1
 
 
 def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGrowth]:
@@ -132,15 +119,16 @@ def _choose(options: InspectOptions) -> tuple[DataConfig, PreparedData, BatchGro
     return from_dict(DataConfig, values, "data"), open_data(options.data), growth
 
 
-def _with_losses(view: View, options: InspectOptions) -> View:
-    """Add the model of a run and its losses on the shown rows."""
+def _with_losses(view: Xray, options: InspectOptions) -> "tuple[Xray, Transformer | None]":
+    """Add the losses of a run's model on the shown rows; return the model too."""
     run = RunDirectory(options.data)
     if not run.config_file.is_file():
-        return view
+        return view, None
     from ladderlm.checkpoint.layout import list_checkpoints
 
     if options.step is None and not list_checkpoints(run.checkpoints):
-        return replace(view, note="The run has no checkpoint yet, so no losses are known.")
+        note = "The run has no checkpoint yet, so no losses are known."
+        return replace(view, model_note=note), None
     from ladderlm.eval.xray import token_losses
     from ladderlm.run.open import load
 
@@ -149,10 +137,10 @@ def _with_losses(view: View, options: InspectOptions) -> View:
     note = f"Losses of the model after {loaded.step} updates; it {seen} trained on this batch."
     shown = view.batch.rows(0, view.n_shown)
     losses = token_losses(loaded.model, shown, view.stream.config.mask_documents)
-    return replace(view, model=loaded.model, losses=losses, note=note)
+    return replace(view, losses=losses, model_note=note), loaded.model
 
 
-def _prove_batch(view: View, data: PreparedData) -> "list[Proof]":
+def _prove_batch(view: Xray, data: PreparedData, model: "Transformer | None") -> "Sequence[Proof]":
     """Prove that no document leaks, with the model of the run or a new one."""
     from ladderlm.eval.proofs import proof_rows, prove
     from ladderlm.eval.xray import fresh_model
@@ -160,7 +148,7 @@ def _prove_batch(view: View, data: PreparedData) -> "list[Proof]":
     from ladderlm.training.step import accumulate_gradients
 
     config = view.stream.config
-    model = view.model or fresh_model(data.vocab_size, config.seq_len)
+    model = model or fresh_model(data.vocab_size, config.seq_len)
     batch = proof_rows(view.stream, view.first_row, view.n_shown)
 
     def accumulate(model: "Transformer", rows: Batch) -> Any:
@@ -171,25 +159,7 @@ def _prove_batch(view: View, data: PreparedData) -> "list[Proof]":
     return prove(model, batch, view.stream.split, data.bos_id, config.mask_documents, accumulate)
 
 
-def _write_page(view: View, options: InspectOptions, proofs: "list[Proof]") -> None:
-    from ladderlm.report.xray import Xray, render_xray
-
-    page = Xray(
-        title=Path(options.data).resolve().name,
-        stream=view.stream,
-        tokenizer=view.tokenizer,
-        batch=view.batch,
-        first_row=view.first_row,
-        number=options.batch,
-        n_shown=view.n_shown,
-        losses=view.losses,
-        model_note=view.note,
-        proofs=proofs,
-    )
-    publish_text(Path(str(options.html)), render_xray(page))
-
-
-def _as_json(view: View, options: InspectOptions, proofs: "list[Proof]") -> dict[str, Any]:
+def _as_json(view: Xray) -> dict[str, Any]:
     stream = view.stream
     rows = []
     for row in range(view.n_shown):
@@ -204,36 +174,36 @@ def _as_json(view: View, options: InspectOptions, proofs: "list[Proof]") -> dict
             }
         )
     return {
-        "batch": options.batch,
+        "batch": view.number,
         "packing": stream.config.packing,
         "mask_documents": stream.config.mask_documents,
         "why": explain_policy(stream.config),
         "summary": summarise_batch(view.batch, stream.split),
         "policies": {k: report.as_dict() for k, report in compare_policies(stream).items()},
         "rows": rows,
-        "note": view.note,
-        "proofs": [vars(proof) for proof in proofs],
+        "note": view.model_note,
+        "proofs": [vars(proof) for proof in view.proofs],
     }
 
 
-def _print_batch(view: View, options: InspectOptions, proofs: "list[Proof]") -> None:
+def _print_batch(view: Xray, page: str | None) -> None:
     print(describe_stream(view.stream))
-    if view.note:
-        print(view.note)
+    if view.model_note:
+        print(view.model_note)
     _print_summary(view)
-    if options.html is None:
+    if page is None:
         for row in range(view.n_shown):
-            _print_row(view, row, options.batch)
-    for proof in proofs:
+            _print_row(view, row)
+    for proof in view.proofs:
         print(f"{'PASS' if proof.passed else 'FAIL'}  {proof.name}: {proof.statement}")
-    if proofs:
-        n_passed = sum(proof.passed for proof in proofs)
-        print(f"{n_passed} of {len(proofs)} proofs hold")
-    if options.html is not None:
-        print(f"page: {options.html}")
+    if view.proofs:
+        n_passed = sum(proof.passed for proof in view.proofs)
+        print(f"{n_passed} of {len(view.proofs)} proofs hold")
+    if page is not None:
+        print(f"page: {page}")
 
 
-def _print_summary(view: View) -> None:
+def _print_summary(view: Xray) -> None:
     found = summarise_batch(view.batch, view.stream.split)
     print(
         f"batch: {found['n_rows']:,} rows, {found['n_tokens']:,} tokens of "
@@ -247,9 +217,9 @@ def _print_summary(view: View) -> None:
         )
 
 
-def _print_row(view: View, row: int, batch: int) -> None:
+def _print_row(view: Xray, row: int) -> None:
     segments = view.batch.segment_ids[row]
-    print(f"\nrow {view.first_row + row} of batch {batch}")
+    print(f"\nrow {view.first_row + row} of batch {view.number}")
     print(describe_row(view.batch, row, view.stream.split, view.tokenizer))
     print("  attention: a line per query, a column per key, a letter per document")
     for line in sketch_attention(segments, view.stream.config.mask_documents):
@@ -260,7 +230,7 @@ def _print_row(view: View, row: int, batch: int) -> None:
         _print_coloured(view, row)
 
 
-def _hardest(view: View, losses: NDArray[np.float64], row: int) -> str:
+def _hardest(view: Xray, losses: NDArray[np.float64], row: int) -> str:
     """Return the mean loss of a row and its tokens with the highest loss."""
     counted = np.flatnonzero(view.batch.loss_mask[row])
     if not len(counted):
@@ -274,12 +244,10 @@ def _hardest(view: View, losses: NDArray[np.float64], row: int) -> str:
     return f"loss: {losses[counted].mean():.3f} nats a token; hardest: {', '.join(spelt)}"
 
 
-def _print_coloured(view: View, row: int) -> None:
+def _print_coloured(view: Xray, row: int) -> None:
     """Print the text of a row, coloured by document and, where losses are known, by loss."""
     from rich.console import Console
     from rich.text import Text
-
-    from ladderlm.report.xray import heat_levels
 
     colours = ("blue", "dark_orange3", "dark_green", "magenta", "gold3", "purple4")
     heats = (236, 238, 240, 58, 94, 136, 166, 160, 124, 88)
