@@ -59,22 +59,14 @@ def interval(draws: Array, level: float = 0.95) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class FloorProfile:
-    """The profile of E: the best objective at each fixed E.
+    """The profile of E: the best objective at each fixed E."""
 
-    Args:
-        floors: values of E.
-        values: of the objective there.
-        low, high: 95 % interval of E.
-        identified: the interval is narrow and does not contain 0.
-        reason: explanation of `identified`.
-    """
-
-    floors: tuple[float, ...]
-    values: tuple[float, ...]
-    low: float
+    floors: tuple[float, ...]  # values of E
+    values: tuple[float, ...]  # of the objective there
+    low: float  # ends of the 95 % interval of E
     high: float
-    identified: bool
-    reason: str
+    identified: bool  # the interval is narrow and does not contain 0
+    reason: str  # of `identified`
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -26,18 +26,14 @@ ALLOWED_EXCESS = math.log(10) / 4  # half a rung of the default ladder beyond th
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % and 90 % intervals; an infinite end is not bounded by the data.
-
-    Args:
-        p_value: two-sided, of no effect (1 for a multiplier, 0 for a trend).
-    """
+    """A number with its 95 % and 90 % intervals; an infinite end is not bounded by the data."""
 
     value: float
     low_95: float
     high_95: float
     low_90: float
     high_90: float
-    p_value: float = math.nan
+    p_value: float = math.nan  # two-sided, of no effect (1 for a multiplier, 0 for a trend)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -50,53 +46,38 @@ class Estimate:
 class RungMultiplier:
     """The multiplier at one rung.
 
-    Args:
-        x: compute of the variant (geometric mean over seeds and branches).
-        log_m: ln m of each pair of runs with one seed, averaged over branches.
-        estimate: mean over pairs; its interval uses the spread of all pairs of the study.
-        extrapolated: the estimate refers to a compute at which the baseline was not run.
-        censored: "> x" or "< x" if the estimate is more than half a rung outside the baseline's
-            range, else "".
-        slope: -d ln L / d ln C of the baseline, by which differences are divided.
+    censored is "> x" or "< x" if the estimate is more than half a rung outside the baseline's
+    range, else "".
     """
 
     rung: int
-    x: float
-    log_m: tuple[float, ...]
-    estimate: Estimate
-    extrapolated: bool
+    x: float  # compute of the variant (geometric mean over seeds and branches)
+    log_m: tuple[float, ...]  # ln m of each pair of runs with one seed, averaged over branches
+    estimate: Estimate  # mean over pairs; its interval uses the spread of all pairs of the study
+    extrapolated: bool  # the estimate refers to a compute at which the baseline was not run
     censored: str = ""
-    slope: float = math.nan
+    slope: float = math.nan  # -d ln L / d ln C of the baseline, by which differences are divided
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The compute multiplier of a variant relative to the baseline.
 
-    Args:
-        law: joint fit of both arms.
-        rungs: multiplier at each rung.
-        pooled: multiplier over all rungs.
-        trend: d ln m / d ln C.
-        m_at_10x: multiplier at ten times the top rung, by the trend line.
-        seed_sd: of ln L, pooled over arm and rung; None with one seed each.
-        rung_sd: sd of a rung's mean ln m about the pooled one, at the mean slope: the pooled error
-            times the root of the number of rungs. None with one rung.
-        rate_error: error of the pooled ln m from mistuned learning rates; 0 if it is unknown.
-        method: description of how the intervals were computed.
+    rung_sd is the sd of a rung's mean ln m about the pooled one, at the mean slope: the pooled
+    error times the root of the number of rungs. It is None with one rung.
     """
 
     baseline: str
     variant: str
-    law: LadderLaw
+    law: LadderLaw  # joint fit of both arms
     rungs: tuple[RungMultiplier, ...]
-    pooled: Estimate
-    trend: Estimate
-    m_at_10x: Estimate
-    seed_sd: float | None
+    pooled: Estimate  # multiplier over all rungs
+    trend: Estimate  # d ln m / d ln C
+    m_at_10x: Estimate  # multiplier at ten times the top rung, by the trend line
+    seed_sd: float | None  # of ln L, pooled over arm and rung; None with one seed each
     rung_sd: float | None
-    method: str
-    rate_error: float = 0.0
+    method: str  # how the intervals were computed
+    rate_error: float = 0.0  # of the pooled ln m, from mistuned learning rates; 0 if unknown
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""

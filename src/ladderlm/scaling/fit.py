@@ -26,8 +26,7 @@ def fit(
     Args:
         points: a CSV file, or columns of equal length: `params`, `tokens`, `flops`, `loss` and
             optionally `arm`, `rung`, `seed`, `cluster`, `weight`.
-        form: power, quadratic, chinchilla, overtraining, isoflop, powerlaw-nd or joint.
-        options: other fields of `FitOptions`.
+        form, options: fields of `FitOptions`.
 
     Raises:
         DataError: the points cannot be read or are too few for the form.

@@ -41,11 +41,7 @@ FORMS: dict[str, type[Form]] = {
 
 
 def fit_form(rows: Rows, options: FitOptions) -> Fit:
-    """Fit one of the forms of `forms.py`.
-
-    Raises:
-        DataError: too few rows for the form, or a column that does not vary.
-    """
+    """Fit a form, or raise DataError if there are too few rows or a column does not vary."""
     table = rows.table
     arms, codes = _arms(table, options)
     form: Form = FORMS[options.form]()
@@ -60,7 +56,7 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
     _check_fittable(form, columns, rows.fitted, codes)
     solution = minimise(fitted)
     other = other_objective(options.objective)
-    other_solution = minimise(replace(fitted, objective=other))
+    second = minimise(replace(fitted, objective=other))
     clusters = row_clusters(table)[rows.fitted]
     draws = bootstrap(fitted, solution, clusters, options.draws, options.seed)
     if (n_clusters := len(np.unique(clusters))) <= form.n_needed:
@@ -72,7 +68,7 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
     names = _names(list(spread), arms, lengths)
     intervals = {names[k]: interval(v) for k, v in spread.items()}
     parameters = _named(fitted, solution.theta, names)
-    other_parameters = _named(fitted, other_solution.theta, names)
+    other_parameters = _named(fitted, second.theta, names)
     rungs = _rungs(table, columns)
     holdout = _score_holdouts(problem, rows.fitted, solution, rungs, label_rows(table), columns)
     own_rungs, own_table = rungs[rows.fitted], table.take(rows.fitted)
@@ -81,7 +77,7 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
     warnings += warn_of_fit(parameters, other_parameters, intervals, other, columns, rows.fitted)
     identified: dict[str, Any] = {}
     if form.has_floor:
-        profile = profile_floor(fitted, solution, float(np.exp(other_solution.theta[0])))
+        profile = profile_floor(fitted, solution, float(np.exp(second.theta[0])))
         details["profile"] = profile.to_json()
         identified = {"E": profile.identified, "reason": profile.reason}
         if not profile.identified:
@@ -98,11 +94,7 @@ def fit_form(rows: Rows, options: FitOptions) -> Fit:
         objective={
             "name": options.objective,
             "value": solution.value,
-            "beside": {
-                "name": other,
-                "value": other_solution.value,
-                "parameters": other_parameters,
-            },
+            "beside": {"name": other, "value": second.value, "parameters": other_parameters},
         },
         identified=identified,
         n_used=int(rows.fitted.sum()),

@@ -29,11 +29,7 @@ class Forecast:
 
 
 def forecast(law: LadderLaw, arm: str, x: float, n_runs: int, branch: float = 1.0) -> Forecast:
-    """Predict with t intervals in ln L, adding the variances of law and noise.
-
-    Args:
-        branch: length of the runs relative to that of their rung.
-    """
+    """Predict runs of relative length `branch`, with t intervals in ln L from law and noise."""
     at = np.array([x])
     value = float(law.predict(arm, at, branch)[0])
     error = math.hypot(float(law.standard_error(arm, at, branch)[0]), law.mean_sd(n_runs))

@@ -23,19 +23,12 @@ EXPONENTS = (0.01, 1.5)  # bounds of every exponent
 
 @dataclass(frozen=True)
 class Sample:
-    """The points at which losses were measured.
+    """The points at which losses were measured."""
 
-    Args:
-        logs: ln of flops, params, tokens, each (n,), minus its mean.
-        centres: those means.
-        arm: (n,), index of the arm; 0 is the baseline.
-        branch: (n,), index of the length; 0 is the usual one. Default: 0 for all.
-    """
-
-    logs: Mapping[str, Array]
-    centres: Mapping[str, float]
-    arm: NDArray[np.int64]
-    branch: NDArray[np.int64] | None = None
+    logs: Mapping[str, Array]  # ln of flops, params, tokens, each (n,), minus its mean
+    centres: Mapping[str, float]  # those means
+    arm: NDArray[np.int64]  # (n,), 0 is the baseline
+    branch: NDArray[np.int64] | None = None  # (n,), index of the length; None: the usual one, 0
 
     @classmethod
     def of(

@@ -30,25 +30,19 @@ NAMES = {"params": "exponent_params", "tokens": "exponent_tokens"}
 
 @dataclass(frozen=True)
 class Bowl:
-    """The sizes of one budget, and their optimum in parameters and tokens if there is one.
-
-    Args:
-        problem: reason for leaving out the budget, else "".
-        params_opt, params_curvature: vertex of the parabola in ln N, and its second coefficient.
-        tokens_per_param_opt: ratio of the vertices.
-    """
+    """The sizes of one budget, and their optimum in parameters and tokens if there is one."""
 
     flops: float
     n_rows: int
-    problem: str
+    problem: str  # reason for leaving out the budget, else ""
     params: tuple[float, ...]
     tokens: tuple[float, ...]
     losses: tuple[float, ...]
-    params_opt: float | None = None
-    params_curvature: float | None = None
+    params_opt: float | None = None  # vertex of the parabola in ln N
+    params_curvature: float | None = None  # its second coefficient
     tokens_opt: float | None = None
     tokens_curvature: float | None = None
-    tokens_per_param_opt: float | None = None
+    tokens_per_param_opt: float | None = None  # ratio of the vertices
 
     def with_ratio(self) -> "Bowl":
         """Return the bowl with `tokens_per_param_opt`."""

@@ -33,45 +33,29 @@ TOLERANCE = 0.005  # a forecast passes if its error is below this fraction of th
 class LadderLaw:
     """L = E + (m C / C0)^-c, ln m = k0 + k1 ln(C / C_ref) for each variant, m = 1 for the baseline.
 
-    With a bend ln L is quadratic in ln(m C) instead; see `joint_form.Joint`.
-
-    Args:
-        arms: names, the baseline first.
-        theta: ln E, ln of the rest at C_ref, c, k0 of each variant, k1 of each, ln r of each
-            further length, b if there is a bend (see `joint_form.Joint`).
-        trend: k1 was free.
-        floor: E was free; if not, it is 0 and the law is a line in logarithms.
-        c_ref: geometric mean of the cells' C.
-        covariance: of theta.
-        sigma: sd of ln L of one run about the law, from seed and rung together.
-        seed_sd: of ln L, pooled within cells; None with one seed each.
-        freedom: degrees of freedom of sigma.
-        n_used: number of runs.
-        n_cells: number of fitted means of arm, rung and length.
-        branches: lengths, the first of which has r = 1.
-        bend: E is 0 and the exponent grows with compute.
+    With a bend ln L is quadratic in ln(m C) instead; see `joint_form.Joint`. theta is ln E, ln of
+    the rest at C_ref, c, k0 of each variant, k1 of each, ln r of each further length, and b if
+    there is a bend.
     """
 
-    arms: tuple[str, ...]
+    arms: tuple[str, ...]  # names, the baseline first
     theta: tuple[float, ...]
-    trend: bool
-    floor: bool
-    c_ref: float
-    covariance: tuple[tuple[float, ...], ...]
-    sigma: float
-    seed_sd: float | None
-    freedom: int
-    n_used: int
-    n_cells: int
-    branches: tuple[float, ...] = (1.0,)
-    bend: bool = False
+    trend: bool  # k1 was free
+    floor: bool  # E was free; if not, it is 0 and the law is a line in logarithms
+    c_ref: float  # geometric mean of the cells' C
+    covariance: tuple[tuple[float, ...], ...]  # of theta
+    sigma: float  # sd of ln L of one run about the law, from seed and rung together
+    seed_sd: float | None  # of ln L, pooled within cells; None with one seed each
+    freedom: int  # degrees of freedom of sigma
+    n_used: int  # number of runs
+    n_cells: int  # number of fitted means of arm, rung and length
+    branches: tuple[float, ...] = (1.0,)  # lengths, the first of which has r = 1
+    bend: bool = False  # E is 0 and the exponent grows with compute
 
     @property
     def form(self) -> Joint:
         """The fitted form."""
-        return Joint(
-            len(self.arms) - 1, trend=self.trend, branches=len(self.branches) - 1, bend=self.bend
-        )
+        return Joint(len(self.arms) - 1, self.trend, len(self.branches) - 1, self.bend)
 
     @property
     def shape(self) -> str:

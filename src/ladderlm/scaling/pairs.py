@@ -36,11 +36,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairedLadder:
-    """Pairs by rung: differences d = s ln m in ln L, and the local slope s > 0 of each rung.
-
-    `shift` is the second moment (rungs, rungs) of errors that all pairs of a rung share, from
-    mistuned rates.
-    """
+    """Pairs by rung: differences d = s ln m in ln L, and the local slope s > 0 of each rung."""
 
     ids: tuple[int, ...]
     log_x: Array
@@ -48,7 +44,7 @@ class PairedLadder:
     seeds: tuple[tuple[int, ...], ...]
     slopes: Array
     slope_error: float
-    shift: Array
+    shift: Array  # (rungs, rungs), second moment of errors that a rung shares, from mistuned rates
 
     @property
     def means(self) -> Array:

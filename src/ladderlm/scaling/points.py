@@ -33,23 +33,14 @@ def mean_weight(n_runs: Array | int) -> Array:
 
 @dataclass(frozen=True)
 class Points:
-    """Runs as arrays, all of equal length.
+    """Runs as arrays, all of equal length."""
 
-    Args:
-        arm: name of each run's arm.
-        rung: index of its rung.
-        seed: of the run; runs of two arms with one rung and seed are a pair.
-        x: FLOPs, device seconds or tokens, positive.
-        loss: positive.
-        branch: length of the run relative to that of its rung. Default: 1.
-    """
-
-    arm: NDArray[np.str_]
-    rung: NDArray[np.int64]
-    seed: NDArray[np.int64]
-    x: Array
-    loss: Array
-    branch: Array = None  # type: ignore[assignment]  # filled in below
+    arm: NDArray[np.str_]  # name of each run's arm
+    rung: NDArray[np.int64]  # index of each run's rung
+    seed: NDArray[np.int64]  # runs of two arms with one rung and seed are a pair
+    x: Array  # FLOPs, device seconds or tokens, positive
+    loss: Array  # positive
+    branch: Array = None  # type: ignore[assignment]  # length relative to the rung's, default 1
 
     def __post_init__(self) -> None:
         if self.branch is None:
@@ -65,25 +56,17 @@ class Points:
 
 @dataclass(frozen=True)
 class Cells:
-    """Means of the runs of each arm, rung and length, in logarithms.
-
-    Args:
-        arm: index of the arm in `arms`.
-        n: number of runs.
-        within: (sum of squares, degrees of freedom) of ln L within cells.
-        branch: length relative to that of the rung.
-        share: 1 / (number of lengths of the arm and rung), since they share their noise.
-    """
+    """Means of the runs of each arm, rung and length, in logarithms."""
 
     arms: tuple[str, ...]
-    arm: NDArray[np.int64]
+    arm: NDArray[np.int64]  # index in `arms`
     rung: NDArray[np.int64]
     log_x: Array
     log_loss: Array
-    n: Array
-    within: tuple[float, int]
-    branch: Array
-    share: Array
+    n: Array  # number of runs
+    within: tuple[float, int]  # sum of squares and degrees of freedom of ln L within cells
+    branch: Array  # length relative to that of the rung
+    share: Array  # 1 / (number of lengths of the arm and rung), since they share their noise
 
     @property
     def weight(self) -> Array:

@@ -13,30 +13,21 @@ VERSION = 1  # of the procedure, written into every card
 class Fit:
     """A fitted law and the checks of its reliability.
 
-    Args:
-        parameters: under the chosen objective.
-        intervals: 95 %, of each parameter.
-        objective: its name and value, and the parameters under the other objective.
-        identified: whether the points identify E, and why; {} without E.
-        excluded: number of rows left out, by reason.
-        holdout: predictions of rows that were not fitted.
-        details: results of this form only (profile, leave-one-rung-out, optima, comparisons, ...).
-        rows: fitted rows with their predictions.
-        card: form, loss, starts, numbers of rows and the version of the procedure.
+    `details` are results of one form only: profile, leave-one-rung-out, optima, comparisons, ...
     """
 
     form: str
-    parameters: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    objective: dict[str, Any]
-    identified: dict[str, Any]
+    parameters: dict[str, float]  # under the chosen objective
+    intervals: dict[str, tuple[float, float]]  # 95 %, of each parameter
+    objective: dict[str, Any]  # name and value, and the parameters under the other objective
+    identified: dict[str, Any]  # whether the points identify E, and why; {} without E
     n_used: int
-    excluded: dict[str, int]
-    holdout: list[dict[str, Any]]
+    excluded: dict[str, int]  # number of rows left out, by reason
+    holdout: list[dict[str, Any]]  # predictions of rows that were not fitted
     warnings: list[str]
-    card: dict[str, Any]
+    card: dict[str, Any]  # form, loss, starts, numbers of rows and the version of the procedure
     details: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # fitted rows with predictions
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, with the details last."""

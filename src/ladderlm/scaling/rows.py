@@ -20,17 +20,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rows:
-    """The chosen rows.
+    """The chosen rows."""
 
-    Args:
-        table: columns under their usual names.
-        fitted: which of its rows are fitted.
-        excluded: number of the file's rows that were left out, by reason.
-    """
-
-    table: Table
-    fitted: NDArray[np.bool_]
-    excluded: dict[str, int]
+    table: Table  # columns under their usual names
+    fitted: NDArray[np.bool_]  # which rows are fitted
+    excluded: dict[str, int]  # number of the file's rows that were left out, by reason
 
 
 def choose_rows(table: Table, options: FitOptions) -> Rows:

@@ -43,21 +43,14 @@ def other_objective(name: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """A fitting problem.
-
-    Args:
-        log_loss: (n,).
-        weight: (n,), non-negative.
-        objective: a key of `OBJECTIVES`.
-        low, high: bounds of all parameters, (p,); equal bounds fix a parameter.
-    """
+    """A fitting problem."""
 
     form: Form
     sample: Sample
-    log_loss: Array
-    weight: Array
-    objective: str
-    low: Array
+    log_loss: Array  # (n,)
+    weight: Array  # (n,), non-negative
+    objective: str  # a key of `OBJECTIVES`
+    low: Array  # bounds of all parameters, (p,); equal bounds fix a parameter
     high: Array
 
     @classmethod
@@ -135,7 +128,6 @@ def minimise(
 
     Args:
         polish: False omits L-BFGS, which suffices for a single sharp optimum.
-        tolerance: of `refit`.
     """
     starts = _starts(problem, n_starts)
     if polish:

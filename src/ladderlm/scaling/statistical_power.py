@@ -28,15 +28,10 @@ PLANNING_SLOPE = 0.107  # -d ln L / d ln C of models below 10M parameters, if it
 
 @dataclass(frozen=True)
 class Noise:
-    """Sd of ln L.
+    """Sd of ln L."""
 
-    Args:
-        seed_sd: of one run, from the part of a seed's effect that a pair's arms do not share.
-        rung_sd: of the error that all runs of an arm at a rung share, from a mistuned rate.
-    """
-
-    seed_sd: float
-    rung_sd: float
+    seed_sd: float  # of one run, from the part of a seed's effect that a pair does not share
+    rung_sd: float  # of the error that all runs of an arm at a rung share, from a mistuned rate
 
 
 # 0.010 and 0.008 nats at 5.2 nats, where 10 % of compute is worth 0.053 nats.
@@ -92,12 +87,9 @@ def detectable_gain(
 
 
 def design_power(seeds: Sequence[int]) -> dict[str, float]:
-    """Return the multipliers that a ladder detects with a power of 80 and 95 %, as planned.
+    """Return the multipliers that a planned ladder detects with a power of 80 and 95 %.
 
     Infinity means none. The assumed noise and slope, in ln L, are returned as well.
-
-    Args:
-        seeds: number of pairs of runs at each rung.
     """
     return {
         "detects_80": detectable_gain(0.80, seeds),
