@@ -151,7 +151,9 @@ def test_a_name_of_the_hub_is_found_in_its_cache_which_stays_as_it_was(
     assert "is in the folder of the model" in said.err
     said = ladderlm("eval", "owner/other", "--data", tiny_data)
     assert said.code == 2
-    assert "owner/other is no folder here, and no model could be had from the hub" in said.err
+    assert (
+        "owner/other is not a local folder, and the hub returned no model of that name" in said.err
+    )
 
 
 def test_only_files_of_the_model_are_fetched_at_one_commit(

@@ -55,8 +55,9 @@ def test_tasks_are_run_and_their_metrics_printed(ladderlm, run, tmp_path, monkey
     assert {("own_choice", "2", "acc"), ("own_text", "2", "bits_per_byte")} <= lines
     said = ladderlm("eval", run, "--tasks", "own_choise", "--task-folder", task_folder)
     assert said.code == 2
-    assert "no task is called own_choise" in said.err
-    assert "own_choice" in said.err.partition("nearest of the 3 tasks")[2]
+    assert "none of the 3 tasks" in said.err
+    assert "is called own_choise" in said.err
+    assert "own_choice" in said.err.partition("the nearest are")[2]
     (task_folder / "own.jsonl").unlink()
     said = ladderlm("eval", run, "--tasks", "own_choice", "--task-folder", task_folder)
     assert said.code == 2

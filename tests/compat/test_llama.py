@@ -199,9 +199,9 @@ def test_a_run_can_be_asked_in_metas_words_too(native, llama):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"max_seq_len": 0}, "max_seq_len = 0"),
-        ({"max_batch_size": 0}, "max_batch_size = 0"),
-        ({"model_parallel_size": 0}, "parallel = 0"),
+        ({"max_seq_len": 0}, "max_seq_len must be at least 1, got 0"),
+        ({"max_batch_size": 0}, "max_batch_size must be at least 1, got 0"),
+        ({"model_parallel_size": 0}, "model_parallel_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )
@@ -247,7 +247,7 @@ def test_the_tokenizer_has_metas_names(native):
 def test_model_args_have_metas_defaults_and_need_a_vocabulary():
     args = ModelArgs()
     assert (args.dim, args.n_layers, args.multiple_of, args.norm_eps) == (4096, 32, 256, 1e-5)
-    with pytest.raises(ConfigError, match="vocab_size = -1"):
+    with pytest.raises(ConfigError, match="vocab_size must be at least 1, got -1"):
         args.config()
     assert ModelArgs(vocab_size=32000).config().ffn_width == 11008
 

@@ -1,7 +1,7 @@
 """The interface of facebookresearch/llama on our engine.
 
-Owns Meta's names, arguments and results. Works on CPU and CUDA, merges the shards of any number of
-processes, and takes every format that `convert` reads. `ladderlm.compat.llama` re-exports it.
+Owns Meta's names, arguments and results. Works on CPU and CUDA, merges any number of shards, and
+opens every format that `convert` reads.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ladderlm.compat.llama_model import ModelArgs, Transformer, load_model
+from ladderlm.config import require
 from ladderlm.convert.convert import open_source
-from ladderlm.errors import CheckpointError, ConfigError
+from ladderlm.convert.weights import check_vocabulary
+from ladderlm.errors import ConfigError
 from ladderlm.generation.chat import (
     UNSAFE_ANSWER,
-    ChatPrompt,
     Dialog,
     Message,
     Role,
@@ -45,7 +46,7 @@ __all__ = [
 
 
 class CompletionPrediction(TypedDict, total=False):
-    """A continuation; tokens and logprobs only where they were asked for."""
+    """A continuation; tokens and logprobs only if requested."""
 
     generation: str
     tokens: list[str]
@@ -53,7 +54,7 @@ class CompletionPrediction(TypedDict, total=False):
 
 
 class ChatPrediction(TypedDict, total=False):
-    """An answer; tokens and logprobs only where they were asked for."""
+    """An answer; tokens and logprobs only if requested."""
 
     generation: Message
     tokens: list[str]
@@ -67,14 +68,13 @@ class Tokenizer:
         model_path: `tokenizer.model`, `tokenizer.json`, or a folder with one.
 
     Raises:
-        DataError: no tokenizer, or a damaged one.
+        DataError: the tokenizer is missing or damaged.
     """
 
     def __init__(self, model_path: str) -> None:
         self.inner: AnyTokenizer = load_tokenizer(Path(model_path))
-        self.n_words = self.inner.vocab_size
+        self.n_words, self.pad_id = self.inner.vocab_size, self.inner.pad_id
         self.bos_id, self.eos_id = self.inner.bos_id, self.inner.eos_id
-        self.pad_id = self.inner.pad_id
 
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
         """Return the ids of a text."""
@@ -90,8 +90,8 @@ class Llama:
 
     Args:
         model: in evaluation mode.
-        tokenizer: its ids are rows of the model's head.
-        seed: of the first text; each later one has the next number.
+        tokenizer: with at most as many tokens as the model has rows.
+        seed: seed of the first text; each later text has the next number.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, seed: int = 1) -> None:
@@ -116,37 +116,31 @@ class Llama:
         Args:
             ckpt_dir: Meta's folder with any number of shards, a Hugging Face folder, or a run.
             tokenizer_path: as in `Tokenizer`.
-            max_seq_len: longest text, prompt included.
-            max_batch_size: most texts at once.
-            model_parallel_size: of no effect: any number of shards is merged.
-            seed: decides every text that is drawn.
-            device: None: CUDA where it is, else CPU.
-            dtype: None: float32 on CPU; on CUDA bfloat16, or float16 where that is not supported.
+            max_seq_len: longest text, with the prompt.
+            max_batch_size: largest number of texts at once.
+            model_parallel_size: has no effect; any number of shards is merged.
+            seed: determines every sampled text.
+            device: None: CUDA if available, else CPU.
+            dtype: None: float32 on CPU; on CUDA bfloat16, or float16 if that is not supported.
 
         Raises:
-            CheckpointError: the folder is no model, damaged, unsafe, or of another vocabulary.
+            CheckpointError: the folder is no model, is damaged or unsafe, or has fewer rows than
+                the tokenizer has tokens.
             DataError: the tokenizer cannot be read.
-            ConfigError: a number out of range.
+            ConfigError: a number is out of range.
         """
+        parallel = 1 if model_parallel_size is None else model_parallel_size
         numbers = {"max_seq_len": max_seq_len, "max_batch_size": max_batch_size}
-        numbers |= {} if model_parallel_size is None else {"parallel": model_parallel_size}
-        for name, number in numbers.items():
-            if number < 1:
-                raise ConfigError(f"{name} = {number}", "it is at least 1")
-        SamplingConfig(seed=seed)  # refuses one out of range
+        for name, number in (numbers | {"model_parallel_size": parallel}).items():
+            require(name, number, number >= 1, "be at least 1")
+        SamplingConfig(seed=seed)  # checks the seed
         where = find_device(device or "auto", "device")
         if dtype is None:
             half = torch.bfloat16 if has_bfloat16(where) else torch.float16
             dtype = torch.float32 if where == "cpu" else half
         tokenizer = Tokenizer(tokenizer_path)
         source = open_source(Path(ckpt_dir), max_seq_len=max_seq_len)
-        if tokenizer.n_words > source.config.vocabulary:
-            raise CheckpointError(
-                f"{tokenizer_path} has {tokenizer.n_words} tokens, the model in {ckpt_dir} knows "
-                f"{source.config.vocabulary}",
-                "the last of them have no row in its tables",
-                "name the tokenizer that came with the model",
-            )
+        check_vocabulary(tokenizer.n_words, Path(tokenizer_path), source.config)
         model = load_model(source, max_seq_len, max_batch_size, where, dtype)
         return Llama(model, tokenizer, seed)
 
@@ -162,25 +156,25 @@ class Llama:
         """Continue prompts.
 
         Args:
-            prompt_tokens: ids, each at least one; no longer than max_seq_len.
-            max_gen_len: most new tokens of each.
+            prompt_tokens: ids of each prompt, between 1 and max_seq_len.
+            max_gen_len: largest number of new tokens of each.
             temperature: 0 takes the likeliest token.
             top_p: keep the likeliest tokens until their mass exceeds this.
-            logprobs: give log-probabilities too.
-            echo: give the prompt's tokens too; the first has log-probability 0.
+            logprobs: return log-probabilities too.
+            echo: return the prompt's tokens too; the first has log-probability 0.
 
         Returns:
             tokens, and log-probabilities or None.
 
         Raises:
-            ConfigError: more prompts than max_batch_size, an empty one, or one too long.
+            ConfigError: there are more prompts than max_batch_size, or one is empty or too long.
         """
         stop_ids = frozenset({self.tokenizer.eos_id})
         if self.style == "llama3":
-            stop_ids = encode_dialog(
-                self.tokenizer.inner, [{"role": "user", "content": ""}], "llama3"
-            ).stop_ids
-        done = self._run(prompt_tokens, max_gen_len, temperature, top_p, stop_ids, logprobs, echo)
+            empty: Dialog = [{"role": "user", "content": ""}]
+            stop_ids = encode_dialog(self.tokenizer.inner, empty, "llama3").stop_ids
+        sampling = self._sampling(temperature, top_p)
+        done = self._run(prompt_tokens, max_gen_len, sampling, stop_ids, logprobs, echo)
         tokens = [
             [*prompt, *made.tokens] if echo else made.tokens
             for prompt, made in zip(prompt_tokens, done, strict=True)
@@ -201,7 +195,7 @@ class Llama:
         logprobs: bool = False,
         echo: bool = False,
     ) -> list[CompletionPrediction]:
-        """Continue texts, each of which gets BOS; arguments as in `generate`.
+        """Continue texts after BOS; arguments as in `generate`.
 
         Args:
             max_gen_len: None: max_seq_len - 1.
@@ -225,18 +219,19 @@ class Llama:
         max_gen_len: int | None = None,
         logprobs: bool = False,
     ) -> list[ChatPrediction]:
-        """Answer dialogues; arguments as in `text_completion`.
+        """Answer dialogs; arguments as in `text_completion`.
 
-        In LLaMA 2's format a message that holds its tags is answered by a fixed error text, and
-        nothing is generated for it.
+        In LLaMA 2's format, the answer to a message that contains its tags is a fixed error text.
 
         Raises:
-            ConfigError: roles out of turn, or as `generate`.
+            ConfigError: roles out of order, or as in `generate`.
         """
         prompts = [encode_dialog(self.tokenizer.inner, dialog, self.style) for dialog in dialogs]
         limit = self.model.params.max_seq_len - 1 if max_gen_len is None else max_gen_len
-        safe = [prompt for prompt in prompts if not prompt.unsafe]
-        done = iter(self._answer(safe, limit, temperature, top_p, logprobs))
+        safe = [prompt.tokens for prompt in prompts if not prompt.unsafe]
+        stop_ids = frozenset().union(*(prompt.stop_ids for prompt in prompts if not prompt.unsafe))
+        sampling = self._sampling(temperature, top_p)
+        done = iter(self._run(safe, limit, sampling, stop_ids, logprobs, False))
         found: list[ChatPrediction] = []
         for prompt in prompts:
             made = Completion([], False, []) if prompt.unsafe else next(done)
@@ -247,62 +242,45 @@ class Llama:
                 found[-1]["logprobs"] = made.log_probabilities or []
         return found
 
-    def _answer(
-        self,
-        prompts: list[ChatPrompt],
-        max_gen_len: int,
-        temperature: float,
-        top_p: float,
-        logprobs: bool,
-    ) -> list[Completion]:
-        stop_ids = frozenset().union(*(prompt.stop_ids for prompt in prompts))
-        ids = [prompt.tokens for prompt in prompts]
-        return self._run(ids, max_gen_len, temperature, top_p, stop_ids, logprobs, False)
+    def _sampling(self, temperature: float, top_p: float) -> SamplingConfig:
+        return SamplingConfig(temperature=temperature, top_p=top_p, seed=self.seed + self._n_drawn)
 
     def _run(
         self,
         prompts: Sequence[Sequence[int]],
         max_gen_len: int,
-        temperature: float,
-        top_p: float,
+        sampling: SamplingConfig,
         stop_ids: frozenset[int],
         logprobs: bool,
         echo: bool,
     ) -> list[Completion]:
-        most = self.model.params.max_batch_size
-        if len(prompts) > most:
+        if len(prompts) > self.model.params.max_batch_size:
             raise ConfigError(
-                f"{len(prompts)} prompts at once",
-                f"the model was built with max_batch_size = {most}",
-                "build it with a larger one, or give fewer prompts",
+                f"{len(prompts)} prompts at once are more than max_batch_size = "
+                f"{self.model.params.max_batch_size}",
+                fix="build the model with a larger max_batch_size, or pass fewer prompts",
             )
-        sampling = SamplingConfig(
-            temperature=temperature, top_p=top_p, seed=self.seed + self._n_drawn
-        )
         self._n_drawn += len(prompts)
-        return generate_tokens(
-            make_stepper(self.model),
-            prompts,
-            GenerationRequest(
-                max_new_tokens=max_gen_len,
-                sampling=sampling,
-                stop_ids=stop_ids,
-                n_ids=self.tokenizer.n_words,
-                logprobs=logprobs,
-                prompt_logprobs=logprobs and echo,
-            ),
+        request = GenerationRequest(
+            max_new_tokens=max_gen_len,
+            sampling=sampling,
+            stop_ids=stop_ids,
+            n_ids=self.tokenizer.n_words,
+            logprobs=logprobs,
+            prompt_logprobs=logprobs and echo,
         )
+        return generate_tokens(make_stepper(self.model), prompts, request)
 
 
 def sample_top_p(probs: Tensor, p: float) -> Tensor:
-    """Draw one token a row from the smallest set of likeliest ones whose mass exceeds p.
+    """Sample one token per row from the likeliest tokens whose mass exceeds p.
 
     Args:
         probs: (B, V), each row summing to 1.
-        p: a token stays if the likelier ones have a mass of at most p; the first always stays.
+        p: a token is kept if the likelier ones have a mass of at most p; the first always is.
 
     Returns:
-        (B, 1), int64, drawn from torch's default stream.
+        (B, 1), int64, sampled with PyTorch's default generator.
     """
     ordered, ids = torch.sort(probs, dim=-1, descending=True)
     before = torch.cumsum(ordered, dim=-1) - ordered

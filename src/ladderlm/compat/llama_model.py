@@ -1,6 +1,6 @@
 """Meta's `ModelArgs` and `Transformer` around our model.
 
-Owns the memory of what a model has read, and the filling of a model from a source of any format.
+Owns the cache between calls, and the loading of a model from a source of any format.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor
 
+from ladderlm.config import require
 from ladderlm.convert.weights import EMBEDDING, HEAD, Source, beyond_llama
 from ladderlm.errors import CheckpointError, ConfigError
 from ladderlm.model.attention import LayerCache
@@ -20,7 +21,7 @@ __all__ = ["ModelArgs", "Transformer", "load_model"]
 
 @dataclass
 class ModelArgs:
-    """Meta's options of a model, with Meta's defaults, and those of LLaMA 3.1 and 3.2."""
+    """Meta's options of a model with Meta's defaults, and the options of LLaMA 3.1 and 3.2."""
 
     dim: int = 4096
     n_layers: int = 32
@@ -37,31 +38,23 @@ class ModelArgs:
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 4.0
     rope_original_seq_len: int = 8192
-    ffn_dim: int | None = None  # a width that is no result of Meta's rule
+    ffn_dim: int | None = None  # for a width that Meta's rule cannot give
     tied_head: bool = False
 
     def config(self) -> ModelConfig:
-        """Return the same shape as our config.
-
-        Raises:
-            ConfigError: a shape that cannot be, or an unset vocabulary.
-        """
+        """Return the same shape as our config. A shape that is not allowed is a `ConfigError`."""
+        fix = "set it to the n_words of the tokenizer"
+        require("vocab_size", self.vocab_size, self.vocab_size >= 1, "be at least 1", fix)
         values = asdict(self)
         del values["max_batch_size"]
-        if self.vocab_size < 1:
-            raise ConfigError(
-                f"vocab_size = {self.vocab_size}",
-                "the embedding has one row per token",
-                "set it to the n_words of the tokenizer",
-            )
         return ModelConfig(**values)
 
 
 class Transformer(OwnTransformer):
-    """Meta's model: `model(tokens, start_pos)`, which remembers what it has read.
+    """Meta's model: `model(tokens, start_pos)`, which keeps the keys and values of earlier calls.
 
     Args:
-        params: shape, and the size of the memory: max_batch_size texts of max_seq_len tokens.
+        params: shape, and size of the cache: max_batch_size texts of max_seq_len tokens.
     """
 
     def __init__(self, params: ModelArgs) -> None:
@@ -72,18 +65,18 @@ class Transformer(OwnTransformer):
 
     @torch.inference_mode()
     def forward(self, tokens: Tensor, start_pos: int) -> Tensor:  # type: ignore[override]
-        """Return float32 logits (B, T, V) of tokens (B, T) that stand at start_pos and after.
+        """Return float32 logits (B, T, V) of tokens (B, T) at positions from start_pos.
 
         Raises:
-            ConfigError: more texts or positions than the memory holds.
+            ConfigError: there are more texts or positions than the cache holds.
         """
         n_rows, end = tokens.shape[0], start_pos + tokens.shape[1]
         most, longest = self.params.max_batch_size, self.params.max_seq_len
         if n_rows > most or end > longest:
             raise ConfigError(
-                f"{n_rows} texts up to position {end}",
-                f"the memory holds {most} texts of {longest} tokens",
-                "build the model with a larger max_batch_size or max_seq_len",
+                f"{n_rows} texts up to position {end} do not fit in the cache of {most} texts of "
+                f"{longest} tokens",
+                fix="build the model with a larger max_batch_size or max_seq_len",
             )
         weight = self.tok_embeddings.weight
         if not self._caches or self._caches[0].keys.device != weight.device:
@@ -95,18 +88,16 @@ class Transformer(OwnTransformer):
 def load_model(
     source: Source, max_seq_len: int, max_batch_size: int, device: str, dtype: torch.dtype
 ) -> Transformer:
-    """Fill a model a tensor at a time, without initialising it first.
+    """Load a model a tensor at a time, without initialising it first.
 
     Raises:
-        CheckpointError: it is none of the LLaMA architecture, or damaged.
+        CheckpointError: the model is not of the LLaMA architecture, or is damaged.
     """
     config = source.config
-    option = beyond_llama(config)
-    if option is not None:
+    if option := beyond_llama(config):
         raise CheckpointError(
-            f"{source.folder} has {option}",
-            "Meta's interface knows plain LLaMA models only",
-            "open it with `ladderlm.load`",
+            f"{source.folder} has {option}, which Meta's interface does not support",
+            fix="open it with `ladderlm.load`",
         )
     names = {field.name for field in fields(ModelArgs)} - {"max_batch_size"}
     values = {name: getattr(config, name) for name in names}

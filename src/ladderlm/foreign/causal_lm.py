@@ -1,7 +1,7 @@
-"""Any causal language model of transformers, as the meter sees one.
+"""Score any causal language model of transformers.
 
-Owns the opening of a folder without running code from it, the way in which a foreign tokenizer
-frames a document, and the scorer. The arithmetic of the meter is in `eval/`.
+Owns the opening of a folder without running code from it, the way a foreign tokenizer frames a
+document, and the scorer. `eval/` computes the losses.
 """
 
 import re
@@ -25,18 +25,18 @@ __all__ = ["CausalLM", "Framing", "open_causal_lm", "open_framing"]
 
 LOGITS_AT_ONCE = 1 << 27  # entries: 512 MiB in float32
 _TEXTS_AT_ONCE = 64
-# Masks and angles that older versions of transformers saved with the weights.
+# Masks and RoPE tables that older versions of transformers saved with the weights.
 _BUFFER = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$")
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How a foreign tokenizer turns a text into a document.
+    """The conversion of a text to a document by a foreign tokenizer.
 
     Args:
-        tokenizer: of transformers.
-        begins: token before the text: the tokenizer's BOS, for want of it its EOS, or none.
-        begin_id, end_id: ids of the tokens around a text; None: there is none.
+        tokenizer: a tokenizer of transformers.
+        begins: token before the text: BOS, or EOS if there is no BOS, or none.
+        begin_id, end_id: ids of the tokens around a text; None: there is no such token.
     """
 
     tokenizer: Any
@@ -47,32 +47,27 @@ class Framing:
     def encode(
         self, texts: Sequence[str], check: Callable[[], None] = lambda: None
     ) -> list[list[int]]:
-        """Return the ids of texts alone; names of control tokens in a text are plain text.
+        """Return the ids of bare texts; names of control tokens in a text are plain text.
 
         Args:
-            check: called now and then; may raise to stop early.
+            check: called repeatedly; may raise to stop early.
         """
         found: list[list[int]] = []
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         for at in range(0, len(texts), _TEXTS_AT_ONCE):
             check()
-            made = self.tokenizer(
-                list(texts[at : at + _TEXTS_AT_ONCE]),
-                add_special_tokens=False,
-                split_special_tokens=True,
-                verbose=False,
-            )
-            found += made["input_ids"]
+            found += self.tokenizer(list(texts[at : at + _TEXTS_AT_ONCE]), **options)["input_ids"]
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that ids stand for, nothing tidied up."""
+        """Return the text of ids, without clean-up."""
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         return text
 
     def describe(self) -> dict[str, Any]:
-        """Return what begins and ends a document."""
+        """Return the tokens that begin and end a document."""
         name = self.tokenizer.convert_ids_to_tokens
         return {
             "begins": self.begins,
@@ -82,29 +77,27 @@ class Framing:
 
 
 class CausalLM:
-    """Score with a model of transformers; the softmax is taken in float32.
-
-    Args:
-        model: in evaluation mode.
-    """
+    """A scorer with a model of transformers in evaluation mode; the softmax is in float32."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
         self.vocab_size = int(config.vocab_size if head is None else head.weight.shape[0])
-        # Models without a table of positions name no limit.
+        # Models without a table of positions have no limit.
         self.max_context = int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def n_params(self) -> int:
-        """Count parameters, tied ones once."""
+        """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return (B, T, V) in the model's dtype."""
-        ones = torch.ones_like(tokens_BT)  # padding stands at the end, where none looks back on it
+        ones = torch.ones_like(
+            tokens_BT
+        )  # padding is at the end, and no token attends to later ones
         logits: Tensor = self.model(tokens_BT, attention_mask=ones, use_cache=False).logits
         return logits
 
@@ -119,12 +112,12 @@ class CausalLM:
         """Score the chosen targets; see `Scorer.nats`.
 
         Raises:
-            ConfigError: several windows in a row, which not every model can tell apart.
+            ConfigError: a row holds several windows, which not every model can separate.
         """
         if segment_ids is not None or positions is not None:
             raise ConfigError(
-                "--packing packed with a model of transformers",
-                "not every architecture can keep several texts of one row apart",
+                "--packing packed cannot be used with a model of transformers",
+                "not every architecture can separate the texts of a row",
                 "leave --packing out",
             )
         device = self.model.device
@@ -146,8 +139,8 @@ def open_causal_lm(folder: Path, device: str = "cpu") -> CausalLM:
     """Open a folder's model in float32, without running code from it.
 
     Raises:
-        CheckpointError: pickles only, damaged or hostile files, an architecture that transformers
-            does not know, weights that are missing, or a model that looks ahead.
+        CheckpointError: the folder has no safetensors, is damaged or unsafe, lacks weights, or
+            holds an unknown architecture or a model that is not causal.
         ConfigError: transformers is not installed.
     """
     transformers = _transformers()
@@ -169,9 +162,9 @@ def open_causal_lm(folder: Path, device: str = "cpu") -> CausalLM:
         parts += [f"holds {', '.join(idle[:5])}, for which it has no place"] if idle else []
         raise CheckpointError(
             f"{folder} is not the model of its config.json: it {' and '.join(parts)}",
-            "a weight that is missing would keep a random value, and one that is left out may be "
-            "a part of the model",
-            "get config.json and weights again from one place",
+            "a missing weight would keep a random value, and an unused one may be a part of the "
+            "model",
+            "download config.json and weights again from one place",
         )
     scorer = CausalLM(model.float().to(device).eval())
     _check_causal(scorer, folder)
@@ -179,10 +172,10 @@ def open_causal_lm(folder: Path, device: str = "cpu") -> CausalLM:
 
 
 def open_framing(folder: Path) -> Framing:
-    """Open a folder's tokenizer, and settle what begins and ends a document.
+    """Open a folder's tokenizer, and choose the tokens that begin and end a document.
 
     Raises:
-        CheckpointError: there is no tokenizer that transformers can open without foreign code.
+        CheckpointError: transformers cannot open a tokenizer without running foreign code.
         ConfigError: transformers is not installed.
     """
     transformers = _transformers()
@@ -204,8 +197,7 @@ def _transformers() -> Any:
     except ImportError:
         raise ConfigError(
             "this model needs transformers, which is not installed",
-            "models of other people are run by it",
-            "run `pip install 'ladderlm[interop]'`",
+            fix="run `pip install 'ladderlm[interop]'`",
         ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -217,12 +209,12 @@ def _cannot_open(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"transformers cannot open {folder}: {said[:300]}",
         "code in the folder is never run, and only causal language models are scored",
-        "check that it is a whole folder of an architecture that your transformers knows",
+        "check that the folder is complete, and that your transformers knows its architecture",
     )
 
 
 def _check_size(folder: Path, transformers: Any) -> None:
-    """Refuse a config that its files cannot fill, before anything is allocated."""
+    """Check that the files can hold the weights of the config, before anything is allocated."""
     files = [path for path in model_files(folder) if path.suffix == ".safetensors"]
     shapes = [entry.shape for path in files for entry in read_safetensors(path).values()]
     n_stored = sum(int(np.prod(shape, dtype=object)) for shape in shapes)
@@ -244,12 +236,12 @@ def _check_size(folder: Path, transformers: Any) -> None:
             f"{folder / 'config.json'} describes {n_params:,} parameters, {4 * n_params:,} bytes "
             f"in float32; its files hold {n_stored:,} numbers",
             "the config does not belong to these weights, or is made to exhaust memory",
-            "get both again from one place",
+            "download both again from one place",
         )
 
 
 def _check_causal(scorer: CausalLM, folder: Path) -> None:
-    """Change the last token of a row: no earlier logit may move."""
+    """Check that changing the last token of a row changes no earlier logit."""
     n = min(16, scorer.max_context)
     row = torch.arange(n, device=scorer.model.device) % scorer.vocab_size
     other = row.clone()
@@ -257,7 +249,7 @@ def _check_causal(scorer: CausalLM, folder: Path) -> None:
     one, two = (scorer.logits(x.unsqueeze(0))[:, :-1] for x in (row, other))
     if float((one - two).abs().max()) > 1e-3 * float(one.abs().max()):
         raise CheckpointError(
-            f"{folder}: what the model says of a token depends on tokens after it",
-            "bits per byte of a model that looks ahead mean nothing",
-            "only causal language models can be scored",
+            f"{folder}: the model's prediction of a token depends on tokens after it",
+            "its bits per byte would have no meaning",
+            "score causal language models only",
         )

@@ -1,7 +1,7 @@
-"""Find models of other people: folders on this disk, and repositories of the Hugging Face hub.
+"""Find foreign models: local folders, and repositories of the Hugging Face hub.
 
-Owns what a name on the command line means, and which files of a repository are fetched. They go
-into the hub's own cache by the hub's own client; nothing else is ever written there.
+Owns the meaning of a name on the command line, and the choice of the files to download. The hub's
+own client stores them in its cache; ladderlm writes nothing else there.
 """
 
 import json
@@ -22,8 +22,7 @@ _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Weights only as safetensors, which cannot run code; the rest is config and tokenizer.
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_BESIDE = (".json", ".txt", ".model")
+_WANTED = re.compile(r"model(-\d+-of-\d+)?\.safetensors|(?!README\.txt)[^/]*\.(json|txt|model)")
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,8 @@ class ForeignModel:
     """A folder in Hugging Face's form.
 
     Args:
-        name: as it was asked for.
-        folder: where it lies.
-        commit: of its repository on the hub; None: a folder of the user's.
+        name: as given on the command line.
+        commit: of its repository on the hub; None: a local folder.
     """
 
     name: str
@@ -42,14 +40,14 @@ class ForeignModel:
 
 
 def find_foreign(name: str) -> ForeignModel | None:
-    """Return the foreign model of that name; None: it is none (a run, or nothing at all).
+    """Return the foreign model of that name, or None if the name means no foreign model.
 
-    A folder counts if its `config.json` names a `model_type`. A name that is no path here and has
-    the form OWNER/NAME or OWNER/NAME@REVISION is one of the hub, unless a folder OWNER lies here:
-    then it is a slip in a path.
+    The name means a local folder if `config.json` in it has a `model_type`. It means a repository
+    of the hub if it has the form OWNER/NAME or OWNER/NAME@REVISION and is no path. If there is a
+    local folder OWNER, it is taken for a misspelled path.
 
     Raises:
-        CheckpointError: the hub has no such repository, does not answer, or has no safetensors.
+        CheckpointError: the hub does not answer, has no such repository, or has no safetensors.
     """
     folder = Path(name)
     if folder.exists():
@@ -69,40 +67,34 @@ def _names_a_type(folder: Path) -> bool:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """List what a model's numbers depend on: weights, config and tokenizer.
+    """Return the files that a model's numbers depend on: weights, config and tokenizer.
 
     Raises:
         CheckpointError: there are no safetensors, or a file or an index leads out of the folder.
     """
     names = sorted(path.name for path in folder.iterdir())
-    files = [inside(folder, name) for name in names if _is_wanted(name)]
+    files = [inside(folder, name) for name in names if _WANTED.fullmatch(name)]
     if not any(path.suffix == ".safetensors" for path in files):
         raise CheckpointError(
             f"{folder} holds no model.safetensors",
-            "weights in a pickle can run code when they are opened, so they are not",
-            "use a revision with safetensors; a LLaMA goes through "
-            f"`ladderlm convert {folder} --to hf`, which reads pickles safely",
+            "a pickle can run code when it is opened, so pickles are never opened",
+            "use a revision with safetensors, or convert a LLaMA safely: "
+            f"`ladderlm convert {folder} --to hf --out DIR`",
         )
     index = folder / "model.safetensors.index.json"
     if index in files:
         table = read_json(index)
         places = table.get("weight_map") if isinstance(table, dict) else None
-        for name in (
-            set(map(str, places.values())) if isinstance(places, dict) else {"no weight_map"}
-        ):
+        if not isinstance(places, dict):
+            raise CheckpointError(f"{index} has no weight_map")
+        for name in set(map(str, places.values())):
             if inside(folder, name) not in files:
-                raise CheckpointError(f"{index} names {name!r}", "it is no file of weights")
+                raise CheckpointError(f"{index} names {name!r}, which is not a file of weights")
     return files
 
 
-def _is_wanted(name: str) -> bool:
-    return _WEIGHTS.fullmatch(name) is not None or (
-        name.endswith(_BESIDE) and name != "README.txt" and "/" not in name
-    )
-
-
 def _fetch(name: str, repository: str, revision: str | None) -> ForeignModel:
-    """Bring a repository's model into the hub's cache, or take it from there without a network."""
+    """Download a repository's model into the hub's cache, or find it there without a network."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -114,11 +106,11 @@ def _fetch(name: str, repository: str, revision: str | None) -> ForeignModel:
             raise _not_there(name, str(error).strip().split("\n")[0]) from error
         return ForeignModel(name, Path(place), Path(place).name)
     sizes = {file.rfilename: file.size or 0 for file in described.siblings or ()}
-    wanted = [file for file in sizes if _is_wanted(file)]
+    wanted = [file for file in sizes if _WANTED.fullmatch(file)]
     if not any(file.endswith(".safetensors") for file in wanted):
         raise _not_there(name, "it has no model.safetensors, and pickles are not opened")
     n_bytes = sum(sizes[file] for file in wanted)
-    _log.warning("%s: %s from the hub, where not in its cache", name, format_bytes(n_bytes))
+    _log.warning("%s: %s from the hub, unless in its cache", name, format_bytes(n_bytes))
     try:
         place = snapshot_download(repository, revision=described.sha, allow_patterns=wanted)
     except Exception as error:
@@ -128,8 +120,8 @@ def _fetch(name: str, repository: str, revision: str | None) -> ForeignModel:
 
 def _not_there(name: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{name} is no folder here, and no model could be had from the hub under that name",
+        f"{name} is not a local folder, and the hub returned no model of that name",
         why,
-        "check the name (OWNER/NAME or OWNER/NAME@REVISION) and the network, or download the "
-        "folder by other means and name it",
+        "check the name (OWNER/NAME or OWNER/NAME@REVISION) and the network, or name a folder that "
+        "you downloaded",
     )

@@ -1,12 +1,13 @@
-"""Our runs as a model of lm-eval, the evaluation harness.
+"""Runs as models of lm-eval, the evaluation harness.
 
-Owns the three questions that its tasks ask (the chance of a continuation, the chance of a whole
-text, a text to be written) and the call that runs tasks. The tasks and their metrics are lm-eval's.
+Owns the answers to the three requests of its tasks (the likelihood of a continuation, the
+likelihood of a text, a generated text) and the call that runs tasks. lm-eval owns the tasks and
+their metrics.
 """
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,23 +29,24 @@ from ladderlm.tokenizer.base import Tokenizer
 
 __all__ = ["Answers", "encode_pair", "harness_model", "run_tasks"]
 
-MAX_NEW_TOKENS = 256  # where a task does not say; lm-eval's own default
-_LOGITS_AT_ONCE = 1 << 25  # entries of one piece of the head's product
-_ALIKE = 16  # prompts written together
+MAX_NEW_TOKENS = 256  # default of lm-eval
+_LOGITS_AT_ONCE = 1 << 25  # entries of one piece of the logits
+_PROMPTS_AT_ONCE = 16
+_Window = tuple[list[int], int]  # ids, and how many of them at the end are scored
 
 
 class Request(Protocol):
-    """What lm-eval asks: an `Instance` with the question's strings in `args`."""
+    """A request of lm-eval: an `Instance` with the strings in `args`."""
 
     args: tuple[Any, ...]
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], int]:
-    """Encode a context and what follows it as one text.
+    """Encode a context and its continuation as one text.
 
-    Spaces at the end of the context go to the continuation, as lm-eval has it: they are a part of
-    the next word's token. Where the border lies inside a token, that token is scored, so that no
-    byte of the continuation is left out.
+    Spaces at the end of the context belong to the continuation, as in lm-eval, because they are
+    part of the next word's token. A token that contains the border is scored, so that every byte of
+    the continuation is.
 
     Returns:
         The ids with BOS, and how many of them at the end are scored.
@@ -57,11 +59,11 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 
 
 class Answers:
-    """Answer lm-eval's questions with a run.
+    """Answers of a run to requests of lm-eval.
 
     Args:
         run: from `ladderlm.load`.
-        batch_tokens: positions of one forward pass; does not change what is answered.
+        batch_tokens: positions of one forward pass; does not change the answers.
     """
 
     def __init__(self, run: LoadedRun, batch_tokens: int = 8192) -> None:
@@ -74,39 +76,32 @@ class Answers:
         An empty context is BOS alone. A text longer than the model's context is cut from the left;
         a continuation longer than that is scored window by window.
         """
-        windows, owners = [], []
-        for i, request in enumerate(requests):
+
+        def windows(request: Request) -> list[_Window]:
             ids, n_scored = encode_pair(self.run.tokenizer, *request.args)
             if 0 < n_scored <= self.context:
-                windows.append((ids[-(self.context + 1) :], n_scored))
-                owners.append(i)
-            elif n_scored:
-                for window in self._windows(ids[-(n_scored + 1) :]):
-                    windows.append(window)
-                    owners.append(i)
-        return self._sums(windows, owners, len(requests))
+                return [(ids[-(self.context + 1) :], n_scored)]
+            return self._windows(ids[-(n_scored + 1) :]) if n_scored else []
+
+        return self._sums([windows(request) for request in requests])
 
     def loglikelihood_rolling(self, requests: Sequence[Request]) -> list[float]:
-        """Return the log-probability of each text after BOS; EOS is not asked for.
+        """Return the log-probability of each text after BOS, without EOS.
 
         A text longer than the context is cut as `ladderlm eval` cuts it, without overlap; the
         last window looks back as far as the model can.
         """
-        windows, owners = [], []
-        for i, request in enumerate(requests):
-            for window in self._windows(self.run.tokenizer.encode(request.args[0], bos=True)):
-                windows.append(window)
-                owners.append(i)
-        return [score for score, _ in self._sums(windows, owners, len(requests))]
+        texts = [self.run.tokenizer.encode(request.args[0], bos=True) for request in requests]
+        return [score for score, _ in self._sums([self._windows(ids) for ids in texts])]
 
     def generate_until(self, requests: Sequence[Request]) -> list[str]:
-        """Write on from each (context, options) until one of the strings in `until`, left out.
+        """Continue each (context, options) until one of the strings in `until`, which is removed.
 
-        Greedy unless the options ask for sampling. A context keeps its end: all but the room for
-        new tokens, at least half of the model's context.
+        Decoding is greedy unless the options ask for sampling. A context that leaves no room for
+        the new tokens is cut from the left, to at least half of the model's context.
 
         Raises:
-            ConfigError: an option that is not known.
+            ConfigError: an unknown option.
         """
         written = [""] * len(requests)
         plans = [(_read_options(request.args[1]), i) for i, request in enumerate(requests)]
@@ -114,8 +109,8 @@ class Answers:
         plans.sort(key=lambda plan: (repr(plan[0]), len(prompts[plan[1]])))
         for options, group in groupby(plans, key=lambda plan: plan[0]):
             places = [i for _, i in group]
-            for at in range(0, len(places), _ALIKE):
-                part = places[at : at + _ALIKE]
+            for at in range(0, len(places), _PROMPTS_AT_ONCE):
+                part = places[at : at + _PROMPTS_AT_ONCE]
                 texts = self._write([prompts[i] for i in part], *options)
                 for i, text in zip(part, texts, strict=True):
                     written[i] = text
@@ -142,40 +137,37 @@ class Answers:
             stop_ids=frozenset({tokenizer.bos_id, tokenizer.eos_id}),
             n_ids=tokenizer.vocab_size,
         )
-        stepper = make_stepper(self.run.model)
-        generate_tokens(stepper, [ids[-room:] for ids in prompts], request, watch=watch)
+        prompts = [ids[-room:] for ids in prompts]
+        generate_tokens(make_stepper(self.run.model), prompts, request, watch=watch)
         for text in texts:
             text.finish()
         return [text.text for text in texts]
 
-    def _windows(self, ids: list[int]) -> Iterator[tuple[list[int], int]]:
+    def _windows(self, ids: list[int]) -> list[_Window]:
         """Cut ids into windows that score each but the first once."""
         policy = Policy(context=self.context, stride=self.context)
-        for window in make_windows(0, len(ids), policy):
-            part = ids[window.start : window.start + window.n_tokens + 1]
-            yield part, window.n_tokens - window.n_context
+        return [
+            (ids[w.start : w.start + w.n_tokens + 1], w.n_tokens - w.n_context)
+            for w in make_windows(0, len(ids), policy)
+        ]
 
-    def _sums(
-        self, windows: list[tuple[list[int], int]], owners: list[int], n_requests: int
-    ) -> list[tuple[float, bool]]:
-        """Add up the windows of each request: log-probability, and whether all is the likeliest."""
-        scores, likeliest = [0.0] * n_requests, [True] * n_requests
-        order = sorted(range(len(windows)), key=lambda i: (-len(windows[i][0]), i))
-        at = 0
-        while at < len(order):
-            n_rows = max(1, self.batch_tokens // len(windows[order[at]][0]))
-            part = order[at : at + n_rows]
-            at += n_rows
-            for i, (score, greedy) in zip(
-                part, self._score([windows[i] for i in part]), strict=True
-            ):
-                scores[owners[i]] += score
-                likeliest[owners[i]] &= greedy
+    def _sums(self, windows: list[list[_Window]]) -> list[tuple[float, bool]]:
+        """Return the log-probability of each request's windows, and if all are the likeliest."""
+        scores, likeliest = [0.0] * len(windows), [True] * len(windows)
+        rest = [(i, window) for i, own in enumerate(windows) for window in own]
+        rest.sort(key=lambda entry: -len(entry[1][0]))
+        while rest:
+            n_rows = max(1, self.batch_tokens // len(rest[0][1][0]))
+            part, rest = rest[:n_rows], rest[n_rows:]
+            found = self._score([window for _, window in part])
+            for (i, _), (score, greedy) in zip(part, found, strict=True):
+                scores[i] += score
+                likeliest[i] &= greedy
         return list(zip(scores, likeliest, strict=True))
 
     @torch.inference_mode()
-    def _score(self, rows: list[tuple[list[int], int]]) -> list[tuple[float, bool]]:
-        """Score the last n ids of each row; rows are padded at their end, where none looks."""
+    def _score(self, rows: list[_Window]) -> list[tuple[float, bool]]:
+        """Score a window per row. Padding is at the end, and no token attends to later ones."""
         model = self.run.model
         device = model.tok_embeddings.weight.device
         n_longest = max(len(ids) for ids, _ in rows)
@@ -183,12 +175,8 @@ class Answers:
         for row, (ids, _) in zip(tokens_BT, rows, strict=True):
             row[: len(ids) - 1] = torch.tensor(ids[:-1])
         hidden_BTD = model.hidden(tokens_BT.to(device))
-        hidden_ND = torch.cat(
-            [
-                hidden[len(ids) - 1 - n : len(ids) - 1]
-                for hidden, (ids, n) in zip(hidden_BTD, rows, strict=True)
-            ]
-        )
+        scored = zip(hidden_BTD, rows, strict=True)
+        hidden_ND = torch.cat([row[len(ids) - 1 - n : len(ids) - 1] for row, (ids, n) in scored])
         targets_N = torch.tensor([i for ids, n in rows for i in ids[len(ids) - n :]], device=device)
         head_VD = widen(model.output.weight)
         nats, greedy = [], []
@@ -209,25 +197,19 @@ _KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k",
 
 
 def _read_options(options: dict[str, Any]) -> tuple[tuple[str, ...], int, SamplingConfig]:
-    """Read a task's `generation_kwargs`: stop strings, most new tokens, sampling."""
+    """Read a task's `generation_kwargs`: stop strings, largest number of new tokens, sampling."""
     if unknown := sorted(set(options) - set(_KNOWN)):
         raise ConfigError(
-            f"generation_kwargs: {', '.join(unknown)}",
-            f"known are {', '.join(_KNOWN)}",
-            "leave it out of the task",
+            f"generation_kwargs must be among {', '.join(_KNOWN)}, got {', '.join(unknown)}",
+            fix=f"leave {', '.join(unknown)} out of the task",
         )
     until = options.get("until") or []
     stop = tuple(dict.fromkeys([until] if isinstance(until, str) else until))
-    temperature = float(options.get("temperature") or 0.0)
-    if not options.get("do_sample", temperature > 0):
-        return stop, int(options.get("max_gen_toks", MAX_NEW_TOKENS)), SamplingConfig(temperature=0)
-    sampling = SamplingConfig(
-        temperature=temperature or 1.0,
-        top_p=options.get("top_p"),
-        top_k=options.get("top_k"),
-        min_p=options.get("min_p"),
-        seed=int(options.get("seed", 1)),
-    )
+    temperature, sampling = float(options.get("temperature") or 0.0), SamplingConfig(temperature=0)
+    if options.get("do_sample", temperature > 0):
+        limits = {name: options.get(name) for name in ("top_p", "top_k", "min_p")}
+        seed = int(options.get("seed", 1))
+        sampling = SamplingConfig(temperature=temperature or 1.0, seed=seed, **limits)
     return stop, int(options.get("max_gen_toks", MAX_NEW_TOKENS)), sampling
 
 
@@ -265,38 +247,37 @@ def run_tasks(
     """Run tasks of lm-eval on a run.
 
     Args:
-        names: of tasks.
-        folder: with the YAML files of tasks of one's own, which alone are then known; None: those
-            that lm-eval brings, whose data it fetches.
-        n_documents: of each task, at most; None: all.
+        names: names of tasks.
+        folder: folder of your own task files (YAML), which are then the only tasks. None: the tasks
+            of lm-eval, which downloads their data.
+        n_documents: limit per task; None: all.
 
     Returns:
         lm-eval's results: `results`, `n-samples`, `versions` and `configs` among others.
 
     Raises:
         ConfigError: lm-eval is not installed.
-        DataError: no such folder or task, or a task that cannot be run.
+        DataError: there is no such folder or task, or a task cannot be run.
     """
     _require()
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     if folder is not None and not folder.is_dir():
-        raise DataError(
-            f"--task-folder {folder} is no folder", "", "name the one with the YAML files"
-        )
+        what = f"--task-folder {folder} is not a folder"
+        raise DataError(what, fix="name the one with the YAML files")
     manager = TaskManager(
         include_path=None if folder is None else str(folder), include_defaults=folder is None
     )
     if unknown := sorted(set(names) - set(manager.all_tasks)):
         near = ", ".join(difflib.get_close_matches(unknown[0], manager.all_tasks, 5))
-        of = f"{len(manager.all_tasks)} tasks of {folder or 'lm-eval'}"
         raise DataError(
-            f"no task is called {', '.join(unknown)}",
-            f"nearest of the {of}: {near}" if near else f"none of the {of} has a name like it",
-            "name another, or the folder with its YAML file: --task-folder DIR",
+            f"none of the {len(manager.all_tasks)} tasks of {folder or 'lm-eval'} is called "
+            f"{', '.join(unknown)}",
+            f"the nearest are {near}" if near else "",
+            "name another task, or the folder with its YAML file: --task-folder DIR",
         )
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it names every default that it takes
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it logs every default otherwise
     try:
         found: dict[str, Any] = simple_evaluate(
             model=harness_model(Answers(run, batch_tokens)),
@@ -305,10 +286,9 @@ def run_tasks(
             limit=n_documents,
             log_samples=False,
         )
-    except (OSError, ValueError, KeyError) as error:  # data that is not there, a broken YAML file
-        raise DataError(
-            f"lm-eval cannot run {', '.join(names)}: {error}", "", "fix the task's YAML file"
-        ) from error
+    except (OSError, ValueError, KeyError) as error:  # missing data, a broken YAML file
+        what = f"lm-eval cannot run {', '.join(names)}: {error}"
+        raise DataError(what, fix="correct the task's YAML file") from error
     return found
 
 
@@ -317,7 +297,5 @@ def _require() -> None:
         import lm_eval  # noqa: F401
     except ImportError:
         raise ConfigError(
-            "tasks need lm-eval, which is not installed",
-            "they are its tasks, with its metrics",
-            "run `pip install 'ladderlm[evals]'`",
+            "tasks need lm-eval, which is not installed", fix="run `pip install 'ladderlm[evals]'`"
         ) from None

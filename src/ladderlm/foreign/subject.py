@@ -1,7 +1,7 @@
-"""Other people's models as subjects of evaluation.
+"""Foreign models as subjects of evaluation.
 
-Owns the framing of documents by a foreign tokenizer, what is noted of texts that it changes, and
-where the answer is stored. The evaluation itself is `eval.evaluate`, the model `causal_lm.py`.
+Owns the scoring of texts under a foreign tokenizer, the count of texts that the tokenizer changes,
+and the place of the stored result. `eval.evaluate` runs the evaluation, `causal_lm.py` the model.
 """
 
 import math
@@ -27,15 +27,15 @@ from ladderlm.run.subject import exact_matmul
 
 __all__ = ["ForeignSubject", "score_texts"]
 
-LONGEST_DEFAULT = 2048  # tokens of context where none is asked for
+LONGEST_DEFAULT = 2048  # tokens; a longer context must be asked for
 
 
 @dataclass(frozen=True)
 class ForeignSubject:
-    """A foreign model, see `eval.evaluate.Subject`; it is scored on raw texts.
+    """A foreign model, scored on raw texts; see `eval.evaluate.Subject`.
 
     Args:
-        evals: folder of evaluations; the model's own folder is never written to.
+        evals: folder of evaluations, outside the folder of the model.
 
     Raises:
         ConfigError: `evals` is in the folder of the model.
@@ -52,13 +52,13 @@ class ForeignSubject:
         if self.evals.resolve().is_relative_to(own.resolve()):
             raise ConfigError(
                 f"--out {self.evals} is in the folder of the model",
-                "a model's folder, and the hub's cache, stay as they are",
+                "ladderlm never writes to a model's folder or to the hub's cache",
                 "name another folder",
             )
 
     @property
     def name(self) -> str:
-        """As the model was asked for."""
+        """Name of the model on the command line."""
         return self.model.name
 
     @cached_property
@@ -68,12 +68,12 @@ class ForeignSubject:
 
     @property
     def default_context(self) -> int:
-        """As many tokens as it can hold, within limits."""
+        """The context of the model, but at most `LONGEST_DEFAULT` tokens."""
         return min(self.max_context, LONGEST_DEFAULT)
 
     @cached_property
     def max_context(self) -> int:
-        """The longest context of its config; without a table of positions there is no end."""
+        """The largest context that its config allows; 2^40 if it states none."""
         values = read_json(self.model.folder / "config.json")
         tables = [values, values.get("text_config")]
         names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
@@ -83,9 +83,9 @@ class ForeignSubject:
     def score(
         self, material: Material, policy: Policy, device: str, how: Scoring
     ) -> tuple[DocumentLosses, dict[str, Any]]:
-        """Score, and note what must be known to read the numbers."""
+        """Score the texts, and describe model, precision and tokenizer."""
         texts = material.what
-        assert isinstance(texts, Texts)  # its tokens are not those of prepared data
+        assert isinstance(texts, Texts)  # prepared data holds the tokens of another tokenizer
         framing = open_framing(self.model.folder)
         scorer = open_causal_lm(self.model.folder, device)
         with exact_matmul(device):
@@ -99,14 +99,11 @@ class ForeignSubject:
             "transformers": version,
             "n_params": {"total": scorer.n_params},
         }
-        return losses, {
-            "precision": precision_of(scorer.model),
-            "foreign": foreign,
-            "text": text,
-        }
+        precision = precision_of(scorer.model)
+        return losses, {"precision": precision, "foreign": foreign, "text": text}
 
     def training(self, noted: dict[str, Any]) -> dict[str, Any]:
-        """Return its size; what it cost is not known."""
+        """Return the size of the model; its training cost is unknown."""
         return {"run_id": None, "n_params": noted["foreign"]["n_params"], "flops": None}
 
 
@@ -119,13 +116,13 @@ def score_texts(
 ) -> tuple[DocumentLosses, dict[str, Any]]:
     """Score every token of every text once; arguments as in `meter_documents`.
 
-    Without BOS the EOS stands before a text. With neither, nothing stands before the first token:
-    it is charged ln V, the price of a guess among all V tokens, so that no byte comes for free.
+    Without a BOS, the EOS comes before a text. Without either, the first token has a loss of ln V,
+    that of a uniform guess among V tokens, so that no byte is free.
 
     Returns:
-        The losses, and what begins and ends a document, and how many texts the tokenizer changes
-        (their tokens do not give the text back). For those bits per byte is a figure of the
-        changed text over the bytes of the raw one.
+        The losses, and a description of the framing with the count of texts that the tokenizer
+        changes (decoding does not restore them). The bits per byte of such a text are the loss of
+        the changed text divided by the bytes of the raw one.
     """
     bare = framing.encode(texts.texts, how.watch.check)
     before = [] if framing.begin_id is None else [framing.begin_id]
@@ -135,7 +132,7 @@ def score_texts(
     losses = meter_documents(scorer, encoded, np.arange(len(documents)), policy, how)
     n_tokens = np.array([len(ids) for ids in bare], dtype=np.int64)
     nats, eos_nats = losses.nats, losses.eos_nats
-    if not after:  # what the meter took for the EOS was the last token of the text
+    if not after:  # the meter counted the last token of the text as the EOS
         nats, eos_nats = nats + eos_nats, np.full(len(nats), math.nan)
     if not before:
         nats = nats + np.where(n_tokens > 0, math.log(scorer.vocab_size), 0.0)
